@@ -1,0 +1,41 @@
+"""The errors a user can meet. Each message says what was got, what was expected and what to do next."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class CosearchError(Exception):
+    """Base of every error that this project raises for a user; the command line prints it on one line, exit status 2."""
+
+
+class UnknownNameError(CosearchError, KeyError):
+    """A name that is not registered."""
+
+    __str__ = Exception.__str__  # KeyError would print the repr of the message
+
+
+class DataError(CosearchError, ValueError):
+    """A dataset that cannot be read or used."""
+
+
+class ConfigError(CosearchError, ValueError):
+    """An option, a configuration file or a combination of options that makes no sense."""
+
+
+class HardwareError(CosearchError, ValueError):
+    """A layer, a mapping or an accelerator that is malformed or does not fit; names the layer, level and number."""
+
+
+class InfeasibleError(CosearchError):
+    """Constraints that no candidate can meet; says the best value that can be reached."""
+
+
+class RunError(CosearchError):
+    """A run directory that is missing, foreign, damaged or in use."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A phrase that names the closest known spelling, or all of them: ``did you mean 'zcu102'?``."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
