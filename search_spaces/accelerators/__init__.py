@@ -1,0 +1,41 @@
+"""Accelerator spaces: which accelerators a device allows. Importing this module loads none of them."""
+
+from pathlib import Path
+from typing import Any
+
+from cosearch import registry
+from cosearch.errors import UnknownNameError, nearest
+
+ACCELERATORS: dict[str, str] = {
+    "fpga": "search_spaces.accelerators.fpga:space",
+    "ecp5-85f": "search_spaces.accelerators.fpga:space",
+    "ecp5-45f": "search_spaces.accelerators.fpga:space",
+    "ecp5-25f": "search_spaces.accelerators.fpga:space",
+    "zcu102": "search_spaces.accelerators.fpga:space",
+    "zc706": "search_spaces.accelerators.fpga:space",
+    "ultra96": "search_spaces.accelerators.fpga:space",
+    "pynq-z1": "search_spaces.accelerators.fpga:space",
+}
+"""Device name -> the function that makes its space; it is called with the device's name."""
+
+FAMILIES: dict[str, str] = {"fpga": "ecp5-85f"}
+"""Family -> its default device."""
+
+
+def find(name_or_path: str, **options: Any) -> Any:
+    """The accelerator space of a device, a family's default device, or a JSON or YAML part file.
+
+    options: what the space's own function takes (choices, accounting, scale_modelled ...).
+
+    Raises: UnknownNameError with the nearest device; HardwareError for a file that describes no part.
+    """
+    if Path(name_or_path).suffix in (".json", ".yaml", ".yml"):
+        from cosearch.hardware.parts import load_device
+
+        part = load_device(name_or_path)
+        if part.family not in FAMILIES:
+            raise UnknownNameError(f"{name_or_path}: unknown family {part.family!r}: {nearest(part.family, FAMILIES)}")
+        return registry.find("devices", ACCELERATORS, part.family)(part, **options)
+    device = FAMILIES.get(name_or_path, name_or_path)
+    make = registry.find("devices", ACCELERATORS, device)
+    return make(**options) if ":" in device else make(device, **options)

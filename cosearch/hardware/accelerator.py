@@ -1,0 +1,232 @@
+"""What an accelerator is: memory levels, engines, resources, and their JSON form.
+
+This module imports neither torch nor numpy.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from cosearch.errors import HardwareError
+from cosearch.workload import KINDS, Layer
+
+Tensor = Literal["W", "I", "O"]
+Dataflow = Literal["weight-stationary", "output-stationary"]
+Accounting = Literal["element", "operator"]
+
+TENSORS: tuple[str, ...] = ("W", "I", "O")
+DATAFLOWS: tuple[str, ...] = ("weight-stationary", "output-stationary")
+ACCOUNTINGS: tuple[str, ...] = ("element", "operator")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """FPGA resources; each a count."""
+
+    lut: int = 0
+    ff: int = 0
+    dsp: int = 0
+    bram: int = 0
+    uram: int = 0
+
+    def __add__(self, other: "Resources") -> "Resources":
+        return Resources(*(a + b for a, b in zip(self.counts, other.counts, strict=True)))
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        return tuple(getattr(self, f.name) for f in fields(self))
+
+    def fits(self, budget: "Resources") -> bool:
+        return all(need <= have for need, have in zip(self.counts, budget.counts, strict=True))
+
+
+RESOURCES: tuple[str, ...] = tuple(f.name for f in fields(Resources))
+
+
+@dataclass(frozen=True)
+class MemoryLevel:
+    """One level of a memory hierarchy.
+
+    holds: the tensors kept here; a tensor that is not kept passes by.
+    capacity_bytes: of one instance; infinite for DRAM.
+    read_bits_per_cycle, write_bits_per_cycle: of one instance's ports; infinite if it never limits.
+    read_energy_pj, write_energy_pj: of one access of one row of `word_bits` bits.
+    instances: copies that work side by side, each holding its own part of the tile of the level above.
+    """
+
+    name: str
+    holds: tuple[str, ...] = TENSORS
+    capacity_bytes: float = math.inf
+    read_bits_per_cycle: float = math.inf
+    write_bits_per_cycle: float = math.inf
+    read_energy_pj: float = 0.0
+    write_energy_pj: float = 0.0
+    word_bits: int = 8
+    instances: int = 1
+    double_buffered: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "holds", tuple(self.holds))
+        if not self.holds or not set(self.holds) <= set(TENSORS):
+            raise HardwareError(f"memory level {self.name!r}: holds={self.holds!r}, expected some of {TENSORS}")
+        for key in ("capacity_bytes", "read_bits_per_cycle", "write_bits_per_cycle", "word_bits", "instances"):
+            value = getattr(self, key)
+            if not value > 0:
+                raise HardwareError(f"memory level {self.name!r}: {key}={value!r}, expected a number above 0")
+        for key in ("read_energy_pj", "write_energy_pj"):
+            value = getattr(self, key)
+            if not 0 <= value < math.inf:
+                raise HardwareError(f"memory level {self.name!r}: {key}={value!r}, expected a finite number, 0 or more")
+
+
+@dataclass(frozen=True)
+class UnitEnergies:
+    """Energies of arithmetic in pJ, at 8-bit operands and a 24-bit accumulator.
+
+    multiply_pj, shift_pj, add_pj: the bare operators. accumulate_pj, registers_pj: what an element adds to each
+    operation; 0 under the accounting ``operator``. requantise_pj: scaling one accumulator to an output value.
+    """
+
+    multiply_pj: float
+    shift_pj: float
+    add_pj: float
+    accumulate_pj: float = 0.0
+    registers_pj: float = 0.0
+    requantise_pj: float = 0.0
+
+    def operation_pj(self, layer: Layer) -> float:
+        """One operation of the layer, its operand widths b_w and b_i counted.
+
+        Operator: multiply ``b_w b_i / 64``, shift ``b_i / 8``, L1 response two additions (difference, sign) of
+        ``max(b_w, b_i) / 8``, pool and elementwise one addition of ``b_i / 8``. Element: plus the accumulator, plus
+        registers of ``(b_w + b_i + 24) / 40``.
+        """
+        weight, value = layer.weight_bits, layer.input_bits
+        if layer.kind in ("pool", "elementwise"):
+            weight = 0
+            operator = self.add_pj * value / 8
+        elif layer.kind == "shift":
+            operator = self.shift_pj * value / 8
+        elif layer.kind == "add":
+            operator = 2 * self.add_pj * max(weight, value) / 8
+        else:
+            operator = self.multiply_pj * weight * value / 64
+        return operator + self.accumulate_pj + self.registers_pj * (weight + value + 24) / 40
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One compute array: rows x cols elements of one or more arithmetic kinds.
+
+    dataflow: what stays in the elements' registers (see `cosearch.hardware.array`).
+    accumulator_depth: partial sums kept beside each column (weight-stationary only).
+    levels: memories private to the engine, innermost first.
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    rows: int
+    cols: int
+    dataflow: Dataflow = "weight-stationary"
+    accumulator_depth: int = 0
+    levels: tuple[MemoryLevel, ...] = ()
+    resources: Resources = field(default_factory=Resources)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kinds", tuple(self.kinds))
+        object.__setattr__(self, "levels", tuple(self.levels))
+        if not self.kinds or not set(self.kinds) <= set(KINDS):
+            raise HardwareError(f"engine {self.name!r}: kinds={self.kinds!r}, expected some of {KINDS}")
+        if self.rows < 1 or self.cols < 1:
+            raise HardwareError(f"engine {self.name!r}: {self.rows} x {self.cols} elements, expected at least 1 x 1")
+        if self.dataflow not in DATAFLOWS:
+            raise HardwareError(f"engine {self.name!r}: dataflow={self.dataflow!r}, expected one of {DATAFLOWS}")
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """Engines side by side over shared memories.
+
+    levels: shared memories, innermost first; the last one is DRAM (infinite capacity).
+    lanes: values that the vector unit (pooling, elementwise, requantisation) handles per cycle.
+    area_mm2: None when unknown.
+    """
+
+    name: str
+    engines: tuple[Engine, ...]
+    levels: tuple[MemoryLevel, ...]
+    clock_mhz: float
+    lanes: int = 1
+    energies: UnitEnergies = field(default_factory=lambda: UnitEnergies(0.0, 0.0, 0.0))
+    static_power_w: float = 0.0
+    resources: Resources = field(default_factory=Resources)
+    area_mm2: float | None = None
+    part: str = ""
+    accounting: Accounting = "element"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "engines", tuple(self.engines))
+        object.__setattr__(self, "levels", tuple(self.levels))
+        if not self.clock_mhz > 0:
+            raise HardwareError(f"accelerator {self.name!r}: clock_mhz={self.clock_mhz!r}, expected a number above 0")
+        if not self.levels or not math.isinf(self.levels[-1].capacity_bytes):
+            raise HardwareError(
+                f"accelerator {self.name!r}: the outermost memory level must have infinite capacity (DRAM)"
+            )
+        if set(self.levels[-1].holds) != set(TENSORS):
+            raise HardwareError(f"accelerator {self.name!r}: level {self.levels[-1].name!r} must hold W, I and O")
+
+    def engine_for(self, kind: str) -> Engine | None:
+        return next((engine for engine in self.engines if kind in engine.kinds), None)
+
+    def level(self, name: str) -> MemoryLevel:
+        for level in self.levels:
+            if level.name == name:
+                return level
+        known = ", ".join(level.name for level in self.levels)
+        raise HardwareError(f"accelerator {self.name!r} has no level {name!r}, only {known}")
+
+    def to_json(self) -> dict[str, Any]:
+        data = _encode(asdict(self))
+        return {"format": "cosearch.accelerator", "version": 1, **data}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any] | str) -> "Accelerator":
+        """Raises: HardwareError if the document is not an accelerator of a version that this code reads."""
+        document = json.loads(data) if isinstance(data, str) else dict(data)
+        if document.pop("format", None) != "cosearch.accelerator" or document.pop("version", None) != 1:
+            raise HardwareError("expected a JSON object with format 'cosearch.accelerator' and version 1")
+        try:
+            engines = tuple(
+                Engine(
+                    **{
+                        **engine,
+                        "levels": tuple(MemoryLevel(**_decode(level)) for level in engine["levels"]),
+                        "resources": Resources(**engine["resources"]),
+                    }
+                )
+                for engine in document.pop("engines")
+            )
+            levels = tuple(MemoryLevel(**_decode(level)) for level in document.pop("levels"))
+            resources = Resources(**document.pop("resources"))
+            energies = UnitEnergies(**document.pop("energies"))
+            return cls(engines=engines, levels=levels, resources=resources, energies=energies, **_decode(document))
+        except (KeyError, TypeError) as error:
+            raise HardwareError(f"accelerator document is incomplete or has an unknown field: {error}") from error
+
+
+def _encode(value: Any) -> Any:
+    """JSON has no infinity and no NaN: they are written as strings."""
+    if isinstance(value, dict):
+        return {key: _encode(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encode(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _decode(level: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: float(item) if item in ("inf", "nan") else item for key, item in level.items()}

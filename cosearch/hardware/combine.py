@@ -1,0 +1,131 @@
+"""The best tuples of engines under one budget: exact, by joining Pareto fronts kind by kind."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from cosearch.hardware.kernels import join, unbeaten
+from cosearch.hardware.tables import Floats, Ints
+
+
+@dataclass(frozen=True)
+class Options:
+    """Alternatives that each cost latency (ms), energy (mJ) and resources [n, r]; chosen: [n, kinds] what they are."""
+
+    latency: Floats
+    energy: Floats
+    resources: Ints
+    chosen: Ints
+
+    def __len__(self) -> int:
+        return len(self.latency)
+
+    def take(self, index: Ints | slice) -> "Options":
+        return Options(self.latency[index], self.energy[index], self.resources[index], self.chosen[index])
+
+    @property
+    def least(self) -> tuple[float, float]:
+        return float(self.latency.min()), float(self.energy.min())
+
+
+def undominated(options: Options, resources: bool) -> Options:
+    """Options that no other one beats in latency and energy, and in every resource if asked; by rising latency."""
+    total = options.resources.sum(axis=1)
+    order = np.lexsort((total, options.energy, options.latency))
+    compared = options.resources[order] if resources else np.zeros((len(order), 0), np.int64)
+    return options.take(order[unbeaten(options.energy[order], np.ascontiguousarray(compared))])
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One residency and shared configuration: what it costs by itself (base) and the options of each kind."""
+
+    residency: int
+    shared: int
+    base: Options
+    kinds: tuple[Options, ...]
+
+    @property
+    def least(self) -> tuple[float, float]:
+        parts = [self.base.least, *(options.least for options in self.kinds)]
+        return sum(p[0] for p in parts), sum(p[1] for p in parts)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Undominated tuples over several problems."""
+
+    options: Options
+    residency: Ints
+    shared: Ints
+
+
+def solve(problems: Sequence[Problem], budget: Ints, kinds: int, by_resources: bool) -> Solution:
+    """Every undominated (problem, option per kind) whose resources fit the budget.
+
+    The most promising problem comes first, so that its front prunes the others: a partial tuple is dropped when what
+    it can become at best is no better than a tuple found. by_resources: resources count as objectives; nothing is
+    pruned by latency and energy then.
+    """
+    width = len(budget)
+    none = np.empty(0, np.int64)
+    found = Solution(
+        Options(np.empty(0), np.empty(0), np.empty((0, width), np.int64), np.empty((0, kinds), np.int64)), none, none
+    )
+    for problem in sorted(problems, key=lambda p: p.least[0] * p.least[1]):
+        front = found.options.take(slice(0, 0)) if by_resources else found.options
+        new = _tuples(problem, budget, front, by_resources)
+        if not len(new):
+            continue
+        both = Options(
+            *(np.concatenate([getattr(found.options, name), getattr(new, name)]) for name in new.__dataclass_fields__)
+        )
+        label = np.arange(len(both))
+        kept = undominated(replace(both, chosen=label[:, None]), by_resources).chosen[:, 0]
+        shared = np.concatenate([found.shared, np.full(len(new), problem.shared)])
+        residency = np.concatenate([found.residency, np.full(len(new), problem.residency)])
+        found = Solution(both.take(kept), residency[kept], shared[kept])
+    return found
+
+
+def _tuples(problem: Problem, budget: Ints, front: Options, by_resources: bool) -> Options:
+    part = problem.base
+    rest = np.array([options.least for options in problem.kinds]).reshape(-1, 2)
+    if (part.resources > budget).any() or _beaten(front, *problem.least):
+        return part.take(slice(0, 0))
+    for at, options in enumerate(problem.kinds):
+        rest_latency, rest_energy = rest[at + 1 :].sum(axis=0)
+        used = undominated(options, resources=True)
+        left, right = np.empty((2, len(part) * len(used)), np.int64)
+        count = join(
+            part.latency,
+            part.energy,
+            part.resources,
+            used.latency,
+            used.energy,
+            used.resources,
+            budget,
+            rest_latency,
+            rest_energy,
+            front.latency,
+            front.energy,
+            left,
+            right,
+        )
+        i, j = left[:count], right[:count]
+        pairs = Options(
+            part.latency[i] + used.latency[j],
+            part.energy[i] + used.energy[j],
+            part.resources[i] + used.resources[j],
+            np.concatenate([part.chosen[i], used.chosen[j]], axis=1),
+        )
+        last = at + 1 == len(problem.kinds)
+        part = undominated(pairs, resources=by_resources or not last)
+        if not len(part):
+            break
+    return part
+
+
+def _beaten(front: Options, latency: float, energy: float) -> bool:
+    return bool(((front.latency <= latency * (1 - 1e-12)) & (front.energy <= energy * (1 - 1e-12))).any())

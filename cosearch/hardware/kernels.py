@@ -1,0 +1,175 @@
+"""Compiled inner loops (numba): the few that numpy cannot vectorise without quadratic memory.
+
+Each takes and gives plain arrays and sorts nothing, which keeps its compilation under a second.
+"""
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+@njit(cache=True)
+def undominated_tiles(size: Ints, cost: Ints) -> Mask:  # pragma: no cover
+    """Which tilings no earlier kept tiling beats: sizes that it divides, costs all at most as high.
+
+    size: n x d tile sizes; cost: n x m, smaller is better; a dominating row must come before what it dominates.
+    """
+    n, d = size.shape
+    m = cost.shape[1]
+    keep = np.ones(n, np.bool_)
+    kept = np.empty(n, np.int64)
+    found = 0
+    for i in range(n):
+        for at in range(found):
+            j = kept[at]
+            beats = True
+            for x in range(m):
+                if cost[j, x] > cost[i, x]:
+                    beats = False
+                    break
+            if beats:
+                for x in range(d):
+                    if size[j, x] % size[i, x] != 0:
+                        beats = False
+                        break
+            if beats:
+                keep[i] = False
+                break
+        if keep[i]:
+            kept[found] = i
+            found += 1
+    return keep
+
+
+@njit(cache=True)
+def best_mappings(
+    fits: Mask,
+    array: Floats,
+    weight_read: Floats,
+    weight_write: Floats,
+    activation_read: Floats,
+    activation_write: Floats,
+    dram: Floats,
+    dynamic_mj: Floats,
+    port_bits: Floats,
+    dram_bits_per_cycle: Floats,
+    requantise_cycles: Floats,
+    cycles_to_ms: Floats,
+    static_w: float,
+    weights: Floats,
+    latency: Floats,
+    energy: Floats,
+    chosen: Ints,
+) -> None:  # pragma: no cover
+    """The best mapping per policy, configuration and column: see `pricing.best_costs`.
+
+    fits: [column, mapping]; array, weight_read, activation_read, dynamic_mj: [mapping, configuration];
+    weight_write, activation_write, dram: [mapping]; the rest of the inputs: [column], weights: [policy].
+    latency, energy, chosen: [policy, configuration, column], filled in place.
+    """
+    mappings, configurations = array.shape
+    for e in range(configurations):
+        for c in range(fits.shape[0]):
+            for w in range(len(weights)):
+                least, tie, best, best_ms, best_mj = np.inf, np.inf, -1, np.inf, np.inf
+                for m in range(mappings):
+                    if not fits[c, m] or not array[m, e] < np.inf:
+                        continue
+                    port = max(max(weight_read[m, e], weight_write[m]), max(activation_read[m, e], activation_write[m]))
+                    cycles = max(max(array[m, e], port / port_bits[c]), requantise_cycles[c])
+                    ms = max(cycles, dram[m] / dram_bits_per_cycle[c]) * cycles_to_ms[c]
+                    mj = dynamic_mj[m, e] + ms * static_w
+                    score = weights[w] * ms + (1.0 - weights[w]) * mj
+                    other = mj if weights[w] == 1.0 else ms
+                    if score < least or (score == least and other < tie):
+                        least, tie, best, best_ms, best_mj = score, other, m, ms, mj
+                latency[w, e, c] = best_ms
+                energy[w, e, c] = best_mj
+                chosen[w, e, c] = best
+
+
+@njit(cache=True)
+def unbeaten(energy: Floats, resources: Ints) -> Mask:  # pragma: no cover
+    """Which rows no earlier row beats in energy and every resource; rows come by rising latency.
+
+    energy: [n]; resources: [n, r]. Of equal rows the first stays; rows of infinite energy go.
+    """
+    n, width = resources.shape
+    keep = np.zeros(n, np.bool_)
+    kept = np.empty(n, np.int64)
+    found = 0
+    for i in range(n):
+        if not energy[i] < np.inf:
+            continue
+        beaten = False
+        for at in range(found):
+            j = kept[at]
+            if energy[j] <= energy[i]:
+                beaten = True
+                for x in range(width):
+                    if resources[j, x] > resources[i, x]:
+                        beaten = False
+                        break
+                if beaten:
+                    break
+        if not beaten:
+            keep[i] = True
+            kept[found] = i
+            found += 1
+    return keep
+
+
+@njit(cache=True)
+def join(
+    left_latency: Floats,
+    left_energy: Floats,
+    left_resources: Ints,
+    right_latency: Floats,
+    right_energy: Floats,
+    right_resources: Ints,
+    budget: Ints,
+    rest_latency: float,
+    rest_energy: float,
+    front_latency: Floats,
+    front_energy: Floats,
+    left: Ints,
+    right: Ints,
+) -> int:  # pragma: no cover
+    """Pairs of a left and a right row whose resources together fit the budget and that may still reach the front.
+
+    A pair is dropped if some point of the front (by rising latency and falling energy) is at most as high in latency
+    and in energy as the pair with the least that is still to be added (rest). left, right: filled with the pairs.
+
+    Returns: how many pairs there are.
+    """
+    found = 0
+    width = len(budget)
+    margin = 1.0 - 1e-12  # sums in another order may differ in the last place
+    for i in range(len(left_latency)):
+        for j in range(len(right_latency)):
+            fits = True
+            for x in range(width):
+                if left_resources[i, x] + right_resources[j, x] > budget[x]:
+                    fits = False
+                    break
+            if not fits:
+                continue
+            latency = (left_latency[i] + right_latency[j] + rest_latency) * margin
+            energy = (left_energy[i] + right_energy[j] + rest_energy) * margin
+            low, high = 0, len(front_latency)
+            while low < high:
+                middle = (low + high) // 2
+                if front_latency[middle] <= latency:
+                    low = middle + 1
+                else:
+                    high = middle
+            if low > 0 and front_energy[low - 1] <= energy:
+                continue
+            left[found] = i
+            right[found] = j
+            found += 1
+    return found

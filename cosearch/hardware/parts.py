@@ -1,0 +1,159 @@
+"""Parts (devices): resource budgets and unit costs, read from versioned data files.
+
+A part is a JSON or YAML document::
+
+    {"format": "cosearch.part", "version": 1, "name": "...", "family": "fpga", "title": "...",
+     "includes": ["ecp5", "fpga_energy"],                    cost tables under data/costs, or files beside this one
+     "budget": {"lut": ..., "ff": ..., "dsp": ..., "bram": ..., "uram": ...},
+     "costs": {"static_power_w": {"value": ..., "unit": "W", "status": "measured|published|modelled", "source": "..."}}}
+
+Its own costs override those of the tables that it includes. This module imports nothing slow.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from cosearch.errors import HardwareError, UnknownNameError, nearest
+from cosearch.hardware.accelerator import RESOURCES, Resources
+
+DATA = Path(__file__).parent / "data"
+STATUSES = ("measured", "published", "modelled")
+
+
+@dataclass(frozen=True)
+class UnitCost:
+    """One unit cost with its origin."""
+
+    value: float
+    unit: str
+    status: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """A device: what it offers and what things cost on it. `costs` maps a name such as ``mac.lut`` to its value."""
+
+    name: str
+    family: str
+    title: str
+    budget: Resources
+    costs: tuple[tuple[str, UnitCost], ...]
+
+    def cost(self, name: str) -> float:
+        """Raises: HardwareError naming the part and the nearest cost."""
+        table = dict(self.costs)
+        if name not in table:
+            raise HardwareError(f"part {self.name!r} gives no unit cost {name!r}: {nearest(name, table)}")
+        return table[name].value
+
+    def modelled(self) -> tuple[str, ...]:
+        """Names of the unit costs that nobody measured or published for this part."""
+        return tuple(name for name, cost in self.costs if cost.status == "modelled")
+
+    def scaled(self, factors: Mapping[str, float]) -> "Part":
+        """The part with some unit costs multiplied by a factor.
+
+        Raises: HardwareError for a cost that does not exist or a factor that is not positive.
+        """
+        for name, factor in factors.items():
+            self.cost(name)
+            if not 0 < factor < math.inf:
+                raise HardwareError(f"part {self.name!r}: factor of {name!r} is {factor!r}, expected a number above 0")
+        costs = tuple((n, replace(c, value=c.value * factors.get(n, 1.0))) for n, c in self.costs)
+        return replace(self, costs=costs)
+
+
+def part_names() -> tuple[str, ...]:
+    """The parts that come with this package."""
+    return tuple(sorted(path.stem for path in (DATA / "parts").glob("*.json")))
+
+
+def load_device(name_or_path: str) -> Part:
+    """A built-in part by name, or one described by a JSON or YAML file.
+
+    Raises: UnknownNameError with the nearest part; HardwareError naming the file and the field at fault.
+    """
+    path = Path(name_or_path)
+    if path.suffix in (".json", ".yaml", ".yml"):
+        return _read_part(path)
+    if name_or_path not in part_names():
+        raise UnknownNameError(f"unknown part {name_or_path!r}: {nearest(name_or_path, part_names())}")
+    return _builtin(name_or_path)
+
+
+@cache
+def _builtin(name: str) -> Part:
+    return _read_part(DATA / "parts" / f"{name}.json")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            document = json.loads(text)
+        else:
+            import yaml
+
+            document = yaml.safe_load(text)
+    except (OSError, ValueError) as error:
+        raise HardwareError(f"{path}: cannot be read ({error})") from error
+    except Exception as error:  # yaml's errors have no common base that ValueError covers
+        raise HardwareError(f"{path}: is not YAML ({type(error).__name__})") from error
+    if not isinstance(document, dict):
+        raise HardwareError(f"{path}: expected an object, got {type(document).__name__}")
+    return document
+
+
+def _read_part(path: Path) -> Part:
+    document = _read(path)
+    if document.get("format") != "cosearch.part" or document.get("version") != 1:
+        raise HardwareError(f"{path}: expected format 'cosearch.part' and version 1")
+    missing = {"name", "family", "budget"} - set(document)
+    if missing:
+        raise HardwareError(f"{path}: a part needs the fields {', '.join(sorted(missing))}")
+    budget = document["budget"]
+    if not isinstance(budget, dict) or not set(budget) <= set(RESOURCES):
+        raise HardwareError(f"{path}: budget={budget!r}, expected numbers under some of {', '.join(RESOURCES)}")
+    for key, count in budget.items():
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+            raise HardwareError(f"{path}: budget {key}={count!r}, expected an integer, 0 or more")
+    costs: dict[str, UnitCost] = {}
+    for table in document.get("includes", ()):
+        costs.update(_costs(_table_path(path, str(table))))
+    costs.update(_parse_costs(path, document.get("costs", {})))
+    title = str(document.get("title", document["name"]))
+    return Part(str(document["name"]), str(document["family"]), title, Resources(**budget), tuple(costs.items()))
+
+
+def _table_path(part: Path, table: str) -> Path:
+    beside = part.parent / table
+    return beside if beside.is_file() else DATA / "costs" / f"{table}.json"
+
+
+def _costs(path: Path) -> dict[str, UnitCost]:
+    document = _read(path)
+    if document.get("format") != "cosearch.costs" or document.get("version") != 1:
+        raise HardwareError(f"{path}: expected format 'cosearch.costs' and version 1")
+    return _parse_costs(path, document.get("costs", {}))
+
+
+def _parse_costs(path: Path, table: Any) -> dict[str, UnitCost]:
+    costs = {}
+    for name, entry in dict(table).items():
+        try:
+            cost = UnitCost(float(entry["value"]), str(entry["unit"]), str(entry["status"]), str(entry["source"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise HardwareError(f"{path}: cost {name!r} needs value, unit, status and source ({error!r})") from error
+        if cost.status not in STATUSES or not 0 <= cost.value < math.inf:
+            raise HardwareError(
+                f"{path}: cost {name!r} is {cost.value} ({cost.status}), expected a finite number, 0 or more, "
+                f"marked {' or '.join(STATUSES)}"
+            )
+        costs[name] = cost
+    return costs

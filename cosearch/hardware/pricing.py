@@ -1,0 +1,251 @@
+"""Costs of one layer over tables of configurations: mapping counts times prices, the best mapping per policy."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosearch.hardware.array import Bounds, Counts, Tiles, count, enumerate_tiles, footprints, useful_tiles
+from cosearch.hardware.kernels import best_mappings
+from cosearch.hardware.tables import EngineTable, Floats, Ints, Prices, SharedTable
+from cosearch.workload import Layer
+
+COMPONENTS: tuple[str, ...] = ("compute", "accumulator", "buffers", "dram", "requantise", "static")
+
+
+@dataclass(frozen=True)
+class Residency:
+    """What stays on chip while a network runs; its DRAM traffic is then not charged."""
+
+    weights: bool
+    activations: bool
+
+
+RESIDENCIES: tuple[Residency, ...] = tuple(Residency(w, a) for w in (False, True) for a in (False, True))
+
+
+@dataclass(frozen=True)
+class ColumnTable:
+    """The shared configurations that a residency tells apart.
+
+    weight_bits and activation_bits are None where the tensor is resident: capacity then only decides whether it is.
+    of_shared: for each shared configuration, its column. shared: for each column, one shared configuration of it.
+    """
+
+    of_shared: Ints
+    shared: Ints
+
+
+def columns(shared: SharedTable, residency: Residency) -> ColumnTable:
+    keys = [
+        (
+            *column,
+            0 if residency.weights else int(shared.weight_bits[i]),
+            0 if residency.activations else int(shared.activation_bits[i]),
+        )
+        for i, column in enumerate(shared.columns)
+    ]
+    first: dict[tuple[float, ...], int] = {}
+    for i, key in enumerate(keys):
+        first.setdefault(key, i)
+    position = {key: at for at, key in enumerate(first)}
+    return ColumnTable(np.array([position[key] for key in keys]), np.array(list(first.values())))
+
+
+@dataclass(frozen=True)
+class LayerFront:
+    """The mappings of one layer on the configurations of one engine kind that may be best somewhere.
+
+    groups: per dataflow, the positions of its configurations and the counts of its mappings.
+    """
+
+    layer: Layer
+    bounds: Bounds
+    tiles: Tiles
+    groups: tuple[tuple[Ints, Counts], ...]
+
+
+def layer_front(
+    layer: Layer, engines: EngineTable, weight_bits: Sequence[int], activation_bits: Sequence[int]
+) -> LayerFront:
+    """Enumerate the declared mapspace of one layer once for all configurations of an engine kind.
+
+    weight_bits, activation_bits: the buffer capacities on offer.
+    """
+    bounds = Bounds.of(layer)
+    tiles = useful_tiles(bounds, enumerate_tiles(bounds), layer, weight_bits, activation_bits)
+    groups = []
+    for stationary in (False, True):
+        where = np.flatnonzero(engines.output_stationary == stationary)
+        if len(where):
+            rows, cols, depth = engines.rows[where], engines.cols[where], engines.accumulator_depth[where]
+            groups.append((where, count(bounds, tiles, stationary, rows, cols, depth)))
+    return LayerFront(layer, bounds, tiles, tuple(groups))
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bits moved by each mapping of a group, [mapping, configuration] or [mapping, 1]."""
+
+    weight_read: Floats
+    weight_write: Floats
+    activation_read: Floats
+    activation_write: Floats
+    dram: Floats
+    accumulator: Floats
+
+
+def traffic(front: LayerFront, counts: Counts, residency: Residency) -> Traffic:
+    """Bits per port: what the array takes, what DRAM fills and drains, and partial sums while C is split.
+
+    Outputs are written once in output width after ``C / C_tile - 1`` round trips in accumulator width. A buffer that
+    is not resident is filled from DRAM with what the tiles fetch, and drained of each output once.
+    """
+    layer, tiles = front.layer, front.tiles
+    outputs = front.bounds.outputs
+    trips: Floats = (front.bounds.C // tiles.C - 1)[counts.tile][:, None].astype(float) * float(
+        outputs * layer.accumulator_bits
+    )
+    weights: Floats = tiles.weight_words[counts.tile][:, None].astype(float) * float(
+        layer.weight_bits * (not residency.weights)
+    )
+    inputs: Floats = tiles.input_words[counts.tile][:, None].astype(float) * float(
+        layer.input_bits * (not residency.activations)
+    )
+    drained = float(outputs * layer.output_bits)
+    spilled = drained * (not residency.activations)
+    return Traffic(
+        weight_read=counts.weight_reads * layer.weight_bits,
+        weight_write=weights,
+        activation_read=counts.input_reads * layer.input_bits + trips + spilled,
+        activation_write=inputs + trips + drained,
+        dram=weights + inputs + spilled,
+        accumulator=2 * counts.updates * layer.accumulator_bits,
+    )
+
+
+def mapping_cycles(
+    front: LayerFront, counts: Counts, moved: Traffic, shared: SharedTable, at: int
+) -> tuple[Floats, dict[str, Floats]]:
+    """Cycles of each mapping under one shared configuration: the largest of what each resource needs.
+
+    ``max(array, bits of each buffer and direction / port_bits, DRAM bits / (dram_bits / clock), outputs / lanes)``.
+    """
+    port = shared.port_bits[at]
+    bounds = {
+        "compute": counts.cycles,
+        "weight_buffer": np.maximum(moved.weight_read, moved.weight_write) / port,
+        "activation_buffer": np.maximum(moved.activation_read, moved.activation_write) / port,
+        "dram": moved.dram / (shared.dram_bits[at] / (shared.clock_mhz[at] * 1e6)),
+        "requantise": np.asarray(-(-front.bounds.outputs // shared.lanes[at]), float).reshape(1, 1),
+    }
+    total = np.maximum.reduce([np.broadcast_to(b, counts.cycles.shape) for b in bounds.values()])
+    return total, bounds
+
+
+def mapping_energy_pj(front: LayerFront, moved: Traffic, prices: Prices) -> Floats:
+    """Energy of each mapping without static power, pJ: operations, accumulators, buffers, DRAM, requantisation."""
+    fixed = front.bounds.macs * prices.energies.operation_pj(front.layer)
+    fixed += front.bounds.outputs * prices.energies.requantise_pj
+    buffers = moved.weight_read + moved.weight_write + moved.activation_read + moved.activation_write
+    return np.asarray(
+        fixed + (buffers + moved.accumulator) * prices.buffer_pj_per_bit + moved.dram * prices.dram_pj_per_bit
+    )
+
+
+def feasible(
+    front: LayerFront, counts: Counts, residency: Residency, weight_bits: float, activation_bits: float
+) -> NDArray[np.bool_]:
+    """Which mappings fit the buffers: tiles of what is not resident; a resident tensor lies there whole.
+
+    With resident activations C stays whole, so that no partial sums take room beside them. [mapping]
+    """
+    weights, activations = footprints(front.bounds, front.tiles, front.layer)
+    fits = np.ones(len(front.tiles), bool)
+    if not residency.weights:
+        fits &= weights <= weight_bits
+    if residency.activations:
+        fits &= front.tiles.C == front.bounds.C
+    else:
+        fits &= activations <= activation_bits
+    return fits[counts.tile]
+
+
+def best_costs(
+    front: LayerFront,
+    engines: int,
+    shared: SharedTable,
+    table: ColumnTable,
+    residency: Residency,
+    prices: Prices,
+    weights: Sequence[float],
+) -> tuple[Floats, Floats, Ints]:
+    """The best mapping per policy, configuration and column.
+
+    weights: policy w minimises ``w P latency + (1 - w) energy`` with P = 1 W, so that w = 1 is latency and w = 0
+        energy; ties are broken by the other one.
+
+    Returns: latency_ms, energy_mj (static power included), mapping index; each [policy, configuration, column];
+        infinite and -1 where nothing fits.
+    """
+    shape = (len(weights), engines, len(table.shared))
+    latency, energy = np.full(shape, np.inf), np.full(shape, np.inf)
+    chosen = np.full(shape, -1, np.int64)
+    at = table.shared
+    for where, counts in front.groups:
+        moved = traffic(front, counts, residency)
+        fits = np.stack(
+            [feasible(front, counts, residency, shared.weight_bits[i], shared.activation_bits[i]) for i in at]
+        )
+        local = (len(weights), len(where), len(at))
+        ms, mj, index = np.empty(local), np.empty(local), np.empty(local, np.int64)
+        best_mappings(
+            fits,
+            counts.cycles,
+            moved.weight_read,
+            moved.weight_write[:, 0],
+            moved.activation_read,
+            moved.activation_write[:, 0],
+            moved.dram[:, 0],
+            mapping_energy_pj(front, moved, prices) * 1e-9,
+            shared.port_bits[at],
+            shared.dram_bits[at] / (shared.clock_mhz[at] * 1e6),
+            np.ceil(front.bounds.outputs / shared.lanes[at]),
+            1.0 / (shared.clock_mhz[at] * 1e3),
+            prices.static_power_w,
+            np.asarray(weights, float),
+            ms,
+            mj,
+            index,
+        )
+        latency[:, where], energy[:, where], chosen[:, where] = ms, mj, index
+    return latency, energy, chosen
+
+
+def vector_costs(
+    layer: Layer, shared: SharedTable, table: ColumnTable, residency: Residency, prices: Prices
+) -> tuple[Floats, Floats]:
+    """Pooling and elementwise layers on the vector unit, streamed: every value read and written once.
+
+    ``cycles = max(operations / lanes, bits / ports, DRAM bits / bandwidth)``; latency_ms and energy_mj, [column].
+    """
+    bounds = Bounds.of(layer)
+    at = table.shared
+    out = float(bounds.outputs * layer.output_bits)
+    read = float(bounds.inputs * layer.input_bits)
+    dram = 0.0 if residency.activations else read + out
+    moved = read + out + dram  # what is not resident crosses the buffer a second time
+    clock = shared.clock_mhz[at]
+    cycles = np.maximum.reduce(
+        [
+            np.ceil(bounds.macs / shared.lanes[at]),
+            (read + (dram - read if dram else 0.0)) / shared.port_bits[at],
+            (out + (dram - out if dram else 0.0)) / shared.port_bits[at],
+            dram / (shared.dram_bits[at] / (clock * 1e6)),
+        ]
+    )
+    ms = cycles / (clock * 1e3)
+    pj = bounds.macs * prices.energies.operation_pj(layer)
+    pj += moved * prices.buffer_pj_per_bit + dram * prices.dram_pj_per_bit
+    return ms, pj * 1e-9 + ms * prices.static_power_w

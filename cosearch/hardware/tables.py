@@ -1,0 +1,163 @@
+"""Arrays over configurations: what the cost tensor needs to know of an accelerator space, and of one accelerator."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosearch.hardware.accelerator import RESOURCES, Accelerator, Engine, Resources, UnitEnergies
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class EngineTable:
+    """Configurations of one engine kind: [configuration] arrays; resources is [configuration, len(RESOURCES)]."""
+
+    kind: str
+    rows: Ints
+    cols: Ints
+    output_stationary: NDArray[np.bool_]
+    accumulator_depth: Ints
+    fmax_mhz: Floats
+    resources: Ints
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class SharedTable:
+    """Configurations of what the engines share: [configuration] arrays; resources is [configuration, len(RESOURCES)].
+
+    weight_bits, activation_bits: buffer capacities. port_bits: per cycle and direction, of either buffer.
+    dram_bits: per second.
+    """
+
+    weight_bits: Ints
+    activation_bits: Ints
+    port_bits: Floats
+    clock_mhz: Floats
+    lanes: Ints
+    dram_bits: Floats
+    resources: Ints
+
+    def __len__(self) -> int:
+        return len(self.weight_bits)
+
+    @property
+    def columns(self) -> list[tuple[float, ...]]:
+        """What a layer's cost depends on besides capacities."""
+        parts = (self.port_bits, self.clock_mhz, self.lanes, self.dram_bits)
+        return list(zip(*(part.tolist() for part in parts), strict=True))
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Energies besides arithmetic: of one bit read from or written to a buffer and DRAM; and static power."""
+
+    energies: UnitEnergies
+    buffer_pj_per_bit: float
+    dram_pj_per_bit: float
+    static_power_w: float
+
+
+class AcceleratorSpace(Protocol):
+    """What `cosearch.hardware.tensor` asks of an accelerator space."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Arithmetic kinds that have engines of their own."""
+
+    @property
+    def budget(self) -> Resources: ...
+
+    @property
+    def prices(self) -> Prices: ...
+
+    @property
+    def shared(self) -> SharedTable: ...
+
+    def engines(self, kind: str) -> EngineTable: ...
+
+    def accelerator(self, shared: int, engines: dict[str, int]) -> Accelerator: ...
+
+    def describe(self) -> dict[str, Any]: ...
+
+
+def tables_of(accelerator: Accelerator) -> tuple[list[EngineTable], SharedTable, Prices]:
+    """One accelerator of the tiled array template as tables of length 1.
+
+    Raises: HardwareError if a level of the template (weight_buffer, activation_buffer, DRAM last) is missing.
+    """
+    weights, activations = accelerator.level("weight_buffer"), accelerator.level("activation_buffer")
+    dram = accelerator.levels[-1]
+    engines = [engine_table(kind, [engine], [math.inf]) for engine in accelerator.engines for kind in engine.kinds]
+    shared = SharedTable(
+        np.array([int(weights.capacity_bytes * 8)]),
+        np.array([int(activations.capacity_bytes * 8)]),
+        np.array([activations.read_bits_per_cycle]),
+        np.array([accelerator.clock_mhz]),
+        np.array([accelerator.lanes]),
+        np.array([dram.read_bits_per_cycle * accelerator.clock_mhz * 1e6]),
+        np.array([resource_row(accelerator.resources)]),
+    )
+    prices = Prices(
+        accelerator.energies,
+        activations.read_energy_pj / activations.word_bits,
+        dram.read_energy_pj / dram.word_bits,
+        accelerator.static_power_w,
+    )
+    return engines, shared, prices
+
+
+def resource_row(resources: Resources) -> list[int]:
+    return list(resources.counts)
+
+
+def engine_table(kind: str, engines: Sequence[Engine], fmax_mhz: Sequence[float]) -> EngineTable:
+    return EngineTable(
+        kind,
+        np.array([e.rows for e in engines], np.int64),
+        np.array([e.cols for e in engines], np.int64),
+        np.array([e.dataflow == "output-stationary" for e in engines], bool),
+        np.array([e.accumulator_depth for e in engines], np.int64),
+        np.array(fmax_mhz, float),
+        np.array([resource_row(e.resources) for e in engines], np.int64).reshape(len(engines), len(RESOURCES)),
+    )
+
+
+def blocks(bits: float, width_bits: float, block_bits: float, block_width: float) -> int:
+    """Memory blocks for a capacity and a port width: the larger of the two needs."""
+    return max(math.ceil(bits / block_bits), math.ceil(width_bits / block_width))
+
+
+def count_within(space: AcceleratorSpace) -> int:
+    """Accelerators of a space with one engine of every kind that fit the budget together."""
+    budget = np.array(space.budget.counts, np.int64)
+    resources = [space.engines(kind).resources for kind in space.kinds]
+    total = 0
+    for shared in np.unique(space.shared.resources, axis=0, return_counts=False):
+        times = int((space.shared.resources == shared).all(axis=1).sum())
+        sums = np.zeros((1, len(RESOURCES)), np.int64) + shared
+        weights = np.ones(1, np.int64)
+        for table in resources:
+            sums = (sums[:, None, :] + table[None, :, :]).reshape(-1, len(RESOURCES))
+            weights = np.repeat(weights, len(table))
+            fits = (sums <= budget).all(axis=1)
+            sums, weights = _merged(sums[fits], weights[fits])
+        total += times * int(weights.sum())
+    return total
+
+
+def _merged(rows: Ints, weights: Ints) -> tuple[Ints, Ints]:
+    """Equal rows once, their weights summed."""
+    unique, inverse = np.unique(rows, axis=0, return_inverse=True)
+    return unique, np.bincount(inverse.ravel(), weights=weights, minlength=len(unique)).astype(np.int64)

@@ -1,0 +1,549 @@
+"""The cost tensor: every layer shape on every engine configuration, and what networks cost with it.
+
+An accelerator is a tuple of one configuration per engine kind and one shared configuration (memories, ports, clock). A
+layer's cost depends on the engine of its kind and on the shared configuration only, so the tensor is kept per kind; the
+cost of a network on any of millions of accelerators is a sum of one entry per kind.
+
+Policies: each layer's mapping minimises ``w P latency + (1 - w) energy`` (P = 1 W) for w in a fixed grid; an engine
+runs all of a network's layers of its kind under one w. Least latency (w = 1) and least energy (w = 0) of a network are
+exact; its EDP and the points between are the best over the grid.
+"""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from cosearch.errors import ConfigError, HardwareError, InfeasibleError, nearest
+from cosearch.hardware.accelerator import RESOURCES, Accelerator
+from cosearch.hardware.combine import Options, Problem, Solution, solve
+from cosearch.hardware.pricing import RESIDENCIES, ColumnTable, best_costs, columns, layer_front, vector_costs
+from cosearch.hardware.tables import AcceleratorSpace, EngineTable, Floats, Ints, Prices, SharedTable, tables_of
+from cosearch.workload import Layer
+
+POLICIES: tuple[float, ...] = (1.0, 0.5, 0.0)
+VECTOR_KINDS: tuple[str, ...] = ("pool", "elementwise")
+METRICS: tuple[str, ...] = ("latency_ms", "energy_mj", "edp", "area_mm2", *RESOURCES)
+CONSTRAINTS: dict[str, str] = {f"max_{metric}": metric for metric in METRICS}
+_CACHE_VERSION = 1
+
+
+def cost_tensor(
+    layers: Sequence[Layer],
+    space: AcceleratorSpace,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    cache: bool = True,
+    policies: Sequence[float] = POLICIES,
+) -> "CostTensor":
+    """Price every layer on every configuration of a space.
+
+    layers: distinct layer shapes; counts of networks refer to their order.
+    progress: called with (layers done, layers in all).
+    cache: keep the result under $COSEARCH_CACHE or ~/.cache/cosearch, keyed by everything that decides it.
+
+    Raises: HardwareError if a layer's kind has no engine in the space.
+    """
+    unknown = sorted({layer.kind for layer in layers} - set(space.kinds) - set(VECTOR_KINDS))
+    if unknown:
+        raise HardwareError(f"space {space.name!r} has engines for {', '.join(space.kinds)}, none for {unknown[0]!r}")
+    folder = _cache_folder(layers, space, policies) if cache else None
+    if folder is not None and (folder / "manifest.json").is_file():
+        try:
+            return _load(folder, tuple(layers), space, tuple(policies))
+        except (OSError, ValueError, KeyError):
+            shutil.rmtree(folder, ignore_errors=True)
+    engines = {kind: space.engines(kind) for kind in space.kinds}
+    tensor = _build(tuple(layers), engines, space.shared, space.prices, tuple(policies), progress, space)
+    if folder is not None:
+        _save(folder, tensor)
+    return tensor
+
+
+def _build(
+    layers: tuple[Layer, ...],
+    engines: Mapping[str, EngineTable],
+    shared: SharedTable,
+    prices: Prices,
+    policies: tuple[float, ...],
+    progress: Callable[[int, int], None] | None,
+    space: AcceleratorSpace | None,
+) -> "CostTensor":
+    tables = tuple(columns(shared, residency) for residency in RESIDENCIES)
+    rows = {kind: _rows(layers, (kind,)) for kind in engines}
+    vector = _rows(layers, VECTOR_KINDS)
+    latency: dict[str, list[Floats]] = {}
+    energy: dict[str, list[Floats]] = {}
+    for kind, table in engines.items():
+        shapes = [(len(rows[kind]), len(policies), len(table), len(t.shared)) for t in tables]
+        latency[kind] = [np.empty(shape) for shape in shapes]
+        energy[kind] = [np.empty(shape) for shape in shapes]
+    latency["vector"] = [np.empty((len(vector), 1, 1, len(t.shared))) for t in tables]
+    energy["vector"] = [np.empty((len(vector), 1, 1, len(t.shared))) for t in tables]
+    weight_bits = sorted(set(shared.weight_bits.tolist()))
+    activation_bits = sorted(set(shared.activation_bits.tolist()))
+    done = 0
+    for kind, table in engines.items():
+        for at, index in enumerate(rows[kind]):
+            front = layer_front(layers[index], table, weight_bits, activation_bits)
+            for case, residency in enumerate(RESIDENCIES):
+                ms, mj, _ = best_costs(front, len(table), shared, tables[case], residency, prices, policies)
+                slow = table.fmax_mhz[:, None] < shared.clock_mhz[tables[case].shared]
+                latency[kind][case][at] = np.where(slow, np.inf, ms)
+                energy[kind][case][at] = np.where(slow, np.inf, mj)
+            done += 1
+            if progress is not None:
+                progress(done, len(layers))
+    for at, index in enumerate(vector):
+        for case, residency in enumerate(RESIDENCIES):
+            ms, mj = vector_costs(layers[index], shared, tables[case], residency, prices)
+            latency["vector"][case][at, 0, 0] = ms
+            energy["vector"][case][at, 0, 0] = mj
+        done += 1
+        if progress is not None:
+            progress(done, len(layers))
+    return CostTensor(layers, dict(engines), shared, prices, policies, tables, rows, vector, latency, energy, space)
+
+
+def _rows(layers: Sequence[Layer], kinds: Sequence[str]) -> Ints:
+    return np.array([i for i, layer in enumerate(layers) if layer.kind in kinds], np.int64)
+
+
+@dataclass(frozen=True)
+class NetworkCost:
+    """What one network costs on one accelerator; `reason` says why it cannot run there."""
+
+    latency_ms: float
+    energy_mj: float
+    feasible: bool
+    reason: str = ""
+    weights_resident: bool = False
+    activations_resident: bool = False
+
+    @property
+    def edp(self) -> float:
+        """Energy-delay product, mJ ms."""
+        return self.latency_ms * self.energy_mj
+
+    @property
+    def throughput_fps(self) -> float:
+        """Images a second, one after the other."""
+        return 1e3 / self.latency_ms if self.feasible else 0.0
+
+
+@dataclass(frozen=True)
+class HardwareFront:
+    """The accelerators that are not dominated for one network, by rising latency.
+
+    shared: index of the shared configuration; engines: [n, kinds] index of each kind's engine, -1 where the network
+    does not need it; policies: likewise, the mapping policy's index. residency: index into `RESIDENCIES`.
+    reason: why the front is empty, if it is.
+    """
+
+    kinds: tuple[str, ...]
+    latency_ms: Floats
+    energy_mj: Floats
+    area_mm2: Floats
+    resources: Ints
+    shared: Ints
+    engines: Ints
+    policies: Ints
+    residency: Ints
+    reason: str
+    space: AcceleratorSpace | None = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.latency_ms)
+
+    @property
+    def edp(self) -> Floats:
+        """Energy-delay product, mJ ms."""
+        return self.latency_ms * self.energy_mj
+
+    @property
+    def throughput_fps(self) -> Floats:
+        """Images a second, one after the other."""
+        return 1e3 / self.latency_ms
+
+    @property
+    def lut(self) -> Ints:
+        return self.resources[:, RESOURCES.index("lut")]
+
+    @property
+    def ff(self) -> Ints:
+        return self.resources[:, RESOURCES.index("ff")]
+
+    @property
+    def dsp(self) -> Ints:
+        return self.resources[:, RESOURCES.index("dsp")]
+
+    @property
+    def bram(self) -> Ints:
+        return self.resources[:, RESOURCES.index("bram")]
+
+    def metric(self, name: str) -> Floats:
+        if name in RESOURCES:
+            return self.resources[:, RESOURCES.index(name)].astype(float)
+        return np.asarray(getattr(self, name), float)
+
+    def accelerator(self, i: int) -> Accelerator:
+        """Point i as a value."""
+        if self.space is None:
+            raise HardwareError("this front comes from a single accelerator, not from a space")
+        chosen = {kind: int(e) for kind, e in zip(self.kinds, self.engines[i], strict=True) if e >= 0}
+        return self.space.accelerator(int(self.shared[i]), chosen)
+
+    def take(self, index: Any) -> "HardwareFront":
+        arrays = ("latency_ms", "energy_mj", "area_mm2", "resources", "shared", "engines", "policies", "residency")
+        return replace(self, **{name: getattr(self, name)[index] for name in arrays})
+
+
+@dataclass(frozen=True, eq=False)
+class CostTensor:
+    """See the module. latency, energy: per kind and residency [layer of the kind, policy, engine, column]."""
+
+    layers: tuple[Layer, ...]
+    engines: dict[str, EngineTable]
+    shared: SharedTable
+    prices: Prices
+    policies: tuple[float, ...]
+    tables: tuple[ColumnTable, ...]
+    rows: dict[str, Ints]
+    vector_rows: Ints
+    latency: dict[str, list[Floats]]
+    energy: dict[str, list[Floats]]
+    space: AcceleratorSpace | None
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return tuple(self.engines)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for part in (self.latency, self.energy) for case in part.values() for array in case)
+
+    def _counts(self, counts: ArrayLike) -> Ints:
+        row = np.asarray(counts)
+        if row.shape != (len(self.layers),) or (row.size and row.min() < 0):
+            raise HardwareError(
+                f"counts of shape {row.shape}, expected {len(self.layers)} numbers, 0 or more: one per layer"
+            )
+        return row
+
+    def weight_bits(self, counts: ArrayLike) -> float:
+        """Bits that the weights of a network take."""
+        row = self._counts(counts)
+        return float(sum(n * self.layers[i].weight_count * self.layers[i].weight_bits for i, n in enumerate(row) if n))
+
+    def _sums(self, kind: str, case: int, counts: Ints) -> tuple[Floats, Floats] | None:
+        """Latency and energy of the network's layers of one kind, [policy, engine, column]; None if it has none."""
+        rows = self.vector_rows if kind == "vector" else self.rows[kind]
+        needed = np.flatnonzero(counts[rows])
+        if not len(needed):
+            return None
+        times = counts[rows[needed]].astype(float)
+        ms, mj = self.latency[kind][case], self.energy[kind][case]
+        return np.tensordot(times, ms[needed], 1), np.tensordot(times, mj[needed], 1)
+
+    def _groups(self, weight_bits: float, activation_bits: float) -> dict[tuple[int, int], int]:
+        """(residency, column) -> the shared configuration with the fewest blocks that realises it.
+
+        Both resident is never worse than less, whole weights never worse than fetched ones; resident activations
+        exclude splitting C, so without resident weights both cases are looked at.
+        """
+        weights = weight_bits <= self.shared.weight_bits
+        activations = activation_bits <= self.shared.activation_bits
+        memory = self.shared.resources[:, RESOURCES.index("bram")] + self.shared.resources[:, RESOURCES.index("uram")]
+        groups: dict[tuple[int, int], int] = {}
+        for at in range(len(self.shared)):
+            cases = [2 * int(weights[at]) + int(activations[at])]
+            if not weights[at] and activations[at]:
+                cases.append(0)
+            for case in cases:
+                key = (case, int(self.tables[case].of_shared[at]))
+                if key not in groups or memory[at] < memory[groups[key]]:
+                    groups[key] = at
+        return groups
+
+    def hardware_front(
+        self,
+        counts_row: ArrayLike,
+        live_activation_bytes: float,
+        objectives: Sequence[str] = ("latency_ms", "energy_mj"),
+        constraints: Mapping[str, float] | None = None,
+        host_bytes: float = 0.0,
+    ) -> HardwareFront:
+        """The exact Pareto front over all accelerators within the budget, for one network.
+
+        counts_row: how often the network has each layer of the tensor. live_activation_bytes: the most activations
+        alive at once (`Workload.live_activation_bytes`). host_bytes: network input and output, charged to DRAM.
+        objectives: some of `METRICS`; constraints: ``max_<metric>`` values.
+        A network that lacks a kind gets no engine of that kind.
+
+        Returns: a front, empty with a reason if nothing fits.
+        Raises: ConfigError for an objective or constraint that does not exist or is unknown for the space.
+        """
+        limits = _checked(objectives, constraints or {}, self.space)
+        counts = self._counts(counts_row)
+        groups = self._groups(self.weight_bits(counts), 8 * live_activation_bytes)
+        needed = tuple(kind for kind in self.kinds if counts[self.rows[kind]].any())
+        sums = {
+            (case, kind): self._sums(kind, case, counts)
+            for case in {case for case, _ in groups}
+            for kind in (*needed, "vector")
+        }
+        by_resources = any(name in RESOURCES for name in objectives)
+        budget = np.array(self._budget(limits), np.int64)
+        problems = [self._problem(key, at, needed, sums, host_bytes) for key, at in groups.items()]
+        found = solve([p for p in problems if p is not None], budget, len(needed), by_resources)
+        front = self._front(found, needed)
+        keep = np.ones(len(front), bool)
+        for name, limit in limits.items():
+            keep &= front.metric(name) <= limit
+        reason = front.reason
+        if len(front) and not keep.any():
+            name = next(n for n in limits if not (front.metric(n) <= limits[n]).any()) if len(limits) == 1 else ""
+            best = ", ".join(f"{n} {front.metric(n).min():.6g}" for n in limits if not name or n == name)
+            reason = f"no accelerator meets the constraints; the best that can be reached: {best}"
+        front = front.take(np.flatnonzero(keep))
+        values = np.stack([front.metric(name) for name in objectives], axis=1)
+        front = front.take(_undominated_rows(values))
+        return replace(front, reason="" if len(front) else reason)
+
+    def hardware_fronts(
+        self, counts: ArrayLike, live_activation_bytes: ArrayLike, **options: Any
+    ) -> list[HardwareFront]:
+        """`hardware_front` of many networks: counts [network, layer], live_activation_bytes [network]."""
+        table, live = np.asarray(counts), np.asarray(live_activation_bytes, float)
+        return [self.hardware_front(row, float(b), **options) for row, b in zip(table, live, strict=True)]
+
+    def best_accelerator(
+        self,
+        counts_row: ArrayLike,
+        objective: str = "edp",
+        constraints: Mapping[str, float] | None = None,
+        live_activation_bytes: float = math.inf,
+        host_bytes: float = 0.0,
+    ) -> HardwareFront:
+        """The accelerator that minimises one metric under constraints, as a front of one point.
+
+        Raises: InfeasibleError that says the best that can be reached; what `hardware_front` raises.
+        """
+        both = ("latency_ms", "energy_mj")
+        objectives = both if objective in (*both, "edp") else (objective, *both)
+        front = self.hardware_front(counts_row, live_activation_bytes, objectives, constraints, host_bytes)
+        if not len(front):
+            raise InfeasibleError(front.reason)
+        order = np.lexsort((front.edp, front.metric(objective)))
+        return front.take(order[:1])
+
+    def _budget(self, limits: Mapping[str, float]) -> list[int]:
+        if self.space is None:
+            return [2**62] * len(RESOURCES)
+        have = dict(zip(RESOURCES, self.space.budget.counts, strict=True))
+        return [int(min(have[name], limits.get(name, math.inf))) for name in RESOURCES]
+
+    def _problem(
+        self,
+        key: tuple[int, int],
+        at: int,
+        needed: tuple[str, ...],
+        sums: Mapping[tuple[int, str], tuple[Floats, Floats] | None],
+        host_bytes: float,
+    ) -> Problem | None:
+        case, column = key
+        base_ms, base_mj = self.host_cost(host_bytes, at)
+        vector = sums[case, "vector"]
+        if vector is not None:
+            base_ms += float(vector[0][0, 0, column])
+            base_mj += float(vector[1][0, 0, column])
+        options = []
+        for kind in needed:
+            pair = sums[case, kind]
+            assert pair is not None
+            latency = pair[0][:, :, column].ravel()
+            fits = np.flatnonzero(np.isfinite(latency))
+            if not len(fits):
+                return None
+            resources = np.tile(self.engines[kind].resources, (len(self.policies), 1))
+            options.append(Options(latency[fits], pair[1][:, :, column].ravel()[fits], resources[fits], fits[:, None]))
+        base = Options(
+            np.array([base_ms]), np.array([base_mj]), self.shared.resources[at : at + 1], np.empty((1, 0), np.int64)
+        )
+        return Problem(case, at, base, tuple(options))
+
+    def host_cost(self, host_bytes: float, shared: int) -> tuple[float, float]:
+        """Moving the network's input and output through DRAM: latency_ms, energy_mj."""
+        ms = host_bytes * 8 / self.shared.dram_bits[shared] * 1e3
+        mj = host_bytes * 8 * (self.prices.dram_pj_per_bit + self.prices.buffer_pj_per_bit) * 1e-9
+        return float(ms), float(mj + ms * self.prices.static_power_w)
+
+    def _front(self, found: Solution, needed: tuple[str, ...]) -> HardwareFront:
+        n = len(found.options)
+        engines = np.full((n, len(self.kinds)), -1, np.int64)
+        policies = np.full((n, len(self.kinds)), -1, np.int64)
+        for i, kind in enumerate(needed):
+            at = self.kinds.index(kind)
+            policies[:, at], engines[:, at] = np.divmod(found.options.chosen[:, i], len(self.engines[kind]))
+        return HardwareFront(
+            self.kinds,
+            found.options.latency,
+            found.options.energy,
+            np.full(n, math.nan),
+            found.options.resources,
+            found.shared,
+            engines,
+            policies,
+            found.residency,
+            "" if n else "no accelerator within the budget runs this network: no tile fits, or engines are too large",
+            self.space,
+        )
+
+    def evaluate(
+        self, counts_row: ArrayLike, live_activation_bytes: float, objective: str = "edp", host_bytes: float = 0.0
+    ) -> NetworkCost:
+        """One network on the one accelerator that this tensor was built for (`accelerator_tensor`)."""
+        counts = self._counts(counts_row)
+        lacking = [layer.kind for i, layer in enumerate(self.layers) if counts[i] and not self._has(layer.kind)]
+        if lacking:
+            reason = f"the accelerator has no engine for {lacking[0]!r} layers, only for {', '.join(self.kinds)}"
+            return NetworkCost(math.inf, math.inf, False, reason)
+        front = self.hardware_front(counts, live_activation_bytes, host_bytes=host_bytes)
+        if not len(front):
+            stuck = self._stuck(counts)
+            return NetworkCost(math.inf, math.inf, False, f"layer {stuck!r} fits no mapping" if stuck else front.reason)
+        i = int(np.lexsort((front.edp, front.metric(objective)))[0])
+        residency = RESIDENCIES[int(front.residency[i])]
+        return NetworkCost(
+            float(front.latency_ms[i]),
+            float(front.energy_mj[i]),
+            True,
+            weights_resident=residency.weights,
+            activations_resident=residency.activations,
+        )
+
+    def _has(self, kind: str) -> bool:
+        return kind in self.kinds or kind in VECTOR_KINDS
+
+    def _stuck(self, counts: Ints) -> str:
+        for kind in self.kinds:
+            for at, index in enumerate(self.rows[kind]):
+                if counts[index] and not np.isfinite(self.latency[kind][0][at]).any():
+                    return self.layers[index].name
+        return ""
+
+    def evaluate_on(
+        self,
+        accelerator: Accelerator,
+        counts_row: ArrayLike,
+        live_activation_bytes: float,
+        objective: str = "edp",
+        host_bytes: float = 0.0,
+    ) -> NetworkCost:
+        """One network on a given accelerator, its mapping policies chosen for the objective."""
+        counts = self._counts(counts_row)
+        index = np.flatnonzero(counts)
+        tensor = accelerator_tensor(tuple(self.layers[i] for i in index), accelerator, self.policies)
+        return tensor.evaluate(counts[index], live_activation_bytes, objective, host_bytes)
+
+
+def accelerator_tensor(
+    layers: Sequence[Layer], accelerator: Accelerator, policies: Sequence[float] = POLICIES
+) -> CostTensor:
+    """The cost tensor of a single accelerator of the tiled array template."""
+    tables, shared, prices = tables_of(accelerator)
+    engines = {table.kind: table for table in tables}
+    return _build(tuple(layers), engines, shared, prices, tuple(policies), None, None)
+
+
+def _undominated_rows(values: Floats) -> Ints:
+    """Rows of a small table that no other row beats in every column, the first of equal ones; by the first column."""
+    order = np.lexsort(values.T[::-1])
+    kept: list[int] = []
+    for i in order:
+        if not any((values[j] <= values[i]).all() for j in kept):
+            kept.append(int(i))
+    return np.array(kept, np.int64)
+
+
+def _checked(
+    objectives: Sequence[str], constraints: Mapping[str, float], space: AcceleratorSpace | None
+) -> dict[str, float]:
+    if not objectives:
+        raise ConfigError(f"no objective given, expected some of {', '.join(METRICS)}")
+    for name in objectives:
+        if name not in METRICS:
+            raise ConfigError(f"unknown hardware objective {name!r}: {nearest(name, METRICS)}")
+    limits = {}
+    for name, value in constraints.items():
+        if name not in CONSTRAINTS:
+            raise ConfigError(f"unknown hardware constraint {name!r}: {nearest(name, CONSTRAINTS)}")
+        if not value > 0:
+            raise ConfigError(f"{name}={value!r}, expected a number above 0")
+        limits[CONSTRAINTS[name]] = float(value)
+    if "area_mm2" in {*objectives, *limits}:
+        name = space.name if space is not None else "this accelerator"
+        raise ConfigError(f"the area of {name} is unknown (an FPGA part is not sold by area): use lut, dsp or bram")
+    return limits
+
+
+def _cache_folder(layers: Sequence[Layer], space: AcceleratorSpace, policies: Sequence[float]) -> Path:
+    content = {
+        "version": _CACHE_VERSION,
+        "layers": [layer.shape_key for layer in layers],
+        "space": space.describe(),
+        "policies": list(policies),
+    }
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+    root = os.environ.get("COSEARCH_CACHE") or Path.home() / ".cache" / "cosearch"
+    return Path(root) / "tensors" / digest
+
+
+def _save(folder: Path, tensor: CostTensor) -> None:
+    """Write beside the final place and rename: readers see a whole tensor or none."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder.parent))
+    except OSError:
+        return  # a cache that cannot be written is only slow
+    try:
+        for name, part in (("latency", tensor.latency), ("energy", tensor.energy)):
+            for kind, cases in part.items():
+                for case, array in enumerate(cases):
+                    np.save(draft / f"{name}-{kind}-{case}.npy", array, allow_pickle=False)
+        (draft / "manifest.json").write_text(json.dumps({"format": "cosearch.tensor", "version": _CACHE_VERSION}))
+        os.replace(draft, folder)
+    except OSError:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _load(folder: Path, layers: tuple[Layer, ...], space: AcceleratorSpace, policies: tuple[float, ...]) -> CostTensor:
+    engines = {kind: space.engines(kind) for kind in space.kinds}
+    tables = tuple(columns(space.shared, residency) for residency in RESIDENCIES)
+    rows = {kind: _rows(layers, (kind,)) for kind in engines}
+    vector = _rows(layers, VECTOR_KINDS)
+
+    def read(name: str, kind: str, case: int) -> Floats:
+        array = np.load(folder / f"{name}-{kind}-{case}.npy", mmap_mode="r", allow_pickle=False)
+        size, configurations, grid = (
+            (len(vector), 1, 1) if kind == "vector" else (len(rows[kind]), len(engines[kind]), len(policies))
+        )
+        if array.shape != (size, grid, configurations, len(tables[case].shared)):
+            raise ValueError(f"{folder}: {name} of {kind} has shape {array.shape}")
+        return array
+
+    kinds = (*engines, "vector")
+    latency = {kind: [read("latency", kind, case) for case in range(len(RESIDENCIES))] for kind in kinds}
+    energy = {kind: [read("energy", kind, case) for case in range(len(RESIDENCIES))] for kind in kinds}
+    return CostTensor(
+        layers, engines, space.shared, space.prices, policies, tables, rows, vector, latency, energy, space
+    )

@@ -1,0 +1,306 @@
+"""FPGA accelerators: a MAC array on DSP blocks, a shift array and an L1 array on LUTs, side by side on one part.
+
+Every accelerator has an engine per arithmetic kind that its network uses, a weight buffer and an activation buffer in
+block RAM that the engines share, a small vector unit (pooling, elementwise sums, requantisation) and one clock.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from cosearch.errors import ConfigError, nearest
+from cosearch.hardware.accelerator import (
+    ACCOUNTINGS,
+    DATAFLOWS,
+    Accelerator,
+    Accounting,
+    Engine,
+    MemoryLevel,
+    Resources,
+    UnitEnergies,
+)
+from cosearch.hardware.parts import Part, load_device
+
+if TYPE_CHECKING:
+    from cosearch.hardware.tables import EngineTable, Prices, SharedTable
+
+KINDS: tuple[str, ...] = ("mac", "shift", "add")
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "rows": (2, 4, 8, 12, 16, 24, 32),
+    "cols": (4, 8, 12, 16, 24, 32, 48),
+    "dataflow": DATAFLOWS,
+    "accumulator_depth": (512,),
+    "weight_kib": (36, 72, 144, 288),
+    "activation_kib": (18, 36, 72),
+    "port_bits": (64, 128, 256),
+    "clock_mhz": (75.0, 100.0, 125.0, 150.0),
+    "lanes": (8,),
+}
+ACCUMULATOR_BITS = 32
+"""Row width of the accumulator memory; partial sums of up to this width."""
+
+
+def space(
+    part: str | Part = "ecp5-85f",
+    *,
+    choices: Mapping[str, Sequence[Any]] | None = None,
+    accounting: Accounting = "element",
+    scale_modelled: Mapping[str, float] | None = None,
+) -> "FpgaSpace":
+    """The accelerators that fit one part.
+
+    part: a built-in part, a part file, or a `Part`. choices: replaces some of `CHOICES`.
+    accounting: ``element`` charges each operation and element with its accumulator and operand registers;
+        ``operator`` only the multiplier, shifter or adder, as many published shift/add figures do.
+    scale_modelled: factors on unit costs of the part, by name.
+
+    Raises: ConfigError for a choice or an accounting that does not exist; what `load_device` raises.
+    """
+    device = load_device(part) if isinstance(part, str) else part
+    given = dict(choices or {})
+    for name in given:
+        if name not in CHOICES:
+            raise ConfigError(f"the fpga space has no choice {name!r}: {nearest(name, CHOICES)}")
+    if accounting not in ACCOUNTINGS:
+        raise ConfigError(f"accounting={accounting!r}, expected one of {', '.join(ACCOUNTINGS)}")
+    merged = {name: tuple(given.get(name, values)) for name, values in CHOICES.items()}
+    return FpgaSpace(device.scaled(scale_modelled or {}), tuple(merged.items()), accounting)
+
+
+@dataclass(frozen=True)
+class FpgaSpace:
+    """See `space`. Engines and shared configurations are addressed by their index in `engines` and `shared`."""
+
+    part: Part
+    choice_items: tuple[tuple[str, tuple[Any, ...]], ...]
+    accounting: Accounting = "element"
+    kinds: tuple[str, ...] = field(default=KINDS)
+
+    @property
+    def name(self) -> str:
+        """Name of the part."""
+        return self.part.name
+
+    @property
+    def budget(self) -> Resources:
+        return self.part.budget
+
+    @property
+    def choices(self) -> dict[str, tuple[Any, ...]]:
+        return dict(self.choice_items)
+
+    @property
+    def modelled(self) -> tuple[str, ...]:
+        """Names of the unit costs that are modelled, neither measured nor published for the part."""
+        return self.part.modelled()
+
+    def describe(self) -> dict[str, Any]:
+        """What decides every cost in this space, as JSON."""
+        return {
+            "space": "fpga",
+            "part": self.part.name,
+            "budget": dict(zip(Resources.__dataclass_fields__, self.budget.counts, strict=True)),
+            "costs": {name: cost.value for name, cost in self.part.costs},
+            "choices": {name: list(values) for name, values in self.choice_items},
+            "accounting": self.accounting,
+            "kinds": list(self.kinds),
+        }
+
+    def __len__(self) -> int:
+        """Accelerators within the budget that have one engine of every kind."""
+        from cosearch.hardware.tables import count_within
+
+        return count_within(self)
+
+    def cost(self, name: str) -> float:
+        return self.part.cost(name)
+
+    @cached_property
+    def engine_lists(self) -> dict[str, tuple[Engine, ...]]:
+        """Per kind the engines that fit the part alone and reach the lowest clock."""
+        return {kind: tuple(self._engines(kind)) for kind in self.kinds}
+
+    def _engines(self, kind: str) -> list[Engine]:
+        choices = self.choices
+        engines = []
+        for rows, cols, dataflow in product(choices["rows"], choices["cols"], choices["dataflow"]):
+            depths = choices["accumulator_depth"] if dataflow == "weight-stationary" else (0,)
+            for depth in depths:
+                resources = self.engine_resources(kind, rows, cols, depth)
+                slow = self.fmax_mhz(kind, rows, cols) < min(choices["clock_mhz"])
+                if (resources + self._base()).fits(self.budget) and not slow:
+                    levels = (self._accumulators(cols, depth),) if depth else ()
+                    engines.append(Engine(kind, (kind,), rows, cols, dataflow, depth, levels, resources))
+        return engines
+
+    def engine_resources(self, kind: str, rows: int, cols: int, accumulator_depth: int) -> Resources:
+        """Elements, operand distribution per row and column, control, and a block-RAM accumulator per column."""
+        elements = rows * cols
+        lut, ff = self.cost(f"{kind}.lut"), self.cost(f"{kind}.ff")
+        if self.accounting == "operator":
+            lut = max(0.0, lut - self.cost("accumulate.lut"))
+            ff = max(0.0, ff - self.cost("accumulate.ff"))
+        lines = rows + cols
+        per_column = 0
+        if accumulator_depth:
+            bits, width = accumulator_depth * ACCUMULATOR_BITS, ACCUMULATOR_BITS
+            per_column = max(math.ceil(bits / self.cost("bram_bits")), math.ceil(width / self.cost("bram_width_bits")))
+        return Resources(
+            lut=math.ceil(elements * lut + lines * self.cost("line.lut") + self.cost("engine.lut")),
+            ff=math.ceil(elements * ff + lines * self.cost("line.ff") + self.cost("engine.ff")),
+            dsp=math.ceil(elements * self.cost(f"{kind}.dsp")),
+            bram=cols * per_column,
+        )
+
+    def fmax_mhz(self, kind: str, rows: int, cols: int) -> float:
+        """An element's Fmax, less the loss measured on an 8x8 array per six doublings of the element count."""
+        loss = self.cost("fmax_loss_8x8") * math.log2(rows * cols) / 6
+        return self.cost(f"{kind}.fmax_mhz") * (1 - loss)
+
+    def _base(self) -> Resources:
+        return Resources(
+            lut=math.ceil(self.cost("base.lut")),
+            ff=math.ceil(self.cost("base.ff")),
+            bram=math.ceil(self.cost("base.bram")),
+        )
+
+    def shared_resources(self, weight_kib: float, activation_kib: float, port_bits: float, lanes: int) -> Resources:
+        """Base system, vector lanes, and buffers of enough blocks for their capacity and for their ports."""
+        width, size = self.cost("bram_width_bits"), self.cost("bram_bits")
+        buffers = sum(
+            max(math.ceil(kib * 8192 / size), math.ceil(port_bits / width)) for kib in (weight_kib, activation_kib)
+        )
+        lane = Resources(
+            lut=math.ceil(lanes * self.cost("lane.lut")),
+            ff=math.ceil(lanes * self.cost("lane.ff")),
+            dsp=math.ceil(lanes * self.cost("lane.dsp")),
+            bram=buffers,
+        )
+        return self._base() + lane
+
+    @cached_property
+    def shared_list(self) -> tuple[dict[str, Any], ...]:
+        """The shared configurations that fit the part alone."""
+        names = ("weight_kib", "activation_kib", "port_bits", "clock_mhz", "lanes")
+        combos = [dict(zip(names, values, strict=True)) for values in product(*(self.choices[n] for n in names))]
+        return tuple(c for c in combos if self._shared_resources(c).fits(self.budget))
+
+    def _shared_resources(self, combo: Mapping[str, Any]) -> Resources:
+        return self.shared_resources(combo["weight_kib"], combo["activation_kib"], combo["port_bits"], combo["lanes"])
+
+    def engines(self, kind: str) -> "EngineTable":
+        from cosearch.hardware.tables import engine_table
+
+        engines = self.engine_lists[kind]
+        return engine_table(kind, engines, [self.fmax_mhz(kind, e.rows, e.cols) for e in engines])
+
+    @cached_property
+    def shared(self) -> "SharedTable":
+        import numpy as np
+
+        from cosearch.hardware.tables import SharedTable, resource_row
+
+        def column(name: str, scale: float = 1.0) -> Any:
+            return np.array([combo[name] * scale for combo in self.shared_list])
+
+        return SharedTable(
+            column("weight_kib", 8192).astype(np.int64),
+            column("activation_kib", 8192).astype(np.int64),
+            column("port_bits").astype(float),
+            column("clock_mhz").astype(float),
+            column("lanes").astype(np.int64),
+            np.full(len(self.shared_list), self.cost("dram_gbit_per_s") * 1e9),
+            np.array([resource_row(self._shared_resources(combo)) for combo in self.shared_list], np.int64),
+        )
+
+    @property
+    def energies(self) -> UnitEnergies:
+        """Energies of arithmetic on this part: ASIC figures times the overheads of hard blocks and of LUT logic."""
+        hard, soft = self.cost("hard_overhead"), self.cost("lut_overhead")
+        element = self.accounting == "element"
+        return UnitEnergies(
+            multiply_pj=self.cost("multiply_pj") * hard,
+            shift_pj=self.cost("shift_pj") * soft,
+            add_pj=self.cost("add_pj") * soft,
+            accumulate_pj=self.cost("accumulate_pj") * soft if element else 0.0,
+            registers_pj=self.cost("registers_pj") * hard if element else 0.0,
+            # a 24-bit value times a 16-bit scale counts as two 8x8 products, then one rounding addition
+            requantise_pj=2 * self.cost("multiply_pj") * hard + self.cost("accumulate_pj") * soft,
+        )
+
+    @property
+    def prices(self) -> "Prices":
+        from cosearch.hardware.tables import Prices
+
+        return Prices(
+            self.energies,
+            self.cost("bram_pj_per_bit"),
+            self.cost("dram_pj_per_bit"),
+            self.cost("static_power_w"),
+        )
+
+    def _accumulators(self, cols: int, depth: int) -> MemoryLevel:
+        return MemoryLevel(
+            "accumulator",
+            ("O",),
+            capacity_bytes=depth * ACCUMULATOR_BITS / 8,
+            read_bits_per_cycle=ACCUMULATOR_BITS,
+            write_bits_per_cycle=ACCUMULATOR_BITS,
+            read_energy_pj=self.cost("bram_pj_per_bit") * ACCUMULATOR_BITS,
+            write_energy_pj=self.cost("bram_pj_per_bit") * ACCUMULATOR_BITS,
+            word_bits=ACCUMULATOR_BITS,
+            instances=cols,
+        )
+
+    def accelerator(self, shared: int, engines: Mapping[str, int]) -> Accelerator:
+        """One accelerator by the index of its shared configuration and of each kind's engine."""
+        combo = self.shared_list[shared]
+        port = int(combo["port_bits"])
+        per_row = self.cost("bram_pj_per_bit") * port
+
+        def buffer(name: str, holds: tuple[str, ...], kib: float) -> MemoryLevel:
+            return MemoryLevel(
+                name,
+                holds,
+                capacity_bytes=kib * 1024,
+                read_bits_per_cycle=port,
+                write_bits_per_cycle=port,
+                read_energy_pj=per_row,
+                write_energy_pj=per_row,
+                word_bits=port,
+                double_buffered=True,
+            )
+
+        dram_bits = self.cost("dram_gbit_per_s") * 1e3 / combo["clock_mhz"]
+        dram = MemoryLevel(
+            "dram",
+            read_bits_per_cycle=dram_bits,
+            write_bits_per_cycle=dram_bits,
+            read_energy_pj=self.cost("dram_pj_per_bit") * 8,
+            write_energy_pj=self.cost("dram_pj_per_bit") * 8,
+            word_bits=8,
+        )
+        chosen = tuple(self.engine_lists[kind][index] for kind, index in engines.items())
+        resources = self._shared_resources(combo)
+        for engine in chosen:
+            resources = resources + engine.resources
+        shapes = "_".join(f"{e.name}{e.rows}x{e.cols}{'o' if e.dataflow[0] == 'o' else 'w'}" for e in chosen)
+        return Accelerator(
+            name=f"{self.part.name}_{shapes}_{port}b_{combo['clock_mhz']:g}MHz",
+            engines=chosen,
+            levels=(
+                buffer("weight_buffer", ("W",), combo["weight_kib"]),
+                buffer("activation_buffer", ("I", "O"), combo["activation_kib"]),
+                dram,
+            ),
+            clock_mhz=float(combo["clock_mhz"]),
+            lanes=int(combo["lanes"]),
+            energies=self.energies,
+            static_power_w=self.cost("static_power_w"),
+            resources=resources,
+            part=self.part.name,
+            accounting=self.accounting,
+        )

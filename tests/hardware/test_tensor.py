@@ -1,0 +1,201 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from cosearch.errors import ConfigError, HardwareError, InfeasibleError
+from cosearch.hardware import cost_tensor
+from cosearch.workload import Layer, distinct_layers
+from search_spaces.accelerators import fpga
+
+
+def brute_front(tensor, space, counts, live, fixed=None):
+    """Every accelerator of a space within the budget, priced one by one through `evaluate_on`'s plain sums."""
+    points = []
+    kinds = [kind for kind in tensor.kinds if counts[tensor.rows[kind]].any()]
+    weight_bits = tensor.weight_bits(counts)
+    for shared in range(len(space.shared)):
+        resident = weight_bits <= space.shared.weight_bits[shared], 8 * live <= space.shared.activation_bits[shared]
+        cases = [c for c in range(4) if (not c & 2 or resident[0]) and (not c & 1 or resident[1])]
+        for engines in itertools.product(*(range(len(tensor.engines[kind])) for kind in kinds)):
+            use = space.shared.resources[shared] + sum(
+                tensor.engines[k].resources[e] for k, e in zip(kinds, engines, strict=True)
+            )
+            if (use > np.array(space.budget.counts)).any():
+                continue
+            for case in cases:
+                column = tensor.tables[case].of_shared[shared]
+                rows = tensor.vector_rows
+                base = [
+                    sum(counts[i] * part["vector"][case][at, 0, 0, column] for at, i in enumerate(rows))
+                    for part in (tensor.latency, tensor.energy)
+                ]
+                for policies in itertools.product(range(len(tensor.policies)), repeat=len(kinds)):
+                    total = list(base)
+                    for kind, engine, policy in zip(kinds, engines, policies, strict=True):
+                        for at, i in enumerate(tensor.rows[kind]):
+                            if counts[i]:
+                                total[0] += counts[i] * tensor.latency[kind][case][at, policy, engine, column]
+                                total[1] += counts[i] * tensor.energy[kind][case][at, policy, engine, column]
+                    points.append(total)
+    return pareto(np.array(points))
+
+
+def pareto(points):
+    points = points[np.isfinite(points).all(axis=1)]
+    points = points[np.lexsort((points[:, 1], points[:, 0]))]
+    best = np.minimum.accumulate(points[:, 1])
+    keep = np.r_[True, points[1:, 1] < best[:-1]]
+    return points[keep]
+
+
+def counts_of(network, layers):
+    position = {layer.shape_key: i for i, layer in enumerate(layers)}
+    row = np.zeros(len(layers), int)
+    for layer in network:
+        row[position[layer.shape_key]] += 1
+    return row
+
+
+@pytest.mark.parametrize("live", [200.0, 1e4, 1e9])
+def test_the_front_equals_brute_force(small_space, network, live):
+    space = fpga.space("ecp5-25f", choices={**small_space.choices, "clock_mhz": (100.0,), "port_bits": (64,)})
+    layers = distinct_layers([network])
+    tensor = cost_tensor(layers, space, cache=False)
+    counts = counts_of(network, layers)
+    front = tensor.hardware_front(counts, live)
+    expected = brute_front(tensor, space, counts, live)
+    np.testing.assert_allclose(np.stack([front.latency_ms, front.energy_mj], 1), expected, rtol=1e-9)
+
+
+def test_the_budget_is_never_exceeded_and_points_evaluate_to_themselves(small_space, network):
+    layers = distinct_layers([network])
+    tensor = cost_tensor(layers, small_space, cache=False)
+    counts = counts_of(network, layers)
+    front = tensor.hardware_front(counts, network.live_activation_bytes, ("latency_ms", "energy_mj", "lut", "bram"))
+    assert len(front) > 3
+    for i in range(len(front)):
+        accelerator = front.accelerator(i)
+        assert accelerator.resources.fits(small_space.budget)
+        assert accelerator.resources.counts == tuple(front.resources[i])
+        cost = tensor.evaluate_on(accelerator, counts, network.live_activation_bytes, "latency_ms")
+        assert cost.latency_ms <= front.latency_ms[i] * (1 + 1e-12)
+        cost = tensor.evaluate_on(accelerator, counts, network.live_activation_bytes, "energy_mj")
+        assert cost.energy_mj <= front.energy_mj[i] * (1 + 1e-12)
+
+
+def test_objectives_with_resources_keep_what_two_objectives_find(small_space, network):
+    layers = distinct_layers([network])
+    tensor = cost_tensor(layers, small_space, cache=False)
+    counts = counts_of(network, layers)
+    two = tensor.hardware_front(counts, network.live_activation_bytes)
+    four = tensor.hardware_front(counts, network.live_activation_bytes, ("latency_ms", "energy_mj", "lut", "dsp"))
+    assert four.latency_ms.min() == pytest.approx(two.latency_ms.min())
+    assert four.energy_mj.min() == pytest.approx(two.energy_mj.min())
+    assert four.lut.min() < two.lut.min()
+
+
+def test_a_network_without_a_kind_pays_no_engine_for_it(small_space):
+    layers = (Layer("a", K=8, C=8, P=4, Q=4), Layer("b", "shift", K=8, C=8, P=4, Q=4, weight_bits=5))
+    tensor = cost_tensor(layers, small_space, cache=False)
+    front = tensor.hardware_front([0, 3], 1e3)
+    accelerator = front.accelerator(0)
+    assert [engine.name for engine in accelerator.engines] == ["shift"]
+    assert front.dsp[0] == small_space.shared_resources(4.5, 4.5, 64, 8).dsp
+
+
+def test_evaluate_on_an_accelerator_that_lacks_a_kind_says_so(small_space):
+    layers = (Layer("a", K=8, C=8, P=4, Q=4), Layer("b", "shift", K=8, C=8, P=4, Q=4, weight_bits=5))
+    tensor = cost_tensor(layers, small_space, cache=False)
+    cost = tensor.evaluate_on(small_space.accelerator(0, {"shift": 0}), [1, 1], 1e3)
+    assert not cost.feasible
+    assert "'mac'" in cost.reason
+    assert math.isinf(cost.latency_ms)
+
+
+def test_the_cache_gives_the_same_tensor(small_space, network, tmp_path):
+    layers = distinct_layers([network])
+    first = cost_tensor(layers, small_space)
+    assert any((tmp_path / "cache" / "tensors").iterdir())
+    second = cost_tensor(layers, small_space)
+    for kind in (*first.kinds, "vector"):
+        for case in range(4):
+            np.testing.assert_array_equal(first.latency[kind][case], second.latency[kind][case])
+            np.testing.assert_array_equal(first.energy[kind][case], second.energy[kind][case])
+    counts = counts_of(network, layers)
+    np.testing.assert_array_equal(
+        first.hardware_front(counts, 1e3).latency_ms, second.hardware_front(counts, 1e3).latency_ms
+    )
+
+
+def test_a_damaged_cache_is_rebuilt(small_space, network, tmp_path):
+    layers = distinct_layers([network])
+    first = cost_tensor(layers, small_space)
+    for path in (tmp_path / "cache" / "tensors").rglob("latency-mac-0.npy"):
+        path.write_bytes(b"nonsense")
+    second = cost_tensor(layers, small_space)
+    np.testing.assert_array_equal(first.latency["mac"][0], second.latency["mac"][0])
+
+
+def test_residency_never_costs_more(small_space, network):
+    tensor = cost_tensor(distinct_layers([network]), small_space, cache=False)
+    for part in (tensor.latency, tensor.energy):
+        for kind in tensor.kinds:
+            none, both = part[kind][0], part[kind][3]
+            at = tensor.tables[3].of_shared[tensor.tables[0].shared]
+            assert (both[:, :, :, at] <= none * (1 + 1e-12)).all()
+
+
+def test_constraints_filter_and_an_impossible_one_says_what_can_be_reached(small_space, network):
+    layers = distinct_layers([network])
+    tensor = cost_tensor(layers, small_space, cache=False)
+    counts = counts_of(network, layers)
+    free = tensor.best_accelerator(counts, "latency_ms", None, network.live_activation_bytes)
+    tight = tensor.best_accelerator(
+        counts, "energy_mj", {"max_latency_ms": float(free.latency_ms[0]) * 1.0001}, network.live_activation_bytes
+    )
+    assert tight.latency_ms[0] <= free.latency_ms[0] * 1.0001
+    with pytest.raises(InfeasibleError, match="best that can be reached: latency_ms"):
+        tensor.best_accelerator(counts, "energy_mj", {"max_latency_ms": 1e-9}, network.live_activation_bytes)
+    few = tensor.best_accelerator(counts, "latency_ms", {"max_lut": 12000}, network.live_activation_bytes)
+    assert few.lut[0] <= 12000
+    with pytest.raises(ConfigError, match="did you mean 'max_latency_ms'"):
+        tensor.hardware_front(counts, 1.0, constraints={"max_latency": 1.0})
+    with pytest.raises(ConfigError, match="area"):
+        tensor.hardware_front(counts, 1.0, constraints={"max_area_mm2": 1.0})
+
+
+def test_costs_add_over_layers(small_space, network):
+    layers = distinct_layers([network])
+    tensor = cost_tensor(layers, small_space, cache=False)
+    accelerator = tensor.hardware_front(counts_of(network, layers), 1e3).accelerator(0)
+    whole = tensor.evaluate_on(accelerator, 2 * counts_of(network, layers), 1e3, "latency_ms")
+    parts = [
+        tensor.evaluate_on(accelerator, 2 * row, 1e3, "latency_ms").latency_ms for row in np.eye(len(layers), dtype=int)
+    ]
+    assert whole.latency_ms == pytest.approx(sum(parts))
+
+
+def test_a_kind_without_engine_and_bad_counts_are_refused(small_space):
+    with pytest.raises(HardwareError, match="none for 'bitserial'"):
+        cost_tensor((Layer("x", "bitserial"),), small_space)
+    tensor = cost_tensor((Layer("x"),), small_space, cache=False)
+    with pytest.raises(HardwareError, match="expected 1 numbers"):
+        tensor.hardware_front([1, 2], 0.0)
+
+
+def test_a_layer_that_fits_nowhere_is_infeasible_not_an_error(small_space):
+    big = Layer("huge kernel", K=1, C=4096, P=64, Q=64, R=31, S=31)
+    tensor = cost_tensor((big, Layer("fine")), small_space, cache=False)
+    front = tensor.hardware_front([1, 1], 1e9)
+    assert len(front) == 0 or np.isfinite(front.latency_ms).all()
+    assert len(tensor.hardware_front([0, 1], 1.0)) > 0
+
+
+def test_batched_fronts_equal_single_ones(small_space, network):
+    layers = distinct_layers([network])
+    tensor = cost_tensor(layers, small_space, cache=False)
+    counts = np.stack([counts_of(network, layers), np.ones(len(layers), int)])
+    for front, row, live in zip(tensor.hardware_fronts(counts, [1e3, 1e4]), counts, [1e3, 1e4], strict=True):
+        np.testing.assert_array_equal(front.latency_ms, tensor.hardware_front(row, live).latency_ms)
