@@ -26,6 +26,10 @@ class HardwareError(CosearchError, ValueError):
     """A layer, a mapping or an accelerator that is malformed or does not fit; names the layer, level and number."""
 
 
+class OperatorError(CosearchError, ValueError):
+    """An argument of a torch operator that makes no sense; names the argument and says what is allowed."""
+
+
 class InfeasibleError(CosearchError):
     """Constraints that no candidate can meet; says the best value that can be reached."""
 

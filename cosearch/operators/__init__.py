@@ -1,0 +1,34 @@
+"""Torch modules of hybrid networks: shift, add and their like, each a drop-in for nn.Conv2d or nn.Linear.
+
+Importing this package imports nothing heavy: names are loaded from their module on first use.
+"""
+
+import importlib
+from typing import Any
+
+_MODULE_OF = {
+    "adder": ("AddConv2d", "AddLinear", "add_conv2d", "add_linear", "plain_add_conv2d", "scale_add_gradients"),
+    "integer": ("integer_add_conv2d", "integer_conv2d", "integer_shift_conv2d"),
+    "shift": (
+        "ShiftCodes",
+        "ShiftConv2d",
+        "ShiftLinear",
+        "clamp_shifts",
+        "compose_weight",
+        "fixed_point",
+        "shift_codes",
+        "shift_penalty",
+        "shift_weight",
+    ),
+}
+_HOME = {name: module for module, names in _MODULE_OF.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -1,0 +1,595 @@
+# mypy: disable-error-code="call-arg, var-annotated, type-var, misc"
+# The kernels are in numba's dialect: mypy sees neither the intrinsics' arguments nor their values.
+"""Numba kernels of the adder layer: forward response and clipped input gradient, float32, on a CPU.
+
+A unit of work is a block of images, or a band of rows of one image, of one group. Its input is copied once, with
+zero padding and split by stride phase, into a scratch plane in which every kernel position is a constant offset.
+The inner loop then walks output pixels sixteen at a time for four channels at once (or, where a group has fewer
+than four channels, sixty-four pixels of one channel) with all sums in vector registers. Sixteen lanes are written
+as one LLVM vector, which the compiler maps to whatever vector width the machine has; a plain numba loop over
+pixels would store and reload its sums for every weight.
+
+Each output is one sum in a fixed order that no thread shares, so results do not depend on the number of threads or
+on how the work is cut. The kernels release the GIL and run on Python threads: no OpenMP or other threading layer
+of numba is started, which keeps them safe under fork and under concurrent callers.
+"""
+
+import itertools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, register_model
+from numpy.typing import NDArray
+
+LANES = 16
+WIDE = 4 * LANES
+SCRATCH_FLOATS = 1 << 16  # 256 KiB: a unit's working set stays in a second-level cache
+SMALL_WORK = 1 << 19  # operations below which waking threads costs more than it saves
+
+_VECTOR = ir.VectorType(ir.FloatType(), LANES)
+_INDEX = ir.VectorType(ir.IntType(32), LANES)
+
+
+class _Lanes(types.Type):
+    def __init__(self) -> None:
+        super().__init__(name="Lanes")
+
+
+_lanes = _Lanes()
+
+
+@register_model(_Lanes)
+class _LanesModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, _VECTOR)
+
+
+def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any, element: Any) -> Any:
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), element.as_pointer())
+
+
+@intrinsic
+def _load(typing: Any, array: Any, index: Any) -> Any:
+    """Sixteen consecutive values from array[index]."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(_address(context, builder, signature.args[0], args[0], args[1], _VECTOR), align=4)
+
+    return _lanes(array, index), generate
+
+
+@intrinsic
+def _store(typing: Any, array: Any, index: Any, value: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[2], _address(context, builder, signature.args[0], args[0], args[1], _VECTOR), align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, index, value), generate
+
+
+@intrinsic
+def _spread(typing: Any, array: Any, index: Any) -> Any:
+    """array[index] in all sixteen lanes."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        value = builder.load(_address(context, builder, signature.args[0], args[0], args[1], ir.FloatType()))
+        undefined = ir.Constant(_VECTOR, ir.Undefined)
+        first = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
+        return builder.shuffle_vector(first, undefined, ir.Constant(_INDEX, [0] * LANES))
+
+    return _lanes(array, index), generate
+
+
+@intrinsic
+def _at(typing: Any, array: Any, index: Any) -> Any:
+    """array[index] of an int64 array, without numba's test for negative indices."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(_address(context, builder, signature.args[0], args[0], args[1], ir.IntType(64)))
+
+    return types.int64(array, index), generate
+
+
+@intrinsic
+def _zero(typing: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return ir.Constant(_VECTOR, [0.0] * LANES)
+
+    return _lanes(), generate
+
+
+@intrinsic
+def _minus_distance(typing: Any, total: Any, weight: Any, value: Any) -> Any:
+    """total - |weight - value|."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(_VECTOR, [_VECTOR])
+        absolute = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fabs.v{LANES}f32")
+        return builder.fsub(args[0], builder.call(absolute, [builder.fsub(args[1], args[2])]))
+
+    return _lanes(total, weight, value), generate
+
+
+@intrinsic
+def _plus_clipped(typing: Any, total: Any, gradient: Any, weight: Any, value: Any) -> Any:
+    """total + gradient * clip(weight - value, -1, 1); a NaN difference stays NaN."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        one, minus = ir.Constant(_VECTOR, [1.0] * LANES), ir.Constant(_VECTOR, [-1.0] * LANES)
+        difference = builder.fsub(args[2], args[3])
+        below = builder.select(builder.fcmp_unordered("<", difference, one), difference, one)
+        clipped = builder.select(builder.fcmp_unordered(">", below, minus), below, minus)
+        kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
+        fused = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f32")
+        return builder.call(fused, [args[1], clipped, args[0]])
+
+    return _lanes(total, gradient, weight, value), generate
+
+
+@intrinsic
+def _copy(typing: Any, target: Any, to: Any, source: Any, start: Any, count: Any) -> Any:
+    """target[to : to + count] = source[start : start + count]."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        into = _address(context, builder, signature.args[0], args[0], args[1], ir.FloatType())
+        out_of = _address(context, builder, signature.args[2], args[2], args[3], ir.FloatType())
+        cgutils.raw_memcpy(builder, into, out_of, args[4], 4)
+        return context.get_dummy_value()
+
+    return types.void(target, to, source, start, count), generate
+
+
+@njit(nogil=True)
+def _gather(source, plane, target, base, size, window, pitch, clear):  # type: ignore[no-untyped-def]
+    """Copy a window of a plane: target[base + u pitch + v] = source[plane + h width + w], inside the plane only.
+
+    size: (height, width); window: (row0, rows, row_step, row_shift, col0, cols, col_step, col_shift) with
+    h = (row0 + u) row_step + row_shift and w likewise. clear: write zeros where h is outside.
+    """
+    height, width = size
+    row0, rows, row_step, row_shift, col0, cols, col_step, col_shift = window
+    first = max(0, -((col0 * col_step + col_shift) // col_step))
+    last = min(cols, (width - 1 - col_shift) // col_step - col0 + 1)
+    for u in range(rows):
+        h = (row0 + u) * row_step + row_shift
+        into = base + u * pitch
+        if 0 <= h < height:
+            out_of = plane + h * width + col0 * col_step + col_shift
+            if col_step == 1:
+                if last > first:
+                    _copy(target, into + first, source, out_of + first, last - first)
+            else:
+                for v in range(first, last):
+                    target[into + v] = source[out_of + v * col_step]
+        elif clear:
+            for v in range(cols):
+                target[into + v] = 0.0
+
+
+@njit(nogil=True)
+def _scatter(source, base, pitch, target, plane, size, window):  # type: ignore[no-untyped-def]
+    """The reverse of `_gather`: write the window back into the plane."""
+    height, width = size
+    row0, rows, row_step, row_shift, col0, cols, col_step, col_shift = window
+    first = max(0, -((col0 * col_step + col_shift) // col_step))
+    last = min(cols, (width - 1 - col_shift) // col_step - col0 + 1)
+    for u in range(rows):
+        h = (row0 + u) * row_step + row_shift
+        if 0 <= h < height:
+            out_of = base + u * pitch
+            into = plane + h * width + col0 * col_step + col_shift
+            if col_step == 1:
+                if last > first:
+                    _copy(target, into + first, source, out_of + first, last - first)
+            else:
+                for v in range(first, last):
+                    target[into + v * col_step] = source[out_of + v]
+
+
+def _forward(x, w, y, offsets, shape, cut, start, stop):  # type: ignore[no-untyped-def]
+    """Units start..stop of y = -sum |w - x|. shape, cut: see `ForwardPlan`."""
+    n, c, h, width, k, p, q, groups, stride_h, stride_w, pad_h, pad_w = shape
+    phases_h, phases_w, images, band, bands, rows, pitch, plane, lanes = cut
+    c_group, k_group, taps = c // groups, k // groups, offsets.size
+    blocks = (k_group + 3) // 4
+    channel = phases_h * phases_w * plane
+    scratch = np.zeros(c_group * channel + WIDE, np.float32)
+    line = ((images - 1) * rows + band - 1) * pitch + q + WIDE
+    sums = np.empty(4 * line, np.float32)
+    for unit in range(start, stop):
+        p0 = (unit % bands) * band
+        group = (unit // bands) % groups
+        n0 = unit // bands // groups * images
+        count = min(images, n - n0)
+        height = min(band, p - p0)
+        for ci in range(c_group):
+            for a in range(phases_h):
+                for b in range(phases_w):
+                    base = ci * channel + (a * phases_w + b) * plane
+                    window = (p0, rows, stride_h, a - pad_h, 0, pitch, stride_w, b - pad_w)
+                    for i in range(count):
+                        origin = ((n0 + i) * c + group * c_group + ci) * h * width
+                        _gather(x, origin, scratch, base + i * rows * pitch, (h, width), window, pitch, bands > 1)
+        pixels = ((count - 1) * rows + height - 1) * pitch + q
+        window = (p0, height, 1, 0, 0, q, 1, 0)
+        if lanes == 4:
+            for block in range(blocks):
+                for j in range(0, pixels, LANES):
+                    s0, s1, s2, s3 = _zero(), _zero(), _zero(), _zero()
+                    at = (group * blocks + block) * taps * 4
+                    for t in range(taps):
+                        value = _load(scratch, _at(offsets, t) + j)
+                        s0 = _minus_distance(s0, _spread(w, at), value)
+                        s1 = _minus_distance(s1, _spread(w, at + 1), value)
+                        s2 = _minus_distance(s2, _spread(w, at + 2), value)
+                        s3 = _minus_distance(s3, _spread(w, at + 3), value)
+                        at += 4
+                    _store(sums, j, s0)
+                    _store(sums, line + j, s1)
+                    _store(sums, 2 * line + j, s2)
+                    _store(sums, 3 * line + j, s3)
+                for m in range(min(4, k_group - block * 4)):
+                    for i in range(count):
+                        origin = ((n0 + i) * k + group * k_group + block * 4 + m) * p * q
+                        _scatter(sums, m * line + i * rows * pitch, pitch, y, origin, (p, q), window)
+        else:
+            for m in range(k_group):
+                for j in range(0, pixels, WIDE):
+                    s0, s1, s2, s3 = _zero(), _zero(), _zero(), _zero()
+                    at = (group * k_group + m) * taps
+                    for t in range(taps):
+                        o = _at(offsets, t) + j
+                        weight = _spread(w, at + t)
+                        s0 = _minus_distance(s0, weight, _load(scratch, o))
+                        s1 = _minus_distance(s1, weight, _load(scratch, o + LANES))
+                        s2 = _minus_distance(s2, weight, _load(scratch, o + 2 * LANES))
+                        s3 = _minus_distance(s3, weight, _load(scratch, o + 3 * LANES))
+                    _store(sums, j, s0)
+                    _store(sums, j + LANES, s1)
+                    _store(sums, j + 2 * LANES, s2)
+                    _store(sums, j + 3 * LANES, s3)
+                for i in range(count):
+                    origin = ((n0 + i) * k + group * k_group + m) * p * q
+                    _scatter(sums, i * rows * pitch, pitch, y, origin, (p, q), window)
+
+
+def _input_gradient(x, g, w, dx, offsets, starts, shape, cut, start, stop):  # type: ignore[no-untyped-def]
+    """Units start..stop of dx = sum g clip(w - x, -1, 1), gathered per input pixel. shape, cut: see `BackwardPlan`."""
+    n, c, h, width, k, p, q, groups, stride_h, stride_w, pad_h, pad_w = shape
+    phases_h, phases_w, images, band, bands, rows, pitch, plane, lanes, u0, us, v0, vs, halo_h, halo_w = cut
+    c_group, k_group, pairs = c // groups, k // groups, offsets.size
+    blocks = (c_group + 3) // 4
+    gradient = np.zeros(k_group * plane + WIDE, np.float32)
+    line = ((images - 1) * rows + band - 1) * pitch + vs + WIDE
+    sums = np.empty(4 * line, np.float32)
+    values = np.zeros(4 * line, np.float32)
+    for unit in range(start, stop):
+        first = u0 + (unit % bands) * band
+        group = (unit // bands) % groups
+        n0 = unit // bands // groups * images
+        count = min(images, n - n0)
+        height = min(band, u0 + us - first)
+        window = (first - halo_h, height + halo_h, 1, 0, v0 - halo_w, min(vs + halo_w, pitch), 1, 0)
+        for ki in range(k_group):
+            for i in range(count):
+                origin = ((n0 + i) * k + group * k_group + ki) * p * q
+                _gather(g, origin, gradient, ki * plane + i * rows * pitch, (p, q), window, pitch, bands > 1)
+        pixels = ((count - 1) * rows + height - 1) * pitch + vs
+        for phase in range(phases_h * phases_w):
+            shift_h, shift_w = phase // phases_w - pad_h, phase % phases_w - pad_w
+            window = (first, height, stride_h, shift_h, v0, vs, stride_w, shift_w)
+            begin, end = starts[phase], starts[phase + 1]
+            if lanes == 4:
+                for block in range(blocks):
+                    channels = min(4, c_group - block * 4)
+                    for m in range(channels):
+                        for i in range(count):
+                            origin = ((n0 + i) * c + group * c_group + block * 4 + m) * h * width
+                            base = m * line + i * rows * pitch
+                            _gather(x, origin, values, base, (h, width), window, pitch, False)
+                    for j in range(0, pixels, LANES):
+                        s0, s1, s2, s3 = _zero(), _zero(), _zero(), _zero()
+                        x0, x1 = _load(values, j), _load(values, line + j)
+                        x2, x3 = _load(values, 2 * line + j), _load(values, 3 * line + j)
+                        at = ((group * blocks + block) * pairs + begin) * 4
+                        for t in range(begin, end):
+                            slope = _load(gradient, _at(offsets, t) + j)
+                            s0 = _plus_clipped(s0, slope, _spread(w, at), x0)
+                            s1 = _plus_clipped(s1, slope, _spread(w, at + 1), x1)
+                            s2 = _plus_clipped(s2, slope, _spread(w, at + 2), x2)
+                            s3 = _plus_clipped(s3, slope, _spread(w, at + 3), x3)
+                            at += 4
+                        _store(sums, j, s0)
+                        _store(sums, line + j, s1)
+                        _store(sums, 2 * line + j, s2)
+                        _store(sums, 3 * line + j, s3)
+                    for m in range(channels):
+                        for i in range(count):
+                            origin = ((n0 + i) * c + group * c_group + block * 4 + m) * h * width
+                            base = m * line + i * rows * pitch
+                            _scatter(sums, base, pitch, dx, origin, (h, width), window)
+            else:
+                for m in range(c_group):
+                    for i in range(count):
+                        origin = ((n0 + i) * c + group * c_group + m) * h * width
+                        _gather(x, origin, values, i * rows * pitch, (h, width), window, pitch, False)
+                    for j in range(0, pixels, WIDE):
+                        s0, s1, s2, s3 = _zero(), _zero(), _zero(), _zero()
+                        x0, x1 = _load(values, j), _load(values, j + LANES)
+                        x2, x3 = _load(values, j + 2 * LANES), _load(values, j + 3 * LANES)
+                        at = (group * c_group + m) * pairs
+                        for t in range(begin, end):
+                            o = _at(offsets, t) + j
+                            weight = _spread(w, at + t)
+                            s0 = _plus_clipped(s0, _load(gradient, o), weight, x0)
+                            s1 = _plus_clipped(s1, _load(gradient, o + LANES), weight, x1)
+                            s2 = _plus_clipped(s2, _load(gradient, o + 2 * LANES), weight, x2)
+                            s3 = _plus_clipped(s3, _load(gradient, o + 3 * LANES), weight, x3)
+                        _store(sums, j, s0)
+                        _store(sums, j + LANES, s1)
+                        _store(sums, j + 2 * LANES, s2)
+                        _store(sums, j + 3 * LANES, s3)
+                    for i in range(count):
+                        origin = ((n0 + i) * c + group * c_group + m) * h * width
+                        _scatter(sums, i * rows * pitch, pitch, dx, origin, (h, width), window)
+
+
+_FLOATS, _INTS = types.float32[::1], types.int64[::1]
+
+
+@cache
+def _compiled(name: str) -> Callable[..., None]:
+    """A kernel, compiled on first use and kept on disk where the disk allows it."""
+    function, arrays = {"forward": (_forward, 3), "input_gradient": (_input_gradient, 4)}[name]
+    tables, cut = (1, 9) if name == "forward" else (2, 15)
+    signature = types.void(
+        *[_FLOATS] * arrays,
+        *[_INTS] * tables,
+        types.UniTuple(types.int64, 12),
+        types.UniTuple(types.int64, cut),
+        types.int64,
+        types.int64,
+    )
+    try:
+        return njit(signature, nogil=True, cache=True)(function)
+    except RuntimeError:  # numba finds no directory it may write its cache to
+        return njit(signature, nogil=True)(function)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes of one adder convolution: batch, channels, maps, groups, kernel (r, s) and its steps."""
+
+    n: int
+    c: int
+    h: int
+    w: int
+    k: int
+    r: int
+    s: int
+    groups: int
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+
+    @property
+    def p(self) -> int:
+        return (self.h + 2 * self.padding[0] - self.dilation[0] * (self.r - 1) - 1) // self.stride[0] + 1
+
+    @property
+    def q(self) -> int:
+        return (self.w + 2 * self.padding[1] - self.dilation[1] * (self.s - 1) - 1) // self.stride[1] + 1
+
+    @property
+    def operations(self) -> int:
+        return self.n * self.k * self.p * self.q * (self.c // self.groups) * self.r * self.s
+
+    @property
+    def phases(self) -> tuple[int, int]:
+        """Stride phases that the kernel positions fall into, per direction."""
+        height = min(self.stride[0], (self.r - 1) * self.dilation[0] + 1)
+        return height, min(self.stride[1], (self.s - 1) * self.dilation[1] + 1)
+
+    def shape(self) -> tuple[int, ...]:
+        first = (self.n, self.c, self.h, self.w, self.k, self.p, self.q, self.groups)
+        return (*first, *self.stride, *self.padding)
+
+    def taps(self) -> list[tuple[int, int, int, int]]:
+        """Per kernel position: row phase, column phase, and whole strides of row and column."""
+        rows = [divmod(i * self.dilation[0], self.stride[0]) for i in range(self.r)]
+        columns = [divmod(i * self.dilation[1], self.stride[1]) for i in range(self.s)]
+        return [(a, b, u, v) for u, a in rows for v, b in columns]
+
+
+def _cut_rows(n: int, groups: int, total: int, row: int, halo: int, pitch: int) -> tuple[int, int, int]:
+    """Images per unit, rows per band and bands, so that a unit fits the scratch and there are units to share out.
+
+    total: rows of one image; row: scratch floats per row over all channels; halo: further rows a band reads.
+    """
+    fit = SCRATCH_FLOATS // row - halo
+    if fit >= total and n * groups >= 8:
+        images = max(1, min(fit // (total + halo), -(-256 // (total * pitch)), n * groups // 8))
+        return images, total, 1
+    wanted = min(max(fit, -(-WIDE // pitch), 1), total)
+    if n * groups * -(-total // wanted) < 8:
+        wanted = min(wanted, max(-(-2 * LANES // pitch), total * n * groups // 8, 1))
+    bands = -(-total // wanted)
+    return 1, -(-total // bands), bands
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a kernel cuts and addresses its work: `cut` and the offset tables of `_forward` or `_input_gradient`."""
+
+    cut: tuple[int, ...]
+    offsets: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    units: int
+
+
+@lru_cache(maxsize=1024)
+def forward_plan(geometry: Geometry) -> Plan:
+    """Scratch layout of the forward kernel: per channel and stride phase one plane of `rows x pitch` per image.
+
+    With stride 1 the zeros right of a row are those left of the next one, and likewise between images.
+    """
+    taps, (phases_h, phases_w) = geometry.taps(), geometry.phases
+    halo_h, halo_w = max(t[2] for t in taps), max(t[3] for t in taps)
+    c_group, k_group = geometry.c // geometry.groups, geometry.k // geometry.groups
+    p, q = geometry.p, geometry.q
+    pitch = max(geometry.w + geometry.padding[1], q) if geometry.stride[1] == 1 else q + halo_w
+    row = c_group * phases_h * phases_w * pitch
+    images, band, bands = _cut_rows(geometry.n, geometry.groups, p, row, halo_h, pitch)
+    shared = geometry.stride[0] == 1 and bands == 1
+    rows = max(geometry.h + geometry.padding[0], p) if shared else band + halo_h
+    pixels = ((images - 1) * rows + band - 1) * pitch + q
+    plane = max(halo_h * pitch + halo_w + pixels, images * rows * pitch)
+    position = [(a * phases_w + b) * plane + u * pitch + v for a, b, u, v in taps]
+    channel = phases_h * phases_w * plane
+    offsets = np.add.outer(np.arange(c_group) * channel, np.array(position)).astype(np.int64).reshape(-1)
+    lanes = 4 if k_group >= 4 else 1
+    units = -(-geometry.n // images) * geometry.groups * bands
+    cut = (phases_h, phases_w, images, band, bands, rows, pitch, plane, lanes)
+    return Plan(cut, offsets, np.zeros(0, np.int64), units)
+
+
+@lru_cache(maxsize=1024)
+def backward_plan(geometry: Geometry) -> Plan:
+    """Scratch layout of the input-gradient kernel: the output gradient of each k, with a margin of kernel size.
+
+    offsets: (k, kernel position) pairs ordered by stride phase; starts: where each phase begins.
+    """
+    taps, (phases_h, phases_w) = geometry.taps(), geometry.phases
+    halo_h, halo_w = max(t[2] for t in taps), max(t[3] for t in taps)
+    c_group, k_group = geometry.c // geometry.groups, geometry.k // geometry.groups
+    u0, us = _phase_range(geometry.h, geometry.stride[0], geometry.padding[0], phases_h)
+    v0, vs = _phase_range(geometry.w, geometry.stride[1], geometry.padding[1], phases_w)
+    if us < 1 or vs < 1:  # every output reads padding only
+        return Plan((), np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
+    pitch = _shared_pitch(geometry.q, v0, vs, halo_w)
+    images, band, bands = _cut_rows(geometry.n, geometry.groups, us, k_group * pitch, halo_h, pitch)
+    rows = _shared_pitch(geometry.p, u0, us, halo_h) if bands == 1 else band + halo_h
+    pixels = ((images - 1) * rows + band - 1) * pitch + vs
+    plane = halo_h * pitch + halo_w + pixels
+    position = np.array([(halo_h - u) * pitch + halo_w - v for _, _, u, v in taps])
+    by_phase = _taps_by_phase(geometry)
+    offsets = [np.add.outer(np.arange(k_group) * plane, position[list(members)]).reshape(-1) for members in by_phase]
+    starts = np.cumsum([0] + [len(o) for o in offsets]).astype(np.int64)
+    lanes = 4 if c_group >= 4 else 1
+    units = -(-geometry.n // images) * geometry.groups * bands
+    cut = (phases_h, phases_w, images, band, bands, rows, pitch, plane, lanes, u0, us, v0, vs, halo_h, halo_w)
+    return Plan(cut, np.concatenate(offsets).astype(np.int64), starts, units)
+
+
+def _phase_range(size: int, stride: int, padding: int, phases: int) -> tuple[int, int]:
+    """First index and count of the stride steps u for which u stride + phase - padding is inside [0, size)."""
+    first = max(0, -(-(padding - phases + 1) // stride))
+    return first, (size - 1 + padding) // stride - first + 1
+
+
+def _shared_pitch(size: int, first: int, count: int, halo: int) -> int:
+    """Least pitch at which zeros on the far side of a row can be those on the near side of the next.
+
+    The row holds indices first - halo .. first + count - 1, of which those in [0, size) carry values.
+    """
+    zeros = max(0, halo - first)
+    return max(count + halo - zeros, size - first + halo, count)
+
+
+@lru_cache(maxsize=1024)
+def _taps_by_phase(geometry: Geometry) -> tuple[tuple[int, ...], ...]:
+    phases_h, phases_w = geometry.phases
+    phase = [a * phases_w + b for a, b, _, _ in geometry.taps()]
+    return tuple(tuple(i for i, f in enumerate(phase) if f == want) for want in range(phases_h * phases_w))
+
+
+def _in_fours(weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(groups, channels, terms) -> flat (groups, channels / 4, terms, 4), channels filled up with zeros."""
+    groups, channels, terms = weight.shape
+    blocks = -(-channels // 4)
+    full = np.zeros((groups, blocks * 4, terms), np.float32)
+    full[:, :channels] = weight
+    return np.ascontiguousarray(full.reshape(groups, blocks, 4, terms).transpose(0, 1, 3, 2)).reshape(-1)
+
+
+def forward(
+    x: NDArray[np.float32], weight: NDArray[np.float32], y: NDArray[np.float32], geometry: Geometry, threads: int
+) -> None:
+    """Write y = -sum |weight - x|. x: N C H W, weight: K C/groups R S, y: N K P Q, contiguous."""
+    plan = forward_plan(geometry)
+    flat = weight.reshape(geometry.groups, geometry.k // geometry.groups, -1)
+    packed = _in_fours(flat) if plan.cut[-1] == 4 else flat.reshape(-1)
+    kernel = _compiled("forward")
+    arguments = (x.reshape(-1), packed, y.reshape(-1), plan.offsets, geometry.shape(), plan.cut)
+    _run(lambda start, stop: kernel(*arguments, start, stop), plan.units, geometry.operations, threads)
+
+
+def input_gradient(
+    x: NDArray[np.float32],
+    gradient: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    dx: NDArray[np.float32],
+    geometry: Geometry,
+    threads: int,
+) -> None:
+    """Write dx = sum gradient clip(weight - x, -1, 1) where any output reads x; leave dx untouched elsewhere."""
+    plan = backward_plan(geometry)
+    if plan.units == 0:
+        return
+    groups, c_group, k_group = geometry.groups, geometry.c // geometry.groups, geometry.k // geometry.groups
+    taps = weight.reshape(groups, k_group, c_group, -1).transpose(0, 2, 1, 3)
+    parts = [taps[..., list(members)].reshape(groups, c_group, -1) for members in _taps_by_phase(geometry)]
+    pairs = np.concatenate(parts, axis=2)
+    packed = _in_fours(pairs) if plan.cut[8] == 4 else np.ascontiguousarray(pairs).reshape(-1)
+    kernel = _compiled("input_gradient")
+    arguments = (x.reshape(-1), gradient.reshape(-1), packed, dx.reshape(-1), plan.offsets, plan.starts)
+    sizes = (geometry.shape(), plan.cut)
+    _run(lambda start, stop: kernel(*arguments, *sizes, start, stop), plan.units, geometry.operations, threads)
+
+
+_pool: ThreadPoolExecutor | None = None
+
+
+def _forget_pool() -> None:
+    global _pool
+    _pool = None  # a forked child has the executor but none of its threads
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
+
+
+def _executor() -> ThreadPoolExecutor:
+    global _pool
+    if _pool is None:
+        _pool = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="cosearch-add")
+    return _pool
+
+
+def _run(kernel: Callable[[int, int], None], units: int, operations: int, threads: int) -> None:
+    """Run units 0..units on `threads` threads, the caller among them; each takes the next chunk when it is free."""
+    threads = min(threads, units)
+    if threads <= 1 or operations < SMALL_WORK:
+        kernel(0, units)
+        return
+    chunk = -(-units // (threads * 4))
+    starts = itertools.count(0, chunk)  # next() on it is atomic
+
+    def work() -> None:
+        while (start := next(starts)) < units:
+            kernel(start, min(start + chunk, units))
+
+    others = [_executor().submit(work) for _ in range(threads - 1)]
+    work()
+    wait(others)
+    for other in others:
+        other.result()

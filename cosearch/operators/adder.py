@@ -1,0 +1,260 @@
+"""The adder layer (AdderNet): the response is minus the L1 distance between a weight and the input under it.
+
+Y[n,k,p,q] = -sum_{c,r,s} |W[k,c,r,s] - X[n, c, p stride + r dilation, q stride + s dilation]|; a padded zero is not
+neutral, it adds -|W|. Gradients are the published surrogates: the weight's is the full-precision difference X - W,
+the input's is clip(W - X, -1, 1). Follow the layer by a batch norm: its outputs are large and negative.
+
+Training recipe that reaches the accuracies of tests/operators/test_training.py: `scale_add_gradients` between
+backward() and the optimiser's step (SGD, momentum 0.9, cosine from 0.05), weights from N(0, 1).
+
+float32 tensors on a CPU run in the numba kernels of `_add_kernels`; every other dtype or device runs in plain torch.
+Memory: the kernels need at most 256 KiB or one row band per thread beside input, output and weight; the plain form
+blocks over output channels and needs at most `BLOCK_BYTES`, or one output channel, of temporaries.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from cosearch.operators.common import ConvOperator, LinearOperator, Pair, kernel_positions, new_bias, pair, require
+from cosearch.workload import Layer
+
+if TYPE_CHECKING:
+    from cosearch.operators._add_kernels import Geometry
+
+BLOCK_BYTES = 1 << 24
+
+
+def _channels_per_block(x: Tensor, taps: Tensor, groups: int) -> int:
+    """Output channels of one group whose broadcast against one kernel position stays within BLOCK_BYTES."""
+    return max(1, BLOCK_BYTES // max(1, taps.numel() // groups * x.element_size()))
+
+
+def plain_add_conv2d(
+    x: Tensor, weight: Tensor, stride: Pair = 1, padding: Pair = 0, dilation: Pair = 1, groups: int = 1
+) -> Tensor:
+    """The adder response in slices, subtractions and sums only: the form for ONNX, GPU and float64.
+
+    x: N C H W; weight: K C/groups R S. Returns: N K P Q. Blocked over output channels: the peak of temporaries is
+    about BLOCK_BYTES (16 MiB), or N x C/groups x P x Q values if one channel alone needs more.
+    Its autograd gradient is the true sign gradient, not the published surrogate: train with `add_conv2d`.
+    """
+    stride, (pad_h, pad_w), dilation = pair("stride", stride), pair("padding", padding, 0), pair("dilation", dilation)
+    padded = F.pad(x, (pad_w, pad_w, pad_h, pad_h))
+    k_group, c_group = weight.shape[0] // groups, weight.shape[1]
+    total: Tensor | None = None
+    for r, s, window in kernel_positions(padded, (weight.shape[2], weight.shape[3]), stride, dilation):
+        taps = padded[(slice(None), slice(None), *window)]
+        block = _channels_per_block(x, taps, groups)
+        parts = []
+        for g in range(groups):
+            values = taps[:, None, g * c_group : (g + 1) * c_group]
+            for k in range(g * k_group, (g + 1) * k_group, block):
+                weights = weight[k : min(k + block, (g + 1) * k_group), :, r, s]
+                parts.append((weights[None, :, :, None, None] - values).abs().sum(2))
+        distance = torch.cat(parts, 1)
+        total = distance if total is None else total + distance
+    assert total is not None
+    return -total
+
+
+def _plain_input_gradient(x: Tensor, weight: Tensor, gradient: Tensor, geometry: "_Sizes") -> Tensor:
+    """dX[i] = sum over the outputs that read i of G clip(W - X, -1, 1), blocked as `plain_add_conv2d`."""
+    pad_h, pad_w = geometry.padding
+    padded = F.pad(x, (pad_w, pad_w, pad_h, pad_h))
+    result = torch.zeros_like(padded)
+    k_group, c_group = weight.shape[0] // geometry.groups, weight.shape[1]
+    kernel = (weight.shape[2], weight.shape[3])
+    for r, s, window in kernel_positions(padded, kernel, geometry.stride, geometry.dilation):
+        taps = padded[(slice(None), slice(None), *window)]
+        block = _channels_per_block(x, taps, geometry.groups)
+        for g in range(geometry.groups):
+            channels = slice(g * c_group, (g + 1) * c_group)
+            target = result[(slice(None), channels, *window)]
+            for k in range(g * k_group, (g + 1) * k_group, block):
+                chosen = slice(k, min(k + block, (g + 1) * k_group))
+                slope = (weight[None, chosen, :, r, s, None, None] - taps[:, None, channels]).clamp(-1, 1)
+                target += (slope * gradient[:, chosen, None]).sum(1)
+    return result[:, :, pad_h : pad_h + x.shape[2], pad_w : pad_w + x.shape[3]]
+
+
+class _Sizes:
+    """Stride, padding, dilation and groups, checked against an input and a weight."""
+
+    def __init__(self, x: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> None:
+        self.stride, self.padding = pair("stride", stride), pair("padding", padding, 0)
+        self.dilation, self.groups = pair("dilation", dilation), groups
+        require(x.dim() == 4, "x", tuple(x.shape), "a tensor N x C x H x W")
+        fits = weight.dim() == 4 and groups >= 1 and weight.shape[0] % groups == 0
+        fits = fits and weight.shape[1] * groups == x.shape[1]
+        require(fits, "weight", tuple(weight.shape), f"K x C/groups x R x S for C={x.shape[1]}, groups={groups}")
+        require(x.dtype == weight.dtype, "weight.dtype", weight.dtype, f"the dtype of x, {x.dtype}")
+        require(x.device == weight.device, "weight.device", weight.device, f"the device of x, {x.device}")
+        for axis in range(2):
+            reach = self.dilation[axis] * (weight.shape[2 + axis] - 1) + 1
+            size = x.shape[2 + axis] + 2 * self.padding[axis]
+            require(size >= reach, "x", tuple(x.shape), f"maps of at least {reach - 2 * self.padding[axis]}")
+
+    def geometry(self, x: Tensor, weight: Tensor) -> "Geometry":
+        from cosearch.operators._add_kernels import Geometry
+
+        n, c, h, w = x.shape
+        k, _, r, s = weight.shape
+        return Geometry(n, c, h, w, k, r, s, self.groups, self.stride, self.padding, self.dilation)
+
+
+def _in_kernel(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0
+
+
+def _forward(x: Tensor, weight: Tensor, sizes: _Sizes) -> Tensor:
+    if not _in_kernel(x):
+        return plain_add_conv2d(x, weight, sizes.stride, sizes.padding, sizes.dilation, sizes.groups)
+    from cosearch.operators import _add_kernels
+
+    geometry = sizes.geometry(x, weight)
+    y = torch.empty(geometry.n, geometry.k, geometry.p, geometry.q)
+    _add_kernels.forward(_array(x), _array(weight), y.numpy(), geometry, torch.get_num_threads())
+    return y
+
+
+def _input_gradient(x: Tensor, weight: Tensor, gradient: Tensor, sizes: _Sizes) -> Tensor:
+    if not _in_kernel(x):
+        return _plain_input_gradient(x, weight, gradient, sizes)
+    from cosearch.operators import _add_kernels
+
+    geometry = sizes.geometry(x, weight)
+    dx = torch.zeros(x.shape)
+    threads = torch.get_num_threads()
+    _add_kernels.input_gradient(_array(x), _array(gradient), _array(weight), dx.numpy(), geometry, threads)
+    return dx
+
+
+def _array(value: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return value.detach().contiguous().numpy()
+
+
+def _weight_gradient(x: Tensor, weight: Tensor, gradient: Tensor, sizes: _Sizes) -> Tensor:
+    """dW = sum G (X - W): a convolution's weight gradient, minus W times the sum of G over outputs."""
+    correlation = torch.ops.aten.convolution_backward(
+        gradient,
+        x,
+        weight,
+        None,
+        sizes.stride,
+        sizes.padding,
+        sizes.dilation,
+        False,
+        (0, 0),
+        sizes.groups,
+        (False, True, False),
+    )[1]
+    return correlation - weight * gradient.sum((0, 2, 3)).view(-1, 1, 1, 1)
+
+
+class _AddConv2d(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, sizes: _Sizes) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.sizes = sizes
+        return _forward(x, weight, sizes)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight = ctx.saved_tensors
+        dx = _input_gradient(x, weight, gradient, ctx.sizes) if ctx.needs_input_grad[0] else None
+        dw = _weight_gradient(x, weight, gradient, ctx.sizes) if ctx.needs_input_grad[1] else None
+        return dx, dw, None
+
+
+def add_conv2d(
+    x: Tensor, weight: Tensor, stride: Pair = 1, padding: Pair = 0, dilation: Pair = 1, groups: int = 1
+) -> Tensor:
+    """Adder convolution with the published surrogate gradients.
+
+    x: N C H W; weight: K C/groups R S, same dtype and device. Returns: N K P Q, all values <= 0.
+    Raises: OperatorError naming the argument. Source: AdderNet (CVPR 2020), Eq. 2, 5 and 6.
+    """
+    return _AddConv2d.apply(x, weight, _Sizes(x, weight, stride, padding, dilation, groups))
+
+
+def add_linear(x: Tensor, weight: Tensor) -> Tensor:
+    """The adder response of vectors. x: ... x C; weight: K C. Returns: ... x K."""
+    flat = x.reshape(-1, x.shape[-1])
+    columns = flat.t()[None, :, :, None]  # every vector becomes a pixel of one image
+    response = add_conv2d(columns, weight[:, :, None, None])
+    return response[0, :, :, 0].t().reshape(*x.shape[:-1], weight.shape[0])
+
+
+class AddConv2d(ConvOperator):
+    """Drop-in for nn.Conv2d with an adder response; weights start from N(0, 1). See the module's text for training."""
+
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Pair,
+        stride: Pair = 1,
+        padding: Pair | str = 0,
+        dilation: Pair = 1,
+        groups: int = 1,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
+        self.weight = nn.Parameter(torch.randn(self.weight_shape))
+        self.bias = new_bias(out_channels, self.weight[0].numel(), bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.check_input(x)
+        y = add_conv2d(x, self.weight, self.stride, self.padding, self.dilation, self.groups)
+        return y if self.bias is None else y + self.bias.view(-1, 1, 1)
+
+    def cost_layers(self, name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
+        """One `add` layer for an input N, C, H, W."""
+        return (self.layer(name, input_shape, kind="add"),)
+
+
+class AddLinear(LinearOperator):
+    """Drop-in for nn.Linear with an adder response; weights start from N(0, 1)."""
+
+    bias: nn.Parameter | None
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        super().__init__(in_features, out_features)
+        self.weight = nn.Parameter(torch.randn(self.weight_shape))
+        self.bias = new_bias(out_features, in_features, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.check_input(x)
+        y = add_linear(x, self.weight)
+        return y if self.bias is None else y + self.bias
+
+    def cost_layers(self, name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
+        return (self.layer(name, input_shape, kind="add"),)
+
+
+@torch.no_grad()
+def scale_add_gradients(source: nn.Module | Iterable[nn.Parameter], eta: float = 0.2) -> None:
+    """Adaptive local learning rate: rescale each adder weight's .grad to norm eta sqrt(n), n its number of values.
+
+    Call it once per step on the summed gradient, between backward() and the optimiser's step; calling it per
+    backward would give another result under gradient accumulation.
+    source: a module, whose AddConv2d and AddLinear weights are taken, or the weights themselves.
+    eta: 0.2 in the authors' code. Source: AdderNet, Eq. 13.
+    """
+    require(eta > 0, "eta", eta, "a positive number")
+    if isinstance(source, nn.Module):
+        weights: Iterable[nn.Parameter] = [m.weight for m in source.modules() if isinstance(m, AddConv2d | AddLinear)]
+    else:
+        weights = source
+    for weight in weights:
+        if weight.grad is not None:
+            weight.grad.mul_(eta * weight.numel() ** 0.5 / weight.grad.norm().clamp_min(1e-12))
