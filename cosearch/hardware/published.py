@@ -25,7 +25,6 @@ class InvertedBottleneck:
     """A block of HW-NAS-Bench's FBNet table: 1x1 to channels x expansion, depthwise, 1x1 to out_channels.
 
     size: input height and width; groups: of both 1x1 convolutions.
-    Raises: HardwareError if the groups do not divide the channels.
     """
 
     size: int
@@ -37,7 +36,7 @@ class InvertedBottleneck:
     groups: int = 1
 
     def layers(self) -> tuple[Layer, Layer, Layer]:
-        """The expansion at the input's size (of which, for an odd size, the outputs read all but the last row)."""
+        """Expansion, depthwise, projection. Raises: HardwareError if the groups do not divide the channels."""
         width, output = self.in_channels * self.expansion, -(-self.size // self.stride)
         return (
             Layer("expand", K=width, C=self.in_channels, P=self.size, Q=self.size, groups=self.groups),
