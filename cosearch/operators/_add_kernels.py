@@ -1,4 +1,4 @@
-# mypy: disable-error-code="call-arg, var-annotated, type-var, misc"
+# mypy: disable-error-code="call-arg, var-annotated, type-var, misc, assignment"
 # The kernels are in numba's dialect: mypy sees neither the intrinsics' arguments nor their values.
 """Numba kernels of the adder layer: forward response and clipped input gradient, float32, on a CPU.
 
@@ -136,6 +136,26 @@ def _plus_clipped(typing: Any, total: Any, gradient: Any, weight: Any, value: An
 
 
 @intrinsic
+def _plus_product(typing: Any, total: Any, gradient: Any, value: Any) -> Any:
+    """total + gradient * value."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
+        fused = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f32")
+        return builder.call(fused, [args[1], args[2], args[0]])
+
+    return _lanes(total, gradient, value), generate
+
+
+@intrinsic
+def _plus(typing: Any, left: Any, right: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.fadd(args[0], args[1])
+
+    return _lanes(left, right), generate
+
+
+@intrinsic
 def _copy(typing: Any, target: Any, to: Any, source: Any, start: Any, count: Any) -> Any:
     """target[to : to + count] = source[start : start + count]."""
 
@@ -148,7 +168,19 @@ def _copy(typing: Any, target: Any, to: Any, source: Any, start: Any, count: Any
     return types.void(target, to, source, start, count), generate
 
 
-@njit(nogil=True)
+@intrinsic
+def _move(typing: Any, target: Any, to: Any, source: Any, start: Any) -> Any:
+    """target[to] = source[start], without numba's tests for negative indices."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        value = builder.load(_address(context, builder, signature.args[2], args[2], args[3], ir.FloatType()))
+        builder.store(value, _address(context, builder, signature.args[0], args[0], args[1], ir.FloatType()))
+        return context.get_dummy_value()
+
+    return types.void(target, to, source, start), generate
+
+
+@njit(nogil=True, error_model="numpy")
 def _gather(source, plane, target, base, size, window, pitch, clear):  # type: ignore[no-untyped-def]
     """Copy a window of a plane: target[base + u pitch + v] = source[plane + h width + w], inside the plane only.
 
@@ -169,13 +201,13 @@ def _gather(source, plane, target, base, size, window, pitch, clear):  # type: i
                     _copy(target, into + first, source, out_of + first, last - first)
             else:
                 for v in range(first, last):
-                    target[into + v] = source[out_of + v * col_step]
+                    _move(target, into + v, source, out_of + v * col_step)
         elif clear:
             for v in range(cols):
                 target[into + v] = 0.0
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def _scatter(source, base, pitch, target, plane, size, window):  # type: ignore[no-untyped-def]
     """The reverse of `_gather`: write the window back into the plane."""
     height, width = size
@@ -192,7 +224,7 @@ def _scatter(source, base, pitch, target, plane, size, window):  # type: ignore[
                     _copy(target, into + first, source, out_of + first, last - first)
             else:
                 for v in range(first, last):
-                    target[into + v * col_step] = source[out_of + v]
+                    _move(target, into + v * col_step, source, out_of + v)
 
 
 def _forward(x, w, y, offsets, shape, cut, start, stop):  # type: ignore[no-untyped-def]
@@ -343,14 +375,92 @@ def _input_gradient(x, g, w, dx, offsets, starts, shape, cut, start, stop):  # t
                         _scatter(sums, i * rows * pitch, pitch, dx, origin, (h, width), window)
 
 
+def _depthwise_gradients(x, g, w, dx, dw, offsets, starts, shape, cut, start, stop):  # type: ignore[no-untyped-def]
+    """Both gradients of groups start..stop, each of one input channel: dw = sum g x - w sum g beside dx.
+
+    The two share the loads of g, and one thread sees all images of a channel, so dw needs no reduction over threads.
+    """
+    n, c, h, width, k, p, q, groups, stride_h, stride_w, pad_h, pad_w = shape
+    phases_h, phases_w, images, band, bands, rows, pitch, plane, _, u0, us, v0, vs, halo_h, halo_w = cut
+    k_group, pairs = k // groups, offsets.size
+    gradient = np.zeros(k_group * plane + WIDE, np.float32)
+    line = ((images - 1) * rows + band - 1) * pitch + vs + WIDE
+    sums = np.empty(line, np.float32)
+    values = np.zeros(line, np.float32)
+    products = np.empty(pairs * LANES, np.float32)
+    totals = np.empty(k_group * LANES, np.float32)
+    phases = phases_h * phases_w
+    for group in range(start, stop):
+        products[:] = 0.0
+        totals[:] = 0.0
+        for part in range((n + images - 1) // images * bands):
+            n0, first = part // bands * images, u0 + part % bands * band
+            count, height = min(images, n - n0), min(band, u0 + us - first)
+            window = (first - halo_h, height + halo_h, 1, 0, v0 - halo_w, min(vs + halo_w, pitch), 1, 0)
+            for ki in range(k_group):
+                for i in range(count):
+                    origin = ((n0 + i) * k + group * k_group + ki) * p * q
+                    _gather(g, origin, gradient, ki * plane + i * rows * pitch, (p, q), window, pitch, bands > 1)
+                    if first == u0:
+                        total = _load(totals, ki * LANES)
+                        for j in range(0, p * q - LANES + 1, LANES):
+                            total = _plus(total, _load(g, origin + j))
+                        _store(totals, ki * LANES, total)
+                        for j in range(p * q // LANES * LANES, p * q):
+                            totals[ki * LANES] += g[origin + j]
+            pixels = ((count - 1) * rows + height - 1) * pitch + vs
+            for phase in range(phases):
+                shift_h, shift_w = phase // phases_w - pad_h, phase % phases_w - pad_w
+                window = (first, height, stride_h, shift_h, v0, vs, stride_w, shift_w)
+                if phases > 1 or count < images or height < band:
+                    values[:] = 0.0  # what another phase or a larger part left would count in dw
+                for i in range(count):
+                    origin = ((n0 + i) * c + group) * h * width
+                    _gather(x, origin, values, i * rows * pitch, (h, width), window, pitch, False)
+                for j in range(0, pixels, WIDE):
+                    s0, s1, s2, s3 = _zero(), _zero(), _zero(), _zero()
+                    x0, x1 = _load(values, j), _load(values, j + LANES)
+                    x2, x3 = _load(values, j + 2 * LANES), _load(values, j + 3 * LANES)
+                    for t in range(starts[phase], starts[phase + 1]):
+                        o = _at(offsets, t) + j
+                        weight = _spread(w, group * pairs + t)
+                        g0, g1 = _load(gradient, o), _load(gradient, o + LANES)
+                        g2, g3 = _load(gradient, o + 2 * LANES), _load(gradient, o + 3 * LANES)
+                        s0 = _plus_clipped(s0, g0, weight, x0)
+                        s1 = _plus_clipped(s1, g1, weight, x1)
+                        s2 = _plus_clipped(s2, g2, weight, x2)
+                        s3 = _plus_clipped(s3, g3, weight, x3)
+                        product = _plus_product(_plus_product(_load(products, t * LANES), g0, x0), g1, x1)
+                        _store(products, t * LANES, _plus_product(_plus_product(product, g2, x2), g3, x3))
+                    _store(sums, j, s0)
+                    _store(sums, j + LANES, s1)
+                    _store(sums, j + 2 * LANES, s2)
+                    _store(sums, j + 3 * LANES, s3)
+                for i in range(count):
+                    origin = ((n0 + i) * c + group) * h * width
+                    _scatter(sums, i * rows * pitch, pitch, dx, origin, (h, width), window)
+        for phase in range(phases):
+            taps = (starts[phase + 1] - starts[phase]) // k_group
+            for t in range(starts[phase], starts[phase + 1]):
+                ki = (t - starts[phase]) // taps
+                product, total = np.float32(0.0), np.float32(0.0)
+                for lane in range(LANES):
+                    product += products[t * LANES + lane]
+                    total += totals[ki * LANES + lane]
+                dw[group * pairs + t] = product - w[group * pairs + t] * total
+
+
 _FLOATS, _INTS = types.float32[::1], types.int64[::1]
 
 
 @cache
 def _compiled(name: str) -> Callable[..., None]:
     """A kernel, compiled on first use and kept on disk where the disk allows it."""
-    function, arrays = {"forward": (_forward, 3), "input_gradient": (_input_gradient, 4)}[name]
-    tables, cut = (1, 9) if name == "forward" else (2, 15)
+    function, arrays, tables, cut = {
+        "forward": (_forward, 3, 1, 9),
+        "input_gradient": (_input_gradient, 4, 2, 15),
+        "depthwise_gradients": (_depthwise_gradients, 5, 2, 15),
+    }[name]
     signature = types.void(
         *[_FLOATS] * arrays,
         *[_INTS] * tables,
@@ -360,9 +470,9 @@ def _compiled(name: str) -> Callable[..., None]:
         types.int64,
     )
     try:
-        return njit(signature, nogil=True, cache=True)(function)
+        return njit(signature, nogil=True, cache=True, error_model="numpy")(function)
     except RuntimeError:  # numba finds no directory it may write its cache to
-        return njit(signature, nogil=True)(function)
+        return njit(signature, nogil=True, error_model="numpy")(function)
 
 
 @dataclass(frozen=True)
@@ -398,6 +508,11 @@ class Geometry:
         """Stride phases that the kernel positions fall into, per direction."""
         height = min(self.stride[0], (self.r - 1) * self.dilation[0] + 1)
         return height, min(self.stride[1], (self.s - 1) * self.dilation[1] + 1)
+
+    @property
+    def reads_all(self) -> bool:
+        """Whether every stride phase of the input is some kernel position's, so that the backward pass writes all."""
+        return self.phases == self.stride
 
     def shape(self) -> tuple[int, ...]:
         first = (self.n, self.c, self.h, self.w, self.k, self.p, self.q, self.groups)
@@ -533,6 +648,14 @@ def forward(
     _run(lambda start, stop: kernel(*arguments, start, stop), plan.units, geometry.operations, threads)
 
 
+def _paired(weight: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
+    """Weights as (groups, C/groups, pairs) in the order of `backward_plan`'s pairs."""
+    c_group = geometry.c // geometry.groups
+    taps = weight.reshape(geometry.groups, geometry.k // geometry.groups, c_group, -1).transpose(0, 2, 1, 3)
+    parts = [taps[..., list(members)].reshape(geometry.groups, c_group, -1) for members in _taps_by_phase(geometry)]
+    return np.concatenate(parts, axis=2)
+
+
 def input_gradient(
     x: NDArray[np.float32],
     gradient: NDArray[np.float32],
@@ -541,19 +664,39 @@ def input_gradient(
     geometry: Geometry,
     threads: int,
 ) -> None:
-    """Write dx = sum gradient clip(weight - x, -1, 1) where any output reads x; leave dx untouched elsewhere."""
+    """Write dx = sum gradient clip(weight - x, -1, 1); inputs that no output reads are left as they are."""
     plan = backward_plan(geometry)
     if plan.units == 0:
         return
-    groups, c_group, k_group = geometry.groups, geometry.c // geometry.groups, geometry.k // geometry.groups
-    taps = weight.reshape(groups, k_group, c_group, -1).transpose(0, 2, 1, 3)
-    parts = [taps[..., list(members)].reshape(groups, c_group, -1) for members in _taps_by_phase(geometry)]
-    pairs = np.concatenate(parts, axis=2)
-    packed = _in_fours(pairs) if plan.cut[8] == 4 else np.ascontiguousarray(pairs).reshape(-1)
+    pairs = _paired(weight, geometry)
+    packed = _in_fours(pairs) if plan.cut[8] == 4 else pairs.reshape(-1)
     kernel = _compiled("input_gradient")
-    arguments = (x.reshape(-1), gradient.reshape(-1), packed, dx.reshape(-1), plan.offsets, plan.starts)
-    sizes = (geometry.shape(), plan.cut)
-    _run(lambda start, stop: kernel(*arguments, *sizes, start, stop), plan.units, geometry.operations, threads)
+    arrays = (x.reshape(-1), gradient.reshape(-1), packed, dx.reshape(-1))
+    arguments = (*arrays, plan.offsets, plan.starts, geometry.shape(), plan.cut)
+    _run(lambda start, stop: kernel(*arguments, start, stop), plan.units, geometry.operations, threads)
+
+
+def depthwise_gradients(
+    x: NDArray[np.float32],
+    gradient: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    dx: NDArray[np.float32],
+    dw: NDArray[np.float32],
+    geometry: Geometry,
+    threads: int,
+) -> None:
+    """Write dx as `input_gradient` does, and dw = sum gradient (x - weight); for one input channel per group."""
+    plan = backward_plan(geometry)
+    if plan.units == 0:
+        dw[...] = -weight * gradient.sum((0, 2, 3)).reshape(-1, 1, 1, 1)
+        return
+    kernel = _compiled("depthwise_gradients")
+    pairs = np.empty(dw.size, np.float32)
+    arrays = (x.reshape(-1), gradient.reshape(-1), _paired(weight, geometry).reshape(-1), dx.reshape(-1), pairs)
+    arguments = (*arrays, plan.offsets, plan.starts, geometry.shape(), plan.cut)
+    _run(lambda start, stop: kernel(*arguments, start, stop), geometry.groups, geometry.operations, threads)
+    positions = np.arange(dw.size, dtype=np.int64).reshape(dw.shape)  # where each pair came from
+    dw.reshape(-1)[_paired(positions, geometry).reshape(-1)] = pairs
 
 
 _pool: ThreadPoolExecutor | None = None

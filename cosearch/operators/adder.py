@@ -129,10 +129,24 @@ def _input_gradient(x: Tensor, weight: Tensor, gradient: Tensor, sizes: _Sizes) 
     from cosearch.operators import _add_kernels
 
     geometry = sizes.geometry(x, weight)
-    dx = torch.zeros(x.shape)
+    dx = _new_gradient(x, geometry)
     threads = torch.get_num_threads()
     _add_kernels.input_gradient(_array(x), _array(gradient), _array(weight), dx.numpy(), geometry, threads)
     return dx
+
+
+def _depthwise_gradients(x: Tensor, weight: Tensor, gradient: Tensor, sizes: _Sizes) -> tuple[Tensor, Tensor]:
+    from cosearch.operators import _add_kernels
+
+    geometry = sizes.geometry(x, weight)
+    dx, dw = _new_gradient(x, geometry), torch.empty(weight.shape)
+    operands = (_array(x), _array(gradient), _array(weight), dx.numpy(), dw.numpy())
+    _add_kernels.depthwise_gradients(*operands, geometry, torch.get_num_threads())
+    return dx, dw
+
+
+def _new_gradient(x: Tensor, geometry: "Geometry") -> Tensor:
+    return torch.empty(x.shape) if geometry.reads_all else torch.zeros(x.shape)
 
 
 def _array(value: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -168,6 +182,8 @@ class _AddConv2d(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
+        if all(ctx.needs_input_grad[:2]) and weight.shape[1] == 1 and _in_kernel(x):
+            return *_depthwise_gradients(x, weight, gradient, ctx.sizes), None
         dx = _input_gradient(x, weight, gradient, ctx.sizes) if ctx.needs_input_grad[0] else None
         dw = _weight_gradient(x, weight, gradient, ctx.sizes) if ctx.needs_input_grad[1] else None
         return dx, dw, None
