@@ -397,6 +397,37 @@ def test_onnx_products(tmp_path: Path) -> None:
     assert read.inputs == ours.inputs == ((-1,), (0,), (0, 1))
 
 
+def test_onnx_sizes_that_the_file_computes(tmp_path: Path) -> None:
+    """Zero-padded channels and a flattening as PyTorch's exporter writes them, over an open batch."""
+
+    def integers(name: str, *values: int) -> onnx.TensorProto:
+        return helper.make_tensor(name, TensorProto.INT64, (len(values),), values)
+
+    constant = helper.make_tensor("value", TensorProto.INT64, (1,), [0])
+    nodes = [
+        helper.make_node("ConstantOfShape", ["four"], ["zeros"], value=constant),
+        helper.make_node("Concat", ["zeros", "ends"], ["pads"], axis=0),
+        helper.make_node("Pad", ["x", "pads"], ["p"]),
+        helper.make_node("Shape", ["p"], ["shape"]),
+        helper.make_node("Gather", ["shape", "first"], ["batch"], axis=0),
+        helper.make_node("Concat", ["batch", "rest"], ["target"], axis=0),
+        helper.make_node("Reshape", ["p", "target"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w"], ["y"], "linear"),
+    ]
+    weights = [
+        *(integers("four", 4), integers("ends", 0, 2, 0, 0), integers("first", 0), integers("rest", -1)),
+        tensor("w", 4 * 9, 5),
+    ]
+    image = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2, 3, 3])
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 5])
+    graph = helper.make_graph(nodes, "g", [image], [result], weights)
+    onnx.save(helper.make_model(graph), str(tmp_path / "s.onnx"))
+    workload, unpriced = onnx_report(tmp_path / "s.onnx", (3, 2, 3, 3))
+    (layer,) = workload.layers
+    assert (layer.N, layer.C, layer.K) == (3, 36, 5)
+    assert {entry.operation for entry in unpriced} == {"Pad", "requantisation", "host transfer"}
+
+
 @pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x07" * 100])
 def test_damaged_onnx(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bad.onnx").write_bytes(content)

@@ -28,6 +28,8 @@ from cosearch.models.recorder import (
 from cosearch.workload import INPUT, Layer, Workload
 
 LARGEST_BYTES = 1 << 29
+LARGEST_FOLDED = 4096
+"""Values of the largest tensor that counts as sizes and not as data."""
 
 OPERANDS = {
     "Conv": (0, 1),
@@ -47,6 +49,10 @@ ACTIVATIONS = words(
     "Selu Softsign Erf Sqrt Pow QuantizeLinear DequantizeLinear"
 )
 MOVEMENT = words("Concat Pad Gather Expand Tile Resize Upsample DepthToSpace SpaceToDepth Where")
+FOLDED_OPERATORS = words(
+    "Constant Gather Concat Unsqueeze Squeeze Cast Slice Add Sub Mul Div Mod Reshape Transpose Identity Equal Where "
+    "ReduceProd"
+)
 OPERATIONS_PER_VALUE = {"Softmax": 5, "LogSoftmax": 5, "LayerNormalization": 6, "InstanceNormalization": 6}
 
 
@@ -68,17 +74,13 @@ def read_report(path: str | Path, input_shape: Sequence[int] | None = None) -> t
         graph_input = _fix_input(model, input_shape, str(path))
         if model.functions:
             model = onnx.inliner.inline_local_functions(model)
-        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+        graph = _with_shapes(model).graph
     except CosearchError:
         raise
     except Exception as error:  # a foreign file fails in the parser, in the inliner or in the inference
         reason = (str(error).strip().splitlines() or ["no message"])[0]
         raise DataError(f"{str(path)!r} is not an ONNX model that can be read ({reason}): export it again") from error
-    values = [*graph.input, *graph.value_info, *graph.output]
-    shapes: dict[str, tuple[int, ...]] = {
-        value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim) for value in values
-    }
-    shapes |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    shapes = _shapes(graph)
     constants = {tensor.name: tensor for tensor in graph.initializer}
     recorder = Recorder()
     producers: dict[str, Producers] = {value.name: (INPUT,) for value in graph.input if value.name not in constants}
@@ -94,6 +96,65 @@ def read_report(path: str | Path, input_shape: Sequence[int] | None = None) -> t
         producers |= dict.fromkeys(node.output, made)
     outputs = sum(math.prod(shapes[value.name]) for value in graph.output)
     return recorder.finish(graph.name or file.stem, math.prod(shapes[graph_input]), outputs)
+
+
+def _shapes(graph: Any) -> dict[str, tuple[int, ...]]:
+    """Sizes of all values that have any, 0 for an open one."""
+    values = [*graph.input, *graph.value_info, *graph.output]
+    shapes = {value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim) for value in values}
+    return shapes | {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+
+
+def _with_shapes(model: Any) -> Any:
+    """The model with the sizes of its values, computing those that it computes from other sizes.
+
+    Exporters write reshapes and paddings as small programs over sizes, which shape inference alone does not run.
+    """
+    import onnx.shape_inference
+
+    while True:
+        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        if not _fold(model.graph):
+            return model
+
+
+def _fold(graph: Any) -> bool:
+    """Replace small nodes over known sizes and constants by their results; whether there were any."""
+    import numpy
+    import onnx.numpy_helper
+    import onnx.reference
+
+    shapes = _shapes(graph)
+    known = {
+        tensor.name: onnx.numpy_helper.to_array(tensor)
+        for tensor in graph.initializer
+        if math.prod(tensor.dims) <= LARGEST_FOLDED and not tensor.external_data
+    }
+    kept, results = [], {}
+    for node in graph.node:
+        inputs = [name for name in node.input if name]
+        values: dict[str, Any] = {}
+        if node.op_type == "Shape" and all(shapes.get(inputs[0], (0,))) and not node.attribute:
+            values = {node.output[0]: numpy.array(shapes[inputs[0]], dtype=numpy.int64)}
+        elif all(name in known for name in inputs) and _is_small(node, known):
+            made = onnx.reference.ReferenceEvaluator(node).run(None, {name: known[name] for name in inputs})
+            values = dict(zip(node.output, map(numpy.asarray, made), strict=True))
+        if not values or any(value.size > LARGEST_FOLDED for value in values.values()):
+            kept.append(node)
+        else:
+            known |= values
+            results.update(values)
+    del graph.node[:]
+    graph.node.extend(kept)
+    graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in results.items())
+    return bool(results)
+
+
+def _is_small(node: Any, known: Mapping[str, Any]) -> bool:
+    """Whether a node over known values is one that is computed, and can only give few values."""
+    if node.op_type == "ConstantOfShape":
+        return 0 <= math.prod(int(size) for size in known[node.input[0]]) <= LARGEST_FOLDED
+    return node.op_type in FOLDED_OPERATORS
 
 
 def _fix_input(model: Any, input_shape: Sequence[int] | None, path: str) -> str:
