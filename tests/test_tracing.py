@@ -435,6 +435,14 @@ def test_damaged_onnx(tmp_path: Path, content: bytes) -> None:
         read_onnx(tmp_path / "bad.onnx")
 
 
+def test_onnx_node_without_inputs(tmp_path: Path) -> None:
+    model = onnx.load(save_small_network(tmp_path / "n.onnx"))
+    del model.graph.node[0].input[1:]
+    onnx.save(model, tmp_path / "n.onnx")
+    with pytest.raises(DataError, match=r"n\.onnx"):
+        read_onnx(tmp_path / "n.onnx")
+
+
 def test_oversized_and_missing_files(tmp_path: Path) -> None:
     with (tmp_path / "big.onnx").open("wb") as file:
         file.truncate((1 << 29) + 1)

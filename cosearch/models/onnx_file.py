@@ -62,24 +62,28 @@ def read_report(path: str | Path, input_shape: Sequence[int] | None = None) -> t
     input_shape: replaces the shape of the file's first input, batch included; without it an open batch is 1.
     Raises: DataError if the file is missing, larger than 512 MiB, damaged, or leaves a shape open that is needed.
     """
-    try:
-        import onnx
-        import onnx.inliner
-        import onnx.shape_inference
-    except ImportError as error:
-        raise ConfigError(f"reading {str(path)!r} needs the package onnx: install it first") from error
     file = sized_file(path, LARGEST_BYTES)
     try:
-        model = onnx.load(str(file), load_external_data=False)
-        graph_input = _fix_input(model, input_shape, str(path))
-        if model.functions:
-            model = onnx.inliner.inline_local_functions(model)
-        graph = _with_shapes(model).graph
+        import onnx
+    except ImportError as error:
+        raise ConfigError(f"reading {str(path)!r} needs the package onnx: install it first") from error
+    try:
+        return _read(onnx.load(str(file), load_external_data=False), input_shape, file)
     except CosearchError:
         raise
-    except Exception as error:  # a foreign file fails in the parser, in the inliner or in the inference
+    except Exception as error:  # a damaged file fails in the parser, in shape inference, or as a node that lacks a part
         reason = (str(error).strip().splitlines() or ["no message"])[0]
         raise DataError(f"{str(path)!r} is not an ONNX model that can be read ({reason}): export it again") from error
+
+
+def _read(model: Any, input_shape: Sequence[int] | None, file: Path) -> tuple[Workload, tuple[Unpriced, ...]]:
+    import onnx.inliner
+
+    path = str(file)
+    graph_input = _fix_input(model, input_shape, path)
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    graph = _with_shapes(model).graph
     shapes = _shapes(graph)
     constants = {tensor.name: tensor for tensor in graph.initializer}
     recorder = Recorder()
@@ -89,7 +93,7 @@ def read_report(path: str | Path, input_shape: Sequence[int] | None = None) -> t
         sources = sorted({j for name in node.input for j in producers.get(name, ())})
         if not sources or node.op_type in ("Shape", "Size"):
             continue  # a constant, whatever it is used for
-        reader = _Node(node, shapes, constants, producers, str(path))
+        reader = _Node(node, shapes, constants, producers, path)
         made = recorder.add(layer, sources) if (layer := reader.layer(batch)) else tuple(sources)
         if layer is None or reader.bias:
             reader.note(recorder, priced=layer is not None)

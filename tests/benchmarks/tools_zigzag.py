@@ -8,8 +8,9 @@ ZigZag needs its own environment (it does not declare ``six``):
     zigzag-env/bin/python -m tests.benchmarks.tools_zigzag --evaluate m.json  # prices the mappings in m.json
 
 The first form runs ZigZag's own search (loma, default limits, fixed spatial mapping) for every layer of
-`tools_common` on its shipped tpu_like and eyeriss_like hardware, once for latency and once for energy, and writes
-tests/references/tools/zigzag.json. The second form prints one JSON result per mapping. A mapping is
+`tools_common` on its shipped tpu_like and eyeriss_like hardware, once for latency and once for energy, prices 80
+random mappings with its cost model alone, and writes tests/references/tools/zigzag.json. The second form prints one
+JSON result per mapping. A mapping is
 
     {"hardware": "tpu_like", "layer": <Layer as JSON>, "spatial": {"D1": {"K": 32}, "D2": {"C": 32}},
      "temporal": {"W": [[["C", 2], ["P", 7]], [...], ...], "I": [...], "O": [...]}}
@@ -23,10 +24,12 @@ import argparse
 import json
 import logging
 import os
+import random
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,7 @@ HARDWARE = ("tpu_like", "eyeriss_like")
 TENSORS = ("W", "I", "O")
 OPERAND = {"W": "I2", "I": "I1", "O": "O"}
 """Our tensors and ZigZag's memory operands, as in every mapping file that it ships."""
+GIVEN_MAPPINGS = 80
 PARTIAL_SUM_BITS = 16
 """What ZigZag's own ONNX parser takes for 8-bit layers."""
 TO_ZIGZAG = {"N": "B", "K": "K", "C": "C", "P": "OY", "Q": "OX", "R": "FY", "S": "FX"}
@@ -184,6 +188,54 @@ def evaluate(layer: Layer, hardware: str, spatial: dict[str, Any], temporal: dic
     return run_stages(layer, hardware, spatial, stages, nb_mappings_generated=1)
 
 
+def random_mapping(generator: random.Random) -> dict[str, Any]:
+    """A mapping without sense or respect for capacities, so that every kind of transfer, spill and stall occurs."""
+    layer, hardware = generator.choice(LAYERS), generator.choice(HARDWARE)
+    description = neutral_hardware(hardware)
+    bounds = {loop: getattr(layer, loop) for loop in TO_ZIGZAG} | ({"C": 1} if is_depthwise(layer) else {})
+    spatial = {}
+    for dim, loop in (("D1", "K"), ("D2", "C")):
+        most = min(description["array"][dim], bounds[loop])
+        spatial[dim] = {loop: most if generator.random() < 0.7 else generator.randint(1, most)}
+        bounds[loop] = -(-bounds[loop] // spatial[dim][loop])
+    loops = [[loop, factor] for loop, bound in bounds.items() for factor in random_factors(bound, generator)]
+    generator.shuffle(loops)
+    temporal = {}
+    for tensor in TENSORS:
+        levels = sum(tensor in level["holds"] for level in description["levels"])
+        cuts = [0, *sorted(generator.randint(0, len(loops)) for _ in range(levels - 1)), len(loops)]
+        temporal[tensor] = [loops[start:end] for start, end in pairwise(cuts)]
+    return {"hardware": hardware, "layer": layer.to_json(), "spatial": spatial, "temporal": temporal}
+
+
+def random_factors(n: int, generator: random.Random) -> list[int]:
+    """Factors of n larger than 1: its prime factors, some of them multiplied together."""
+    factors: list[int] = []
+    prime = 2
+    while n > 1:
+        while n % prime == 0:
+            merges = factors and generator.random() < 0.3
+            factors.append(factors.pop() * prime if merges else prime)
+            n //= prime
+        prime += 1
+    return factors
+
+
+def totals(cost: Any) -> dict[str, float]:
+    """The figures that ZigZag's price of a mapping adds up to."""
+    return {
+        "latency_cycles": cost.latency_total2,
+        "ideal_temporal_cycles": cost.ideal_temporal_cycle,
+        "stall_cycles": cost.stall_slack_comb,
+        "onloading_cycles": cost.data_onloading_cycle,
+        "offloading_cycles": cost.data_offloading_cycle,
+        "systolic_drain_cycles": cost.systolic_drain_cycle,
+        "energy_pj": cost.energy_total,
+        "mac_energy_pj": cost.mac_energy,
+        "memory_energy_pj": cost.mem_energy,
+    }
+
+
 def directions(moving: Any) -> dict[str, float]:
     from zigzag.hardware.architecture.memory_port import DataDirection
 
@@ -210,17 +262,8 @@ def describe(layer: Layer, cost: Any) -> dict[str, Any]:
         for port, stall in ports.items()
         if stall > 0
     }
-    return {
-        "latency_cycles": cost.latency_total2,
-        "ideal_temporal_cycles": cost.ideal_temporal_cycle,
-        "stall_cycles": cost.stall_slack_comb,
+    return totals(cost) | {
         "stall_cycles_by_port": stalls,
-        "onloading_cycles": cost.data_onloading_cycle,
-        "offloading_cycles": cost.data_offloading_cycle,
-        "systolic_drain_cycles": cost.systolic_drain_cycle,
-        "energy_pj": cost.energy_total,
-        "mac_energy_pj": cost.mac_energy,
-        "memory_energy_pj": cost.mem_energy,
         "spatial": {
             str(dim): {names[str(loop)]: bound for loop, bound in unrolled.items()}
             for dim, unrolled in cost.layer.spatial_mapping.items()
@@ -315,10 +358,18 @@ def record(lpf_limit: int, output: Path) -> None:
                     flush=True,
                 )
             results.append(entry)
+    given = []
+    generator = random.Random(0)
+    for _ in range(GIVEN_MAPPINGS):
+        mapping = random_mapping(generator)
+        layer = Layer.from_json(mapping["layer"])
+        cost = evaluate(layer, mapping["hardware"], mapping["spatial"], mapping["temporal"])
+        given.append(mapping | totals(cost))
     header = origin("zigzag-dse", f"python -m tests.benchmarks.tools_zigzag --lpf-limit {lpf_limit}") | {
         "search": f"loma, uneven, lpf_limit {lpf_limit}, spatial mapping fixed (D1 K 32, D2 C 32; depthwise D1 K 32)",
         "partial_sum_bits": PARTIAL_SUM_BITS,
         "hardware": {name: neutral_hardware(name) for name in HARDWARE},
+        "given": given,
     }
     write_recording(output, header, results)
 
