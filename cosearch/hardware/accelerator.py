@@ -15,9 +15,11 @@ from cosearch.workload import KINDS, Layer
 Tensor = Literal["W", "I", "O"]
 Dataflow = Literal["weight-stationary", "output-stationary"]
 Accounting = Literal["element", "operator"]
+Fabric = Literal["hard", "logic"]
 
 TENSORS: tuple[str, ...] = ("W", "I", "O")
 DATAFLOWS: tuple[str, ...] = ("weight-stationary", "output-stationary")
+FABRICS: tuple[str, ...] = ("hard", "logic")
 ACCOUNTINGS: tuple[str, ...] = ("element", "operator")
 
 
@@ -54,6 +56,9 @@ class MemoryLevel:
     read_bits_per_cycle, write_bits_per_cycle: of one instance's ports; infinite if it never limits.
     read_energy_pj, write_energy_pj: of one access of one row of `word_bits` bits.
     instances: copies that work side by side, each holding its own part of the tile of the level above.
+    double_buffered: half of the capacity holds the tile in use, half the next one.
+    keeps: a tile that the next iteration needs again stays; without it every iteration of any loop above moves it.
+    shared_port: one port of `read_bits_per_cycle` serves reads and writes.
     """
 
     name: str
@@ -66,6 +71,8 @@ class MemoryLevel:
     word_bits: int = 8
     instances: int = 1
     double_buffered: bool = False
+    shared_port: bool = False
+    keeps: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "holds", tuple(self.holds))
@@ -85,19 +92,21 @@ class MemoryLevel:
 class UnitEnergies:
     """Energies of arithmetic in pJ, at 8-bit operands and a 24-bit accumulator.
 
-    multiply_pj, shift_pj, add_pj: the bare operators. accumulate_pj, registers_pj: what an element adds to each
-    operation; 0 under the accounting ``operator``. requantise_pj: scaling one accumulator to an output value.
+    multiply_pj, shift_pj, add_pj: the bare operators; logic_multiply_pj: a multiplier built from logic.
+    accumulate_pj, registers_pj: what an element adds to each operation; 0 under the accounting ``operator``.
+    requantise_pj: scaling one accumulator to an output value.
     """
 
     multiply_pj: float
     shift_pj: float
     add_pj: float
+    logic_multiply_pj: float = 0.0
     accumulate_pj: float = 0.0
     registers_pj: float = 0.0
     requantise_pj: float = 0.0
 
-    def operation_pj(self, layer: Layer) -> float:
-        """One operation of the layer, its operand widths b_w and b_i counted.
+    def operation_pj(self, layer: Layer, fabric: str = "hard") -> float:
+        """One operation of the layer on a fabric, its operand widths b_w and b_i counted.
 
         Operator: multiply ``b_w b_i / 64``, shift ``b_i / 8``, L1 response two additions (difference, sign) of
         ``max(b_w, b_i) / 8``, pool and elementwise one addition of ``b_i / 8``. Element: plus the accumulator, plus
@@ -112,7 +121,8 @@ class UnitEnergies:
         elif layer.kind == "add":
             operator = 2 * self.add_pj * max(weight, value) / 8
         else:
-            operator = self.multiply_pj * weight * value / 64
+            multiply = self.multiply_pj if fabric == "hard" else self.logic_multiply_pj
+            operator = multiply * weight * value / 64
         return operator + self.accumulate_pj + self.registers_pj * (weight + value + 24) / 40
 
 
@@ -121,7 +131,10 @@ class Engine:
     """One compute array: rows x cols elements of one or more arithmetic kinds.
 
     dataflow: what stays in the elements' registers (see `cosearch.hardware.array`).
+    fill_cycles: filling and draining the array, once per iteration of the DRAM loops.
     accumulator_depth: partial sums kept beside each column (weight-stationary only).
+    windowed: columns keep a window of input pixels, from which a depthwise layer's kernel is unrolled over the rows.
+    fabric: ``hard`` multiplies in hard blocks, ``logic`` in look-up tables or standard cells.
     levels: memories private to the engine, innermost first.
     """
 
@@ -131,6 +144,9 @@ class Engine:
     cols: int
     dataflow: Dataflow = "weight-stationary"
     accumulator_depth: int = 0
+    fill_cycles: int = 0
+    windowed: bool = False
+    fabric: Fabric = "hard"
     levels: tuple[MemoryLevel, ...] = ()
     resources: Resources = field(default_factory=Resources)
 
@@ -141,8 +157,11 @@ class Engine:
             raise HardwareError(f"engine {self.name!r}: kinds={self.kinds!r}, expected some of {KINDS}")
         if self.rows < 1 or self.cols < 1:
             raise HardwareError(f"engine {self.name!r}: {self.rows} x {self.cols} elements, expected at least 1 x 1")
-        if self.dataflow not in DATAFLOWS:
-            raise HardwareError(f"engine {self.name!r}: dataflow={self.dataflow!r}, expected one of {DATAFLOWS}")
+        for key, known in (("dataflow", DATAFLOWS), ("fabric", FABRICS)):
+            if getattr(self, key) not in known:
+                raise HardwareError(f"engine {self.name!r}: {key}={getattr(self, key)!r}, expected one of {known}")
+        if self.windowed and self.dataflow != "weight-stationary":
+            raise HardwareError(f"engine {self.name!r}: only a weight-stationary engine can be windowed")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ buffer (W), an activation buffer (I and O), DRAM. The declared mapspace:
   four orders of K, P, Q that differ in what stays: C Q P K, C P Q K, C K Q P, C K P Q (innermost first).
 * weight-stationary: rows unroll C with none, R, S or both of the kernel loops, columns unroll K; groups go down the
   diagonal. Loops inside a tile, outermost first: G, K, chunks of P that fit the accumulators, C, R, S, then the pixels.
+* windowed (an option of weight-stationary arrays, for layers with one channel per group): each column keeps a window
+  of R x S pixels that slides along Q; rows unroll R x S, columns unroll G.
 * output-stationary: rows unroll P x Q (Q by a power of two or whole), columns unroll K, groups down the diagonal. Loops
   inside a tile, outermost first: G, K, P, Q, then C, R, S.
 
@@ -23,13 +25,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cosearch.hardware.accelerator import Engine
 from cosearch.hardware.kernels import undominated_tiles
+from cosearch.hardware.mapping import LevelLoops, Mapping
 from cosearch.workload import Layer
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-_ORDERS: tuple[tuple[str, ...], ...] = (
+ORDERS: tuple[tuple[str, ...], ...] = (
     ("C", "Q", "P", "K", "G", "N"),
     ("C", "P", "Q", "K", "G", "N"),
     ("C", "K", "Q", "P", "G", "N"),
@@ -147,14 +151,14 @@ def enumerate_tiles(bounds: Bounds) -> Tiles:
         for p, q in pq
     ]
     table = np.array(grid, np.int64)
-    order = np.repeat(np.arange(len(_ORDERS)), len(table))
-    g, k, c, p, q = np.tile(table, (len(_ORDERS), 1)).T
+    order = np.repeat(np.arange(len(ORDERS)), len(table))
+    g, k, c, p, q = np.tile(table, (len(ORDERS), 1)).T
     weight_tile = g * k * c * bounds.R * bounds.S
     rows = edge(p, bounds.stride[0], bounds.R, bounds.dilation[0])
     cols = edge(q, bounds.stride[1], bounds.S, bounds.dilation[1])
     weight_words = np.empty_like(order)
     input_words = np.empty_like(order)
-    for index, loops in enumerate(_ORDERS):
+    for index, loops in enumerate(ORDERS):
         here = order == index
         size = {"G": g[here], "K": k[here], "C": c[here], "P": p[here], "Q": q[here], "N": np.ones(here.sum(), int)}
         trips = {name: getattr(bounds, name) // size[name] for name in size}
@@ -250,10 +254,11 @@ class Unrolling:
     Q: Ints
     R: Ints
     S: Ints
+    window: NDArray[np.bool_]
     valid: NDArray[np.bool_]
 
 
-def weight_stationary_unrollings(bounds: Bounds, rows: Ints, cols: Ints) -> Unrolling:
+def weight_stationary_unrollings(bounds: Bounds, rows: Ints, cols: Ints, windowed: NDArray[np.bool_]) -> Unrolling:
     kernels = sorted({(1, 1), (1, bounds.S), (bounds.R, 1), (bounds.R, bounds.S)})
     r, s = (np.array([kernel[i] for kernel in kernels])[:, None] for i in (0, 1))
     valid = r * s <= rows
@@ -261,7 +266,21 @@ def weight_stationary_unrollings(bounds: Bounds, rows: Ints, cols: Ints) -> Unro
     k = np.broadcast_to(np.minimum(bounds.K, cols), c.shape)
     g = np.clip(np.minimum(rows // (c * r * s), cols // k), 1, bounds.G)
     one = np.ones_like(c)
-    return Unrolling(g, k, c, one, one, r * one, s * one, valid)
+    plain = Unrolling(g, k, c, one, one, r * one, s * one, np.zeros(len(kernels), bool), valid)
+    kernel = bounds.R * bounds.S
+    if bounds.K > 1 or bounds.C > 1 or kernel == 1 or not windowed.any():
+        return plain
+    ones = np.ones((1, len(rows)), np.int64)
+    window = Unrolling(
+        np.minimum(bounds.G, cols)[None],
+        *(ones, ones, ones, ones),
+        bounds.R * ones,
+        bounds.S * ones,
+        np.ones(1, bool),
+        (windowed & (kernel <= rows))[None],
+    )
+    names = Unrolling.__dataclass_fields__
+    return Unrolling(*(np.concatenate([getattr(plain, name), getattr(window, name)]) for name in names))
 
 
 def output_stationary_unrollings(bounds: Bounds, rows: Ints, cols: Ints) -> Unrolling:
@@ -272,7 +291,53 @@ def output_stationary_unrollings(bounds: Bounds, rows: Ints, cols: Ints) -> Unro
     k = np.broadcast_to(np.minimum(bounds.K, cols), p.shape)
     g = np.clip(np.minimum(rows // (p * np.minimum(q, rows)), cols // k), 1, bounds.G)
     one = np.ones_like(p)
-    return Unrolling(g, k, one, p, q * one, one, one, valid)
+    return Unrolling(g, k, one, p, q * one, one, one, np.zeros(len(widths), bool), valid)
+
+
+def unrollings(
+    bounds: Bounds, output_stationary: bool, rows: Ints, cols: Ints, windowed: NDArray[np.bool_]
+) -> Unrolling:
+    """Every spatial unrolling of the declared mapspace on arrays of one dataflow."""
+    if output_stationary:
+        return output_stationary_unrollings(bounds, rows, cols)
+    return weight_stationary_unrollings(bounds, rows, cols, windowed)
+
+
+def mapping_of(layer: Layer, tiles: Tiles, tile: int, option: int, engine: Engine, levels: Sequence[str]) -> Mapping:
+    """The loop nest that a (tiling, unrolling) stands for on one engine.
+
+    levels: names of the hierarchy, innermost first: window (windowed only), register, accumulator (weight-stationary
+    only), weight buffer, activation buffer, DRAM.
+    """
+    bounds = Bounds.of(layer)
+    stationary = engine.dataflow == "output-stationary"
+    unroll = unrollings(
+        bounds, stationary, np.array([engine.rows]), np.array([engine.cols]), np.array([engine.windowed])
+    )
+    part = {dim: int(getattr(unroll, dim)[option, 0]) for dim in "GKCPQRS"}
+    size = {dim: int(getattr(tiles, dim)[tile]) for dim in "GKCPQ"} | {"N": 1, "R": bounds.R, "S": bounds.S}
+    trips = {dim: -(-size[dim] // part[dim]) for dim in part}
+    rows_name = "N" if layer.P == layer.Q == layer.R == layer.S == 1 else "P"
+
+    def named(loops: Sequence[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
+        return tuple((rows_name if dim == "P" else dim, bound) for dim, bound in loops if bound > 1)
+
+    outer = [(dim, getattr(bounds, dim) // size[dim]) for dim in ORDERS[int(tiles.order[tile])]]
+    if stationary:
+        inner = LevelLoops(levels[0], named([(dim, trips[dim]) for dim in "SRC"]))
+        across = named([(dim, part[dim]) for dim in "QPKG"])
+        buffers = LevelLoops(levels[1], named([(dim, trips[dim]) for dim in "QPKG"]), across)
+        return Mapping((inner, buffers, LevelLoops(levels[2]), LevelLoops(levels[3], named(outer))))
+    chunk = min(max(1, engine.accumulator_depth // size["Q"]), size["P"])
+    down = named([(dim, part[dim]) for dim in "SRC"])
+    in_window = bool(unroll.window[option])
+    windows = [LevelLoops(levels[0], (), down if in_window else ())] if engine.windowed else []
+    register, accumulator, weights, activations, dram = levels[len(windows) :]
+    pixels = LevelLoops(register, named([("Q", size["Q"]), ("P", chunk)]))
+    reductions = LevelLoops(accumulator, named([(dim, trips[dim]) for dim in "SRC"]), () if in_window else down)
+    chunks = [("P", -(-size["P"] // chunk)), ("K", trips["K"]), ("G", trips["G"])]
+    passes = LevelLoops(weights, named(chunks), named([(dim, part[dim]) for dim in "KG"]))
+    return Mapping((*windows, pixels, reductions, passes, LevelLoops(activations), LevelLoops(dram, named(outer))))
 
 
 @dataclass(frozen=True)
@@ -292,12 +357,26 @@ class Counts:
     option: Ints
 
 
+def _window_words(bounds: Bounds, P: Ints, Q: Ints, chunk: Ints) -> Floats:
+    """Pixels that enter the windows of one channel for one tile: R rows slide along Q; along P where Q is 1."""
+    chunk = np.minimum(chunk, P)
+    across = P * bounds.R * edge(Q, bounds.stride[1], bounds.S, bounds.dilation[1])
+    down = P / chunk * edge(chunk, bounds.stride[0], bounds.R, bounds.dilation[0]) * bounds.S
+    return np.where(Q > 1, across, down)
+
+
 def _ceil(a: Ints, b: Ints) -> Ints:
     return -(-a // b)
 
 
 def count(
-    bounds: Bounds, tiles: Tiles, output_stationary: bool, rows: Ints, cols: Ints, accumulator_depth: Ints
+    bounds: Bounds,
+    tiles: Tiles,
+    output_stationary: bool,
+    rows: Ints,
+    cols: Ints,
+    accumulator_depth: Ints,
+    windowed: NDArray[np.bool_],
 ) -> Counts:
     """Counts of every (tiling, unrolling) on every array configuration of one dataflow.
 
@@ -305,10 +384,11 @@ def count(
     ``cycles = tiles (ceil(G/g) ceil(K/k) ceil(C/c) ceil(R/r) ceil(S/s) P Q + rows + cols - 2)``,
     ``weight_reads = tiles G K C R S ceil(P / max(1, d // Q))``, ``input_reads = tiles P Q G C R S ceil(K/k)``,
     ``updates = tiles P Q G K ceil(C/c) ceil(R/r) ceil(S/s)``.
+    In a window the input slides: ``input_reads = tiles G P R edge(Q)``.
     Output-stationary: ``cycles = tiles (ceil(G/g) ceil(K/k) ceil(P/p) ceil(Q/q) C R S + rows + cols - 2)``,
     ``weight_reads = tiles G K C R S ceil(P/p) ceil(Q/q)``, the same input_reads, no updates.
     """
-    unroll = (output_stationary_unrollings if output_stationary else weight_stationary_unrollings)(bounds, rows, cols)
+    unroll = unrollings(bounds, output_stationary, rows, cols, windowed)
     options, configurations = unroll.valid.shape
     shape = (len(tiles) * options, configurations)
     G, K, C, P, Q = (getattr(tiles, name)[:, None, None] for name in "GKCPQ")
@@ -330,6 +410,8 @@ def count(
         chunks = _ceil(P, np.maximum(1, accumulator_depth // Q))
         weight_reads = steps * G * K * C * kernel * chunks
         updates = steps * P * Q * G * K * reductions
+        slid = steps * G * _window_words(bounds, P, Q, np.maximum(1, accumulator_depth // Q))
+        input_reads = np.where(unroll.window[:, None], slid, input_reads)
         valid = unroll.valid & (accumulator_depth >= Q)
 
     def flat(values: Ints) -> Floats:

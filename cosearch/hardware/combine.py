@@ -1,6 +1,6 @@
 """The best tuples of engines under one budget: exact, by joining Pareto fronts kind by kind."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -53,6 +53,14 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """A problem that is built only if its lower bound (latency, energy) may reach the front."""
+
+    bound: tuple[float, float]
+    build: Callable[[], Problem | None]
+
+
+@dataclass(frozen=True)
 class Solution:
     """Undominated tuples over several problems."""
 
@@ -61,7 +69,7 @@ class Solution:
     shared: Ints
 
 
-def solve(problems: Sequence[Problem], budget: Ints, kinds: int, by_resources: bool) -> Solution:
+def solve(candidates: Sequence[Candidate], budget: Ints, kinds: int, by_resources: bool) -> Solution:
     """Every undominated (problem, option per kind) whose resources fit the budget.
 
     The most promising problem comes first, so that its front prunes the others: a partial tuple is dropped when what
@@ -73,8 +81,13 @@ def solve(problems: Sequence[Problem], budget: Ints, kinds: int, by_resources: b
     found = Solution(
         Options(np.empty(0), np.empty(0), np.empty((0, width), np.int64), np.empty((0, kinds), np.int64)), none, none
     )
-    for problem in sorted(problems, key=lambda p: p.least[0] * p.least[1]):
+    for candidate in sorted(candidates, key=lambda c: c.bound[0] * c.bound[1]):
         front = found.options.take(slice(0, 0)) if by_resources else found.options
+        if not np.isfinite(candidate.bound).all() or _beaten(front, *candidate.bound):
+            continue
+        problem = candidate.build()
+        if problem is None:
+            continue
         new = _tuples(problem, budget, front, by_resources)
         if not len(new):
             continue

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cosearch.hardware.accelerator import FABRICS
 from cosearch.hardware.array import Bounds, Counts, Tiles, count, enumerate_tiles, footprints, useful_tiles
 from cosearch.hardware.kernels import best_mappings
 from cosearch.hardware.tables import EngineTable, Floats, Ints, Prices, SharedTable
@@ -80,7 +81,7 @@ def layer_front(
         where = np.flatnonzero(engines.output_stationary == stationary)
         if len(where):
             rows, cols, depth = engines.rows[where], engines.cols[where], engines.accumulator_depth[where]
-            groups.append((where, count(bounds, tiles, stationary, rows, cols, depth)))
+            groups.append((where, count(bounds, tiles, stationary, rows, cols, depth, engines.windowed[where])))
     return LayerFront(layer, bounds, tiles, tuple(groups))
 
 
@@ -144,9 +145,13 @@ def mapping_cycles(
     return total, bounds
 
 
-def mapping_energy_pj(front: LayerFront, moved: Traffic, prices: Prices) -> Floats:
-    """Energy of each mapping without static power, pJ: operations, accumulators, buffers, DRAM, requantisation."""
-    fixed = front.bounds.macs * prices.energies.operation_pj(front.layer)
+def mapping_energy_pj(front: LayerFront, moved: Traffic, prices: Prices, logic: NDArray[np.bool_]) -> Floats:
+    """Energy of each mapping without static power: operations, accumulators, buffers, DRAM, requantisation.
+
+    Returns: [mapping, configuration], pJ.
+    """
+    per_operation = [prices.energies.operation_pj(front.layer, fabric) for fabric in FABRICS]
+    fixed = front.bounds.macs * np.where(logic, per_operation[1], per_operation[0])
     fixed += front.bounds.outputs * prices.energies.requantise_pj
     buffers = moved.weight_read + moved.weight_write + moved.activation_read + moved.activation_write
     return np.asarray(
@@ -174,7 +179,7 @@ def feasible(
 
 def best_costs(
     front: LayerFront,
-    engines: int,
+    engines: EngineTable,
     shared: SharedTable,
     table: ColumnTable,
     residency: Residency,
@@ -189,7 +194,7 @@ def best_costs(
     Returns: latency_ms, energy_mj (static power included), mapping index; each [policy, configuration, column];
         infinite and -1 where nothing fits.
     """
-    shape = (len(weights), engines, len(table.shared))
+    shape = (len(weights), len(engines), len(table.shared))
     latency, energy = np.full(shape, np.inf), np.full(shape, np.inf)
     chosen = np.full(shape, -1, np.int64)
     at = table.shared
@@ -208,7 +213,7 @@ def best_costs(
             moved.activation_read,
             moved.activation_write[:, 0],
             moved.dram[:, 0],
-            mapping_energy_pj(front, moved, prices) * 1e-9,
+            mapping_energy_pj(front, moved, prices, engines.logic[where]) * 1e-9,
             shared.port_bits[at],
             shared.dram_bits[at] / (shared.clock_mhz[at] * 1e6),
             np.ceil(front.bounds.outputs / shared.lanes[at]),

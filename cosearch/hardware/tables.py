@@ -23,6 +23,8 @@ class EngineTable:
     cols: Ints
     output_stationary: NDArray[np.bool_]
     accumulator_depth: Ints
+    windowed: NDArray[np.bool_]
+    logic: NDArray[np.bool_]
     fmax_mhz: Floats
     resources: Ints
 
@@ -129,6 +131,8 @@ def engine_table(kind: str, engines: Sequence[Engine], fmax_mhz: Sequence[float]
         np.array([e.cols for e in engines], np.int64),
         np.array([e.dataflow == "output-stationary" for e in engines], bool),
         np.array([e.accumulator_depth for e in engines], np.int64),
+        np.array([e.windowed for e in engines], bool),
+        np.array([e.fabric == "logic" for e in engines], bool),
         np.array(fmax_mhz, float),
         np.array([resource_row(e.resources) for e in engines], np.int64).reshape(len(engines), len(RESOURCES)),
     )
@@ -141,23 +145,13 @@ def blocks(bits: float, width_bits: float, block_bits: float, block_width: float
 
 def count_within(space: AcceleratorSpace) -> int:
     """Accelerators of a space with one engine of every kind that fit the budget together."""
+    from cosearch.hardware.kernels import count_fitting
+
     budget = np.array(space.budget.counts, np.int64)
-    resources = [space.engines(kind).resources for kind in space.kinds]
-    total = 0
-    for shared in np.unique(space.shared.resources, axis=0, return_counts=False):
-        times = int((space.shared.resources == shared).all(axis=1).sum())
-        sums = np.zeros((1, len(RESOURCES)), np.int64) + shared
-        weights = np.ones(1, np.int64)
-        for table in resources:
-            sums = (sums[:, None, :] + table[None, :, :]).reshape(-1, len(RESOURCES))
-            weights = np.repeat(weights, len(table))
-            fits = (sums <= budget).all(axis=1)
-            sums, weights = _merged(sums[fits], weights[fits])
-        total += times * int(weights.sum())
-    return total
-
-
-def _merged(rows: Ints, weights: Ints) -> tuple[Ints, Ints]:
-    """Equal rows once, their weights summed."""
-    unique, inverse = np.unique(rows, axis=0, return_inverse=True)
-    return unique, np.bincount(inverse.ravel(), weights=weights, minlength=len(unique)).astype(np.int64)
+    *first, last = (space.engines(kind).resources for kind in space.kinds)
+    sums = np.zeros((1, len(RESOURCES)), np.int64)
+    for resources in first:
+        sums = (sums[:, None] + resources[None]).reshape(-1, len(RESOURCES))
+        sums = sums[(sums <= budget).all(axis=1)]
+    shared, times = np.unique(space.shared.resources, axis=0, return_counts=True)
+    return sum(int(n) * count_fitting(sums, last, budget - base) for base, n in zip(shared, times, strict=True))

@@ -17,6 +17,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from numpy.typing import ArrayLike
 
 from cosearch.errors import ConfigError, HardwareError, InfeasibleError, nearest
 from cosearch.hardware.accelerator import RESOURCES, Accelerator
-from cosearch.hardware.combine import Options, Problem, Solution, solve
+from cosearch.hardware.combine import Candidate, Options, Problem, Solution, solve
 from cosearch.hardware.pricing import RESIDENCIES, ColumnTable, best_costs, columns, layer_front, vector_costs
 from cosearch.hardware.tables import AcceleratorSpace, EngineTable, Floats, Ints, Prices, SharedTable, tables_of
 from cosearch.workload import Layer
@@ -34,7 +35,7 @@ POLICIES: tuple[float, ...] = (1.0, 0.5, 0.0)
 VECTOR_KINDS: tuple[str, ...] = ("pool", "elementwise")
 METRICS: tuple[str, ...] = ("latency_ms", "energy_mj", "edp", "area_mm2", *RESOURCES)
 CONSTRAINTS: dict[str, str] = {f"max_{metric}": metric for metric in METRICS}
-_CACHE_VERSION = 1
+_CACHE_VERSION = 3
 
 
 def cost_tensor(
@@ -84,11 +85,11 @@ def _build(
     latency: dict[str, list[Floats]] = {}
     energy: dict[str, list[Floats]] = {}
     for kind, table in engines.items():
-        shapes = [(len(rows[kind]), len(policies), len(table), len(t.shared)) for t in tables]
+        shapes = [(len(rows[kind]), len(t.shared), len(policies), len(table)) for t in tables]
         latency[kind] = [np.empty(shape) for shape in shapes]
         energy[kind] = [np.empty(shape) for shape in shapes]
-    latency["vector"] = [np.empty((len(vector), 1, 1, len(t.shared))) for t in tables]
-    energy["vector"] = [np.empty((len(vector), 1, 1, len(t.shared))) for t in tables]
+    latency["vector"] = [np.empty((len(vector), len(t.shared), 1, 1)) for t in tables]
+    energy["vector"] = [np.empty((len(vector), len(t.shared), 1, 1)) for t in tables]
     weight_bits = sorted(set(shared.weight_bits.tolist()))
     activation_bits = sorted(set(shared.activation_bits.tolist()))
     done = 0
@@ -96,18 +97,18 @@ def _build(
         for at, index in enumerate(rows[kind]):
             front = layer_front(layers[index], table, weight_bits, activation_bits)
             for case, residency in enumerate(RESIDENCIES):
-                ms, mj, _ = best_costs(front, len(table), shared, tables[case], residency, prices, policies)
-                slow = table.fmax_mhz[:, None] < shared.clock_mhz[tables[case].shared]
-                latency[kind][case][at] = np.where(slow, np.inf, ms)
-                energy[kind][case][at] = np.where(slow, np.inf, mj)
+                ms, mj, _ = best_costs(front, table, shared, tables[case], residency, prices, policies)
+                slow = table.fmax_mhz < shared.clock_mhz[tables[case].shared][:, None, None]
+                latency[kind][case][at] = np.where(slow, np.inf, np.moveaxis(ms, 2, 0))
+                energy[kind][case][at] = np.where(slow, np.inf, np.moveaxis(mj, 2, 0))
             done += 1
             if progress is not None:
                 progress(done, len(layers))
     for at, index in enumerate(vector):
         for case, residency in enumerate(RESIDENCIES):
             ms, mj = vector_costs(layers[index], shared, tables[case], residency, prices)
-            latency["vector"][case][at, 0, 0] = ms
-            energy["vector"][case][at, 0, 0] = mj
+            latency["vector"][case][at, :, 0, 0] = ms
+            energy["vector"][case][at, :, 0, 0] = mj
         done += 1
         if progress is not None:
             progress(done, len(layers))
@@ -120,7 +121,10 @@ def _rows(layers: Sequence[Layer], kinds: Sequence[str]) -> Ints:
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """What one network costs on one accelerator; `reason` says why it cannot run there."""
+    """What one network costs on one accelerator; `reason` says why it cannot run there.
+
+    policies: (kind, w) of the mapping policy that each engine runs under.
+    """
 
     latency_ms: float
     energy_mj: float
@@ -128,6 +132,7 @@ class NetworkCost:
     reason: str = ""
     weights_resident: bool = False
     activations_resident: bool = False
+    policies: tuple[tuple[str, float], ...] = ()
 
     @property
     def edp(self) -> float:
@@ -209,7 +214,7 @@ class HardwareFront:
 
 @dataclass(frozen=True, eq=False)
 class CostTensor:
-    """See the module. latency, energy: per kind and residency [layer of the kind, policy, engine, column]."""
+    """See the module. latency, energy: per kind and residency [layer of the kind, column, policy, engine]."""
 
     layers: tuple[Layer, ...]
     engines: dict[str, EngineTable]
@@ -241,18 +246,19 @@ class CostTensor:
 
     def weight_bits(self, counts: ArrayLike) -> float:
         """Bits that the weights of a network take."""
-        row = self._counts(counts)
-        return float(sum(n * self.layers[i].weight_count * self.layers[i].weight_bits for i, n in enumerate(row) if n))
+        return float(self._counts(counts) @ self._weight_bits)
 
-    def _sums(self, kind: str, case: int, counts: Ints) -> tuple[Floats, Floats] | None:
-        """Latency and energy of the network's layers of one kind, [policy, engine, column]; None if it has none."""
+    @cached_property
+    def _weight_bits(self) -> Ints:
+        return np.array([layer.weight_count * layer.weight_bits for layer in self.layers], np.int64)
+
+    def _sums(self, kind: str, case: int, column: int | slice, counts: Ints) -> tuple[Floats, Floats]:
+        """Latency and energy of the network's layers of one kind: [policy, engine], or [column, policy, engine]."""
         rows = self.vector_rows if kind == "vector" else self.rows[kind]
         needed = np.flatnonzero(counts[rows])
-        if not len(needed):
-            return None
         times = counts[rows[needed]].astype(float)
-        ms, mj = self.latency[kind][case], self.energy[kind][case]
-        return np.tensordot(times, ms[needed], 1), np.tensordot(times, mj[needed], 1)
+        ms, mj = self.latency[kind][case][needed, column], self.energy[kind][case][needed, column]
+        return np.tensordot(times, ms, 1), np.tensordot(times, mj, 1)
 
     def _groups(self, weight_bits: float, activation_bits: float) -> dict[tuple[int, int], int]:
         """(residency, column) -> the shared configuration with the fewest blocks that realises it.
@@ -296,15 +302,10 @@ class CostTensor:
         counts = self._counts(counts_row)
         groups = self._groups(self.weight_bits(counts), 8 * live_activation_bytes)
         needed = tuple(kind for kind in self.kinds if counts[self.rows[kind]].any())
-        sums = {
-            (case, kind): self._sums(kind, case, counts)
-            for case in {case for case, _ in groups}
-            for kind in (*needed, "vector")
-        }
         by_resources = any(name in RESOURCES for name in objectives)
         budget = np.array(self._budget(limits), np.int64)
-        problems = [self._problem(key, at, needed, sums, host_bytes) for key, at in groups.items()]
-        found = solve([p for p in problems if p is not None], budget, len(needed), by_resources)
+        candidates = self._candidates(groups, needed, counts, host_bytes)
+        found = solve(candidates, budget, len(needed), by_resources)
         front = self._front(found, needed)
         keep = np.ones(len(front), bool)
         for name, limit in limits.items():
@@ -352,32 +353,47 @@ class CostTensor:
         have = dict(zip(RESOURCES, self.space.budget.counts, strict=True))
         return [int(min(have[name], limits.get(name, math.inf))) for name in RESOURCES]
 
+    def _candidates(
+        self, groups: Mapping[tuple[int, int], int], needed: tuple[str, ...], counts: Ints, host_bytes: float
+    ) -> list[Candidate]:
+        """One problem per group, with a lower bound: what the network costs with everything resident.
+
+        The bound needs few columns of the tensor; most other columns are then never touched.
+        """
+        best = self.tables[-1]
+        latency, energy = np.zeros(len(best.shared)), np.zeros(len(best.shared))
+        for kind in (*needed, "vector"):
+            ms, mj = self._sums(kind, len(self.tables) - 1, slice(None), counts)
+            latency += ms.min(axis=(1, 2))
+            energy += mj.min(axis=(1, 2))
+        candidates = []
+        for (case, column), at in groups.items():
+            host_ms, host_mj = self.host_cost(host_bytes, at)
+            of = best.of_shared[at]
+            bound = float(latency[of]) + host_ms, float(energy[of]) + host_mj
+            candidates.append(Candidate(bound, partial(self._problem, case, column, at, needed, counts, host_bytes)))
+        return candidates
+
     def _problem(
-        self,
-        key: tuple[int, int],
-        at: int,
-        needed: tuple[str, ...],
-        sums: Mapping[tuple[int, str], tuple[Floats, Floats] | None],
-        host_bytes: float,
+        self, case: int, column: int, at: int, needed: tuple[str, ...], counts: Ints, host_bytes: float
     ) -> Problem | None:
-        case, column = key
         base_ms, base_mj = self.host_cost(host_bytes, at)
-        vector = sums[case, "vector"]
-        if vector is not None:
-            base_ms += float(vector[0][0, 0, column])
-            base_mj += float(vector[1][0, 0, column])
+        vector_ms, vector_mj = self._sums("vector", case, column, counts)
         options = []
         for kind in needed:
-            pair = sums[case, kind]
-            assert pair is not None
-            latency = pair[0][:, :, column].ravel()
-            fits = np.flatnonzero(np.isfinite(latency))
+            ms, mj = self._sums(kind, case, column, counts)
+            useful = np.isfinite(ms)
+            useful[1:] &= (ms[1:] != ms[0]) | (mj[1:] != mj[0])  # most engines do the same under every policy
+            ms, mj, fits = ms.ravel(), mj.ravel(), np.flatnonzero(useful)
             if not len(fits):
                 return None
-            resources = np.tile(self.engines[kind].resources, (len(self.policies), 1))
-            options.append(Options(latency[fits], pair[1][:, :, column].ravel()[fits], resources[fits], fits[:, None]))
+            resources = self.engines[kind].resources[fits % len(self.engines[kind])]
+            options.append(Options(ms[fits], mj[fits], resources, fits[:, None]))
         base = Options(
-            np.array([base_ms]), np.array([base_mj]), self.shared.resources[at : at + 1], np.empty((1, 0), np.int64)
+            np.array([base_ms + float(vector_ms[0, 0])]),
+            np.array([base_mj + float(vector_mj[0, 0])]),
+            self.shared.resources[at : at + 1],
+            np.empty((1, 0), np.int64),
         )
         return Problem(case, at, base, tuple(options))
 
@@ -429,6 +445,11 @@ class CostTensor:
             True,
             weights_resident=residency.weights,
             activations_resident=residency.activations,
+            policies=tuple(
+                (kind, self.policies[p])
+                for kind, p in zip(self.kinds, front.policies[i].tolist(), strict=True)
+                if p >= 0
+            ),
         )
 
     def _has(self, kind: str) -> bool:
@@ -537,7 +558,7 @@ def _load(folder: Path, layers: tuple[Layer, ...], space: AcceleratorSpace, poli
         size, configurations, grid = (
             (len(vector), 1, 1) if kind == "vector" else (len(rows[kind]), len(engines[kind]), len(policies))
         )
-        if array.shape != (size, grid, configurations, len(tables[case].shared)):
+        if array.shape != (size, len(tables[case].shared), grid, configurations):
             raise ValueError(f"{folder}: {name} of {kind} has shape {array.shape}")
         return array
 

@@ -15,6 +15,7 @@ from cosearch.errors import ConfigError, nearest
 from cosearch.hardware.accelerator import (
     ACCOUNTINGS,
     DATAFLOWS,
+    FABRICS,
     Accelerator,
     Accounting,
     Engine,
@@ -32,10 +33,12 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "rows": (2, 4, 8, 12, 16, 24, 32),
     "cols": (4, 8, 12, 16, 24, 32, 48),
     "dataflow": DATAFLOWS,
+    "windowed": (False, True),
+    "fabric": FABRICS,
     "accumulator_depth": (512,),
     "weight_kib": (36, 72, 144, 288),
     "activation_kib": (18, 36, 72),
-    "port_bits": (64, 128, 256),
+    "port_bits": (64, 128, 256, 512),
     "clock_mhz": (75.0, 100.0, 125.0, 150.0),
     "lanes": (8,),
 }
@@ -68,6 +71,16 @@ def space(
         raise ConfigError(f"accounting={accounting!r}, expected one of {', '.join(ACCOUNTINGS)}")
     merged = {name: tuple(given.get(name, values)) for name, values in CHOICES.items()}
     return FpgaSpace(device.scaled(scale_modelled or {}), tuple(merged.items()), accounting)
+
+
+def element_name(kind: str, fabric: str) -> str:
+    """Name of an element among a part's unit costs: ``mac`` multiplies in a DSP block, ``mac_logic`` in LUTs."""
+    return "mac_logic" if kind == "mac" and fabric == "logic" else kind
+
+
+def _short(engine: Engine) -> str:
+    letters = engine.dataflow[0] + ("d" if engine.windowed else "") + ("l" if engine.fabric == "logic" else "")
+    return f"{engine.name}{engine.rows}x{engine.cols}{letters if engine.name == 'mac' else letters.replace('l', '')}"
 
 
 @dataclass(frozen=True)
@@ -125,24 +138,41 @@ class FpgaSpace:
 
     def _engines(self, kind: str) -> list[Engine]:
         choices = self.choices
+        names = ("rows", "cols", "dataflow", "windowed", "fabric", "accumulator_depth")
         engines = []
-        for rows, cols, dataflow in product(choices["rows"], choices["cols"], choices["dataflow"]):
-            depths = choices["accumulator_depth"] if dataflow == "weight-stationary" else (0,)
-            for depth in depths:
-                resources = self.engine_resources(kind, rows, cols, depth)
-                slow = self.fmax_mhz(kind, rows, cols) < min(choices["clock_mhz"])
-                if (resources + self._base()).fits(self.budget) and not slow:
-                    levels = (self._accumulators(cols, depth),) if depth else ()
-                    engines.append(Engine(kind, (kind,), rows, cols, dataflow, depth, levels, resources))
+        for combo in product(*(choices[name] for name in names)):
+            rows, cols, dataflow, windowed, fabric, depth = combo
+            if kind != "mac" and fabric == "hard":
+                continue
+            if dataflow == "output-stationary":
+                if windowed or depth != choices["accumulator_depth"][0]:
+                    continue
+                depth = 0
+            element = element_name(kind, fabric)
+            resources = self.engine_resources(element, rows, cols, depth, windowed)
+            slow = self.fmax_mhz(element, rows, cols) < min(choices["clock_mhz"])
+            if (resources + self._base()).fits(self.budget) and not slow:
+                levels = self._private_levels(rows, cols, depth, windowed)
+                fill = rows + cols - 2
+                engines.append(
+                    Engine(kind, (kind,), rows, cols, dataflow, depth, fill, windowed, fabric, levels, resources)
+                )
         return engines
 
-    def engine_resources(self, kind: str, rows: int, cols: int, accumulator_depth: int) -> Resources:
-        """Elements, operand distribution per row and column, control, and a block-RAM accumulator per column."""
+    def engine_resources(
+        self, element: str, rows: int, cols: int, accumulator_depth: int, windowed: bool = False
+    ) -> Resources:
+        """Elements, operand distribution per row and column, control, and a block-RAM accumulator per column.
+
+        A windowed engine adds a pixel register and a selector to each element.
+        """
         elements = rows * cols
-        lut, ff = self.cost(f"{kind}.lut"), self.cost(f"{kind}.ff")
+        lut, ff = self.cost(f"{element}.lut"), self.cost(f"{element}.ff")
         if self.accounting == "operator":
             lut = max(0.0, lut - self.cost("accumulate.lut"))
             ff = max(0.0, ff - self.cost("accumulate.ff"))
+        if windowed:
+            lut, ff = lut + self.cost("window.lut"), ff + self.cost("window.ff")
         lines = rows + cols
         per_column = 0
         if accumulator_depth:
@@ -151,14 +181,14 @@ class FpgaSpace:
         return Resources(
             lut=math.ceil(elements * lut + lines * self.cost("line.lut") + self.cost("engine.lut")),
             ff=math.ceil(elements * ff + lines * self.cost("line.ff") + self.cost("engine.ff")),
-            dsp=math.ceil(elements * self.cost(f"{kind}.dsp")),
+            dsp=math.ceil(elements * self.cost(f"{element}.dsp")),
             bram=cols * per_column,
         )
 
-    def fmax_mhz(self, kind: str, rows: int, cols: int) -> float:
+    def fmax_mhz(self, element: str, rows: int, cols: int) -> float:
         """An element's Fmax, less the loss measured on an 8x8 array per six doublings of the element count."""
         loss = self.cost("fmax_loss_8x8") * math.log2(rows * cols) / 6
-        return self.cost(f"{kind}.fmax_mhz") * (1 - loss)
+        return self.cost(f"{element}.fmax_mhz") * (1 - loss)
 
     def _base(self) -> Resources:
         return Resources(
@@ -195,7 +225,9 @@ class FpgaSpace:
         from cosearch.hardware.tables import engine_table
 
         engines = self.engine_lists[kind]
-        return engine_table(kind, engines, [self.fmax_mhz(kind, e.rows, e.cols) for e in engines])
+        return engine_table(
+            kind, engines, [self.fmax_mhz(element_name(kind, e.fabric), e.rows, e.cols) for e in engines]
+        )
 
     @cached_property
     def shared(self) -> "SharedTable":
@@ -225,6 +257,7 @@ class FpgaSpace:
             multiply_pj=self.cost("multiply_pj") * hard,
             shift_pj=self.cost("shift_pj") * soft,
             add_pj=self.cost("add_pj") * soft,
+            logic_multiply_pj=self.cost("multiply_pj") * soft,
             accumulate_pj=self.cost("accumulate_pj") * soft if element else 0.0,
             registers_pj=self.cost("registers_pj") * hard if element else 0.0,
             # a 24-bit value times a 16-bit scale counts as two 8x8 products, then one rounding addition
@@ -242,24 +275,39 @@ class FpgaSpace:
             self.cost("static_power_w"),
         )
 
-    def _accumulators(self, cols: int, depth: int) -> MemoryLevel:
-        return MemoryLevel(
+    def _private_levels(self, rows: int, cols: int, depth: int, windowed: bool) -> tuple[MemoryLevel, ...]:
+        """Element registers, whose energy is the element's, and block-RAM accumulators, one column each.
+
+        Both are loaded or drained at every pass, whatever comes next. Energies are per bit: only the blocks addressed
+        are enabled.
+        """
+        held = "W" if depth else "O"
+        # the elements of a column share its registers, so that one column can hold a whole kernel
+        room = rows * ACCUMULATOR_BITS / 8
+        registers = MemoryLevel("register", (held,), room, word_bits=1, instances=rows * cols, keeps=False)
+        windows = (MemoryLevel("window", ("I",), room, word_bits=1, instances=rows * cols),) if windowed else ()
+        if not depth:
+            return (registers,)
+        per_bit = self.cost("bram_pj_per_bit")
+        accumulators = MemoryLevel(
             "accumulator",
             ("O",),
             capacity_bytes=depth * ACCUMULATOR_BITS / 8,
             read_bits_per_cycle=ACCUMULATOR_BITS,
             write_bits_per_cycle=ACCUMULATOR_BITS,
-            read_energy_pj=self.cost("bram_pj_per_bit") * ACCUMULATOR_BITS,
-            write_energy_pj=self.cost("bram_pj_per_bit") * ACCUMULATOR_BITS,
-            word_bits=ACCUMULATOR_BITS,
+            read_energy_pj=per_bit,
+            write_energy_pj=per_bit,
+            word_bits=1,
             instances=cols,
+            keeps=False,
         )
+        return (*windows, registers, accumulators)
 
     def accelerator(self, shared: int, engines: Mapping[str, int]) -> Accelerator:
         """One accelerator by the index of its shared configuration and of each kind's engine."""
         combo = self.shared_list[shared]
         port = int(combo["port_bits"])
-        per_row = self.cost("bram_pj_per_bit") * port
+        per_bit = self.cost("bram_pj_per_bit")
 
         def buffer(name: str, holds: tuple[str, ...], kib: float) -> MemoryLevel:
             return MemoryLevel(
@@ -268,9 +316,9 @@ class FpgaSpace:
                 capacity_bytes=kib * 1024,
                 read_bits_per_cycle=port,
                 write_bits_per_cycle=port,
-                read_energy_pj=per_row,
-                write_energy_pj=per_row,
-                word_bits=port,
+                read_energy_pj=per_bit,
+                write_energy_pj=per_bit,
+                word_bits=1,
                 double_buffered=True,
             )
 
@@ -279,15 +327,16 @@ class FpgaSpace:
             "dram",
             read_bits_per_cycle=dram_bits,
             write_bits_per_cycle=dram_bits,
-            read_energy_pj=self.cost("dram_pj_per_bit") * 8,
-            write_energy_pj=self.cost("dram_pj_per_bit") * 8,
-            word_bits=8,
+            read_energy_pj=self.cost("dram_pj_per_bit"),
+            write_energy_pj=self.cost("dram_pj_per_bit"),
+            word_bits=1,
+            shared_port=True,
         )
         chosen = tuple(self.engine_lists[kind][index] for kind, index in engines.items())
         resources = self._shared_resources(combo)
         for engine in chosen:
             resources = resources + engine.resources
-        shapes = "_".join(f"{e.name}{e.rows}x{e.cols}{'o' if e.dataflow[0] == 'o' else 'w'}" for e in chosen)
+        shapes = "_".join(_short(engine) for engine in chosen)
         return Accelerator(
             name=f"{self.part.name}_{shapes}_{port}b_{combo['clock_mhz']:g}MHz",
             engines=chosen,

@@ -41,7 +41,14 @@ def test_unknown_names_suggest_the_nearest():
 def test_the_size_is_counted_exactly():
     space = fpga.space(
         "ecp5-25f",
-        choices={"rows": (2, 8, 16), "cols": (4, 8, 12), "weight_kib": (36, 72), "activation_kib": (18,), "port_bits": (64,)},
+        choices={
+            "rows": (2, 8, 16),
+            "cols": (4, 8, 12),
+            "weight_kib": (36, 72),
+            "activation_kib": (18,),
+            "port_bits": (64,),
+            "windowed": (True,),
+        },
     )
     budget = space.budget
     expected = 0
@@ -63,7 +70,7 @@ def test_operator_accounting_leaves_accumulators_and_registers_out():
 def test_one_element_costs_what_was_measured():
     """Doubling rows adds elements and lines only: 64 elements x 72 LUT + 8 lines x 8 LUT."""
     space = find("fpga")
-    small, large = (space.engine_resources("shift", rows, 8, 0) for rows in (8, 16))
+    small, large = (space.engine_resources("shift", rows, 8, 0, windowed=False) for rows in (8, 16))
     assert large.lut - small.lut == 64 * 72 + 8 * 8
     assert space.fmax_mhz("shift", 8, 8) == pytest.approx(225 * 0.87)
 

@@ -1,0 +1,96 @@
+"""A mapping: the loop nest of one layer over a memory hierarchy, as one would write it.
+
+Loops run over N (batch), G (groups), K and C (channels per group), P, Q (output) and R, S (kernel). The rows of a
+matrix product may be written as N or as P. This module imports nothing slow.
+"""
+
+import math
+from collections.abc import Mapping as Dict
+from dataclasses import dataclass
+from typing import Any
+
+from cosearch.errors import HardwareError
+from cosearch.workload import Layer
+
+DIMS: tuple[str, ...] = ("N", "G", "K", "C", "P", "Q", "R", "S")
+RELEVANT: dict[str, frozenset[str]] = {
+    "W": frozenset("GKCRS"),
+    "I": frozenset("NGCPQRS"),
+    "O": frozenset("NGKPQ"),
+}
+Loop = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class LevelLoops:
+    """Loops at one memory level, each a (dimension, bound) pair.
+
+    temporal: innermost first; they walk over the parts of this level's tile. spatial: the fan-out from this level to
+    the level below, inside the temporal loops.
+    """
+
+    level: str
+    temporal: tuple[Loop, ...] = ()
+    spatial: tuple[Loop, ...] = ()
+
+    def __post_init__(self) -> None:
+        for key in ("temporal", "spatial"):
+            loops = tuple((str(dim), int(bound)) for dim, bound in getattr(self, key))
+            object.__setattr__(self, key, loops)
+            for dim, bound in loops:
+                if dim not in DIMS or bound < 1:
+                    raise HardwareError(
+                        f"level {self.level!r}: loop {dim}={bound}, expected a dimension among {' '.join(DIMS)} "
+                        "and a bound of at least 1"
+                    )
+            if len({dim for dim, _ in loops}) != len(loops):
+                raise HardwareError(f"level {self.level!r}: a dimension occurs twice among its {key} loops {loops}")
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """Loops per memory level, innermost level first, DRAM last."""
+
+    levels: tuple[LevelLoops, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", tuple(self.levels))
+
+    def extent(self, dim: str) -> int:
+        """Product of all loops over a dimension."""
+        return math.prod(b for level in self.levels for d, b in (*level.spatial, *level.temporal) if d == dim)
+
+    def text(self) -> str:
+        """One line per level, outermost first; loops of bound 1 left out."""
+        lines = []
+        for level in reversed(self.levels):
+            time = " ".join(f"{d}{b}" for d, b in reversed(level.temporal) if b > 1)
+            space = " ".join(f"{d}{b}" for d, b in level.spatial if b > 1)
+            lines.append(f"{level.level}: {time or '-'}" + (f" | parallel {space}" if space else ""))
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": "cosearch.mapping",
+            "version": 1,
+            "levels": [
+                {"level": x.level, "temporal": [list(p) for p in x.temporal], "spatial": [list(p) for p in x.spatial]}
+                for x in self.levels
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, data: Dict[str, Any]) -> "Mapping":
+        """Raises: HardwareError if the document is not a mapping of a version that this code reads."""
+        if data.get("format") != "cosearch.mapping" or data.get("version") != 1:
+            raise HardwareError("expected a JSON object with format 'cosearch.mapping' and version 1")
+        try:
+            return cls(tuple(LevelLoops(x["level"], x["temporal"], x["spatial"]) for x in data["levels"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise HardwareError(f"mapping document is malformed: {error}") from error
+
+
+def loop_bounds(layer: Layer) -> dict[str, int]:
+    """Bounds of the loops of a layer, K and C per group."""
+    bounds = {dim: int(getattr(layer, dim)) for dim in DIMS if dim != "G"}
+    return {**bounds, "G": layer.groups, "K": layer.K // layer.groups, "C": layer.C // layer.groups}
