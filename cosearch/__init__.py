@@ -1,7 +1,23 @@
-"""cosearch: find a neural network and the accelerator that runs it, together."""
+"""cosearch: find a neural network and the accelerator that runs it, together.
+
+`Layer` and `Workload` are here; `run`, `resume` and `load` are loaded on first use.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from cosearch.errors import CosearchError
 from cosearch.workload import Layer, Workload
 
+if TYPE_CHECKING:
+    from cosearch.engine import load, resume, run
+
 __version__ = "0.1.0"
-__all__ = ["CosearchError", "Layer", "Workload", "__version__"]
+__all__ = ["CosearchError", "Layer", "Workload", "__version__", "load", "resume", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("run", "resume", "load"):
+        from cosearch import engine
+
+        return getattr(engine, name)
+    raise AttributeError(f"module 'cosearch' has no attribute {name!r}")

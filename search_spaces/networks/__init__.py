@@ -1,0 +1,17 @@
+"""Network spaces: name -> "module:factory". A new space is one file here and one line below."""
+
+from typing import Any
+
+from cosearch import registry
+
+SPACES: dict[str, str] = {
+    "shiftadd": "search_spaces.networks.shiftadd:space",
+}
+
+
+def find(name: str) -> Any:
+    """The factory ``(input_shape, num_classes) -> space`` of a registered name or a ``module:object``.
+
+    Raises: UnknownNameError with the nearest name.
+    """
+    return registry.find("spaces", SPACES, name)

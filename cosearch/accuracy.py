@@ -1,0 +1,104 @@
+"""Where accuracy comes from during a search: a supernet, a table, a predictor, or stand-alone training."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from cosearch.costs import Measurements
+from cosearch.data import Dataset
+from cosearch.errors import ConfigError
+from search_spaces.decisions import Arch, arch_key
+
+SOURCES: dict[str, str] = {
+    "supernet": "sub-networks of one weight-sharing network, batch-norm re-calibrated, arithmetic simulated in 8 bits",
+    "train": "each network trained alone, its integer form evaluated on the validation images",
+    "table": "a table of known accuracies that holds every network of the space (--accuracy-table)",
+    "predictor": "a model fitted to a table of known accuracies (--accuracy-table)",
+}
+CALIBRATION_IMAGES = 512
+
+
+class AccuracySource(Protocol):
+    """images: on how many images an accuracy is measured."""
+
+    images: int
+
+    def __call__(self, arch: Arch) -> float:
+        """Accuracy in [0, 1]."""
+
+
+class SupernetAccuracy:
+    """Cuts the sub-network out, re-calibrates it on training images and evaluates it on the validation images."""
+
+    def __init__(self, space: Any, supernet: Any, dataset: Dataset, device: str = "cpu") -> None:
+        import torch
+
+        self.space, self.supernet, self.dataset, self.device = space, supernet, dataset, device
+        self.images = len(dataset.validation)
+        self._calibration = torch.from_numpy(dataset.train.x[:CALIBRATION_IMAGES]).to(device)
+        self._known: dict[str, float] = {}
+
+    def __call__(self, arch: Arch) -> float:
+        from cosearch.supernet.blocks import calibrate, set_simulation
+        from cosearch.supernet.training import accuracy
+
+        key = arch_key(arch)
+        if key not in self._known:
+            network = self.supernet.extract(self.space.blocks(arch))
+            calibrate(network, self._calibration)
+            set_simulation(network, True)
+            self._known[key] = accuracy(network, self.dataset.validation, self.device)
+        return self._known[key]
+
+
+class TrainAccuracy:
+    """Trains each network alone on the training images."""
+
+    def __init__(self, space: Any, dataset: Dataset, epochs: int, seed: int, device: str = "cpu") -> None:
+        self.space, self.dataset, self.epochs, self.seed, self.device = space, dataset, epochs, seed, device
+        self.images = len(dataset.validation)
+
+    def __call__(self, arch: Arch) -> float:
+        import torch
+
+        from cosearch.integer import integer_accuracy, to_integer
+        from cosearch.supernet.training import Recipe, train_network
+
+        network = self.space.build(arch, self.seed)
+        train_network(network, self.dataset.train, Recipe(epochs=self.epochs), self.seed, self.dataset.mirror, self.device)
+        integer = to_integer(network, torch.from_numpy(self.dataset.train.x))
+        return integer_accuracy(integer, self.dataset.validation)
+
+
+class TableAccuracy:
+    def __init__(self, space: Any, table: Measurements, images: int) -> None:
+        self.images = images
+        self._known = {arch_key(arch): float(a) for arch, a in zip(table.archs, table.values["accuracy"], strict=True)}
+        if len(self._known) < space.size:
+            raise ConfigError(
+                f"{table.path} holds {len(self._known)} of the {space.size} networks of {space.name}: "
+                "a table must hold all of them; use --accuracy predictor to fill the rest"
+            )
+
+    def __call__(self, arch: Arch) -> float:
+        return self._known[arch_key(arch)]
+
+
+class PredictorAccuracy:
+    def __init__(self, space: Any, table: Measurements, images: int) -> None:
+        from predictors.additive import AdditivePredictor
+
+        self.images = images
+        self.model = AdditivePredictor(space)
+        self.model.fit(table.archs, table.values["accuracy"])
+
+    def __call__(self, arch: Arch) -> float:
+        return float(np.clip(self.model.predict([arch])[0][0], 0.0, 1.0))
+
+
+def require_fractions(table: Measurements) -> None:
+    """Raises: ConfigError if an accuracy is not a fraction."""
+    values: Mapping[str, Any] = table.values
+    if (values["accuracy"] > 1).any():
+        raise ConfigError(f"{table.path}: accuracy {values['accuracy'].max():g}, expected fractions in [0, 1], not percent")

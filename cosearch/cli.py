@@ -1,0 +1,172 @@
+"""The command line: it parses, calls the function that Python users call, and prints. Errors: one line, exit status 2."""
+
+import inspect
+import sys
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cosearch import __version__
+from cosearch.errors import CosearchError
+
+app = typer.Typer(
+    name="cosearch",
+    help="Find a neural network and the accelerator that runs it, together.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"cosearch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+def _option_type(annotation: Any) -> Any:
+    """What Typer can parse: literals and tuples are read as text and checked by `RunConfig`."""
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        [annotation] = [a for a in typing.get_args(annotation) if a is not type(None)]
+    if annotation in (str, int, float, bool, Path):
+        return annotation
+    return str
+
+
+def _shown(default: Any) -> str | bool:
+    if default is None:
+        return False
+    return ",".join(default) if isinstance(default, tuple) else str(default)
+
+
+def _run_signature() -> inspect.Signature:
+    """One option per field of `RunConfig`; an option that is not given stays None, so that a file's value stands."""
+    from cosearch.config import RunConfig
+
+    parameters = []
+    for name, field in RunConfig.model_fields.items():
+        flag = f"--{name.replace('_', '-')}"
+        kind = _option_type(field.annotation)
+        flags = (f"{flag}/--no-{flag[2:]}",) if kind is bool else (flag,)
+        option = typer.Option(*flags, help=field.description, show_default=_shown(field.default))
+        annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+    config = typer.Option("--config", help="YAML file with any of these options; the command line goes before it.")
+    annotation = Annotated[Path | None, config]
+    parameters.append(inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+    return inspect.Signature(parameters)
+
+
+def _run(**options: Any) -> None:
+    """Search a network and an accelerator together, train the finalist, leave a run directory."""
+    from cosearch.config import RunConfig, read_yaml
+
+    file = options.pop("config")
+    given = {name: value for name, value in options.items() if value is not None}
+    config = RunConfig.make({**(read_yaml(file) if file else {}), **given})
+    from cosearch.engine import run
+
+    _print_result(run(config), config.quiet)
+
+
+_run.__signature__ = _run_signature()  # type: ignore[attr-defined]
+app.command("run")(_run)
+
+
+@app.command()
+def resume(
+    run_directory: Annotated[Path, typer.Argument(help="A run directory.")],
+    trials: Annotated[
+        str | None, typer.Option(help="New number of accuracy evaluations, or +N for N more.", show_default=False)
+    ] = None,
+    quiet: Annotated[bool, typer.Option(help="Print nothing but errors.")] = False,
+) -> None:
+    """Continue a run that was interrupted, or extend a finished one."""
+    from cosearch.engine import resume as continue_run
+    from cosearch.errors import ConfigError
+    from cosearch.runs import RunDirectory
+
+    total = None
+    if trials is not None:
+        try:
+            total = int(trials)
+        except ValueError:
+            raise ConfigError(f"--trials {trials!r}: expected a number such as 600, or +200 for 200 more") from None
+        if trials.startswith("+"):
+            total += RunDirectory.open(run_directory).config.trials
+    _print_result(continue_run(run_directory, total, quiet or None), quiet)
+
+
+@app.command()
+def show(run_directory: Annotated[Path, typer.Argument(help="A finished run directory.")]) -> None:
+    """Print the tables of a finished run again; nothing is recomputed."""
+    from cosearch.engine import load
+
+    _print_result(load(run_directory), False)
+
+
+@app.command()
+def spaces() -> None:
+    """List the network spaces."""
+    from cosearch import registry
+    from cosearch.tables import print_table
+    from search_spaces.networks import SPACES, find
+
+    rows = []
+    for name in registry.names("spaces", SPACES):
+        space = find(name)((1, 8, 8), 10)
+        rows.append((name, f"{space.size:.3g}", str(len(space.choices)), space.description))
+    print_table("Network spaces (sizes for 8x8 images)", ("space", "networks", "decisions", "what is chosen"), rows)
+
+
+@app.command()
+def devices() -> None:
+    """List the devices."""
+    from cosearch import registry
+    from cosearch.tables import print_table
+    from search_spaces.accelerators import ACCELERATORS, FAMILIES, find
+
+    rows = []
+    for name in registry.names("devices", ACCELERATORS):
+        space = find(name)
+        if name in FAMILIES:
+            rows.append((name, "", "", "", f"family; its default device is {FAMILIES[name]}"))
+            continue
+        budget = space.budget
+        size = (f"{budget.lut:,}", f"{budget.dsp:,}", f"{budget.bram:,}")
+        rows.append((name, *size, f"{space.part.title}; {len(space):.2g} accelerators"))
+    print_table("Devices", ("device", "LUTs", "DSP blocks", "block RAMs", "what it is"), rows)
+
+
+def _print_result(result: Any, quiet: bool) -> None:
+    if not quiet:
+        from cosearch.tables import print_result
+
+        print_result(result)
+
+
+def main() -> None:
+    """Entry point. Exit status 0, 2 for an error a user can mend, 130 for Ctrl-C."""
+    try:
+        app()
+    except CosearchError as error:
+        print(f"cosearch: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("cosearch: interrupted; continue with: cosearch resume RUN", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""`RunConfig`: one flat model that is the command line's options, the YAML file's keys and `cosearch.run`'s arguments."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from cosearch.errors import ConfigError, nearest
+
+MAX_YAML_BYTES = 1 << 20
+
+
+class RunConfig(BaseModel):
+    """Everything that decides a run. Frozen; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    space: str = Field("shiftadd", description="Network space: a name (see `cosearch spaces`) or module:object.")
+    device: str = Field(
+        "fpga",
+        description="Device: a part such as zcu102, a family such as fpga (its default part), a device file "
+        "(.json, .yaml), or measurements (.csv: arch,latency_ms[,energy_mj]; no accelerator axis).",
+    )
+    data: str = Field("digits", description="Dataset: digits, cifar10, cifar100, a .npz file or a folder of class folders.")
+    data_dir: Path | None = Field(None, description="Folder with CIFAR's original Python batches.")
+    accuracy: Literal["supernet", "table", "predictor", "train"] = Field(
+        "supernet", description="Where accuracy comes from during the search: supernet, table, predictor or train."
+    )
+    accuracy_table: Path | None = Field(None, description="CSV arch,accuracy for --accuracy table and predictor.")
+    objectives: tuple[str, ...] = Field(
+        ("accuracy", "latency_ms", "energy_mj"), description="What to optimise, comma-separated."
+    )
+    max_latency_ms: float | None = Field(None, gt=0, description="Hard limit on latency, ms.")
+    max_energy_mj: float | None = Field(None, gt=0, description="Hard limit on energy per image, mJ.")
+    max_area_mm2: float | None = Field(None, gt=0, description="Hard limit on area, mm2 (ASIC).")
+    min_accuracy: float = Field(0.0, ge=0, le=1, description="The recommended design must reach this, as a fraction.")
+    accounting: Literal["element", "operator"] = Field(
+        "element",
+        description="Unit costs: element charges accumulator and operand registers with each operation; operator "
+        "charges the bare operator, as many published shift/add results do.",
+    )
+    strategy: str = Field("evolutionary", description="Search strategy: evolutionary or random.")
+    trials: int = Field(400, ge=1, le=10_000_000, description="Accuracy evaluations of the search; each baseline gets as many.")
+    minutes: float | None = Field(
+        None, gt=0, description="Stop after this long; a run that it stops is not reproducible and can be resumed."
+    )
+    baselines: bool = Field(True, description="Also search conv-only networks and at random, to show what co-search buys.")
+    supernet_epochs: int = Field(120, ge=1, le=100_000, description="Epochs of supernet training.")
+    finalist_epochs: int = Field(40, ge=1, le=100_000, description="Epochs of each finalist's stand-alone training.")
+    finalist_seeds: int = Field(3, ge=1, le=100, description="Training seeds of each finalist.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Decides every random choice.")
+    threads: int = Field(2, ge=1, le=1024, description="CPU threads.")
+    torch_device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where networks are trained.")
+    out: Path | None = Field(None, description="Run directory; must not exist. [default: runs/SPACE-DEVICE-seedSEED]")
+    quiet: bool = Field(False, description="Print nothing but errors.")
+
+    @field_validator("objectives", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @property
+    def constraints(self) -> dict[str, float]:
+        """The hardware limits that are set, by name."""
+        limits = {name: getattr(self, name) for name in ("max_latency_ms", "max_energy_mj", "max_area_mm2")}
+        return {name: value for name, value in limits.items() if value is not None}
+
+    @classmethod
+    def make(cls, values: Mapping[str, Any]) -> "RunConfig":
+        """Check a mapping of fields.
+
+        Raises: ConfigError, one line, naming the field and, for an unknown one, the nearest.
+        """
+        for name in values:
+            if name not in cls.model_fields:
+                raise ConfigError(f"unknown option {str(name)!r}: {nearest(str(name), cls.model_fields)}")
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(map(str, first["loc"]))
+            raise ConfigError(f"{name}={first['input']!r}: {first['msg'].lower()}") from None
+
+    def to_yaml(self) -> str:
+        data = self.model_dump(mode="json")
+        return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a configuration file.
+
+    Raises: ConfigError if it is unreadable, too large or not a mapping.
+    """
+    try:
+        if path.stat().st_size > MAX_YAML_BYTES:
+            raise ConfigError(f"{path} is larger than 1 MiB: a configuration is a few lines")
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path} ({error.strerror}): check the path") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} holds a {type(data).__name__}, expected lines of 'option: value'")
+    return data

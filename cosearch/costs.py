@@ -1,0 +1,234 @@
+"""What networks cost on a device, for strategies: known before anything is trained.
+
+`AcceleratorCosts` prices a network on every accelerator of a space, exactly; `MeasuredCosts` predicts latency (and
+energy) on one device from a table of measurements, and has no accelerator axis.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cosearch.errors import ConfigError, DataError, UnknownNameError, nearest
+from cosearch.hardware.accelerator import Accelerator
+from cosearch.hardware.tensor import CostTensor, HardwareFront, NetworkCost
+from cosearch.strategies.objectives import Objectives
+from cosearch.workload import Workload
+from search_spaces.decisions import Arch, Decisions, arch_key
+
+RESOURCES = ("lut", "ff", "dsp", "bram")
+
+
+@dataclass(frozen=True)
+class NetworkFront:
+    """A network's hardware front with the metrics that do not depend on the accelerator."""
+
+    hardware: HardwareFront
+    workload: Workload
+
+    def __len__(self) -> int:
+        return len(self.hardware)
+
+    def metric(self, name: str) -> npt.NDArray[np.float64]:
+        if name == "params":
+            return np.full(len(self), float(self.workload.weight_count))
+        if name == "macs":
+            return np.full(len(self), float(self.workload.macs))
+        return self.hardware.metric(name)
+
+
+class AcceleratorCosts:
+    """Networks of one space on all accelerators of another."""
+
+    def __init__(
+        self, space: Any, tensor: CostTensor, objectives: Objectives, constraints: Mapping[str, float] | None = None
+    ) -> None:
+        self.space, self.tensor = space, tensor
+        self.constraints = dict(constraints or {})
+        wanted = tuple("latency_ms" if n == "throughput_fps" else n for n in objectives.costs)
+        hardware = tuple(n for n in dict.fromkeys(wanted) if n not in ("params", "macs"))
+        self.hardware_objectives = hardware or ("latency_ms", "energy_mj")
+        self._fronts: dict[str, NetworkFront] = {}
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return ("latency_ms", "energy_mj", *RESOURCES, "params", "macs")
+
+    def fronts(self, archs: Sequence[Arch]) -> list[NetworkFront]:
+        return [self._front(arch) for arch in archs]
+
+    def _front(self, arch: Arch) -> NetworkFront:
+        key = arch_key(arch)
+        if key not in self._fronts:
+            workload = self.space.workload(arch)
+            counts = self.space.counts([arch], self.tensor.layers)[0]
+            front = self.tensor.hardware_front(
+                counts,
+                workload.live_activation_bytes,
+                self.hardware_objectives,
+                self.constraints,
+                host_bytes=host_bytes(workload),
+            )
+            self._fronts[key] = NetworkFront(front, workload)
+        return self._fronts[key]
+
+    def accelerator(self, arch: Arch, point: int) -> Accelerator:
+        return self._front(arch).hardware.accelerator(point)
+
+    def least_edp(self, arch: Arch) -> Accelerator:
+        """The accelerator on which a network has the least energy-delay product.
+
+        Raises: InfeasibleError.
+        """
+        workload = self.space.workload(arch)
+        counts = self.space.counts([arch], self.tensor.layers)[0]
+        live = workload.live_activation_bytes
+        best = self.tensor.best_accelerator(counts, "edp", None, live, host_bytes(workload))
+        return best.accelerator(0)
+
+    def on(self, accelerator: Accelerator, arch: Arch) -> NetworkCost:
+        """A network on a given accelerator; infeasible with a reason if it cannot run there."""
+        workload = self.space.workload(arch)
+        counts = self.space.counts([arch], self.tensor.layers)[0]
+        live = workload.live_activation_bytes
+        return self.tensor.evaluate_on(accelerator, counts, live, "edp", host_bytes(workload))
+
+
+def host_bytes(workload: Workload) -> float:
+    """Bytes of the network's input and output, which cross the chip's boundary for every image."""
+    first, last = workload.layers[0], workload.layers[-1]
+    height, width = (first.P - 1) * first.stride[0] + 1, (first.Q - 1) * first.stride[1] + 1
+    return first.N * first.C * height * width * first.input_bits / 8 + last.output_bytes
+
+
+@dataclass(frozen=True)
+class PredictedFront:
+    """One point: the device is given."""
+
+    values: Mapping[str, float]
+
+    def __len__(self) -> int:
+        return 1 if self.values else 0
+
+    def metric(self, name: str) -> npt.NDArray[np.float64]:
+        if name not in self.values:
+            raise ConfigError(f"a measured device gives no {name!r}: {nearest(name, self.values)}")
+        return np.array([self.values[name]])
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Rows of a measurement file. values: metric -> [n]."""
+
+    path: str
+    archs: tuple[Arch, ...]
+    values: dict[str, npt.NDArray[np.float64]]
+
+
+class MeasuredCosts:
+    """Costs on one device, predicted from a few measured networks by a model that is additive over decisions."""
+
+    def __init__(
+        self,
+        space: Any,
+        measurements: Measurements,
+        objectives: Objectives,
+        constraints: Mapping[str, float] | None = None,
+    ) -> None:
+        from predictors.additive import AdditivePredictor
+
+        self.space, self.measurements = space, measurements
+        self.constraints = dict(constraints or {})
+        known = {*measurements.values, "params", "macs"}
+        wanted = [*objectives.costs, *(name.removeprefix("max_") for name in self.constraints)]
+        for name in wanted:
+            if name not in known:
+                raise ConfigError(f"{measurements.path} measures no {name!r}, which is an objective or a constraint: "
+                                  f"choose among {', '.join(sorted(known))} with --objectives")
+        self.models = {}
+        for metric, values in measurements.values.items():
+            model = AdditivePredictor(space)
+            model.fit(measurements.archs, values)
+            self.models[metric] = model
+        self._fronts: dict[str, PredictedFront] = {}
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return (*self.measurements.values, "params", "macs")
+
+    def fronts(self, archs: Sequence[Arch]) -> list[PredictedFront]:
+        return [self._front(arch) for arch in archs]
+
+    def _front(self, arch: Arch) -> PredictedFront:
+        key = arch_key(arch)
+        if key not in self._fronts:
+            values = {metric: float(model.predict([arch])[0][0]) for metric, model in self.models.items()}
+            workload = self.space.workload(arch)
+            values |= {"params": float(workload.weight_count), "macs": float(workload.macs)}
+            meets = all(values[name.removeprefix("max_")] <= limit for name, limit in self.constraints.items())
+            self._fronts[key] = PredictedFront(values if meets else {})
+        return self._fronts[key]
+
+    @cached_property
+    def errors(self) -> dict[str, float]:
+        """Metric -> relative cross-validated error of the prediction."""
+        return {metric: model.relative_error for metric, model in self.models.items()}
+
+
+MEASURED_METRICS = ("latency_ms", "energy_mj")
+
+
+def read_table(path: Path, space: Decisions, required: str, optional: tuple[str, ...] = ()) -> Measurements:
+    """Read ``arch,<required>[,<optional>...]`` from a CSV; arch is JSON, or ``name=choice`` pairs joined by ``;``.
+
+    Raises: DataError naming the line.
+    """
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path, dtype={"arch": str})
+    except FileNotFoundError:
+        raise DataError(f"no file {str(path)!r}: check the path") from None
+    except (OSError, ValueError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not a readable CSV file ({error})") from error
+    if "arch" not in table or required not in table:
+        raise DataError(f"{path} has columns {', '.join(map(str, table.columns))}; expected arch,{required}")
+    archs = []
+    for line, text in enumerate(table["arch"], start=2):
+        try:
+            archs.append(_parse_arch(str(text), space))
+        except (ConfigError, ValueError) as error:
+            raise DataError(f"{path}, line {line}: {error}") from error
+    values = {}
+    for metric in (required, *(name for name in optional if name in table)):
+        column = pd.to_numeric(table[metric], errors="coerce").to_numpy(dtype=float)
+        bad = np.flatnonzero(~np.isfinite(column) | (column < 0))
+        if len(bad):
+            raise DataError(f"{path}, line {bad[0] + 2}: {metric} is {table[metric].iloc[bad[0]]!r}, expected a number of at least 0")
+        values[metric] = column
+    if not archs:
+        raise DataError(f"{path} holds no rows: expected arch,{required}")
+    return Measurements(str(path), tuple(archs), values)
+
+
+def _parse_arch(text: str, space: Decisions) -> Arch:
+    if text.lstrip().startswith("{"):
+        arch = json.loads(text)
+    else:
+        pairs = [part.split("=", 1) for part in text.split(";") if part.strip()]
+        if any(len(pair) != 2 for pair in pairs):
+            raise ConfigError(f"arch {text[:60]!r}: expected a JSON object or name=choice pairs joined by ';'")
+        arch = {name.strip(): choice.strip() for name, choice in pairs}
+    space.check(arch)
+    return dict(arch)
+
+
+def unknown_device(name: str, known: Sequence[str]) -> UnknownNameError:
+    return UnknownNameError(
+        f"unknown device {name!r}: {nearest(name, known)}, or give a device file (.json, .yaml) or measurements (.csv)"
+    )

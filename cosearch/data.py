@@ -1,0 +1,298 @@
+"""Datasets: images in, three stratified, seeded splits out. The search sees train and validation only.
+
+Accepted: ``digits`` (scikit-learn's 1,797 handwritten 8x8 digits, embedded), a ``.npz`` with ``x`` and ``y``
+(optional ``x_test``, ``y_test``), a folder of class folders of images, and ``cifar10`` / ``cifar100`` as the
+original Python batches in ``data_dir``. Images of 8x8 to 224x224 with 1 or 3 channels.
+"""
+
+import hashlib
+import io
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cosearch.errors import DataError, nearest
+
+MIN_SIZE, MAX_SIZE = 8, 224
+MAX_BYTES = 8 * 2**30
+"""Largest array read from a file: what a 24 GiB machine can hold beside its float copy."""
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
+TEST_FRACTION = VALIDATION_FRACTION = 0.2
+
+Images = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """x: [n, channels, height, width], float32, standardised; y: [n] class indices."""
+
+    x: Images
+    y: Labels
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset split for a search. `development()` is what a finalist trains on; `open_test` is called once, at the end.
+
+    mirror: whether a mirrored image keeps its class (true of CIFAR's objects, not of digits).
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    _test: Split
+    classes: tuple[str, ...]
+    content_hash: str
+    mirror: bool = False
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.train.x.shape[1:]
+        return channels, height, width
+
+    def development(self) -> Split:
+        """Train and validation together, for the final training of a network that has been chosen."""
+        return Split(np.concatenate([self.train.x, self.validation.x]), np.concatenate([self.train.y, self.validation.y]))
+
+    def open_test(self) -> Split:
+        return self._test
+
+
+def load_dataset(name: str, data_dir: Path | None = None, seed: int = 0) -> Dataset:
+    """Read, check and split a dataset.
+
+    name: ``digits``, ``cifar10``, ``cifar100``, a ``.npz`` file or a folder of class folders.
+    Raises: DataError, one line, if the data is unknown, unreadable, empty, mislabelled or of an unusable size.
+    """
+    readers: dict[str, Callable[[Path | None], _Raw]] = {"digits": _digits, "cifar10": _cifar10, "cifar100": _cifar100}
+    path = Path(name).expanduser()
+    if name in readers:
+        raw = readers[name](data_dir)
+    elif path.suffix == ".npz":
+        raw = _npz(path)
+    elif path.is_dir():
+        raw = _folder(path)
+    elif path.exists():
+        raise DataError(f"data {name!r} is neither a .npz file nor a folder of class folders: convert it to one of them")
+    else:
+        raise DataError(f"no dataset or file {name!r}: {nearest(name, readers)}, or give a .npz file or an image folder")
+    return _split(name, raw, seed)
+
+
+@dataclass(frozen=True)
+class _Raw:
+    x: npt.NDArray[Any]
+    y: npt.NDArray[Any]
+    classes: tuple[str, ...] | None = None
+    x_test: npt.NDArray[Any] | None = None
+    y_test: npt.NDArray[Any] | None = None
+    mirror: bool = False
+
+
+def _digits(_: Path | None) -> _Raw:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return _Raw((bunch.images / 16.0).astype(np.float32), bunch.target, tuple(str(d) for d in range(10)))
+
+
+def _npz(path: Path) -> _Raw:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            _check_archive(path, archive)
+            arrays = {key: archive[key] for key in ("x", "y", "x_test", "y_test") if key in archive.files}
+            found = archive.files
+    except FileNotFoundError:
+        raise DataError(f"no file {str(path)!r}: check the path") from None
+    except DataError:
+        raise
+    except Exception as error:
+        # numpy raises zipfile, zlib, pickle, value and memory errors for damaged or foreign files
+        raise DataError(f"{path} is not a readable .npz file ({error}): write it with numpy.savez(path, x=..., y=...)") from error
+    if "x" not in arrays or "y" not in arrays:
+        raise DataError(f"{path} holds {sorted(found)}, expected arrays 'x' (images) and 'y' (integer labels)")
+    if ("x_test" in arrays) != ("y_test" in arrays):
+        raise DataError(f"{path} holds only one of 'x_test' and 'y_test': give both or neither")
+    return _Raw(arrays["x"], arrays["y"], None, arrays.get("x_test"), arrays.get("y_test"))
+
+
+def _check_archive(path: Path, archive: Any) -> None:
+    """Refuse a zip bomb before anything is unpacked."""
+    unpacked = sum(info.file_size for info in archive.zip.infolist())
+    if unpacked > MAX_BYTES:
+        raise DataError(f"{path} unpacks to {unpacked / 2**30:.1f} GiB, at most {MAX_BYTES / 2**30:.0f} GiB are read")
+
+
+def _folder(path: Path) -> _Raw:
+    from PIL import Image, UnidentifiedImageError
+
+    classes = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    files = [
+        (image, label)
+        for label, class_name in enumerate(classes)
+        for image in sorted((path / class_name).iterdir())
+        if image.suffix.lower() in IMAGE_SUFFIXES
+    ]
+    if not files:
+        raise DataError(f"{path} holds no images in class folders: expected {path}/CLASS/*.png (or jpg, bmp, gif, webp, tif)")
+    images, shape = [], None
+    for image, _ in files:
+        try:
+            with Image.open(image) as opened:
+                colour = "L" if opened.mode in ("1", "L", "I;16") else "RGB"
+                array = np.asarray(opened.convert(colour))
+        except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+            raise DataError(f"{image} is not a readable image ({error}): mend or remove it") from error
+        shape = shape or array.shape
+        if array.shape != shape:
+            raise DataError(f"{image} is {array.shape}, the first image is {shape}: resize all images to one size and mode")
+        images.append(array)
+    return _Raw(np.stack(images), np.array([label for _, label in files]), tuple(classes))
+
+
+class _CifarUnpickler(pickle.Unpickler):
+    """Admits numpy arrays and plain containers, as the published CIFAR batches hold, and nothing else."""
+
+    ALLOWED = frozenset(
+        {
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("_codecs", "encode"),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.ALLOWED:
+            raise DataError(f"the batch asks to load {module}.{name}, which CIFAR's own files never do: refused")
+        return super().find_class(module, name)
+
+
+def _cifar_batch(path: Path, label_key: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path} ({error.strerror}): --data-dir must hold the unpacked Python batches") from None
+    try:
+        batch = _CifarUnpickler(io.BytesIO(content), encoding="bytes").load()
+        pixels = np.asarray(batch[b"data"], dtype=np.uint8)
+        return pixels.reshape(-1, 3, 32, 32), np.asarray(batch[label_key.encode()], dtype=np.int64)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    except Exception as error:
+        # a damaged pickle can raise almost anything
+        raise DataError(f"{path} is not a CIFAR Python batch ({type(error).__name__}: {error})") from error
+
+
+def _cifar(data_dir: Path | None, folder: str, train: tuple[str, ...], test: str, label_key: str) -> _Raw:
+    if data_dir is None:
+        raise DataError("CIFAR is read from --data-dir, the folder with the unpacked original Python batches: none given")
+    root = data_dir / folder if (data_dir / folder).is_dir() else data_dir
+    batches = [_cifar_batch(root / name, label_key) for name in train]
+    x_test, y_test = _cifar_batch(root / test, label_key)
+    x, y = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    return _Raw(x, y, None, x_test, y_test, mirror=True)
+
+
+def _cifar10(data_dir: Path | None) -> _Raw:
+    batches = tuple(f"data_batch_{i}" for i in range(1, 6))
+    return _cifar(data_dir, "cifar-10-batches-py", batches, "test_batch", "labels")
+
+
+def _cifar100(data_dir: Path | None) -> _Raw:
+    return _cifar(data_dir, "cifar-100-python", ("train",), "test", "fine_labels")
+
+
+def _images(name: str, which: str, x: npt.NDArray[Any]) -> Images:
+    """To [n, c, h, w] float32; uint8 becomes a fraction of 255."""
+    if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
+        raise DataError(f"{name}: {which} is {x.dtype}, expected uint8 or float images")
+    if x.ndim == 3:
+        x = x[:, None]
+    elif x.ndim == 4 and x.shape[1] not in (1, 3) and x.shape[3] in (1, 3):
+        x = x.transpose(0, 3, 1, 2)
+    if x.ndim != 4 or x.shape[1] not in (1, 3):
+        raise DataError(f"{name}: {which} has shape {x.shape}, expected [n,h,w], [n,h,w,c] or [n,c,h,w] with 1 or 3 channels")
+    if len(x) == 0:
+        raise DataError(f"{name}: {which} holds no images")
+    if not all(MIN_SIZE <= size <= MAX_SIZE for size in x.shape[2:]):
+        raise DataError(f"{name}: images of {x.shape[2]}x{x.shape[3]}, expected {MIN_SIZE}x{MIN_SIZE} to {MAX_SIZE}x{MAX_SIZE}")
+    scaled = x.astype(np.float32) / np.float32(255 if x.dtype == np.uint8 else 1)
+    bad = int(np.count_nonzero(~np.isfinite(scaled).all(axis=(1, 2, 3))))
+    if bad:
+        raise DataError(f"{name}: {which} has NaN or infinite pixels in {bad} of {len(x)} images: mend or remove them")
+    return np.ascontiguousarray(scaled)
+
+
+def _labels(name: str, which: str, y: npt.NDArray[Any], n: int) -> npt.NDArray[np.int64]:
+    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
+        raise DataError(f"{name}: {which} has shape {y.shape} and type {y.dtype}, expected one integer label per image")
+    if len(y) != n:
+        raise DataError(f"{name}: {n} images but {len(y)} labels in {which}: they must pair up")
+    return y.astype(np.int64)
+
+
+def _split(name: str, raw: _Raw, seed: int) -> Dataset:
+    x = _images(name, "x", raw.x)
+    y = _labels(name, "y", raw.y, len(x))
+    values, y = np.unique(y, return_inverse=True)
+    if len(values) < 2:
+        raise DataError(f"{name}: all {len(y)} images have one label ({values[0]}), expected at least two classes")
+    names = raw.classes or tuple(str(v) for v in values)
+    classes = tuple(names[v] for v in values) if raw.classes else names
+    smallest = int(np.bincount(y).min())
+    if smallest < 5:
+        rare = classes[int(np.bincount(y).argmin())]
+        raise DataError(f"{name}: class {rare!r} has {smallest} images, expected at least 5 of each to split them")
+
+    digest = hashlib.sha256(x.tobytes() + y.tobytes())
+    rng = np.random.default_rng([seed, 0xDA7A])
+    if raw.x_test is not None and raw.y_test is not None:
+        x_test = _images(name, "x_test", raw.x_test)
+        y_test = _labels(name, "y_test", raw.y_test, len(x_test))
+        if x_test.shape[1:] != x.shape[1:]:
+            raise DataError(f"{name}: x_test images are {x_test.shape[1:]}, x images are {x.shape[1:]}")
+        unknown = sorted(set(y_test.tolist()) - set(values.tolist()))
+        if unknown:
+            raise DataError(f"{name}: y_test has label {unknown[0]}, which y does not have")
+        y_test = np.searchsorted(values, y_test)
+        digest.update(x_test.tobytes() + y_test.tobytes())
+        rest = np.arange(len(y))
+    else:
+        test, rest = _stratified(y, TEST_FRACTION, rng)
+        x_test, y_test = x[test], y[test]
+    held, kept = _stratified(y[rest], VALIDATION_FRACTION * len(y) / len(rest) if raw.x_test is None else 0.1, rng)
+    validation, train = rest[held], rest[kept]
+
+    mean = x[train].mean(axis=(0, 2, 3), keepdims=True)
+    std = x[train].std(axis=(0, 2, 3), keepdims=True) + 1e-6
+    standard = lambda images, labels: Split(np.ascontiguousarray((images - mean) / std), np.ascontiguousarray(labels))  # noqa: E731
+    return Dataset(
+        name,
+        standard(x[train], y[train]),
+        standard(x[validation], y[validation]),
+        standard(x_test, y_test),
+        classes,
+        digest.hexdigest(),
+        raw.mirror,
+    )
+
+
+def _stratified(y: Labels, fraction: float, rng: np.random.Generator) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Indices (held out, kept): the fraction of every class, at least one image each side."""
+    held = []
+    for label in np.unique(y):
+        members = rng.permutation(np.flatnonzero(y == label))
+        held.append(members[: min(max(1, round(fraction * len(members))), len(members) - 1)])
+    out = np.sort(np.concatenate(held))
+    return out, np.setdiff1d(np.arange(len(y)), out)

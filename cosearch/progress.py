@@ -1,0 +1,50 @@
+"""What a user sees while a run works: the phase, what is done of it, the best so far, the time left."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class Phase:
+    """One bar; `advance` moves it."""
+
+    def __init__(self, progress: Any, task: Any) -> None:
+        self._progress, self._task = progress, task
+
+    def advance(self, steps: float = 1, note: str | None = None) -> None:
+        if self._progress is not None:
+            extra = {} if note is None else {"note": note}
+            self._progress.update(self._task, advance=steps, **extra)
+
+
+class Reporter:
+    """Rich progress and text on a terminal; silent if `quiet`."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        from rich.console import Console
+
+        self.console = Console(quiet=quiet, highlight=False)
+        self.quiet = quiet
+
+    def say(self, *text: Any) -> None:
+        self.console.print(*text)
+
+    @contextmanager
+    def phase(self, name: str, total: float, done: float = 0) -> Iterator[Phase]:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        if self.quiet:
+            yield Phase(None, None)
+            return
+        columns = (
+            TextColumn("{task.description:<28}"),
+            BarColumn(24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=self.console, transient=False, refresh_per_second=4) as progress:
+            task = progress.add_task(name, total=total, completed=done, note="")
+            yield Phase(progress, task)

@@ -1,0 +1,192 @@
+"""The run directory: what a search leaves behind, and all that a resumed one needs. No file in it is a pickle.
+
+config.yaml, study.db (Optuna), log.jsonl, supernet.safetensors, finalists/, front.csv, result.json, best/.
+Every file is written beside its place, flushed to disk and renamed, so that a reader finds the old or the new one.
+"""
+
+import fcntl
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cosearch.config import RunConfig, read_yaml
+from cosearch.errors import RunError
+from cosearch.strategies.base import Candidate, Failure
+from cosearch.strategies.objectives import Objectives
+from search_spaces.decisions import Decisions
+
+if TYPE_CHECKING:
+    import optuna
+    from torch import Tensor
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write, fsync, rename: the file is never half there."""
+    data = content.encode() if isinstance(content, str) else content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def to_json(data: Any) -> str:
+    return json.dumps(data, indent=2, sort_keys=False, allow_nan=False) + "\n"
+
+
+class RunDirectory:
+    """An open run directory."""
+
+    def __init__(self, path: Path, config: RunConfig) -> None:
+        self.path, self.config = path, config
+        self._started = time.monotonic()
+
+    @classmethod
+    def create(cls, path: Path, config: RunConfig) -> "RunDirectory":
+        """Raises: RunError if the directory exists or cannot be made."""
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            raise RunError(f"{path} exists: choose another --out, or continue it with: cosearch resume {path}") from None
+        except OSError as error:
+            raise RunError(f"cannot make the run directory {path} ({error.strerror}): choose another --out") from None
+        run = cls(path, config)
+        write_atomic(path / "config.yaml", config.to_yaml())
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "RunDirectory":
+        """Raises: RunError if it is no run directory."""
+        if not (path / "config.yaml").is_file():
+            raise RunError(f"{path} is not a run directory (it has no config.yaml): give the --out of an earlier run")
+        return cls(path, RunConfig.make(read_yaml(path / "config.yaml")))
+
+    def reconfigure(self, config: RunConfig) -> None:
+        self.config = config
+        write_atomic(self.path / "config.yaml", config.to_yaml())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the directory for this process; the lock goes with the process, however it ends.
+
+        Raises: RunError if another process holds it.
+        """
+        with (self.path / ".lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise RunError(f"{self.path} is in use by another process: wait for it or stop it") from None
+            yield
+
+    def log(self, event: str, **details: Any) -> None:
+        """Append one line to log.jsonl."""
+        line = {"time": round(time.time(), 3), "event": event, **details}
+        with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def write_json(self, name: str, data: Any) -> None:
+        write_atomic(self.path / name, to_json(data))
+
+    def read_json(self, name: str) -> Any:
+        """Raises: RunError if the file is missing or damaged."""
+        path = self.path / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(f"{path} is missing: finish the run with: cosearch resume {self.path}") from None
+        except (ValueError, RecursionError) as error:
+            raise RunError(f"{path} is damaged ({error}): remove it and run: cosearch resume {self.path}") from None
+
+    def save_tensors(self, name: str, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str]) -> None:
+        from safetensors.torch import save
+
+        write_atomic(self.path / name, save({k: v.contiguous() for k, v in tensors.items()}, dict(metadata)))
+
+    def load_tensors(self, name: str) -> tuple[dict[str, "Tensor"], dict[str, str]] | None:
+        """Tensors and metadata, or None if the file is not there.
+
+        Raises: RunError if it is damaged.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = self.path / name
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise RunError(f"{path} is damaged ({error}): remove it and run: cosearch resume {self.path}") from None
+
+
+class TrialLog:
+    """One Optuna study in study.db: every finished trial, written at once, so that a crash loses none and doubles none."""
+
+    def __init__(self, run: RunDirectory, name: str, space: Decisions, objectives: Objectives) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.space, self.objectives = space, objectives
+        url = f"sqlite:///{(run.path / 'study.db').resolve()}"
+        self.study: optuna.Study = optuna.create_study(
+            study_name=name, storage=url, directions=objectives.directions, load_if_exists=True
+        )
+        if not self.study.trials:
+            self.study.set_metric_names(list(objectives.names))
+        self._distributions = {
+            key: optuna.distributions.CategoricalDistribution(options) for key, options in space.choices.items()
+        }
+
+    def add(
+        self, candidate: Candidate, result: Mapping[str, float] | Failure, accelerator: Any, source: str, seconds: float
+    ) -> None:
+        from optuna.trial import TrialState, create_trial
+
+        attributes = {
+            "arch": json.dumps(candidate.arch),
+            "accelerator": json.dumps(accelerator),
+            "accuracy_source": source,
+            "seconds": round(seconds, 4),
+        }
+        failed = isinstance(result, Failure)
+        if isinstance(result, Failure):
+            attributes["reason"] = result.reason
+        self.study.add_trial(
+            create_trial(
+                state=TrialState.FAIL if failed else TrialState.COMPLETE,
+                values=None if isinstance(result, Failure) else [result[name] for name in self.objectives.names],
+                params=candidate.arch,
+                distributions=self._distributions,
+                user_attrs=attributes,
+            )
+        )
+
+    def finished(self) -> Sequence[tuple[Candidate, dict[str, float] | Failure]]:
+        """All recorded trials in order, to be told to a strategy again.
+
+        Raises: RunError if one is of another space.
+        """
+        from optuna.trial import TrialState
+
+        told: list[tuple[Candidate, dict[str, float] | Failure]] = []
+        for trial in self.study.trials:
+            arch = json.loads(trial.user_attrs["arch"])
+            self.space.check(arch)
+            candidate = Candidate(trial.number, arch)
+            if trial.state == TrialState.COMPLETE:
+                told.append((candidate, dict(zip(self.objectives.names, trial.values, strict=True))))
+            else:
+                told.append((candidate, Failure(trial.user_attrs.get("reason", "failed"))))
+        return told

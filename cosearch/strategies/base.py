@@ -1,0 +1,171 @@
+"""What all strategies share: candidates, failures, and sampling of networks whose hardware meets the constraints."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from cosearch.errors import ConfigError, InfeasibleError
+from cosearch.seeding import numpy_stream
+from cosearch.strategies.objectives import Objectives, product
+from search_spaces.decisions import Arch, Decisions, arch_key
+
+
+class Front(Protocol):
+    """The accelerators that are worth building for one network."""
+
+    def __len__(self) -> int: ...
+
+    def metric(self, name: str) -> npt.NDArray[np.float64]:
+        """[points] values of a cost objective."""
+
+
+class Costs(Protocol):
+    """What networks cost: known without training."""
+
+    def fronts(self, archs: Sequence[Arch]) -> list[Front]:
+        """For each network its hardware front under the constraints; empty if it cannot meet them."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network and the point of its hardware front that it is recorded with (None: no accelerator axis)."""
+
+    number: int
+    arch: Arch
+    point: int | None = None
+
+    @property
+    def key(self) -> str:
+        return arch_key(self.arch)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An evaluation that gave no result; its network is not proposed again."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Told:
+    candidate: Candidate
+    accuracy: float | None
+    front: Front
+
+
+class Strategy(Protocol):
+    def ask(self, n: int = 1) -> list[Candidate]: ...
+
+    def tell(self, candidate: Candidate, result: Mapping[str, float] | Failure) -> None: ...
+
+
+ATTEMPTS = 200
+"""Draws of a network before the space is taken to be exhausted."""
+
+
+class History:
+    """What was asked and told; proposals draw from the stream (seed, trial number), so that they can be replayed."""
+
+    def __init__(self, space: Decisions, costs: Costs, objectives: Objectives, seed: int) -> None:
+        self.space, self.costs, self.objectives, self.seed = space, costs, objectives, seed
+        self.told: list[Told] = []
+        self.seen: set[str] = set()
+        self.next_number = 0
+
+    def stream(self, number: int) -> np.random.Generator:
+        return numpy_stream(self.seed, "propose", number)
+
+    def candidate(self, arch: Arch) -> Candidate:
+        """Number and record a network as asked, on the point of its front with the least product of costs."""
+        [front] = self.costs.fronts([arch])
+        columns = {name: front.metric(name) for name in self.objectives.costs}
+        point = int(np.argmin(product(columns, self.objectives))) if columns else 0
+        made = Candidate(self.next_number, arch, point)
+        self.next_number += 1
+        self.seen.add(made.key)
+        return made
+
+    def tell(self, candidate: Candidate, result: Mapping[str, float] | Failure) -> None:
+        """Record a result. A candidate that was never asked is a warm start; NaN is a failure."""
+        accuracy = None
+        if not isinstance(result, Failure):
+            value = result.get("accuracy")
+            accuracy = float(value) if value is not None and np.isfinite(value) else None
+        self.space.check(candidate.arch)
+        [front] = self.costs.fronts([candidate.arch])
+        self.seen.add(candidate.key)
+        self.next_number = max(self.next_number, candidate.number + 1)
+        self.told.append(Told(candidate, accuracy, front))
+
+    def admissible(self, arch: Arch) -> bool:
+        """New, and able to meet the constraints."""
+        return arch_key(arch) not in self.seen and len(self.costs.fronts([arch])[0]) > 0
+
+    def fresh_sample(self, rng: np.random.Generator) -> Arch:
+        """A new network that meets the constraints, uniform by rejection; if that is rare, a repaired one.
+
+        Raises: InfeasibleError if none is found.
+        """
+        for _ in range(ATTEMPTS):
+            arch = self.space.sample(rng)
+            if self.admissible(arch):
+                return arch
+        for _ in range(ATTEMPTS):
+            repaired = self._repair(self.space.sample(rng), rng)
+            if repaired is not None:
+                return repaired
+        raise InfeasibleError(
+            f"no further network meets the constraints after {len(self.seen)} of {self.space.size}: lower --trials"
+        )
+
+    def _repair(self, arch: Arch, rng: np.random.Generator) -> Arch | None:
+        """Take decisions from the nearest feasible network seen, one by one, until the constraints are met."""
+        feasible = [told.candidate.arch for told in self.told if len(told.front)]
+        anchor = feasible[rng.integers(len(feasible))] if feasible else cheapest(self.space, self.costs)
+        if anchor is None:
+            return None
+        for name in rng.permutation(list(self.space.choices)):
+            arch = {**arch, str(name): anchor[str(name)]}
+            if self.admissible(arch):
+                return arch
+        return None
+
+
+def cheapest(space: Decisions, costs: Costs, metric: str = "latency_ms") -> Arch | None:
+    """A network of least cost found by coordinate descent: each decision in turn takes its best choice.
+
+    Exact where decisions do not interact. Returns None if no network visited has an accelerator at all.
+    """
+
+    def cost(arch: Arch) -> float:
+        [front] = costs.fronts([arch])
+        return float(front.metric(metric).min()) if len(front) else np.inf
+
+    arch = {name: options[-1] for name, options in space.choices.items()}
+    best = cost(arch)
+    for _ in range(3):
+        before = best
+        for name, options in space.choices.items():
+            for option in options:
+                trial = {**arch, name: option}
+                value = cost(trial)
+                if value < best:
+                    arch, best = trial, value
+        if best >= before:
+            break
+    return arch if np.isfinite(best) else None
+
+
+def require_space(space: Any) -> Decisions:
+    """A space as strategies need it. A plain dict of choices becomes one.
+
+    Raises: ConfigError.
+    """
+    if isinstance(space, Decisions):
+        return space
+    if isinstance(space, Mapping):
+        return Decisions({name: tuple(options) for name, options in space.items()})
+    raise ConfigError(f"a space is a Decisions object or a dict of choices, got {type(space).__name__}")

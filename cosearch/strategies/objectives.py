@@ -1,0 +1,123 @@
+"""Objectives: names, units, directions, and the front of what they say about a set of candidates."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cosearch.errors import ConfigError, nearest
+
+Matrix = npt.NDArray[np.float64]
+
+UNITS: dict[str, str] = {
+    "accuracy": "fraction",
+    "latency_ms": "ms",
+    "energy_mj": "mJ",
+    "edp": "mJ ms",
+    "area_mm2": "mm2",
+    "dsp": "blocks",
+    "lut": "LUTs",
+    "ff": "flip-flops",
+    "bram": "block RAMs",
+    "params": "weights",
+    "macs": "operations",
+    "throughput_fps": "images/s",
+}
+MAXIMISED = frozenset({"accuracy", "throughput_fps"})
+
+
+@dataclass(frozen=True)
+class Objectives:
+    """An ordered set of objectives. min_accuracy: networks below it are worse than all others.
+
+    Raises: ConfigError if one is unknown or given twice, or there is none.
+    """
+
+    names: tuple[str, ...] = ("accuracy", "latency_ms", "energy_mj")
+    min_accuracy: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise ConfigError(f"no objectives: give some of {', '.join(UNITS)}")
+        for name in self.names:
+            if name not in UNITS:
+                raise ConfigError(f"unknown objective {name!r}: {nearest(name, UNITS)}")
+        if len(set(self.names)) != len(self.names):
+            raise ConfigError(f"objectives {', '.join(self.names)}: each may be given once")
+
+    @property
+    def costs(self) -> tuple[str, ...]:
+        """The objectives that are known without training."""
+        return tuple(name for name in self.names if name != "accuracy")
+
+    @property
+    def directions(self) -> list[str]:
+        """As Optuna wants them."""
+        return ["maximize" if name in MAXIMISED else "minimize" for name in self.names]
+
+    def minimised(self, columns: Mapping[str, npt.ArrayLike]) -> Matrix:
+        """[n, objectives], every column to be minimised. columns: name -> [n] or a scalar."""
+        signed = [np.asarray(columns[n], dtype=float) * (-1.0 if n in MAXIMISED else 1.0) for n in self.names]
+        return np.stack(np.broadcast_arrays(*(np.atleast_1d(c) for c in signed)), axis=1)
+
+
+def undominated(points: Matrix) -> npt.NDArray[np.bool_]:
+    """[n] which points no other dominates; of equal points the first stays. points: [n, objectives], minimised."""
+    import moocore
+
+    if len(points) == 0:
+        return np.zeros(0, dtype=bool)
+    return np.asarray(moocore.is_nondominated(points), dtype=bool)
+
+
+def ranks(points: Matrix) -> npt.NDArray[np.int64]:
+    """[n] front number of each point, 0 for the non-dominated. points: [n, objectives], minimised."""
+    import moocore
+
+    return np.asarray(moocore.pareto_rank(points), dtype=np.int64)
+
+
+def crowding(points: Matrix, rank: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """[n] NSGA-II's crowding distance within each rank; infinite at the ends. Source: Deb et al. 2002."""
+    out = np.zeros(len(points))
+    for r in np.unique(rank):
+        members = np.flatnonzero(rank == r)
+        for column in points[members].T:
+            order = members[np.argsort(column, kind="stable")]
+            values = np.sort(column, kind="stable")
+            span = values[-1] - values[0]
+            out[order[[0, -1]]] = np.inf
+            if span > 0 and len(order) > 2:
+                out[order[1:-1]] += (values[2:] - values[:-2]) / span
+    return out
+
+
+def one_standard_error(accuracy: npt.NDArray[np.float64], images: int) -> float:
+    """The least accuracy that is within one standard error of the best, given the images it was measured on."""
+    best = float(accuracy.max())
+    return best - float(np.sqrt(best * (1 - best) / images))
+
+
+def product(columns: Mapping[str, npt.NDArray[np.float64]], objectives: Objectives) -> npt.NDArray[np.float64]:
+    """[n] log of the product of the costs (EDP for latency and energy), each as a quantity to be minimised."""
+    total = np.zeros(len(next(iter(columns.values()))))
+    for name in objectives.costs:
+        values = np.log(np.maximum(columns[name], 1e-300))
+        total += -values if name in MAXIMISED else values
+    return total
+
+
+def recommend(columns: Mapping[str, npt.NDArray[np.float64]], objectives: Objectives, images: int) -> int:
+    """Which row to take: of those within one standard error of the best accuracy, the least product of the costs.
+
+    columns: name -> [n], accuracy among them. images: on how many the accuracy was measured. If accuracy is no
+    objective, every row that reaches `min_accuracy` is accurate enough.
+    The one-standard-error rule is Breiman's (CART, 1984).
+    """
+    accuracy = columns["accuracy"]
+    needed = objectives.min_accuracy
+    if "accuracy" in objectives.names:
+        needed = max(needed, one_standard_error(accuracy, images))
+    costs = np.where(accuracy >= min(needed, float(accuracy.max())), product(columns, objectives), np.inf)
+    return int(np.lexsort((-accuracy, costs))[0])

@@ -1,0 +1,19 @@
+"""`random`: uniform over the networks that meet the constraints, each at most once."""
+
+from collections.abc import Mapping
+
+from cosearch.strategies.base import Candidate, Costs, Failure, History
+from cosearch.strategies.objectives import Objectives
+from search_spaces.decisions import Decisions
+
+
+class RandomSearch:
+    def __init__(self, space: Decisions, costs: Costs, objectives: Objectives, seed: int = 0) -> None:
+        self.history = History(space, costs, objectives, seed)
+
+    def ask(self, n: int = 1) -> list[Candidate]:
+        history = self.history
+        return [history.candidate(history.fresh_sample(history.stream(history.next_number))) for _ in range(n)]
+
+    def tell(self, candidate: Candidate, result: Mapping[str, float] | Failure) -> None:
+        self.history.tell(candidate, result)

@@ -1,0 +1,201 @@
+"""Training by stochastic gradient descent: batches, augmentation, schedule; supernets and stand-alone networks.
+
+Randomness is drawn from streams named by (seed, purpose, epoch), so that training continues from a checkpoint exactly
+as if it had not been interrupted.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cosearch.data import Split
+from cosearch.errors import ConfigError, CosearchError
+from cosearch.macro import BlockChoice
+from cosearch.seeding import derive, torch_stream
+from cosearch.supernet.blocks import Network, Unit, calibrate
+from cosearch.supernet.elastic import Supernet
+
+Path = tuple[BlockChoice | None, ...]
+
+
+class DivergedError(CosearchError):
+    """The loss became NaN or infinite; the weights of the last checkpoint are good."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How weights are trained: SGD with Nesterov momentum and a cosine from `learning_rate` to 0 after a warm-up.
+
+    adder_rate: AdderNet's eta; an adder weight's gradient g becomes eta sqrt(n) g / ||g||.
+    rotation_degrees, scale, shift_pixels: each image is turned, zoomed and moved by up to this much.
+    """
+
+    epochs: int = 40
+    batch_size: int = 64
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup_fraction: float = 0.05
+    label_smoothing: float = 0.05
+    adder_rate: float = 0.5
+    rotation_degrees: float = 12.0
+    scale: float = 0.1
+    shift_pixels: float = 0.8
+
+
+def torch_device(name: str) -> str:
+    """``auto`` is a GPU if there is one.
+
+    Raises: ConfigError if CUDA is asked for and absent.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--torch-device cuda: torch sees no CUDA device here; use auto or cpu")
+    return "cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu"
+
+
+def augment(x: Tensor, recipe: Recipe, mirror: bool, generator: torch.Generator) -> Tensor:
+    """Turn, zoom, move and perhaps mirror each image. x: B x C x H x W."""
+    n, _, height, width = x.shape
+    draws = torch.rand((5, n), generator=generator) * 2 - 1
+    angle = draws[0] * math.radians(recipe.rotation_degrees)
+    zoom = 1 + draws[1] * recipe.scale
+    flip = torch.where(draws[4] < 0, -1.0, 1.0) if mirror else torch.ones(n)
+    cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
+    move_x, move_y = draws[2] * 2 * recipe.shift_pixels / width, draws[3] * 2 * recipe.shift_pixels / height
+    theta = torch.stack([cos * flip, -sin, move_x, sin * flip, cos, move_y], dim=1).view(n, 2, 3).to(x.device)
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+
+
+def batches(split: Split, recipe: Recipe, mirror: bool, seed: int, epoch: int, device: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Shuffled, augmented batches of one epoch; the last partial batch is dropped."""
+    generator = torch_stream(seed, "epoch", epoch)
+    x, y = torch.from_numpy(split.x).to(device), torch.from_numpy(split.y).to(device)
+    order = torch.randperm(len(y), generator=generator).to(device)
+    size = min(recipe.batch_size, len(y))
+    for start in range(0, len(y) - size + 1, size):
+        chosen = order[start : start + size]
+        yield augment(x[chosen], recipe, mirror, generator), y[chosen]
+
+
+def steps_per_epoch(split: Split, recipe: Recipe) -> int:
+    return max(1, len(split) // recipe.batch_size)
+
+
+def rate_at(recipe: Recipe, step: int, total: int) -> float:
+    """Linear warm-up, then half a cosine to zero."""
+    warmup = max(1, round(recipe.warmup_fraction * total))
+    if step < warmup:
+        return recipe.learning_rate * (step + 1) / warmup
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    """Weight decay on convolution and classifier weights only: pulling an adder weight to 0 is not neutral."""
+    adders = {id(p) for p in adder_parameters(model)}
+    decayed = [p for p in model.parameters() if p.ndim > 1 and id(p) not in adders]
+    rest = [p for p in model.parameters() if p.ndim <= 1 or id(p) in adders]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=True)
+
+
+def adder_parameters(model: nn.Module) -> list[nn.Parameter]:
+    if isinstance(model, Supernet):
+        return model.adder_parameters()
+    return [unit.weight for unit in model.modules() if isinstance(unit, Unit) and unit.op == "add"]
+
+
+def scale_adder_gradients(parameters: Sequence[nn.Parameter], eta: float) -> None:
+    """AdderNet's adaptive local rate on the summed gradient: g <- eta sqrt(n) g / ||g||, n = entries in use."""
+    for parameter in parameters:
+        if parameter.grad is not None:
+            used = torch.count_nonzero(parameter.grad)
+            parameter.grad.mul_(eta * used.sqrt() / parameter.grad.norm().clamp_min(1e-12))
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def train_network(
+    network: Network,
+    split: Split,
+    recipe: Recipe,
+    seed: int,
+    mirror: bool = False,
+    device: str = "cpu",
+    on_epoch: Callable[[int], None] | None = None,
+) -> None:
+    """Train in place, from the weights the network has, then calibrate batch-norm and activation ranges.
+
+    Raises: DivergedError if the loss is not finite.
+    """
+    network.to(device).train()
+    optimizer = make_optimizer(network, recipe)
+    adders = adder_parameters(network)
+    per_epoch = steps_per_epoch(split, recipe)
+    for epoch in range(recipe.epochs):
+        total = torch.zeros((), device=device)
+        for i, (x, y) in enumerate(batches(split, recipe, mirror, seed, epoch, device)):
+            set_rate(optimizer, rate_at(recipe, epoch * per_epoch + i, recipe.epochs * per_epoch))
+            optimizer.zero_grad(set_to_none=True)
+            loss = F.cross_entropy(network(x), y, label_smoothing=recipe.label_smoothing)
+            loss.backward()  # type: ignore[no-untyped-call]
+            scale_adder_gradients(adders, recipe.adder_rate)
+            optimizer.step()
+            total += loss.detach()
+        require_finite(total, f"epoch {epoch + 1} of {recipe.epochs}", recipe)
+        if on_epoch:
+            on_epoch(epoch + 1)
+    calibrate(network, torch.from_numpy(split.x).to(device))
+
+
+def require_finite(loss: Tensor, where: str, recipe: Recipe) -> None:
+    if not bool(torch.isfinite(loss)):
+        raise DivergedError(f"the loss became {float(loss)} in {where} at learning rate {recipe.learning_rate}: lower it")
+
+
+def train_supernet_epoch(
+    supernet: Supernet,
+    optimizer: torch.optim.SGD,
+    sampler: Callable[[int, int], Path],
+    split: Split,
+    recipe: Recipe,
+    seed: int,
+    epoch: int,
+    mirror: bool = False,
+    device: str = "cpu",
+) -> float:
+    """One epoch of single-path training; `sampler(epoch, step)` gives the path of a step.
+
+    Returns: the mean loss. Raises: DivergedError if it is not finite.
+    """
+    supernet.train()
+    adders = supernet.adder_parameters()
+    per_epoch = steps_per_epoch(split, recipe)
+    total = torch.zeros((), device=device)
+    for i, (x, y) in enumerate(batches(split, recipe, mirror, derive(seed, "supernet"), epoch, device)):
+        set_rate(optimizer, rate_at(recipe, epoch * per_epoch + i, recipe.epochs * per_epoch))
+        optimizer.zero_grad(set_to_none=True)
+        loss = F.cross_entropy(supernet(x, sampler(epoch, i)), y, label_smoothing=recipe.label_smoothing)
+        loss.backward()  # type: ignore[no-untyped-call]
+        scale_adder_gradients(adders, recipe.adder_rate)
+        optimizer.step()
+        total += loss.detach()
+    require_finite(total, f"epoch {epoch + 1} of {recipe.epochs} of the supernet", recipe)
+    return float(total) / per_epoch
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, split: Split, device: str = "cpu", batch_size: int = 512) -> float:
+    """Fraction of the split that is classified correctly, in [0, 1]."""
+    x, y = torch.from_numpy(split.x).to(device), torch.from_numpy(split.y).to(device)
+    right = sum(
+        int((network(xb).argmax(1) == yb).sum()) for xb, yb in zip(x.split(batch_size), y.split(batch_size), strict=True)
+    )
+    return right / len(y)

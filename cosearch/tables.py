@@ -1,0 +1,73 @@
+"""Tables for a terminal."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from cosearch.results import Design, Result
+
+FRONT_ROWS = 12
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+
+    Console(highlight=False).print(_table(title, columns, rows))
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    for i, column in enumerate(columns):
+        numeric = i > 0 and any(row[i][:1].isdigit() for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def print_result(result: Result) -> None:
+    """The front, the designs side by side, and what co-search bought."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    front = result.front
+    names = [n for n in ("accuracy", "latency_ms", "energy_mj", "lut", "ff", "dsp", "bram") if n in front]
+    step = max(1, -(-len(front) // FRONT_ROWS))
+    rows = [tuple(_number(name, front[name].iloc[i]) for name in names) for i in range(0, len(front), step)]
+    shown = f"{len(rows)} of {len(front)} designs" if step > 1 else f"{len(front)} designs"
+    source = front["accuracy_source"].iloc[0] if len(front) else ""
+    console.print(_table(f"Pareto front: {shown}; accuracy from: {source}", names, rows))
+    columns = ("design", "test accuracy, integer", "float", "latency_ms", "energy_mj", "LUT", "FF", "DSP", "BRAM")
+    seeds = len(result.finalist.integer_accuracies)
+    title = f"Designs: mean test accuracy of {seeds} trainings from scratch [95% Wilson interval]; costs are modelled"
+    console.print(_table(title, columns, [_design_row(design) for design in result.designs]))
+    finalist = result.finalist
+    console.print("[bold]Recommended finalist[/bold]")
+    console.print("  network: " + ", ".join(f"{name} {choice}" for name, choice in finalist.arch.items()))
+    if finalist.accelerator:
+        console.print(f"  accelerator: {finalist.accelerator}", markup=False)
+    console.print("[bold]What co-search bought[/bold]")
+    for note in result.notes:
+        console.print(f"  {note}", markup=False)
+    console.print(f"Run directory: {result.path}", markup=False)
+
+
+def _design_row(design: Design) -> tuple[str, ...]:
+    low, high = design.interval
+    return (
+        design.name,
+        f"{design.accuracy:.4f} \\[{low:.3f}, {high:.3f}]",
+        f"{sum(design.float_accuracies) / len(design.float_accuracies):.4f}",
+        _number("latency_ms", design.latency_ms),
+        _number("energy_mj", design.energy_mj),
+        *(_number(n, design.resources.get(n)) for n in ("lut", "ff", "dsp", "bram")),
+    )
+
+
+def _number(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if name == "accuracy":
+        return f"{value:.4f}"
+    return f"{value:.4g}" if name in ("latency_ms", "energy_mj") else f"{value:,.0f}"
