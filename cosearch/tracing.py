@@ -5,10 +5,10 @@ matrix product (a linear layer; an attention product with one group per head, it
 (max, average, adaptive, global), and additions, subtractions, products, quotients, maxima and minima of two tensors
 that both depend on the input (a broadcast operand is counted at the output's size). Values are 8 bits wide.
 
-What does not is returned by the `..._report` functions as `Unpriced` entries with their share of the whole:
-batch norm (folded into the weights of the layer before it), activations, biases and requantisation (done as the
-values leave the array), softmax, other norms and reductions, data movement, and the transfer of the network's input
-and outputs. Views and whatever depends on weights alone cost nothing.
+What does not is returned by the `..._report` functions as `Unpriced` entries with their share of the whole: batch
+norm (folded into the weights of the layer before it, if that has any), activations, biases and requantisation (done
+as the values leave the array), softmax, other norms and reductions, data movement, and the transfer of the network's
+input and outputs. Views and whatever depends on weights alone cost nothing.
 
 Trace with the batch that is to be priced: the second operand of an attention product differs from image to image.
 Importing this module imports neither torch nor onnx.
@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 from cosearch.errors import ConfigError, DataError, HardwareError, UnknownNameError, nearest
 from cosearch.models.recorder import (
-    FOLDED,
     FUSED,
     MOVED,
     UNKNOWN,
@@ -62,12 +61,14 @@ MOVEMENT = words(
     "clone cat stack constant_pad_nd reflection_pad2d replication_pad2d roll flip index_select index gather copy "
     "_to_copy repeat upsample_nearest2d _unsafe_view pixel_shuffle embedding scatter where masked_fill"
 )
+VIEWS_IN_PLACE = words("transpose t squeeze unsqueeze swapaxes swapdims as_strided detach")
 OPERATIONS_PER_VALUE = {
     "_softmax": 5,
     "_safe_softmax": 5,
     "_log_softmax": 5,
     "native_layer_norm": 6,
     "native_group_norm": 6,
+    "native_batch_norm": 6,
 }
 """Per input value: maximum, difference, exponential, sum and quotient; mean, variance (3), scaling and shift."""
 
@@ -222,8 +223,9 @@ def _dispatch_mode(recorder: Recorder, image: "torch.Tensor") -> Any:
             if not sources or not results:
                 return output
             operation = func.overloadpacket.__name__.removesuffix("_")
-            if not func._schema.is_mutable and all(self.key(result) in storages for result in results):
-                return output  # a view
+            is_view = not func._schema.is_mutable or operation in VIEWS_IN_PLACE
+            if is_view and all(self.key(result) in storages for result in results):
+                return output
             producers = sources if self.asked else self.record(operation, args, results[0], sources)
             for result in results:
                 self.write(result, producers)
@@ -234,8 +236,8 @@ def _dispatch_mode(recorder: Recorder, image: "torch.Tensor") -> Any:
             if layer is not None:
                 return recorder.add(layer, sources)
             size = result.numel()
-            if operation in BATCH_NORMS:
-                recorder.note("batch norm", FOLDED, 0, 0.0)
+            if operation in BATCH_NORMS and not _uses_batch_statistics(operation, args):
+                recorder.note_batch_norm(sources, size)
             elif operation in ACTIVATIONS or operation in TWO_OPERANDS or operation == "pow":
                 recorder.note(operation, FUSED, size, 0.0)
             elif operation in MOVEMENT:
@@ -286,6 +288,11 @@ def _dispatch_mode(recorder: Recorder, image: "torch.Tensor") -> Any:
                 recorder.note("bias", FUSED, result.numel(), 4.0 * bias.numel())  # biases are as wide as accumulators
 
     return Mode()
+
+
+def _uses_batch_statistics(operation: str, args: Sequence[Any]) -> bool:
+    """Whether a batch-norm operator computes its mean and variance, as instance norm does through it."""
+    return not operation.endswith("no_training") and not (len(args) > 5 and args[5] is False)
 
 
 def _pool_arguments(operation: str, args: Sequence[Any]) -> tuple[Any, Any, Any]:

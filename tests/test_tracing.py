@@ -260,6 +260,26 @@ def test_report_names_and_sizes() -> None:
     assert unpriced[0].operations == max(entry.operations for entry in unpriced)
 
 
+def test_only_batch_norm_of_a_layer_with_weights_folds() -> None:
+    def reasons(*before: nn.Module) -> dict[str, tuple[str, int]]:
+        report = trace_report(nn.Sequential(*before, nn.Conv2d(4, 2, 1, bias=False)), (1, 4, 3, 3))[1]
+        return {entry.operation: (entry.reason.split()[0], entry.operations) for entry in report}
+
+    assert reasons(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))["batch norm"] == ("folded", 0)
+    assert reasons(nn.BatchNorm2d(4))["batch norm"] == ("done", 2 * 36)
+    assert reasons(nn.MaxPool2d(1), nn.BatchNorm2d(4))["batch norm"] == ("done", 2 * 36)
+    assert reasons(nn.InstanceNorm2d(4))["native_batch_norm"] == ("no", 6 * 36)
+    assert reasons(nn.BatchNorm2d(4, track_running_stats=False))["native_batch_norm"] == ("no", 6 * 36)
+
+
+def test_recurrent_network_but_for_its_first_state() -> None:
+    """Input and state products of four gates per step; the first state is zero, whatever the input."""
+    workload, unpriced = trace_report(Function(lambda m, x: m.a(x)[0], a=nn.LSTM(8, 16)), (5, 2, 8))
+    assert workload.macs == 5 * 2 * 64 * 8 + 4 * 2 * 64 * 16
+    gru = trace_report(Function(lambda m, x: m.a(x)[0], a=nn.GRU(8, 16, batch_first=True)), (2, 5, 8))[1]
+    assert "transpose" not in {entry.operation for entry in (*unpriced, *gru)}
+
+
 def test_three_dimensional_convolution_is_unpriced_with_its_macs() -> None:
     module = nn.Sequential(nn.Conv3d(2, 3, 2), nn.Flatten(), nn.Linear(3 * 27, 2))
     workload, unpriced = trace_report(module, (1, 2, 4, 4, 4))
@@ -395,6 +415,23 @@ def test_onnx_products(tmp_path: Path) -> None:
     ours = trace(Function(attention, a=nn.Linear(6, 4, bias=False)), (2, 7, 6))
     assert [layer.shape_key for layer in read.layers] == [layer.shape_key for layer in ours.layers]
     assert read.inputs == ours.inputs == ((-1,), (0,), (0, 1))
+
+
+def test_onnx_batch_norms(tmp_path: Path) -> None:
+    scale = ["g", "h", "i", "j"]
+    nodes = [
+        helper.make_node("BatchNormalization", ["x", *scale], ["n"], "first"),
+        helper.make_node("Conv", ["n", "w"], ["c"], "conv"),
+        helper.make_node("BatchNormalization", ["c", *scale], ["y"], "second"),
+    ]
+    image = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 3, 3])
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2, 3, 3])
+    weights = [tensor("w", 2, 2, 1, 1), *(tensor(name, 2) for name in scale)]
+    graph = helper.make_graph(nodes, "g", [image], [result], weights)
+    onnx.save(helper.make_model(graph), str(tmp_path / "b.onnx"))
+    _, unpriced = onnx_report(tmp_path / "b.onnx")
+    found = [entry for entry in unpriced if entry.operation == "batch norm"]
+    assert [(entry.reason.split()[0], entry.operations) for entry in found] == [("done", 2 * 18), ("folded", 0)]
 
 
 def test_onnx_sizes_that_the_file_computes(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 from cosearch.errors import ConfigError, CosearchError, DataError
 from cosearch.models.recorder import (
-    FOLDED,
     FUSED,
     MOVED,
     UNKNOWN,
@@ -272,7 +271,7 @@ class _Node:
         if priced:
             recorder.note("bias", FUSED, size, 4.0 * math.prod(self.shapes.get(self.node.input[2], (0,))))
         elif kind == "BatchNormalization":
-            recorder.note("batch norm", FOLDED, 0, 0.0)
+            recorder.note_batch_norm(self.producers[self.node.input[0]], size)
         elif kind in ACTIVATIONS or kind in TWO_OPERANDS:
             recorder.note(kind, FUSED, size, 0.0)
         elif kind in MOVEMENT:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cosearch.errors import DataError, HardwareError
-from cosearch.workload import Layer, Workload
+from cosearch.workload import INPUT, Layer, Workload
 
 Producers = tuple[int, ...]
 """Indices of the layers that a tensor comes from; `INPUT` for the network's input."""
@@ -58,6 +58,11 @@ class Recorder:
     def note(self, operation: str, reason: str, operations: int, size: float) -> None:
         calls, before, bytes_before = self.unpriced.get((operation, reason), (0, 0, 0.0))
         self.unpriced[operation, reason] = (calls + 1, before + operations, bytes_before + size)
+
+    def note_batch_norm(self, producers: Producers, size: int) -> None:
+        """A scale and a shift per channel: part of the weights where they follow a layer that has some."""
+        folds = len(producers) == 1 and producers[0] != INPUT and self.layers[producers[0]].has_weights
+        self.note("batch norm", FOLDED if folds else FUSED, 0 if folds else 2 * size, 0.0)
 
     def finish(self, name: str, input_count: int, output_count: int) -> tuple[Workload, tuple[Unpriced, ...]]:
         """Raises: HardwareError if nothing was recorded."""
