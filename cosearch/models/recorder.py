@@ -110,11 +110,9 @@ def convolution_layer(
     A transposed convolution of stride s is s^2 convolutions of the input with every s-th weight, interleaved: that
     many times the output channels at the input's size, with ceil(R / s) x ceil(S / s) weights each.
     """
-    one_dimensional = len(weight_shape) == 3
-    rows, columns = ((1, *output_shape[2:]) if one_dimensional else tuple(output_shape[2:]))[:2]
-    kernel = (1, *weight_shape[2:]) if one_dimensional else tuple(weight_shape[2:])
-    steps = (1, *stride) if one_dimensional else tuple(stride)
-    spread = (1, *dilation) if one_dimensional else tuple(dilation)
+    lead = (1,) * (4 - len(weight_shape))  # a one-dimensional convolution has one row
+    rows, columns = (*lead, *output_shape[2:])
+    kernel, steps, spread = (*lead, *weight_shape[2:]), (*lead, *stride), (*lead, *dilation)
     if not transposed:
         return Layer(
             name,
@@ -129,7 +127,7 @@ def convolution_layer(
             dilation=(spread[0], spread[1]),
             groups=groups,
         )
-    height, width = (1, input_shape[2]) if one_dimensional else (input_shape[2], input_shape[3])
+    height, width = (*lead, *input_shape[2:])
     return Layer(
         name,
         N=input_shape[0],
