@@ -8,7 +8,18 @@ from typing import Any
 
 _MODULE_OF = {
     "adder": ("AddConv2d", "AddLinear", "add_conv2d", "add_linear", "plain_add_conv2d", "scale_add_gradients"),
+    "butterfly": ("ButterflyConv2d", "ButterflyLinear", "generate_chain", "make_chain"),
+    "composite": ("ShiftAddConv2d",),
     "integer": ("integer_add_conv2d", "integer_conv2d", "integer_shift_conv2d"),
+    "lowrank": (
+        "LowRankConv2d",
+        "LowRankLinear",
+        "SpatialConv2d",
+        "TuckerConv2d",
+        "nuclear_penalty",
+        "nuclear_ranks",
+        "orthogonality_penalty",
+    ),
     "shift": (
         "ShiftCodes",
         "ShiftConv2d",

@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 1 << 24
 
 
-def _channels_per_block(x: Tensor, taps: Tensor, groups: int) -> int:
-    """Output channels of one group whose broadcast against one kernel position stays within BLOCK_BYTES."""
-    return max(1, BLOCK_BYTES // max(1, taps.numel() // groups * x.element_size()))
+def _blocks(taps: Tensor, k_group: int) -> list[slice]:
+    """Output channels of a group in blocks whose broadcast against one kernel position stays within BLOCK_BYTES."""
+    block = max(1, BLOCK_BYTES // max(1, taps.numel() * taps.element_size()))
+    return [slice(k, min(k + block, k_group)) for k in range(0, k_group, block)]
 
 
 def plain_add_conv2d(
@@ -41,45 +42,43 @@ def plain_add_conv2d(
     """The adder response in slices, subtractions and sums only: the form for ONNX, GPU and float64.
 
     x: N C H W; weight: K C/groups R S. Returns: N K P Q. Blocked over output channels: the peak of temporaries is
-    about BLOCK_BYTES (16 MiB), or N x C/groups x P x Q values if one channel alone needs more.
+    about BLOCK_BYTES (16 MiB), or N C P Q values if one output channel of each group needs more.
     Its autograd gradient is the true sign gradient, not the published surrogate: train with `add_conv2d`.
     """
     stride, (pad_h, pad_w), dilation = pair("stride", stride), pair("padding", padding, 0), pair("dilation", dilation)
     padded = F.pad(x, (pad_w, pad_w, pad_h, pad_h))
-    k_group, c_group = weight.shape[0] // groups, weight.shape[1]
+    n, (k, c_group, r_size, s_size) = x.shape[0], weight.shape
+    grouped = weight.view(groups, k // groups, c_group, r_size, s_size)
     total: Tensor | None = None
-    for r, s, window in kernel_positions(padded, (weight.shape[2], weight.shape[3]), stride, dilation):
+    for r, s, window in kernel_positions(padded, (r_size, s_size), stride, dilation):
         taps = padded[(slice(None), slice(None), *window)]
-        block = _channels_per_block(x, taps, groups)
-        parts = []
-        for g in range(groups):
-            values = taps[:, None, g * c_group : (g + 1) * c_group]
-            for k in range(g * k_group, (g + 1) * k_group, block):
-                weights = weight[k : min(k + block, (g + 1) * k_group), :, r, s]
-                parts.append((weights[None, :, :, None, None] - values).abs().sum(2))
-        distance = torch.cat(parts, 1)
+        p, q = taps.shape[2:]
+        values = taps.reshape(n, groups, 1, c_group, p, q)
+        parts = [
+            (grouped[None, :, block, :, r, s, None, None] - values).abs().sum(3) for block in _blocks(taps, k // groups)
+        ]
+        distance = torch.cat(parts, 2) if len(parts) > 1 else parts[0]
         total = distance if total is None else total + distance
     assert total is not None
-    return -total
+    return -total.reshape(n, k, *total.shape[3:])
 
 
-def _plain_input_gradient(x: Tensor, weight: Tensor, gradient: Tensor, geometry: "_Sizes") -> Tensor:
+def _plain_input_gradient(x: Tensor, weight: Tensor, gradient: Tensor, sizes: "_Sizes") -> Tensor:
     """dX[i] = sum over the outputs that read i of G clip(W - X, -1, 1), blocked as `plain_add_conv2d`."""
-    pad_h, pad_w = geometry.padding
+    pad_h, pad_w = sizes.padding
     padded = F.pad(x, (pad_w, pad_w, pad_h, pad_h))
     result = torch.zeros_like(padded)
-    k_group, c_group = weight.shape[0] // geometry.groups, weight.shape[1]
-    kernel = (weight.shape[2], weight.shape[3])
-    for r, s, window in kernel_positions(padded, kernel, geometry.stride, geometry.dilation):
+    n, (k, c_group, r_size, s_size) = x.shape[0], weight.shape
+    grouped = weight.view(sizes.groups, k // sizes.groups, c_group, r_size, s_size)
+    p, q = gradient.shape[2:]
+    slope = gradient.reshape(n, sizes.groups, k // sizes.groups, 1, p, q)
+    for r, s, window in kernel_positions(padded, (r_size, s_size), sizes.stride, sizes.dilation):
         taps = padded[(slice(None), slice(None), *window)]
-        block = _channels_per_block(x, taps, geometry.groups)
-        for g in range(geometry.groups):
-            channels = slice(g * c_group, (g + 1) * c_group)
-            target = result[(slice(None), channels, *window)]
-            for k in range(g * k_group, (g + 1) * k_group, block):
-                chosen = slice(k, min(k + block, (g + 1) * k_group))
-                slope = (weight[None, chosen, :, r, s, None, None] - taps[:, None, channels]).clamp(-1, 1)
-                target += (slope * gradient[:, chosen, None]).sum(1)
+        values = taps.reshape(n, sizes.groups, 1, c_group, p, q)
+        target = result[(slice(None), slice(None), *window)]
+        for block in _blocks(taps, k // sizes.groups):
+            clipped = (grouped[None, :, block, :, r, s, None, None] - values).clamp(-1, 1)
+            target += (clipped * slope[:, :, block]).sum(2).reshape(target.shape)
     return result[:, :, pad_h : pad_h + x.shape[2], pad_w : pad_w + x.shape[3]]
 
 
@@ -233,6 +232,10 @@ class AddConv2d(ConvOperator):
         y = add_conv2d(x, self.weight, self.stride, self.padding, self.dilation, self.groups)
         return y if self.bias is None else y + self.bias.view(-1, 1, 1)
 
+    def plain(self) -> nn.Module:
+        """The same response from ordinary torch operations, for export."""
+        return _PlainAdd(self)
+
     def cost_layers(self, name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
         """One `add` layer for an input N, C, H, W."""
         return (self.layer(name, input_shape, kind="add"),)
@@ -253,8 +256,41 @@ class AddLinear(LinearOperator):
         y = add_linear(x, self.weight)
         return y if self.bias is None else y + self.bias
 
+    def plain(self) -> nn.Module:
+        """The same response from ordinary torch operations, for export."""
+        return _PlainAddLinear(self.weight, self.bias)
+
     def cost_layers(self, name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
         return (self.layer(name, input_shape, kind="add"),)
+
+
+class _PlainAdd(nn.Module):
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, source: AddConv2d) -> None:
+        super().__init__()
+        self.register_buffer("weight", source.weight.detach().clone())
+        self.register_buffer("bias", None if source.bias is None else source.bias.detach().clone())
+        self.how = (source.stride, source.padding, source.dilation, source.groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = plain_add_conv2d(x, self.weight, *self.how)
+        return y if self.bias is None else y + self.bias.view(-1, 1, 1)
+
+
+class _PlainAddLinear(nn.Module):
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight.detach().clone())
+        self.register_buffer("bias", None if bias is None else bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = -(self.weight - x.unsqueeze(-2)).abs().sum(-1)
+        return y if self.bias is None else y + self.bias
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from cosearch.errors import OperatorError
 from cosearch.workload import Layer
 
 Pair = int | tuple[int, int]
+Dense = TypeVar("Dense", nn.Conv2d, nn.Linear)
 
 
 def require(holds: bool, name: str, got: object, expected: str) -> None:
@@ -146,6 +147,37 @@ def new_bias(size: int, fan_in: int, wanted: bool) -> nn.Parameter | None:
         return None
     bound = 1 / math.sqrt(fan_in)
     return nn.Parameter(torch.empty(size).uniform_(-bound, bound))
+
+
+def dense_conv(geometry: ConvOperator, weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
+    """An nn.Conv2d of the same geometry with copies of weight and bias."""
+    conv = nn.Conv2d(
+        geometry.in_channels,
+        geometry.out_channels,
+        geometry.kernel_size,
+        geometry.stride,
+        geometry.padding,
+        geometry.dilation,
+        geometry.groups,
+        bias=bias is not None,
+        device=weight.device,
+        dtype=weight.dtype,
+    )
+    return _load(conv, weight, bias)
+
+
+def dense_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """An nn.Linear with copies of weight and bias."""
+    k, c = weight.shape
+    return _load(nn.Linear(c, k, bias=bias is not None, device=weight.device, dtype=weight.dtype), weight, bias)
+
+
+def _load(layer: Dense, weight: Tensor, bias: Tensor | None) -> Dense:
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        if bias is not None and layer.bias is not None:
+            layer.bias.copy_(bias)
+    return layer
 
 
 def kernel_positions(

@@ -17,7 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from cosearch.errors import OperatorError
-from cosearch.operators.common import ConvOperator, LinearOperator, Pair, is_count, new_bias, require
+from cosearch.operators.common import (
+    ConvOperator,
+    LinearOperator,
+    Pair,
+    dense_conv,
+    dense_linear,
+    is_count,
+    new_bias,
+    require,
+)
 from cosearch.workload import Layer
 
 Form = Literal["q", "ps"]
@@ -209,6 +218,10 @@ class ShiftConv2d(ConvOperator, _ShiftWeights):
             bias = None if bias is None else fixed_point(bias, self.activation_bits)
         return self.conv2d(x, self.value(), bias)
 
+    def plain(self) -> nn.Module:
+        """The same layer as an nn.Conv2d with the rounded weights, behind the rounding of its input."""
+        return _behind_rounding(dense_conv(self, self.value().detach(), self.bias), self.activation_bits)
+
     def cost_layers(self, name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
         """One `shift` layer for an input N, C, H, W."""
         return (self.layer(name, input_shape, kind="shift", weight_bits=self.bits),)
@@ -245,11 +258,32 @@ class ShiftLinear(LinearOperator, _ShiftWeights):
             bias = None if bias is None else fixed_point(bias, self.activation_bits)
         return nn.functional.linear(x, self.value(), bias)
 
+    def plain(self) -> nn.Module:
+        """The same layer as an nn.Linear with the rounded weights, behind the rounding of its input."""
+        return _behind_rounding(dense_linear(self.value().detach(), self.bias), self.activation_bits)
+
     def cost_layers(self, name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
         return (self.layer(name, input_shape, kind="shift", weight_bits=self.bits),)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, bits={self.bits}, form={self.form!r}"
+
+
+class _Rounding(nn.Module):
+    def __init__(self, bits: tuple[int, int]) -> None:
+        super().__init__()
+        self.scale, self.limit = 2.0 ** bits[1], 2.0 ** (sum(bits) - 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.floor(x * self.scale).clamp(-self.limit, self.limit - 1) * (1 / self.scale)
+
+
+def _behind_rounding(layer: nn.Conv2d | nn.Linear, bits: tuple[int, int] | None) -> nn.Module:
+    if bits is None:
+        return layer
+    if layer.bias is not None:
+        layer.bias.data = fixed_point(layer.bias.data, bits)
+    return nn.Sequential(_Rounding(bits), layer)
 
 
 def shift_penalty(module: nn.Module) -> Tensor:

@@ -1,0 +1,395 @@
+"""Deformable butterfly layers (DeBut): a weight matrix as a product of sparse, structured factors.
+
+A factor F(p, q; r, s, t) is p x q, block diagonal with B = p / (r t) = q / (s t) blocks, each an r x s grid of t x t
+diagonals; it is stored as B x r x s x t and has p s non-zeros. A chain, input side first, follows from its r and s
+alone: t_i = r_1..r_(i-1), and with prod r = n_out, prod s = n_in every entry of the product has exactly one path, so
+that the product of all-ones factors is all ones. Convolutions use the chain on their reshaped matrix
+K/groups x (C/groups R S), one chain per group.
+
+Training recipe: `from_dense` of a trained layer and a fine-tune with a small learning rate, or from scratch as is.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cosearch.errors import OperatorError
+from cosearch.operators.common import ConvOperator, LinearOperator, Pair, is_count, new_bias, require
+from cosearch.workload import Layer
+
+Shape = Literal["any", "monotone", "bulging"]
+MAX_FACTORS = 4
+
+
+@dataclass(frozen=True)
+class Factor:
+    """F(p, q; r, s, t); see the module's text."""
+
+    p: int
+    q: int
+    r: int
+    s: int
+    t: int
+
+    @property
+    def blocks(self) -> int:
+        return self.q // (self.s * self.t)
+
+    @property
+    def parameters(self) -> int:
+        return self.p * self.s
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return self.blocks, self.r, self.s, self.t
+
+
+Chain = tuple[Factor, ...]
+
+
+def make_chain(r: Sequence[int], s: Sequence[int]) -> Chain:
+    """The chain with the given grid sizes, input side first: prod s inputs, prod r outputs.
+
+    Raises: OperatorError if r and s differ in length, are empty or hold anything but positive integers.
+    """
+    holds = len(r) == len(s) >= 1 and all(is_count(v) for v in (*r, *s))
+    require(holds, "r, s", (tuple(r), tuple(s)), "two equally long sequences of positive integers")
+    factors = []
+    for i in range(len(r)):
+        before, after = math.prod(r[:i]), math.prod(s[i + 1 :])
+        factors.append(Factor(before * r[i] * after, before * s[i] * after, r[i], s[i], before))
+    return tuple(factors)
+
+
+def chain_from_factors(factors: Iterable[tuple[int, int, int, int, int]]) -> Chain:
+    """A chain from explicit (p, q, r, s, t), input side first.
+
+    Raises: OperatorError naming the first factor that does not fit, or the entries of the product out of reach.
+    """
+    chain = tuple(Factor(*f) for f in factors)
+    require(bool(chain), "chain", (), "at least one factor")
+    expected = make_chain([f.r for f in chain], [f.s for f in chain])
+    for i, (got, want) in enumerate(zip(chain, expected, strict=True)):
+        require(got == want, f"chain[{i}]", got, f"{want}: with these r and s, only then is every entry reachable")
+    return chain
+
+
+def chain_parameters(chain: Chain) -> int:
+    return sum(factor.parameters for factor in chain)
+
+
+def chain_shape(chain: Chain) -> Shape:
+    """``monotone`` if the widths never turn, ``bulging`` if one exceeds both ends, ``any`` for what is neither."""
+    widths = [chain[0].q, *(f.p for f in chain)]
+    steps = [b - a for a, b in itertools.pairwise(widths)]
+    if all(d <= 0 for d in steps) or all(d >= 0 for d in steps):
+        return "monotone"
+    return "bulging" if max(widths) > max(widths[0], widths[-1]) else "any"
+
+
+def _divisors(n: int) -> list[int]:
+    small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
+    return sorted({*small, *(n // d for d in small)})
+
+
+@lru_cache(maxsize=256)
+def generate_chain(n_out: int, n_in: int, compression: float, shape: Shape = "any") -> Chain:
+    """The chain with the most parameters not above n_out n_in / compression; of equals the one with fewest factors.
+
+    Dynamic programming over (outputs made, inputs left): factor i has prod r_1..r_i x prod s_i..s_N parameters. At
+    most `MAX_FACTORS` factors, every r and s at least 2. shape: restrict to chains of that kind.
+    Raises: OperatorError naming the argument; a prime size has no chain: pad it.
+    """
+    for name, value in (("n_out", n_out), ("n_in", n_in)):
+        require(is_count(value) and value >= 2, name, value, "an integer of at least 2")
+    require(compression >= 1, "compression", compression, "a number of at least 1")
+    require(shape in ("any", "monotone", "bulging"), "shape", shape, "'any', 'monotone' or 'bulging'")
+    for name, value in (("n_out", n_out), ("n_in", n_in)):
+        composite = len(_divisors(value)) > 2
+        hint = f"a composite number (pad it to {value + 1})"
+        require(composite or compression == 1, name, value, hint)
+    budget = math.floor(n_out * n_in / compression)
+    best: tuple[int, Chain] | None = None
+    for cost, r, s in _reachable(n_out, n_in, budget):
+        if best is not None and cost <= best[0]:
+            continue
+        chain = make_chain(r, s)
+        if shape == "any" or chain_shape(chain) == shape:
+            best = cost, chain
+    if best is None:
+        least = min((c for c, _, _ in _reachable(n_out, n_in, n_out * n_in)), default=n_out * n_in)
+        limit = n_out * n_in / least
+        raise OperatorError(
+            f"compression={compression!r}: expected at most {limit:.3g} for {n_out} x {n_in} with {MAX_FACTORS} factors"
+            + ("" if shape == "any" else f", or a shape other than {shape!r}")
+        )
+    return best[1]
+
+
+def _reachable(n_out: int, n_in: int, budget: int) -> list[tuple[int, tuple[int, ...], tuple[int, ...]]]:
+    """(parameters, r, s) of chains within the budget, fewest factors first, one chain per cost and kind of widths."""
+    outs, ins = _divisors(n_out), _divisors(n_in)
+    Parts = tuple[tuple[int, ...], tuple[int, ...]]
+    states: dict[tuple[int, int], dict[tuple[int, int], Parts]] = {(1, n_in): {(0, 0): ((), ())}}
+    finished = []
+    for _ in range(MAX_FACTORS):
+        following: dict[tuple[int, int], dict[tuple[int, int], Parts]] = {}
+        for (made, left), paths in states.items():
+            for out in (o for o in outs if o > made and o % made == 0):
+                for rest in (i for i in ins if i < left and left % i == 0):
+                    price = out * left
+                    width, before = out * rest, made * left
+                    # keep apart what tells the shapes of chains: widths that grew, shrank, exceeded both ends
+                    seen = (width > before) | (width < before) << 1 | (width > max(n_out, n_in)) << 2
+                    target = following.setdefault((out, rest), {})
+                    for (cost, turn), (r, s) in paths.items():
+                        if cost + price <= budget:
+                            target.setdefault((cost + price, turn | seen), ((*r, out // made), (*s, left // rest)))
+        ends = following.get((n_out, 1), {})
+        finished += [(cost, r, s) for (cost, _), (r, s) in ends.items()]
+        states = following
+    return finished
+
+
+def factor_matrix(weight: Tensor, factor: Factor) -> Tensor:
+    """A factor's B x r x s x t values as the dense p x q matrix."""
+    b, r, s, t = factor.shape
+    dense = torch.zeros(b, r, t, b, s, t, dtype=weight.dtype, device=weight.device)
+    i, j = torch.meshgrid(torch.arange(b), torch.arange(t), indexing="ij")
+    dense[i, :, j, i, :, j] = weight.permute(0, 3, 1, 2)
+    return dense.reshape(factor.p, factor.q)
+
+
+def chain_matrix(weights: Sequence[Tensor], chain: Chain) -> Tensor:
+    """The dense n_out x n_in product of a chain."""
+    product = torch.eye(chain[0].q, dtype=weights[0].dtype, device=weights[0].device)
+    for weight, factor in zip(weights, chain, strict=True):
+        product = factor_matrix(weight, factor) @ product
+    return product
+
+
+def hierarchical_svd(matrix: Tensor, chain: Chain) -> list[Tensor]:
+    """Factors that fit a dense n_out x n_in matrix, peeled from the input side by rank-1 approximations.
+
+    Exact if the matrix is the product of such a chain; optimal in the Frobenius norm for two factors.
+    Returns: per factor B x r x s x t, all of one norm.
+    """
+    rest, weights = matrix, []
+    for factor in chain:
+        b, r, s, t = factor.shape
+        rows = chain[-1].p // (r * t)
+        views = rest.reshape(rows, r, t, b, s, t).diagonal(dim1=2, dim2=5)  # rows r b s t
+        left, value, right = torch.linalg.svd(views.permute(1, 2, 4, 0, 3), full_matrices=False)  # r b t rows s
+        weights.append(right[..., 0, :].permute(1, 0, 3, 2).contiguous())
+        column = left[..., 0] * value[..., :1]  # r b t rows
+        following = torch.zeros(rows, r, t, b, r, t, dtype=matrix.dtype, device=matrix.device)
+        i, j = torch.meshgrid(torch.arange(r), torch.arange(t), indexing="ij")
+        following[:, i, j, :, i, j] = column.permute(0, 2, 3, 1)
+        rest = following.reshape(chain[-1].p, factor.p)
+    last = chain[-1]
+    weights[-1] = weights[-1] * rest.diagonal().reshape(last.blocks, last.r, 1, last.t)
+    norms = torch.stack([w.norm() for w in weights]).clamp_min(1e-30)
+    level = norms.log().mean().exp()
+    return [w * (level / n) for w, n in zip(weights, norms, strict=True)]
+
+
+def alternating_least_squares(
+    matrix: Tensor, weights: Sequence[Tensor], chain: Chain, sweeps: int = 3
+) -> tuple[list[Tensor], list[float]]:
+    """Refine factors by fitting one at a time, right then left, with the others fixed. Returns: factors, errors.
+
+    In a chain every entry of the product has one path, so the least-squares system of a factor is diagonal: entry
+    (u, v) is <W, A_u C_v> / (|A_u|^2 |C_v|^2), A and C the products of the later and of the earlier factors.
+    errors: ||W - product||_F before and after each factor's fit; it never rises.
+    """
+    fitted = [w.clone() for w in weights]
+    errors = [float((matrix - chain_matrix(fitted, chain)).norm())]
+    order = [*range(len(chain)), *reversed(range(len(chain) - 1))] if len(chain) > 1 else [0]
+    for _ in range(sweeps):
+        for i in order:
+            factor = chain[i]
+            dense = [factor_matrix(w, f) for w, f in zip(fitted, chain, strict=True)]
+            early = torch.eye(chain[0].q, dtype=matrix.dtype)
+            for d in dense[:i]:
+                early = d @ early
+            later = torch.eye(factor.p, dtype=matrix.dtype)
+            for d in dense[i + 1 :]:
+                later = d @ later
+            fitted[i] = _fit_factor(matrix, later, early, factor, fitted[i])
+            errors.append(float((matrix - chain_matrix(fitted, chain)).norm()))
+    return fitted, errors
+
+
+def _fit_factor(matrix: Tensor, later: Tensor, early: Tensor, factor: Factor, old: Tensor) -> Tensor:
+    b, r, s, t = factor.shape
+    i, j = torch.meshgrid(torch.arange(b), torch.arange(t), indexing="ij")
+
+    def at_support(dense: Tensor) -> Tensor:
+        return dense.reshape(b, r, t, b, s, t)[i, :, j, i, :, j].permute(0, 2, 3, 1)
+
+    moment = at_support(later.T @ matrix @ early.T)
+    weight = at_support(torch.outer(later.square().sum(0), early.square().sum(1)))
+    return torch.where(weight > 0, moment / weight, old)
+
+
+def apply_chain(x: Tensor, weights: Sequence[Tensor], chain: Chain) -> Tensor:
+    """Apply the chain of each group to columns. x: N x groups x n_in x L; weights: groups x B x r x s x t per factor.
+
+    Returns: N x groups x n_out x L.
+    """
+    n, groups, _, length = x.shape
+    for weight, factor in zip(weights, chain, strict=True):
+        b, r, s, t = factor.shape
+        # one grouped 1x1 convolution per factor; the t diagonals of a block become groups of their own
+        columns = x.reshape(n, groups, b, s, t, length).transpose(3, 4).reshape(n, -1, length)
+        kernel = weight.permute(0, 1, 4, 2, 3).reshape(groups * b * t * r, s, 1)
+        y = F.conv1d(columns, kernel, groups=groups * b * t)
+        x = y.reshape(n, groups, b, t, r, length).transpose(3, 4).reshape(n, groups, factor.p, length)
+    return x
+
+
+def _new_factors(chain: Chain, groups: int) -> nn.ParameterList:
+    """N(0, 1/2) entries as in the authors' code, scaled so that the product keeps a unit input's variance."""
+    gain = math.prod(f.s for f in chain) ** (-0.5 / len(chain))
+    return nn.ParameterList(torch.randn(groups, *f.shape) * gain for f in chain)
+
+
+class ButterflyLinear(LinearOperator):
+    """Drop-in for nn.Linear whose weight is a butterfly chain.
+
+    chain: from `make_chain` or `generate_chain`; None generates one with the given compression.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        compression: float = 4.0,
+        chain: Chain | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features)
+        self.chain = _checked(chain, out_features, in_features, compression)
+        self.factors = _new_factors(self.chain, 1)
+        self.bias = new_bias(out_features, in_features, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.check_input(x)
+        y = x.reshape(-1, self.in_features)
+        for weight, factor in zip(self.factors, self.chain, strict=True):
+            b, r, s, t = factor.shape
+            # b t products of r x s on all rows at once
+            columns = y.reshape(-1, b, s, t).permute(1, 3, 0, 2).reshape(b * t, -1, s)
+            kernel = weight[0].permute(0, 3, 2, 1).reshape(b * t, s, r)
+            y = torch.bmm(columns, kernel).reshape(b, t, -1, r).permute(2, 0, 3, 1).reshape(-1, factor.p)
+        y = y.reshape(*x.shape[:-1], self.out_features)
+        return y if self.bias is None else y + self.bias
+
+    def dense_weight(self) -> Tensor:
+        return chain_matrix([w[0] for w in self.factors], self.chain)
+
+    def load_dense(self, weight: Tensor, sweeps: int = 2) -> None:
+        """Fit the factors to a dense K x C weight: hierarchical SVD, then sweeps of alternating least squares."""
+        _load_factors(self.factors, weight[None], self.chain, sweeps)
+
+    def plain(self) -> nn.Module:
+        return self
+
+    def cost_layers(self, name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
+        """One grouped `mac` layer per factor."""
+        n = self.layer(name, input_shape).N
+        return _factor_layers(name, self.chain, 1, {"N": n})
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, chain={[(f.r, f.s) for f in self.chain]}"
+
+
+class ButterflyConv2d(ConvOperator):
+    """Drop-in for nn.Conv2d: a butterfly chain per group on the matrix K/groups x (C/groups R S)."""
+
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Pair,
+        stride: Pair = 1,
+        padding: Pair | str = 0,
+        dilation: Pair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        compression: float = 4.0,
+        chain: Chain | None = None,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
+        n_in = math.prod(self.weight_shape[1:])
+        self.chain = _checked(chain, out_channels // groups, n_in, compression)
+        self.factors = _new_factors(self.chain, groups)
+        self.bias = new_bias(out_channels, n_in, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.check_input(x)
+        n, k, p, q = self.output_shape(tuple(x.shape))
+        if self.kernel_size == (1, 1) and self.padding == (0, 0):
+            columns = x[:, :, :: self.stride[0], :: self.stride[1]]
+        else:
+            columns = F.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)
+        columns = columns.reshape(n, self.groups, -1, p * q)
+        y = apply_chain(columns, list(self.factors), self.chain).reshape(n, k, p, q)
+        return y if self.bias is None else y + self.bias.view(-1, 1, 1)
+
+    def dense_weight(self) -> Tensor:
+        """The K x C/groups x R x S weight of the convolution that this layer equals."""
+        per_group = [chain_matrix([w[g] for w in self.factors], self.chain) for g in range(self.groups)]
+        return torch.cat(per_group).reshape(self.weight_shape)
+
+    def load_dense(self, weight: Tensor, sweeps: int = 2) -> None:
+        """Fit the factors to a dense K x C/groups x R x S weight."""
+        _load_factors(self.factors, weight.reshape(self.groups, self.chain[-1].p, -1), self.chain, sweeps)
+
+    def plain(self) -> nn.Module:
+        return self
+
+    def cost_layers(self, name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
+        """One grouped 1x1 `mac` layer per factor; the first reads an unfolded input, which is C R S channels wide."""
+        n, _, p, q = self.output_shape(input_shape)
+        return _factor_layers(name, self.chain, self.groups, {"N": n, "P": p, "Q": q})
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, chain={[(f.r, f.s) for f in self.chain]}"
+
+
+def _checked(chain: Chain | None, n_out: int, n_in: int, compression: float) -> Chain:
+    if chain is None:
+        return generate_chain(n_out, n_in, compression)
+    fits = len(chain) >= 1 and chain[0].q == n_in and chain[-1].p == n_out
+    require(fits, "chain", chain, f"a chain from {n_in} inputs to {n_out} outputs")
+    return chain_from_factors((f.p, f.q, f.r, f.s, f.t) for f in chain)
+
+
+def _factor_layers(name: str, chain: Chain, groups: int, sizes: dict[str, Any]) -> tuple[Layer, ...]:
+    return tuple(
+        Layer(f"{name}.factor{i}", K=groups * f.p, C=groups * f.q, groups=groups * f.blocks * f.t, **sizes)
+        for i, f in enumerate(chain)
+    )
+
+
+@torch.no_grad()
+def _load_factors(factors: nn.ParameterList, matrices: Tensor, chain: Chain, sweeps: int) -> None:
+    for g, matrix in enumerate(matrices.double()):
+        start = hierarchical_svd(matrix, chain)
+        fitted, _ = alternating_least_squares(matrix, start, chain, sweeps)
+        for parameter, value in zip(factors, fitted, strict=True):
+            parameter[g].copy_(value)
