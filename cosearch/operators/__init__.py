@@ -20,6 +20,17 @@ _MODULE_OF = {
         "nuclear_ranks",
         "orthogonality_penalty",
     ),
+    "pruned": (
+        "MaskedConv2d",
+        "MaskedLinear",
+        "frequency_energy",
+        "make_mask",
+        "pattern_library",
+        "polarise",
+        "spline_scores",
+    ),
+    "pruning": ("Admm", "EarlyBird", "Reweighted", "mask_distance", "purify", "scheme_projection"),
+    "unused_paths": ("remove_unused_paths",),
     "shift": (
         "ShiftCodes",
         "ShiftConv2d",
