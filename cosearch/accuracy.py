@@ -66,7 +66,9 @@ class TrainAccuracy:
         from cosearch.supernet.training import Recipe, train_network
 
         network = self.space.build(arch, self.seed)
-        train_network(network, self.dataset.train, Recipe(epochs=self.epochs), self.seed, self.dataset.mirror, self.device)
+        train_network(
+            network, self.dataset.train, Recipe(epochs=self.epochs), self.seed, self.dataset.mirror, self.device
+        )
         integer = to_integer(network, torch.from_numpy(self.dataset.train.x))
         return integer_accuracy(integer, self.dataset.validation)
 
@@ -101,4 +103,6 @@ def require_fractions(table: Measurements) -> None:
     """Raises: ConfigError if an accuracy is not a fraction."""
     values: Mapping[str, Any] = table.values
     if (values["accuracy"] > 1).any():
-        raise ConfigError(f"{table.path}: accuracy {values['accuracy'].max():g}, expected fractions in [0, 1], not percent")
+        raise ConfigError(
+            f"{table.path}: accuracy {values['accuracy'].max():g}, expected fractions in [0, 1], not percent"
+        )

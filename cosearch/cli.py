@@ -1,4 +1,4 @@
-"""The command line: it parses, calls the function that Python users call, and prints. Errors: one line, exit status 2."""
+"""The command line: parse, call the function that Python users call, print. Errors: one line, exit status 2."""
 
 import inspect
 import sys
@@ -30,7 +30,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -60,11 +62,11 @@ def _run_signature() -> inspect.Signature:
         kind = _option_type(field.annotation)
         flags = (f"{flag}/--no-{flag[2:]}",) if kind is bool else (flag,)
         option = typer.Option(*flags, help=field.description, show_default=_shown(field.default))
-        annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
+        annotation: Any = Annotated[kind | None, option]
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
-    config = typer.Option("--config", help="YAML file with any of these options; the command line goes before it.")
-    annotation = Annotated[Path | None, config]
-    parameters.append(inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+    file = typer.Option("--config", help="YAML file with any of these options; the command line goes before it.")
+    of_file: Any = Annotated[Path | None, file]
+    parameters.append(inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=of_file))
     return inspect.Signature(parameters)
 
 

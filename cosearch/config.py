@@ -1,4 +1,4 @@
-"""`RunConfig`: one flat model that is the command line's options, the YAML file's keys and `cosearch.run`'s arguments."""
+"""`RunConfig`: one flat model, the command line's options, the YAML file's keys and `cosearch.run`'s arguments."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +23,9 @@ class RunConfig(BaseModel):
         description="Device: a part such as zcu102, a family such as fpga (its default part), a device file "
         "(.json, .yaml), or measurements (.csv: arch,latency_ms[,energy_mj]; no accelerator axis).",
     )
-    data: str = Field("digits", description="Dataset: digits, cifar10, cifar100, a .npz file or a folder of class folders.")
+    data: str = Field(
+        "digits", description="Dataset: digits, cifar10, cifar100, a .npz file or a folder of class folders."
+    )
     data_dir: Path | None = Field(None, description="Folder with CIFAR's original Python batches.")
     accuracy: Literal["supernet", "table", "predictor", "train"] = Field(
         "supernet", description="Where accuracy comes from during the search: supernet, table, predictor or train."
@@ -42,13 +44,17 @@ class RunConfig(BaseModel):
         "charges the bare operator, as many published shift/add results do.",
     )
     strategy: str = Field("evolutionary", description="Search strategy: evolutionary or random.")
-    trials: int = Field(400, ge=1, le=10_000_000, description="Accuracy evaluations of the search; each baseline gets as many.")
+    trials: int = Field(
+        300, ge=1, le=10_000_000, description="Accuracy evaluations of the search; each baseline gets as many."
+    )
     minutes: float | None = Field(
         None, gt=0, description="Stop after this long; a run that it stops is not reproducible and can be resumed."
     )
-    baselines: bool = Field(True, description="Also search conv-only networks and at random, to show what co-search buys.")
-    supernet_epochs: int = Field(120, ge=1, le=100_000, description="Epochs of supernet training.")
-    finalist_epochs: int = Field(40, ge=1, le=100_000, description="Epochs of each finalist's stand-alone training.")
+    baselines: bool = Field(
+        True, description="Also search conv-only networks and at random, to show what co-search buys."
+    )
+    supernet_epochs: int = Field(110, ge=1, le=100_000, description="Epochs of supernet training.")
+    finalist_epochs: int = Field(30, ge=1, le=100_000, description="Epochs of each finalist's stand-alone training.")
     finalist_seeds: int = Field(3, ge=1, le=100, description="Training seeds of each finalist.")
     seed: int = Field(0, ge=0, lt=2**63, description="Decides every random choice.")
     threads: int = Field(2, ge=1, le=1024, description="CPU threads.")

@@ -80,16 +80,15 @@ class AcceleratorCosts:
     def accelerator(self, arch: Arch, point: int) -> Accelerator:
         return self._front(arch).hardware.accelerator(point)
 
-    def least_edp(self, arch: Arch) -> Accelerator:
-        """The accelerator on which a network has the least energy-delay product.
+    def least_edp_cost(self, arch: Arch) -> HardwareFront:
+        """The accelerator on which a network has the least energy-delay product, as a front of one point.
 
         Raises: InfeasibleError.
         """
         workload = self.space.workload(arch)
         counts = self.space.counts([arch], self.tensor.layers)[0]
         live = workload.live_activation_bytes
-        best = self.tensor.best_accelerator(counts, "edp", None, live, host_bytes(workload))
-        return best.accelerator(0)
+        return self.tensor.best_accelerator(counts, "edp", None, live, host_bytes(workload))
 
     def on(self, accelerator: Accelerator, arch: Arch) -> NetworkCost:
         """A network on a given accelerator; infeasible with a reason if it cannot run there."""
@@ -148,8 +147,10 @@ class MeasuredCosts:
         wanted = [*objectives.costs, *(name.removeprefix("max_") for name in self.constraints)]
         for name in wanted:
             if name not in known:
-                raise ConfigError(f"{measurements.path} measures no {name!r}, which is an objective or a constraint: "
-                                  f"choose among {', '.join(sorted(known))} with --objectives")
+                raise ConfigError(
+                    f"{measurements.path} measures no {name!r}, which is an objective or a constraint: "
+                    f"choose among {', '.join(sorted(known))} with --objectives"
+                )
         self.models = {}
         for metric, values in measurements.values.items():
             model = AdditivePredictor(space)
@@ -209,7 +210,8 @@ def read_table(path: Path, space: Decisions, required: str, optional: tuple[str,
         column = pd.to_numeric(table[metric], errors="coerce").to_numpy(dtype=float)
         bad = np.flatnonzero(~np.isfinite(column) | (column < 0))
         if len(bad):
-            raise DataError(f"{path}, line {bad[0] + 2}: {metric} is {table[metric].iloc[bad[0]]!r}, expected a number of at least 0")
+            got = table[metric].iloc[bad[0]]
+            raise DataError(f"{path}, line {bad[0] + 2}: {metric} is {got!r}, expected a number of at least 0")
         values[metric] = column
     if not archs:
         raise DataError(f"{path} holds no rows: expected arch,{required}")

@@ -41,7 +41,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset split for a search. `development()` is what a finalist trains on; `open_test` is called once, at the end.
+    """A dataset split for a search: `development()` is what a finalist trains on, `open_test` is for the end.
 
     mirror: whether a mirrored image keeps its class (true of CIFAR's objects, not of digits).
     """
@@ -61,7 +61,9 @@ class Dataset:
 
     def development(self) -> Split:
         """Train and validation together, for the final training of a network that has been chosen."""
-        return Split(np.concatenate([self.train.x, self.validation.x]), np.concatenate([self.train.y, self.validation.y]))
+        return Split(
+            np.concatenate([self.train.x, self.validation.x]), np.concatenate([self.train.y, self.validation.y])
+        )
 
     def open_test(self) -> Split:
         return self._test
@@ -82,9 +84,13 @@ def load_dataset(name: str, data_dir: Path | None = None, seed: int = 0) -> Data
     elif path.is_dir():
         raw = _folder(path)
     elif path.exists():
-        raise DataError(f"data {name!r} is neither a .npz file nor a folder of class folders: convert it to one of them")
+        raise DataError(
+            f"data {name!r} is neither a .npz file nor a folder of class folders: convert it to one of them"
+        )
     else:
-        raise DataError(f"no dataset or file {name!r}: {nearest(name, readers)}, or give a .npz file or an image folder")
+        raise DataError(
+            f"no dataset or file {name!r}: {nearest(name, readers)}, or give a .npz file or an image folder"
+        )
     return _split(name, raw, seed)
 
 
@@ -117,7 +123,9 @@ def _npz(path: Path) -> _Raw:
         raise
     except Exception as error:
         # numpy raises zipfile, zlib, pickle, value and memory errors for damaged or foreign files
-        raise DataError(f"{path} is not a readable .npz file ({error}): write it with numpy.savez(path, x=..., y=...)") from error
+        raise DataError(
+            f"{path} is not a readable .npz file ({error}): write it with numpy.savez(path, x=..., y=...)"
+        ) from error
     if "x" not in arrays or "y" not in arrays:
         raise DataError(f"{path} holds {sorted(found)}, expected arrays 'x' (images) and 'y' (integer labels)")
     if ("x_test" in arrays) != ("y_test" in arrays):
@@ -143,7 +151,9 @@ def _folder(path: Path) -> _Raw:
         if image.suffix.lower() in IMAGE_SUFFIXES
     ]
     if not files:
-        raise DataError(f"{path} holds no images in class folders: expected {path}/CLASS/*.png (or jpg, bmp, gif, webp, tif)")
+        raise DataError(
+            f"{path} holds no images in class folders: expected {path}/CLASS/*.png (or jpg, bmp, gif, webp, tif)"
+        )
     images, shape = [], None
     for image, _ in files:
         try:
@@ -154,7 +164,9 @@ def _folder(path: Path) -> _Raw:
             raise DataError(f"{image} is not a readable image ({error}): mend or remove it") from error
         shape = shape or array.shape
         if array.shape != shape:
-            raise DataError(f"{image} is {array.shape}, the first image is {shape}: resize all images to one size and mode")
+            raise DataError(
+                f"{image} is {array.shape}, the first image is {shape}: resize all images to one size and mode"
+            )
         images.append(array)
     return _Raw(np.stack(images), np.array([label for _, label in files]), tuple(classes))
 
@@ -182,7 +194,9 @@ def _cifar_batch(path: Path, label_key: str) -> tuple[npt.NDArray[Any], npt.NDAr
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"cannot read {path} ({error.strerror}): --data-dir must hold the unpacked Python batches") from None
+        raise DataError(
+            f"cannot read {path} ({error.strerror}): --data-dir must hold the unpacked Python batches"
+        ) from None
     try:
         batch = _CifarUnpickler(io.BytesIO(content), encoding="bytes").load()
         pixels = np.asarray(batch[b"data"], dtype=np.uint8)
@@ -196,7 +210,9 @@ def _cifar_batch(path: Path, label_key: str) -> tuple[npt.NDArray[Any], npt.NDAr
 
 def _cifar(data_dir: Path | None, folder: str, train: tuple[str, ...], test: str, label_key: str) -> _Raw:
     if data_dir is None:
-        raise DataError("CIFAR is read from --data-dir, the folder with the unpacked original Python batches: none given")
+        raise DataError(
+            "CIFAR is read from --data-dir, the folder with the unpacked original Python batches: none given"
+        )
     root = data_dir / folder if (data_dir / folder).is_dir() else data_dir
     batches = [_cifar_batch(root / name, label_key) for name in train]
     x_test, y_test = _cifar_batch(root / test, label_key)
@@ -222,11 +238,15 @@ def _images(name: str, which: str, x: npt.NDArray[Any]) -> Images:
     elif x.ndim == 4 and x.shape[1] not in (1, 3) and x.shape[3] in (1, 3):
         x = x.transpose(0, 3, 1, 2)
     if x.ndim != 4 or x.shape[1] not in (1, 3):
-        raise DataError(f"{name}: {which} has shape {x.shape}, expected [n,h,w], [n,h,w,c] or [n,c,h,w] with 1 or 3 channels")
+        raise DataError(
+            f"{name}: {which} has shape {x.shape}, expected [n,h,w], [n,h,w,c] or [n,c,h,w] with 1 or 3 channels"
+        )
     if len(x) == 0:
         raise DataError(f"{name}: {which} holds no images")
     if not all(MIN_SIZE <= size <= MAX_SIZE for size in x.shape[2:]):
-        raise DataError(f"{name}: images of {x.shape[2]}x{x.shape[3]}, expected {MIN_SIZE}x{MIN_SIZE} to {MAX_SIZE}x{MAX_SIZE}")
+        raise DataError(
+            f"{name}: images of {x.shape[2]}x{x.shape[3]}, expected {MIN_SIZE}x{MIN_SIZE} to {MAX_SIZE}x{MAX_SIZE}"
+        )
     scaled = x.astype(np.float32) / np.float32(255 if x.dtype == np.uint8 else 1)
     bad = int(np.count_nonzero(~np.isfinite(scaled).all(axis=(1, 2, 3))))
     if bad:
@@ -288,7 +308,9 @@ def _split(name: str, raw: _Raw, seed: int) -> Dataset:
     )
 
 
-def _stratified(y: Labels, fraction: float, rng: np.random.Generator) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+def _stratified(
+    y: Labels, fraction: float, rng: np.random.Generator
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Indices (held out, kept): the fraction of every class, at least one image each side."""
     held = []
     for label in np.unique(y):

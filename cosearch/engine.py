@@ -4,9 +4,9 @@
 and skip what is there already, so that `resume` is the same road walked again.
 """
 
-import os
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +15,16 @@ from typing import Any
 import numpy as np
 
 from cosearch import registry, results
-from cosearch.accuracy import AccuracySource, PredictorAccuracy, SupernetAccuracy, TableAccuracy, TrainAccuracy, require_fractions
+from cosearch.accuracy import (
+    AccuracySource,
+    PredictorAccuracy,
+    SupernetAccuracy,
+    TableAccuracy,
+    TrainAccuracy,
+    require_fractions,
+)
 from cosearch.config import RunConfig
-from cosearch.costs import MEASURED_METRICS, RESOURCES, AcceleratorCosts, MeasuredCosts, read_table, unknown_device
+from cosearch.costs import RESOURCES, AcceleratorCosts, MeasuredCosts, read_table, unknown_device
 from cosearch.data import Dataset, load_dataset
 from cosearch.errors import ConfigError, CosearchError, InfeasibleError, UnknownNameError
 from cosearch.finalists import Training, load_trained, train_all
@@ -38,12 +45,20 @@ CHECKPOINTS = 12
 """How often a supernet's training is saved."""
 
 
-def start_threads(n: int) -> None:
-    """Limit the CPU threads of torch; waiting threads sleep, so that a shared machine is not slowed down."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+PARALLEL_PIXELS = 32 * 32
+"""Images from this size on use several threads per operation; for smaller ones the threads wait for each other."""
+
+
+def start_threads(n: int, pixels: int) -> int:
+    """Choose how the CPU threads are used. pixels: of one image.
+
+    Returns: how many networks to evaluate at once; each then has one thread.
+    """
     import torch
 
-    torch.set_num_threads(n)
+    inside = n if pixels >= PARALLEL_PIXELS else 1
+    torch.set_num_threads(inside)
+    return n // inside
 
 
 def load_problem_data(config: RunConfig) -> tuple[Dataset, Any]:
@@ -140,7 +155,9 @@ def _require_feasible(space: Any, costs: Any, constraints: Mapping[str, float], 
                 f"is {least:.4g}; raise the limit above it"
             )
     if cheapest(space, costs) is None:
-        raise InfeasibleError(f"the limits {dict(constraints)} can each be met on {device}, but not together: raise one")
+        raise InfeasibleError(
+            f"the limits {dict(constraints)} can each be met on {device}, but not together: raise one"
+        )
 
 
 def _without_constraints(costs: Any) -> Any:
@@ -161,15 +178,31 @@ def run(config: RunConfig | None = None, **options: Any) -> Result:
     out = config.out if config.out is not None else _free_name(config)
     if out.exists():
         RunDirectory.create(out, config)  # raises the one line that says what to do
-    start_threads(config.threads)
     reporter = Reporter(config.quiet)
     from cosearch.supernet.training import torch_device
 
     torch_device(config.torch_device)
     started = time.monotonic()
     problem = prepare(config, reporter)
+    reporter.say(_plan(problem))
     run_directory = RunDirectory.create(out, config.model_copy(update={"out": out}))
     return _carry_out(run_directory, problem, reporter, started)
+
+
+def _plan(problem: Problem) -> str:
+    """The phase budget, in steps: what will be done, before it is."""
+    config = problem.config
+    searches = 1 + config.baselines * (1 + (problem.conv_only is not None))
+    source = (
+        f"supernet {config.supernet_epochs} epochs"
+        if config.accuracy == "supernet"
+        else f"{config.accuracy} accuracies"
+    )
+    return (
+        f"{problem.space.name}: {problem.space.size:.3g} networks for {config.data} on {problem.device_name}. Budget: {source}, "
+        f"{searches} searches of {min(config.trials, problem.space.size)} evaluations, "
+        f"{searches} finalists x {config.finalist_seeds} trainings of {config.finalist_epochs} epochs."
+    )
 
 
 def resume(path: Path | str, trials: int | None = None, quiet: bool | None = None) -> Result:
@@ -186,7 +219,6 @@ def resume(path: Path | str, trials: int | None = None, quiet: bool | None = Non
     if quiet is not None:
         update["quiet"] = quiet
     config = RunConfig.make({**config.model_dump(), **update})
-    start_threads(config.threads)
     reporter = Reporter(config.quiet)
     started = time.monotonic()
     problem = prepare(config, reporter)
@@ -206,6 +238,7 @@ def _free_name(config: RunConfig) -> Path:
 def _carry_out(run: RunDirectory, problem: Problem, reporter: Reporter, started: float) -> Result:
     config = problem.config
     deadline = started + 60 * config.minutes if config.minutes else float("inf")
+    at_once = start_threads(config.threads, int(np.prod(problem.dataset.input_shape[1:])))
     seconds: dict[str, float] = {"preparing": time.monotonic() - started}
     with run.locked():
         run.log("start", threads=config.threads, seed=config.seed, data_hash=problem.dataset.content_hash)
@@ -213,7 +246,7 @@ def _carry_out(run: RunDirectory, problem: Problem, reporter: Reporter, started:
         with _timed(seconds, "supernet"):
             accuracy = _accuracy_source(run, problem, reporter, deadline)
         with _timed(seconds, "search"):
-            found = _searches(run, problem, accuracy, reporter, deadline)
+            found = _searches(run, problem, accuracy, at_once, reporter, deadline)
         chosen = {name: _recommended(told, problem, accuracy.images) for name, told in found.items()}
         with _timed(seconds, "finalists"):
             _train_finalists(run, [arch for arch, _ in chosen.values()], problem, reporter)
@@ -222,7 +255,7 @@ def _carry_out(run: RunDirectory, problem: Problem, reporter: Reporter, started:
         result = Result(str(run.path), _front_table(found[CO_SEARCH], problem), tuple(designs), tuple(notes))
         _write(run, problem, result, chosen[CO_SEARCH])
         run.log("finished", seconds={name: round(value, 2) for name, value in seconds.items()})
-    reporter.say("Time: " + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))
+    reporter.say("Time by phase: " + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))
     return result
 
 
@@ -237,6 +270,8 @@ class _timed:
         self.seconds[self.name] = time.monotonic() - self.started
 
 
+BATCH = 20
+"""Networks proposed together; a divisor of the strategies' generations."""
 CO_SEARCH, CONV_ONLY, RANDOM = "co-search", "conv-only", "random search"
 _Chosen = tuple[Arch, int]
 
@@ -291,7 +326,7 @@ def _out_of_time(run: RunDirectory) -> CosearchError:
 
 
 def _searches(
-    run: RunDirectory, problem: Problem, accuracy: AccuracySource, reporter: Reporter, deadline: float
+    run: RunDirectory, problem: Problem, accuracy: AccuracySource, at_once: int, reporter: Reporter, deadline: float
 ) -> dict[str, list[Told]]:
     """The search, and the baselines at equal accuracy evaluations: name -> everything evaluated."""
     strategy = problem.config.strategy
@@ -301,7 +336,7 @@ def _searches(
             plans[CONV_ONLY] = (problem.conv_only, strategy)
         plans[RANDOM] = (problem.space, "random")
     return {
-        name: _search(run, problem, name, space, strategy, accuracy, reporter, deadline)
+        name: _search(run, problem, name, space, strategy, accuracy, at_once, reporter, deadline)
         for name, (space, strategy) in plans.items()
     }
 
@@ -313,6 +348,7 @@ def _search(
     space: Any,
     strategy_name: str,
     accuracy: AccuracySource,
+    at_once: int,
     reporter: Reporter,
     deadline: float,
 ) -> list[Told]:
@@ -324,20 +360,36 @@ def _search(
     for candidate, result in log.finished():
         strategy.tell(candidate, result)
     history = strategy.history
-    with reporter.phase(f"{name}: {strategy_name}", trials, len(history.told)) as phase:
+
+    def outcome_of(candidate: Candidate) -> tuple[dict[str, float] | Failure, float]:
+        started = time.monotonic()
+        return _evaluate(candidate, accuracy, costs, objectives), time.monotonic() - started
+
+    with reporter.phase(f"{name}: {strategy_name}", trials, len(history.told)) as phase, _pool(at_once) as pool:
         while len(history.told) < trials:
+            # a batch ends where a generation does, so that what is proposed never depends on the number of threads
+            batch = strategy.ask(min(BATCH - len(history.told) % BATCH, trials - len(history.told)))
+            for candidate, (outcome, seconds) in zip(batch, pool.map(outcome_of, batch), strict=True):
+                device = (
+                    costs.accelerator(candidate.arch, candidate.point).name if hasattr(costs, "accelerator") else None
+                )
+                log.add(candidate, outcome, device, config.accuracy, seconds)
+                strategy.tell(candidate, outcome)
+                phase.advance(1, f"best accuracy {max((t.accuracy or 0.0) for t in history.told):.4f}")
             if time.monotonic() > deadline:
                 raise _out_of_time(run)
-            started = time.monotonic()
-            [candidate] = strategy.ask()
-            outcome = _evaluate(candidate, accuracy, costs, objectives)
-            device = costs.accelerator(candidate.arch, candidate.point).name if hasattr(costs, "accelerator") else None
-            log.add(candidate, outcome, device, config.accuracy, time.monotonic() - started)
-            strategy.tell(candidate, outcome)
-            phase.advance(1, f"best accuracy {max((t.accuracy or 0.0) for t in history.told):.4f}")
     if not any(t.accuracy is not None for t in history.told):
-        raise CosearchError(f"all {len(history.told)} evaluations of {name} failed: see the trials in {run.path}/study.db")
+        raise CosearchError(
+            f"all {len(history.told)} evaluations of {name} failed: see the trials in {run.path}/study.db"
+        )
     return list(history.told)
+
+
+def _pool(threads: int) -> ThreadPoolExecutor:
+    import torch
+
+    inside = torch.get_num_threads()
+    return ThreadPoolExecutor(max(1, threads), initializer=lambda: torch.set_num_threads(inside))
 
 
 def _evaluate(
@@ -389,7 +441,7 @@ def _front_table(told: Sequence[Told], problem: Problem) -> Any:
 def _default_accelerator(problem: Problem) -> Accelerator | None:
     """The least-EDP design for the largest conv-only network, fixed before any search."""
     if isinstance(problem.costs, AcceleratorCosts) and problem.config.baselines and problem.conv_only is not None:
-        return problem.costs.least_edp(problem.space.largest("conv"))
+        return problem.costs.least_edp_cost(problem.space.largest("conv")).accelerator(0)
     return None
 
 
@@ -399,7 +451,9 @@ def _train_finalists(run: RunDirectory, archs: Sequence[Arch], problem: Problem,
     open_ones = [t for t in trainings if load_trained(run, t) is None]
     workers = 1 if config.torch_device == "cuda" else config.threads
     epochs = config.finalist_epochs
-    with reporter.phase("training finalists, epochs", epochs * len(trainings), epochs * (len(trainings) - len(open_ones))) as phase:
+    with reporter.phase(
+        "training finalists, epochs", epochs * len(trainings), epochs * (len(trainings) - len(open_ones))
+    ) as phase:
         train_all(run, trainings, workers, phase.advance)
 
 
@@ -449,7 +503,7 @@ def _on_default(design: Design, problem: Problem, accelerator: Accelerator) -> D
     assert isinstance(problem.costs, AcceleratorCosts)
     cost: NetworkCost = problem.costs.on(accelerator, design.arch)
     resources = {n: float(getattr(accelerator.resources, n)) for n in RESOURCES}
-    name = f"{design.name} on the default accelerator"
+    name = f"{design.name} @ default"
     if not cost.feasible:
         return replace(
             design, name=name, accelerator=accelerator.name, latency_ms=None, energy_mj=None, resources=resources,
@@ -474,23 +528,31 @@ FACTORS = (0.5, 2.0)
 def _sensitivity(problem: Problem, finalist: _Chosen, baseline: _Chosen) -> str:
     """Whether finalist and baseline keep their order of energy when each modelled unit cost is halved or doubled.
 
-    Both networks get their best accelerator under the changed costs.
+    Under the changed costs each network gets its best accelerator anew, among the array sizes and clocks of the two.
     """
     costs = problem.costs
     assert isinstance(costs, AcceleratorCosts)
-    device = costs.tensor.space
-    assert device is not None
+    device: Any = costs.tensor.space
+    chosen = [costs.accelerator(*finalist), problem.costs_of(problem.conv_only).accelerator(*baseline)]
+    engines = [engine for accelerator in chosen for engine in accelerator.engines]
+    sizes = {
+        "rows": sorted({engine.rows for engine in engines}),
+        "cols": sorted({engine.cols for engine in engines}),
+        "clock_mhz": sorted({accelerator.clock_mhz for accelerator in chosen}),
+    }
     archs = [finalist[0], baseline[0]]
-    layers = tuple(layer for layer, used in zip(costs.tensor.layers, costs.space.counts(archs, costs.tensor.layers).any(0), strict=True) if used)
+    used = costs.space.counts(archs, costs.tensor.layers).any(0)
+    layers = [layer for layer, needed in zip(costs.tensor.layers, used, strict=True) if needed]
 
-    def gain(scale: Mapping[str, float]) -> float:
-        scaled = accelerators.find(problem.config.device, accounting=problem.config.accounting, scale_modelled=scale)
-        priced = AcceleratorCosts(problem.space, cost_tensor(layers, scaled, cache=False), problem.objectives)
-        ours, theirs = (priced.on(priced.least_edp(arch), arch).energy_mj for arch in archs)
-        return ours / theirs
+    def ratio(scale: Mapping[str, float]) -> float:
+        options = {"accounting": problem.config.accounting, "choices": sizes, "scale_modelled": scale}
+        tensor = cost_tensor(layers, accelerators.find(problem.config.device, **options), cache=False)
+        priced = AcceleratorCosts(problem.space, tensor, Objectives())
+        ours, theirs = (priced.least_edp_cost(arch).energy_mj for arch in archs)
+        return float(ours[0] / theirs[0])
 
-    base = gain({})
-    changed = {(name, factor): gain({name: factor}) for name in device.modelled for factor in FACTORS}
+    base = ratio({})
+    changed = {(name, factor): ratio({name: factor}) for name in device.modelled for factor in FACTORS}
     turned = [f"{name} x{factor:g}" for (name, factor), value in changed.items() if (value < 1) != (base < 1)]
     span = f"energy ratio to conv-only {base:.2f}, {min(changed.values()):.2f} to {max(changed.values()):.2f}"
     verdict = f"the order turns with {', '.join(turned)}" if turned else "the order of finalist and conv-only holds"
@@ -569,5 +631,3 @@ def load(path: Path | str) -> Result:
     front = pd.read_csv(io.StringIO((run_directory.path / "front.csv").read_text(encoding="utf-8")))
     designs = tuple(Design.from_json(design) for design in data["designs"])
     return Result(str(path), front, designs, tuple(data["notes"]))
-
-

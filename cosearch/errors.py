@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 class CosearchError(Exception):
-    """Base of every error that this project raises for a user; the command line prints it on one line, exit status 2."""
+    """Base of every error raised for a user; the command line prints it on one line, exit status 2."""
 
 
 class UnknownNameError(CosearchError, KeyError):

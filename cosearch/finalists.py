@@ -82,7 +82,6 @@ def _start(run: RunDirectory, trainings: Sequence[Training]) -> "subprocess.Pope
         **os.environ,
         "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path),
         "OMP_NUM_THREADS": "1",
-        "OMP_WAIT_POLICY": "PASSIVE",
     }
     process = subprocess.Popen(
         [sys.executable, "-m", "cosearch.finalists"],
@@ -115,7 +114,9 @@ def _watch(processes: "Sequence[subprocess.Popen[str]]", on_epochs: Callable[[in
                 process = key.data
                 if process.wait() != 0:
                     message = (process.stderr.read() or "").strip().splitlines()
-                    raise CosearchError(message[-1] if message else f"a training process ended with {process.returncode}")
+                    raise CosearchError(
+                        message[-1] if message else f"a training process ended with {process.returncode}"
+                    )
 
 
 def train(run: RunDirectory, dataset: Any, space: Any, training: Training, on_epoch: Callable[[int], None]) -> Trained:
@@ -132,7 +133,9 @@ def train(run: RunDirectory, dataset: Any, space: Any, training: Training, on_ep
     device = torch_device(config.torch_device)
     split = dataset.development()
     network = space.build(training.arch, training.seed)
-    train_network(network, split, Recipe(epochs=config.finalist_epochs), training.seed, dataset.mirror, device, on_epoch)
+    train_network(
+        network, split, Recipe(epochs=config.finalist_epochs), training.seed, dataset.mirror, device, on_epoch
+    )
     test = dataset.open_test()
     float_accuracy = accuracy(network, test, device)
     integer = to_integer(network, torch.from_numpy(split.x))
@@ -147,11 +150,13 @@ def train(run: RunDirectory, dataset: Any, space: Any, training: Training, on_ep
 
 
 def _main() -> int:
-    from cosearch.engine import load_problem_data, start_threads
+    import torch
+
+    from cosearch.engine import load_problem_data
 
     job = json.load(sys.stdin)
     run = RunDirectory.open(Path(job["run"]))
-    start_threads(1)
+    torch.set_num_threads(1)
     try:
         dataset, space = load_problem_data(run.config)
         for item in job["trainings"]:

@@ -180,7 +180,8 @@ def _integer_weight(unit: Unit, entry: _Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 def _convert(name: str, unit: Unit, entry: _Tensor) -> tuple[IntegerConv, _Tensor]:
     bn = unit.bn
-    assert bn.running_mean is not None and bn.running_var is not None
+    assert bn.running_mean is not None
+    assert bn.running_var is not None
     gain = bn.weight.detach().double() / torch.sqrt(bn.running_var.double() + bn.eps)
     shift = bn.bias.detach().double() - bn.running_mean.double() * gain
     weight, step, constant = _integer_weight(unit, entry)
@@ -229,6 +230,8 @@ def to_integer(network: Network, images: Tensor) -> IntegerNetwork:
 def integer_accuracy(network: IntegerNetwork, split: Split, batch_size: int = 128) -> float:
     """Fraction of the split that the integer network classifies correctly, in [0, 1]."""
     right = 0
-    for x, y in zip(torch.from_numpy(split.x).split(batch_size), torch.from_numpy(split.y).split(batch_size), strict=True):
+    for x, y in zip(
+        torch.from_numpy(split.x).split(batch_size), torch.from_numpy(split.y).split(batch_size), strict=True
+    ):
         right += int((network(x).argmax(1) == y).sum())
     return right / len(split)

@@ -21,17 +21,25 @@ class Reporter:
     """Rich progress and text on a terminal; silent if `quiet`."""
 
     def __init__(self, quiet: bool = False) -> None:
-        from rich.console import Console
+        from cosearch.tables import console
 
-        self.console = Console(quiet=quiet, highlight=False)
+        self.console = console()
         self.quiet = quiet
 
     def say(self, *text: Any) -> None:
-        self.console.print(*text)
+        if not self.quiet:
+            self.console.print(*text)
 
     @contextmanager
-    def phase(self, name: str, total: float, done: float = 0) -> Iterator[Phase]:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    def phase(self, name: str, total: int, done: int = 0) -> Iterator[Phase]:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         if self.quiet:
             yield Phase(None, None)

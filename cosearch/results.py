@@ -52,8 +52,8 @@ class Design:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Design":
-        lists = ("integer_accuracies", "float_accuracies")
-        return cls(**{key: tuple(value) if key in lists else value for key, value in data.items()})
+        lists = {key: tuple(data[key]) for key in ("integer_accuracies", "float_accuracies")}
+        return cls(**{**data, **lists})
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from cosearch.strategies.objectives import Objectives
 from search_spaces.decisions import Decisions
 
 if TYPE_CHECKING:
-    import optuna
     from torch import Tensor
 
 
@@ -59,7 +58,9 @@ class RunDirectory:
         try:
             path.mkdir(parents=True)
         except FileExistsError:
-            raise RunError(f"{path} exists: choose another --out, or continue it with: cosearch resume {path}") from None
+            raise RunError(
+                f"{path} exists: choose another --out, or continue it with: cosearch resume {path}"
+            ) from None
         except OSError as error:
             raise RunError(f"cannot make the run directory {path} ({error.strerror}): choose another --out") from None
         run = cls(path, config)
@@ -132,20 +133,21 @@ class RunDirectory:
 
 
 class TrialLog:
-    """One Optuna study in study.db: every finished trial, written at once, so that a crash loses none and doubles none."""
+    """One Optuna study in study.db; a finished trial is written at once: a crash loses none and doubles none."""
 
     def __init__(self, run: RunDirectory, name: str, space: Decisions, objectives: Objectives) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space, self.objectives = space, objectives
+        directions: Any = objectives.directions
         url = f"sqlite:///{(run.path / 'study.db').resolve()}"
         self.study: optuna.Study = optuna.create_study(
-            study_name=name, storage=url, directions=objectives.directions, load_if_exists=True
+            study_name=name, storage=url, directions=directions, load_if_exists=True
         )
         if not self.study.trials:
             self.study.set_metric_names(list(objectives.names))
-        self._distributions = {
+        self._distributions: dict[str, optuna.distributions.BaseDistribution] = {
             key: optuna.distributions.CategoricalDistribution(options) for key, options in space.choices.items()
         }
 

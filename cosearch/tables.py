@@ -8,19 +8,26 @@ from cosearch.results import Design, Result
 FRONT_ROWS = 12
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def console() -> Any:
+    """The terminal; wide enough for the tables where the output is a file or a pipe."""
     from rich.console import Console
 
-    Console(highlight=False).print(_table(title, columns, rows))
+    found = Console(highlight=False)
+    return found if found.is_terminal else Console(highlight=False, width=max(found.width, 112))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    console().print(_table(title, columns, rows))
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD)
     for i, column in enumerate(columns):
-        numeric = i > 0 and any(row[i][:1].isdigit() for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        numeric = i > 0 and all(row[i][:1].isdigit() or row[i] in ("-", "") for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric or i == 0)
     for row in rows:
         table.add_row(*row)
     return table
@@ -28,29 +35,30 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
 
 def print_result(result: Result) -> None:
     """The front, the designs side by side, and what co-search bought."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
+    out = console()
     front = result.front
     names = [n for n in ("accuracy", "latency_ms", "energy_mj", "lut", "ff", "dsp", "bram") if n in front]
     step = max(1, -(-len(front) // FRONT_ROWS))
     rows = [tuple(_number(name, front[name].iloc[i]) for name in names) for i in range(0, len(front), step)]
     shown = f"{len(rows)} of {len(front)} designs" if step > 1 else f"{len(front)} designs"
     source = front["accuracy_source"].iloc[0] if len(front) else ""
-    console.print(_table(f"Pareto front: {shown}; accuracy from: {source}", names, rows))
-    columns = ("design", "test accuracy, integer", "float", "latency_ms", "energy_mj", "LUT", "FF", "DSP", "BRAM")
+    out.print(_table(f"Pareto front: {shown}; accuracy from: {source}", names, rows))
+    columns = ("design", "test accuracy", "float", "latency_ms", "energy_mj", "LUT", "FF", "DSP", "BRAM")
     seeds = len(result.finalist.integer_accuracies)
-    title = f"Designs: mean test accuracy of {seeds} trainings from scratch [95% Wilson interval]; costs are modelled"
-    console.print(_table(title, columns, [_design_row(design) for design in result.designs]))
+    title = (
+        f"Designs: test accuracy of the integer network, mean of {seeds} trainings from scratch [95% interval];\n"
+        "latency and energy are modelled; @ default: on the default accelerator"
+    )
+    out.print(_table(title, columns, [_design_row(design) for design in result.designs]))
     finalist = result.finalist
-    console.print("[bold]Recommended finalist[/bold]")
-    console.print("  network: " + ", ".join(f"{name} {choice}" for name, choice in finalist.arch.items()))
+    out.print("[bold]Recommended finalist[/bold]")
+    out.print("  network: " + ", ".join(f"{name} {choice}" for name, choice in finalist.arch.items()))
     if finalist.accelerator:
-        console.print(f"  accelerator: {finalist.accelerator}", markup=False)
-    console.print("[bold]What co-search bought[/bold]")
+        out.print(f"  accelerator: {finalist.accelerator}", markup=False)
+    out.print("[bold]What co-search bought[/bold]")
     for note in result.notes:
-        console.print(f"  {note}", markup=False)
-    console.print(f"Run directory: {result.path}", markup=False)
+        out.print(f"  {note}", markup=False)
+    out.print(f"Run directory: {result.path}", markup=False)
 
 
 def _design_row(design: Design) -> tuple[str, ...]:

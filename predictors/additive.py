@@ -28,7 +28,9 @@ class AdditivePredictor:
 
         y = np.asarray(values, dtype=float)
         if len(archs) != len(y) or len(y) < MINIMUM:
-            raise DataError(f"{len(archs)} networks and {len(y)} values: the additive predictor needs at least {MINIMUM} pairs")
+            raise DataError(
+                f"{len(archs)} networks and {len(y)} values: the additive predictor needs at least {MINIMUM} pairs"
+            )
         if not np.isfinite(y).all() or np.ptp(y) == 0:
             raise DataError("the values are not finite or all equal: nothing can be learned from them")
         self._model = RidgeCV(alphas=PENALTIES, store_cv_results=True).fit(self.space.one_hot(archs), y)

@@ -112,4 +112,6 @@ class Decisions:
             if name not in arch:
                 raise ConfigError(f"decision {name!r} is missing: expected one of {', '.join(map(str, options))}")
             if arch[name] not in options:
-                raise ConfigError(f"decision {name!r} is {arch[name]!r}: expected one of {', '.join(map(str, options))}")
+                raise ConfigError(
+                    f"decision {name!r} is {arch[name]!r}: expected one of {', '.join(map(str, options))}"
+                )

@@ -1,6 +1,6 @@
 """Objectives: names, units, directions, and the front of what they say about a set of candidates."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np

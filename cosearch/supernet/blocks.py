@@ -78,7 +78,7 @@ class Unit(nn.Module):
 
     def simulated(self, x: Tensor) -> Tensor:
         """The operator with the weights that 8 bits can write, as `cosearch.integer` writes them."""
-        weight = self.weight
+        weight: Tensor = self.weight
         if self.op == "conv":
             weight = quantise_symmetric(weight, weight.abs().amax((1, 2, 3), keepdim=True), 8, signed=True)
         elif self.op == "add":
@@ -158,26 +158,24 @@ class Network(nn.Module):
         return self.classifier(self.head(y).mean((2, 3)))
 
 
+@torch.no_grad()
 def calibrate(network: Network, images: Tensor, batch_size: int = 512) -> None:
     """Re-estimate batch-norm statistics and activation ranges on `images` (B x C x H x W), weights untouched.
 
-    Statistics are the average over the batches, each layer seeing the batch-normalised output of the one before.
+    One pass with batch statistics: averages over the batches of mean and variance, extremes over all images.
     """
     norms = [unit.bn for unit in network.units()]
     watched = [m for m in network.modules() if isinstance(m, Unit | InvertedBottleneck)]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # type: ignore[assignment]  # a cumulative average
+        norm.momentum = None  # a cumulative average
+    for module in watched:
+        module.reset_ranges()
+        module.observe = True
     network.train()
-    with torch.no_grad():
-        for batch in images.split(batch_size):
-            network(batch)
-        network.eval()
-        for module in watched:
-            module.reset_ranges()
-            module.observe = True
-        for batch in images.split(batch_size):
-            network(batch)
+    for batch in images.split(batch_size):
+        network(batch)
+    network.eval()
     for module in watched:
         module.observe = False
     for norm in norms:

@@ -14,7 +14,9 @@ FILE = "supernet.safetensors"
 MOMENTUM = "momentum."
 
 
-def save(run: "RunDirectory", supernet: nn.Module, optimizer: torch.optim.SGD, space: str, epoch: int, epochs: int) -> None:
+def save(
+    run: "RunDirectory", supernet: nn.Module, optimizer: torch.optim.SGD, space: str, epoch: int, epochs: int
+) -> None:
     tensors = dict(supernet.state_dict())
     for name, parameter in supernet.named_parameters():
         state = optimizer.state.get(parameter, {})
@@ -42,7 +44,9 @@ def restore(run: "RunDirectory", supernet: nn.Module, optimizer: torch.optim.SGD
     try:
         supernet.load_state_dict(tensors)
     except RuntimeError as error:
-        raise RunError(f"{run.path / FILE} does not fit the supernet of {space}: {str(error).splitlines()[0]}") from None
+        raise RunError(
+            f"{run.path / FILE} does not fit the supernet of {space}: {str(error).splitlines()[0]}"
+        ) from None
     for name, parameter in supernet.named_parameters():
         if name in momentum:
             buffer = momentum[name].to(parameter.device).contiguous(memory_format=_format_of(parameter))

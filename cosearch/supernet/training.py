@@ -36,7 +36,7 @@ class Recipe:
 
     epochs: int = 40
     batch_size: int = 64
-    learning_rate: float = 0.1
+    learning_rate: float = 0.2
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup_fraction: float = 0.05
@@ -71,7 +71,9 @@ def augment(x: Tensor, recipe: Recipe, mirror: bool, generator: torch.Generator)
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
-def batches(split: Split, recipe: Recipe, mirror: bool, seed: int, epoch: int, device: str) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(
+    split: Split, recipe: Recipe, mirror: bool, seed: int, epoch: int, device: str
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Shuffled, augmented batches of one epoch; the last partial batch is dropped."""
     generator = torch_stream(seed, "epoch", epoch)
     x, y = torch.from_numpy(split.x).to(device), torch.from_numpy(split.y).to(device)
@@ -145,7 +147,7 @@ def train_network(
             set_rate(optimizer, rate_at(recipe, epoch * per_epoch + i, recipe.epochs * per_epoch))
             optimizer.zero_grad(set_to_none=True)
             loss = F.cross_entropy(network(x), y, label_smoothing=recipe.label_smoothing)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             scale_adder_gradients(adders, recipe.adder_rate)
             optimizer.step()
             total += loss.detach()
@@ -157,7 +159,9 @@ def train_network(
 
 def require_finite(loss: Tensor, where: str, recipe: Recipe) -> None:
     if not bool(torch.isfinite(loss)):
-        raise DivergedError(f"the loss became {float(loss)} in {where} at learning rate {recipe.learning_rate}: lower it")
+        raise DivergedError(
+            f"the loss became {float(loss)} in {where} at learning rate {recipe.learning_rate}: lower it"
+        )
 
 
 def train_supernet_epoch(
@@ -183,7 +187,7 @@ def train_supernet_epoch(
         set_rate(optimizer, rate_at(recipe, epoch * per_epoch + i, recipe.epochs * per_epoch))
         optimizer.zero_grad(set_to_none=True)
         loss = F.cross_entropy(supernet(x, sampler(epoch, i)), y, label_smoothing=recipe.label_smoothing)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         scale_adder_gradients(adders, recipe.adder_rate)
         optimizer.step()
         total += loss.detach()
@@ -196,6 +200,7 @@ def accuracy(network: nn.Module, split: Split, device: str = "cpu", batch_size: 
     """Fraction of the split that is classified correctly, in [0, 1]."""
     x, y = torch.from_numpy(split.x).to(device), torch.from_numpy(split.y).to(device)
     right = sum(
-        int((network(xb).argmax(1) == yb).sum()) for xb, yb in zip(x.split(batch_size), y.split(batch_size), strict=True)
+        int((network(xb).argmax(1) == yb).sum())
+        for xb, yb in zip(x.split(batch_size), y.split(batch_size), strict=True)
     )
     return right / len(y)

@@ -117,7 +117,7 @@ def space(input_shape: tuple[int, int, int] = (1, 8, 8), num_classes: int = 10) 
     if not fitting:
         raise ConfigError(f"images of {input_shape[1]}x{input_shape[2]}: the shiftadd space starts at 8x8")
     stem, stem_stride, stages, head = _LADDER[max(fitting)]
-    macro = Macro(tuple(input_shape), num_classes, stem, stem_stride, stages, head)
+    macro = Macro(input_shape, num_classes, stem, stem_stride, stages, head)
     blocks = tuple(str(BlockChoice(op, k, e)) for op in OPERATORS for k in KERNELS for e in EXPANSIONS)
     choices = {p.name: (*blocks, "skip") if p.residual else blocks for p in macro.positions}
     return ShiftAddSpace(choices, macro)
