@@ -8,8 +8,10 @@ from typing import Any
 
 _MODULE_OF = {
     "adder": ("AddConv2d", "AddLinear", "add_conv2d", "add_linear", "plain_add_conv2d", "scale_add_gradients"),
+    "binarycoded": ("BinaryCodedConv2d", "BinaryCodedLinear", "binary_code"),
     "butterfly": ("ButterflyConv2d", "ButterflyLinear", "generate_chain", "make_chain"),
     "composite": ("ShiftAddConv2d",),
+    "conversion": ("OPERATORS", "Conversion", "Rule", "convert", "to_plain"),
     "integer": ("integer_add_conv2d", "integer_conv2d", "integer_shift_conv2d"),
     "lowrank": (
         "LowRankConv2d",
@@ -20,6 +22,7 @@ _MODULE_OF = {
         "nuclear_ranks",
         "orthogonality_penalty",
     ),
+    "pecan": ("PecanConv2d", "PecanLinear"),
     "pruned": (
         "MaskedConv2d",
         "MaskedLinear",
@@ -31,6 +34,8 @@ _MODULE_OF = {
     ),
     "pruning": ("Admm", "EarlyBird", "Reweighted", "mask_distance", "purify", "scheme_projection"),
     "unused_paths": ("remove_unused_paths",),
+    "quantised": ("QuantConv2d", "QuantLinear", "best_step", "learned_step"),
+    "smartexchange": ("SmartExchangeConv2d", "SmartExchangeLinear", "smart_exchange"),
     "shift": (
         "ShiftCodes",
         "ShiftConv2d",
@@ -49,7 +54,9 @@ _HOME = {name: module for module, names in _MODULE_OF.items() for name in names}
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
