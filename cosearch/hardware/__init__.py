@@ -9,9 +9,23 @@ from cosearch.hardware.accelerator import Accelerator, Engine, MemoryLevel, Reso
 from cosearch.hardware.parts import Part, UnitCost, load_device, part_names
 
 if TYPE_CHECKING:
+    from cosearch.hardware.cost import Cost, evaluate
+    from cosearch.hardware.mapping import LevelLoops, Mapping
+    from cosearch.hardware.report import LayerRow, best_mapping, layer_report, lower_bound
+    from cosearch.hardware.repricing import SensitivityRow, sensitivity
     from cosearch.hardware.tensor import CostTensor, HardwareFront, NetworkCost, accelerator_tensor, cost_tensor
 
 _LAZY = {
+    "Cost": "cost",
+    "LayerRow": "report",
+    "LevelLoops": "mapping",
+    "Mapping": "mapping",
+    "SensitivityRow": "repricing",
+    "best_mapping": "report",
+    "evaluate": "cost",
+    "layer_report": "report",
+    "lower_bound": "report",
+    "sensitivity": "repricing",
     "CostTensor": "tensor",
     "HardwareFront": "tensor",
     "NetworkCost": "tensor",
@@ -21,19 +35,29 @@ _LAZY = {
 
 __all__ = [
     "Accelerator",
+    "Cost",
     "CostTensor",
     "Engine",
     "HardwareFront",
+    "LayerRow",
+    "LevelLoops",
+    "Mapping",
     "MemoryLevel",
     "NetworkCost",
     "Part",
     "Resources",
+    "SensitivityRow",
     "UnitCost",
     "UnitEnergies",
     "accelerator_tensor",
+    "best_mapping",
     "cost_tensor",
+    "evaluate",
+    "layer_report",
     "load_device",
+    "lower_bound",
     "part_names",
+    "sensitivity",
 ]
 
 

@@ -98,10 +98,25 @@ class Bounds:
 def edge(outputs: int | Ints, stride: int, kernel: int, dilation: int) -> Ints:
     """Input rows (or columns) that `outputs` consecutive rows read: their span, or fewer where the stride skips some.
 
-    ``min((p - 1) stride + (r - 1) dilation + 1, p r)``.
+    ``min((p - 1) stride + (r - 1) dilation + 1, p r)``, stride and dilation in units of their greatest common divisor.
     """
     p = np.asarray(outputs, np.int64)
-    return np.minimum((p - 1) * stride + (kernel - 1) * dilation + 1, p * kernel)
+    return np.minimum(_span(p, stride, kernel, dilation), p * kernel)
+
+
+def _span(p: Ints, stride: int, kernel: int, dilation: int) -> Ints:
+    common = math.gcd(stride, dilation)
+    return (p - 1) * (stride // common) + (kernel - 1) * (dilation // common) + 1
+
+
+def slid(outputs: int | Ints, tile: int | Ints, stride: int, kernel: int, dilation: int) -> Ints:
+    """Input rows fetched while a tile of output rows slides over `outputs` rows: the union, or, where the tile has gaps
+    and does not overlap the next one, every tile in full.
+    """
+    t = np.asarray(tile, np.int64)
+    own = edge(t, stride, kernel, dilation)
+    gaps = own < _span(t, stride, kernel, dilation)
+    return np.where(gaps, own * (np.asarray(outputs, np.int64) // t), edge(outputs, stride, kernel, dilation))
 
 
 def divisors(n: int) -> list[int]:
@@ -200,9 +215,11 @@ def _input_words(
         if name in "PQ":
             first = iterates & ~started
             if name == "P":
-                rows = np.where(first, edge(bounds.P, bounds.stride[0], bounds.R, bounds.dilation[0]), rows)
+                union = slid(bounds.P, size["P"], bounds.stride[0], bounds.R, bounds.dilation[0])
+                rows = np.where(first, union, rows)
             else:
-                cols = np.where(first, edge(bounds.Q, bounds.stride[1], bounds.S, bounds.dilation[1]), cols)
+                union = slid(bounds.Q, size["Q"], bounds.stride[1], bounds.S, bounds.dilation[1])
+                cols = np.where(first, union, cols)
             times = np.where(started, times * trips[name], times)
             started |= iterates
         else:
@@ -314,8 +331,8 @@ def mapping_of(layer: Layer, tiles: Tiles, tile: int, option: int, engine: Engin
     unroll = unrollings(
         bounds, stationary, np.array([engine.rows]), np.array([engine.cols]), np.array([engine.windowed])
     )
-    part = {dim: int(getattr(unroll, dim)[option, 0]) for dim in "GKCPQRS"}
     size = {dim: int(getattr(tiles, dim)[tile]) for dim in "GKCPQ"} | {"N": 1, "R": bounds.R, "S": bounds.S}
+    part = {dim: min(int(getattr(unroll, dim)[option, 0]), size[dim]) for dim in "GKCPQRS"}
     trips = {dim: -(-size[dim] // part[dim]) for dim in part}
     rows_name = "N" if layer.P == layer.Q == layer.R == layer.S == 1 else "P"
 
@@ -326,7 +343,8 @@ def mapping_of(layer: Layer, tiles: Tiles, tile: int, option: int, engine: Engin
     if stationary:
         inner = LevelLoops(levels[0], named([(dim, trips[dim]) for dim in "SRC"]))
         across = named([(dim, part[dim]) for dim in "QPKG"])
-        buffers = LevelLoops(levels[1], named([(dim, trips[dim]) for dim in "QPKG"]), across)
+        cut = named([(dim, size[dim]) for dim in "QPKG" if trips[dim] * part[dim] > size[dim]])
+        buffers = LevelLoops(levels[1], named([(dim, trips[dim]) for dim in "QPKG"]), across, cut)
         return Mapping((inner, buffers, LevelLoops(levels[2]), LevelLoops(levels[3], named(outer))))
     chunk = min(max(1, engine.accumulator_depth // size["Q"]), size["P"])
     down = named([(dim, part[dim]) for dim in "SRC"])
@@ -335,8 +353,10 @@ def mapping_of(layer: Layer, tiles: Tiles, tile: int, option: int, engine: Engin
     register, accumulator, weights, activations, dram = levels[len(windows) :]
     pixels = LevelLoops(register, named([("Q", size["Q"]), ("P", chunk)]))
     reductions = LevelLoops(accumulator, named([(dim, trips[dim]) for dim in "SRC"]), () if in_window else down)
-    chunks = [("P", -(-size["P"] // chunk)), ("K", trips["K"]), ("G", trips["G"])]
-    passes = LevelLoops(weights, named(chunks), named([(dim, part[dim]) for dim in "KG"]))
+    chunks = {"P": -(-size["P"] // chunk), "K": trips["K"], "G": trips["G"]}
+    covered = {**{dim: trips[dim] * part[dim] for dim in "GKCRS"}, "P": chunks["P"] * chunk}
+    cut = named([(dim, size[dim]) for dim in covered if covered[dim] > size[dim]])
+    passes = LevelLoops(weights, named(list(chunks.items())), named([(dim, part[dim]) for dim in "KG"]), cut)
     return Mapping((*windows, pixels, reductions, passes, LevelLoops(activations), LevelLoops(dram, named(outer))))
 
 
@@ -360,8 +380,8 @@ class Counts:
 def _window_words(bounds: Bounds, P: Ints, Q: Ints, chunk: Ints) -> Floats:
     """Pixels that enter the windows of one channel for one tile: R rows slide along Q; along P where Q is 1."""
     chunk = np.minimum(chunk, P)
-    across = P * bounds.R * edge(Q, bounds.stride[1], bounds.S, bounds.dilation[1])
-    down = P / chunk * edge(chunk, bounds.stride[0], bounds.R, bounds.dilation[0]) * bounds.S
+    across = P * bounds.R * slid(Q, 1, bounds.stride[1], bounds.S, bounds.dilation[1])
+    down = P / chunk * slid(chunk, 1, bounds.stride[0], bounds.R, bounds.dilation[0]) * bounds.S
     return np.where(Q > 1, across, down)
 
 
@@ -384,7 +404,7 @@ def count(
     ``cycles = tiles (ceil(G/g) ceil(K/k) ceil(C/c) ceil(R/r) ceil(S/s) P Q + rows + cols - 2)``,
     ``weight_reads = tiles G K C R S ceil(P / max(1, d // Q))``, ``input_reads = tiles P Q G C R S ceil(K/k)``,
     ``updates = tiles P Q G K ceil(C/c) ceil(R/r) ceil(S/s)``.
-    In a window the input slides: ``input_reads = tiles G P R edge(Q)``.
+    In a window the input slides: ``input_reads = tiles G P R slid(Q)``.
     Output-stationary: ``cycles = tiles (ceil(G/g) ceil(K/k) ceil(P/p) ceil(Q/q) C R S + rows + cols - 2)``,
     ``weight_reads = tiles G K C R S ceil(P/p) ceil(Q/q)``, the same input_reads, no updates.
     """
@@ -410,8 +430,8 @@ def count(
         chunks = _ceil(P, np.maximum(1, accumulator_depth // Q))
         weight_reads = steps * G * K * C * kernel * chunks
         updates = steps * P * Q * G * K * reductions
-        slid = steps * G * _window_words(bounds, P, Q, np.maximum(1, accumulator_depth // Q))
-        input_reads = np.where(unroll.window[:, None], slid, input_reads)
+        in_window = steps * G * _window_words(bounds, P, Q, np.maximum(1, accumulator_depth // Q))
+        input_reads = np.where(unroll.window[:, None], in_window, input_reads)
         valid = unroll.valid & (accumulator_depth >= Q)
 
     def flat(values: Ints) -> Floats:

@@ -59,6 +59,7 @@ def best_mappings(
     dram_bits_per_cycle: Floats,
     requantise_cycles: Floats,
     cycles_to_ms: Floats,
+    runs: Mask,
     static_w: float,
     weights: Floats,
     latency: Floats,
@@ -67,17 +68,18 @@ def best_mappings(
 ) -> None:  # pragma: no cover
     """The best mapping per policy, configuration and column: see `pricing.best_costs`.
 
-    fits: [column, mapping]; array, weight_read, activation_read, dynamic_mj: [mapping, configuration];
-    weight_write, activation_write, dram: [mapping]; the rest of the inputs: [column], weights: [policy].
-    latency, energy, chosen: [policy, configuration, column], filled in place.
+    fits: [column, mapping]; runs: [column, configuration], whether the engine reaches the clock.
+    array, weight_read, activation_read, dynamic_mj: [mapping, configuration]; weight_write, activation_write, dram:
+    [mapping]; weights: [policy]; the rest of the inputs: [column].
+    latency, energy, chosen: [column, policy, configuration], filled in place.
     """
     mappings, configurations = array.shape
-    for e in range(configurations):
-        for c in range(fits.shape[0]):
-            for w in range(len(weights)):
+    for c in range(fits.shape[0]):
+        for w in range(len(weights)):
+            for e in range(configurations):
                 least, tie, best, best_ms, best_mj = np.inf, np.inf, -1, np.inf, np.inf
                 for m in range(mappings):
-                    if not fits[c, m] or not array[m, e] < np.inf:
+                    if not runs[c, e] or not fits[c, m] or not array[m, e] < np.inf:
                         continue
                     port = max(max(weight_read[m, e], weight_write[m]), max(activation_read[m, e], activation_write[m]))
                     cycles = max(max(array[m, e], port / port_bits[c]), requantise_cycles[c])
@@ -87,9 +89,9 @@ def best_mappings(
                     other = mj if weights[w] == 1.0 else ms
                     if score < least or (score == least and other < tie):
                         least, tie, best, best_ms, best_mj = score, other, m, ms, mj
-                latency[w, e, c] = best_ms
-                energy[w, e, c] = best_mj
-                chosen[w, e, c] = best
+                latency[c, w, e] = best_ms
+                energy[c, w, e] = best_mj
+                chosen[c, w, e] = best
 
 
 @njit(cache=True)

@@ -26,15 +26,17 @@ class LevelLoops:
     """Loops at one memory level, each a (dimension, bound) pair.
 
     temporal: innermost first; they walk over the parts of this level's tile. spatial: the fan-out from this level to
-    the level below, inside the temporal loops.
+    the level below, inside the temporal loops. tile: (dimension, size) pairs where this level's tile is smaller than
+    what its loops and those below multiply to, because the loops do not divide it.
     """
 
     level: str
     temporal: tuple[Loop, ...] = ()
     spatial: tuple[Loop, ...] = ()
+    tile: tuple[Loop, ...] = ()
 
     def __post_init__(self) -> None:
-        for key in ("temporal", "spatial"):
+        for key in ("temporal", "spatial", "tile"):
             loops = tuple((str(dim), int(bound)) for dim, bound in getattr(self, key))
             object.__setattr__(self, key, loops)
             for dim, bound in loops:
@@ -57,8 +59,12 @@ class Mapping:
         object.__setattr__(self, "levels", tuple(self.levels))
 
     def extent(self, dim: str) -> int:
-        """Product of all loops over a dimension."""
-        return math.prod(b for level in self.levels for d, b in (*level.spatial, *level.temporal) if d == dim)
+        """What the loops over a dimension cover."""
+        size = 1
+        for level in self.levels:
+            size *= math.prod(b for d, b in (*level.spatial, *level.temporal) if d == dim)
+            size = min(size, dict(level.tile).get(dim, size))
+        return size
 
     def text(self) -> str:
         """One line per level, outermost first; loops of bound 1 left out."""
@@ -66,7 +72,9 @@ class Mapping:
         for level in reversed(self.levels):
             time = " ".join(f"{d}{b}" for d, b in reversed(level.temporal) if b > 1)
             space = " ".join(f"{d}{b}" for d, b in level.spatial if b > 1)
-            lines.append(f"{level.level}: {time or '-'}" + (f" | parallel {space}" if space else ""))
+            cut = " ".join(f"{d}{b}" for d, b in level.tile)
+            line = f"{level.level}: {time or '-'}" + (f" | parallel {space}" if space else "")
+            lines.append(line + (f" | tile {cut}" if cut else ""))
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
@@ -74,7 +82,10 @@ class Mapping:
             "format": "cosearch.mapping",
             "version": 1,
             "levels": [
-                {"level": x.level, "temporal": [list(p) for p in x.temporal], "spatial": [list(p) for p in x.spatial]}
+                {
+                    "level": x.level,
+                    **{key: [list(p) for p in getattr(x, key)] for key in ("temporal", "spatial", "tile")},
+                }
                 for x in self.levels
             ],
         }
@@ -85,7 +96,9 @@ class Mapping:
         if data.get("format") != "cosearch.mapping" or data.get("version") != 1:
             raise HardwareError("expected a JSON object with format 'cosearch.mapping' and version 1")
         try:
-            return cls(tuple(LevelLoops(x["level"], x["temporal"], x["spatial"]) for x in data["levels"]))
+            return cls(
+                tuple(LevelLoops(x["level"], x["temporal"], x["spatial"], x.get("tile", ())) for x in data["levels"])
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise HardwareError(f"mapping document is malformed: {error}") from error
 

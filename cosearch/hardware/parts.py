@@ -4,6 +4,7 @@ A part is a JSON or YAML document::
 
     {"format": "cosearch.part", "version": 1, "name": "...", "family": "fpga", "title": "...",
      "includes": ["ecp5", "fpga_energy"],                    cost tables under data/costs, or files beside this one
+     "choices": {"rows": [8, 16], ...},                      optional, instead of the family's defaults
      "budget": {"lut": ..., "ff": ..., "dsp": ..., "bram": ..., "uram": ...},
      "costs": {"static_power_w": {"value": ..., "unit": "W", "status": "measured|published|modelled", "source": "..."}}}
 
@@ -37,13 +38,18 @@ class UnitCost:
 
 @dataclass(frozen=True)
 class Part:
-    """A device: what it offers and what things cost on it. `costs` maps a name such as ``mac.lut`` to its value."""
+    """A device: what it offers and what things cost on it.
+
+    costs: pairs of a name such as ``mac.lut`` and its unit cost. choices: what its family's accelerator space offers
+    on this part instead of the family's defaults.
+    """
 
     name: str
     family: str
     title: str
     budget: Resources
     costs: tuple[tuple[str, UnitCost], ...]
+    choices: tuple[tuple[str, tuple[Any, ...]], ...] = ()
 
     def cost(self, name: str) -> float:
         """Raises: HardwareError naming the part and the nearest cost."""
@@ -128,7 +134,10 @@ def _read_part(path: Path) -> Part:
         costs.update(_costs(_table_path(path, str(table))))
     costs.update(_parse_costs(path, document.get("costs", {})))
     title = str(document.get("title", document["name"]))
-    return Part(str(document["name"]), str(document["family"]), title, Resources(**budget), tuple(costs.items()))
+    choices = tuple((str(name), tuple(values)) for name, values in dict(document.get("choices", {})).items())
+    return Part(
+        str(document["name"]), str(document["family"]), title, Resources(**budget), tuple(costs.items()), choices
+    )
 
 
 def _table_path(part: Path, table: str) -> Path:

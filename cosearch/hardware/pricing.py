@@ -126,25 +126,6 @@ def traffic(front: LayerFront, counts: Counts, residency: Residency) -> Traffic:
     )
 
 
-def mapping_cycles(
-    front: LayerFront, counts: Counts, moved: Traffic, shared: SharedTable, at: int
-) -> tuple[Floats, dict[str, Floats]]:
-    """Cycles of each mapping under one shared configuration: the largest of what each resource needs.
-
-    ``max(array, bits of each buffer and direction / port_bits, DRAM bits / (dram_bits / clock), outputs / lanes)``.
-    """
-    port = shared.port_bits[at]
-    bounds = {
-        "compute": counts.cycles,
-        "weight_buffer": np.maximum(moved.weight_read, moved.weight_write) / port,
-        "activation_buffer": np.maximum(moved.activation_read, moved.activation_write) / port,
-        "dram": moved.dram / (shared.dram_bits[at] / (shared.clock_mhz[at] * 1e6)),
-        "requantise": np.asarray(-(-front.bounds.outputs // shared.lanes[at]), float).reshape(1, 1),
-    }
-    total = np.maximum.reduce([np.broadcast_to(b, counts.cycles.shape) for b in bounds.values()])
-    return total, bounds
-
-
 def mapping_energy_pj(front: LayerFront, moved: Traffic, prices: Prices, logic: NDArray[np.bool_]) -> Floats:
     """Energy of each mapping without static power: operations, accumulators, buffers, DRAM, requantisation.
 
@@ -160,21 +141,21 @@ def mapping_energy_pj(front: LayerFront, moved: Traffic, prices: Prices, logic: 
 
 
 def feasible(
-    front: LayerFront, counts: Counts, residency: Residency, weight_bits: float, activation_bits: float
+    front: LayerFront, counts: Counts, residency: Residency, weight_bits: Ints, activation_bits: Ints
 ) -> NDArray[np.bool_]:
-    """Which mappings fit the buffers: tiles of what is not resident; a resident tensor lies there whole.
+    """Which mappings fit buffers of the given sizes: tiles of what is not resident; the resident lies there whole.
 
-    With resident activations C stays whole, so that no partial sums take room beside them. [mapping]
+    With resident activations C stays whole, so that no partial sums take room beside them. [capacity, mapping]
     """
-    weights, activations = footprints(front.bounds, front.tiles, front.layer)
-    fits = np.ones(len(front.tiles), bool)
+    weights, activations = (need[counts.tile] for need in footprints(front.bounds, front.tiles, front.layer))
+    fits = np.ones((len(weight_bits), len(counts.tile)), bool)
     if not residency.weights:
-        fits &= weights <= weight_bits
+        fits &= weights <= weight_bits[:, None]
     if residency.activations:
-        fits &= front.tiles.C == front.bounds.C
+        fits &= (front.tiles.C == front.bounds.C)[counts.tile]
     else:
-        fits &= activations <= activation_bits
-    return fits[counts.tile]
+        fits &= activations <= activation_bits[:, None]
+    return fits
 
 
 def best_costs(
@@ -188,25 +169,24 @@ def best_costs(
 ) -> tuple[Floats, Floats, Ints]:
     """The best mapping per policy, configuration and column.
 
+    The latency of a mapping is the largest of what each resource needs: ``max(array cycles, bits of each buffer and
+    direction / port_bits, DRAM bits / (dram_bits / clock), outputs / lanes)``.
+
     weights: policy w minimises ``w P latency + (1 - w) energy`` with P = 1 W, so that w = 1 is latency and w = 0
         energy; ties are broken by the other one.
 
-    Returns: latency_ms, energy_mj (static power included), mapping index; each [policy, configuration, column];
-        infinite and -1 where nothing fits.
+    Returns: latency_ms, energy_mj (static power included), mapping index; each [column, policy, configuration];
+        infinite and -1 where nothing fits or the engine does not reach the clock.
     """
-    shape = (len(weights), len(engines), len(table.shared))
-    latency, energy = np.full(shape, np.inf), np.full(shape, np.inf)
-    chosen = np.full(shape, -1, np.int64)
     at = table.shared
+    shape = (len(at), len(weights), len(engines))
+    latency, energy, chosen = np.empty(shape), np.empty(shape), np.empty(shape, np.int64)
     for where, counts in front.groups:
         moved = traffic(front, counts, residency)
-        fits = np.stack(
-            [feasible(front, counts, residency, shared.weight_bits[i], shared.activation_bits[i]) for i in at]
-        )
-        local = (len(weights), len(where), len(at))
+        local = (len(at), len(weights), len(where))
         ms, mj, index = np.empty(local), np.empty(local), np.empty(local, np.int64)
         best_mappings(
-            fits,
+            feasible(front, counts, residency, shared.weight_bits[at], shared.activation_bits[at]),
             counts.cycles,
             moved.weight_read,
             moved.weight_write[:, 0],
@@ -218,13 +198,16 @@ def best_costs(
             shared.dram_bits[at] / (shared.clock_mhz[at] * 1e6),
             np.ceil(front.bounds.outputs / shared.lanes[at]),
             1.0 / (shared.clock_mhz[at] * 1e3),
+            engines.fmax_mhz[where] >= shared.clock_mhz[at][:, None],
             prices.static_power_w,
             np.asarray(weights, float),
             ms,
             mj,
             index,
         )
-        latency[:, where], energy[:, where], chosen[:, where] = ms, mj, index
+        if len(front.groups) == 1:
+            return ms, mj, index
+        latency[:, :, where], energy[:, :, where], chosen[:, :, where] = ms, mj, index
     return latency, energy, chosen
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from cosearch.errors import HardwareError
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.hardware.array import Bounds, mapping_of
-from cosearch.hardware.evaluate import Cost, engine_of, evaluate, hierarchy
+from cosearch.hardware.cost import Cost, engine_of, evaluate, hierarchy
 from cosearch.hardware.mapping import Mapping
 from cosearch.hardware.pricing import Residency, best_costs, columns, layer_front, vector_costs
 from cosearch.hardware.tables import tables_of

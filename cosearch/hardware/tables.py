@@ -31,6 +31,10 @@ class EngineTable:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def same_costs(self, other: "EngineTable") -> bool:
+        """Whether layers cost the same on both, configuration by configuration; resources may differ."""
+        return _equal_but_resources(self, other)
+
 
 @dataclass(frozen=True)
 class SharedTable:
@@ -51,11 +55,20 @@ class SharedTable:
     def __len__(self) -> int:
         return len(self.weight_bits)
 
+    def same_costs(self, other: "SharedTable") -> bool:
+        """Whether layers cost the same under both, configuration by configuration; resources may differ."""
+        return _equal_but_resources(self, other)
+
     @property
     def columns(self) -> list[tuple[float, ...]]:
         """What a layer's cost depends on besides capacities."""
         parts = (self.port_bits, self.clock_mhz, self.lanes, self.dram_bits)
         return list(zip(*(part.tolist() for part in parts), strict=True))
+
+
+def _equal_but_resources(a: Any, b: Any) -> bool:
+    names = [name for name in a.__dataclass_fields__ if name != "resources"]
+    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in names)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from cosearch.hardware.accelerator import RESOURCES, Accelerator
 from cosearch.hardware.combine import Candidate, Options, Problem, Solution, solve
 from cosearch.hardware.pricing import RESIDENCIES, ColumnTable, best_costs, columns, layer_front, vector_costs
 from cosearch.hardware.tables import AcceleratorSpace, EngineTable, Floats, Ints, Prices, SharedTable, tables_of
-from cosearch.workload import Layer
+from cosearch.workload import Layer, Workload
 
 POLICIES: tuple[float, ...] = (1.0, 0.5, 0.0)
 VECTOR_KINDS: tuple[str, ...] = ("pool", "elementwise")
@@ -98,9 +98,8 @@ def _build(
             front = layer_front(layers[index], table, weight_bits, activation_bits)
             for case, residency in enumerate(RESIDENCIES):
                 ms, mj, _ = best_costs(front, table, shared, tables[case], residency, prices, policies)
-                slow = table.fmax_mhz < shared.clock_mhz[tables[case].shared][:, None, None]
-                latency[kind][case][at] = np.where(slow, np.inf, np.moveaxis(ms, 2, 0))
-                energy[kind][case][at] = np.where(slow, np.inf, np.moveaxis(mj, 2, 0))
+                latency[kind][case][at] = ms
+                energy[kind][case][at] = mj
             done += 1
             if progress is not None:
                 progress(done, len(layers))
@@ -243,6 +242,34 @@ class CostTensor:
                 f"counts of shape {row.shape}, expected {len(self.layers)} numbers, 0 or more: one per layer"
             )
         return row
+
+    def with_resources_of(self, space: AcceleratorSpace) -> "CostTensor | None":
+        """This tensor for a space that differs in resources and budget only; None if more differs."""
+        engines = {kind: space.engines(kind) for kind in space.kinds}
+        same = (
+            space.prices == self.prices and space.shared.same_costs(self.shared) and set(engines) == set(self.engines)
+        )
+        if not same or not all(table.same_costs(self.engines[kind]) for kind, table in engines.items()):
+            return None
+        return replace(self, engines=engines, shared=space.shared, space=space)
+
+    def counts_of(self, workload: Workload) -> Ints:
+        """How often a network has each layer of the tensor.
+
+        Raises: HardwareError naming a layer whose shape the tensor does not have.
+        """
+        counts = np.zeros(len(self.layers), np.int64)
+        for layer in workload.layers:
+            if layer.shape_key not in self._position:
+                raise HardwareError(
+                    f"workload {workload.name!r}: layer {layer.name!r} is not in the tensor; build it with this layer"
+                )
+            counts[self._position[layer.shape_key]] += 1
+        return counts
+
+    @cached_property
+    def _position(self) -> dict[tuple[Any, ...], int]:
+        return {layer.shape_key: i for i, layer in enumerate(self.layers)}
 
     def weight_bits(self, counts: ArrayLike) -> float:
         """Bits that the weights of a network take."""

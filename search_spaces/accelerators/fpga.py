@@ -6,7 +6,7 @@ block RAM that the engines share, a small vector unit (pooling, elementwise sums
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -55,7 +55,7 @@ def space(
 ) -> "FpgaSpace":
     """The accelerators that fit one part.
 
-    part: a built-in part, a part file, or a `Part`. choices: replaces some of `CHOICES`.
+    part: a built-in part, a part file, or a `Part`. choices: replaces some of `CHOICES` and of the part's own.
     accounting: ``element`` charges each operation and element with its accumulator and operand registers;
         ``operator`` only the multiplier, shifter or adder, as many published shift/add figures do.
     scale_modelled: factors on unit costs of the part, by name.
@@ -63,7 +63,7 @@ def space(
     Raises: ConfigError for a choice or an accounting that does not exist; what `load_device` raises.
     """
     device = load_device(part) if isinstance(part, str) else part
-    given = dict(choices or {})
+    given = {**dict(device.choices), **(choices or {})}
     for name in given:
         if name not in CHOICES:
             raise ConfigError(f"the fpga space has no choice {name!r}: {nearest(name, CHOICES)}")
@@ -109,6 +109,27 @@ class FpgaSpace:
     def modelled(self) -> tuple[str, ...]:
         """Names of the unit costs that are modelled, neither measured nor published for the part."""
         return self.part.modelled()
+
+    def scaled(self, factors: Mapping[str, float]) -> "FpgaSpace":
+        """The same space with some unit costs of its part multiplied by a factor."""
+        return replace(self, part=self.part.scaled(factors))
+
+    def reprice(self, accelerator: Accelerator) -> Accelerator:
+        """An accelerator of this part at this space's unit energies, static power and DRAM rate."""
+        per_bit = {"dram": self.cost("dram_pj_per_bit")}
+        rate = self.cost("dram_gbit_per_s") * 1e3 / accelerator.clock_mhz
+        levels = []
+        for level in accelerator.levels:
+            energy = per_bit.get(level.name, self.cost("bram_pj_per_bit"))
+            ports = {"read_bits_per_cycle": rate, "write_bits_per_cycle": rate} if level.name == "dram" else {}
+            levels.append(replace(level, read_energy_pj=energy, write_energy_pj=energy, **ports))
+        return replace(
+            accelerator,
+            levels=tuple(levels),
+            energies=self.energies,
+            static_power_w=self.cost("static_power_w"),
+            accounting=self.accounting,
+        )
 
     def describe(self) -> dict[str, Any]:
         """What decides every cost in this space, as JSON."""

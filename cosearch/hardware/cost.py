@@ -8,9 +8,11 @@ what leaves a level is added to what the level above holds (first addition witho
 the compute time and each level's transfer time (double buffering); energy is accesses times energy per row.
 
 Uneven loops: a dimension's loops may multiply to more than its bound. Inner loops are then full and the outermost one
-is cut: words are counted exactly, loop iterations (cycles, refetches, partial sums) are counted whole.
+is cut, unless the mapping states a level's tile: words are counted exactly, loop iterations (cycles, refetches, partial
+sums) are counted whole.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,12 +34,14 @@ class Nests:
     """A batch of loop nests over the same levels with the same loop orders.
 
     orders: per level, temporal dimensions innermost first (those left out have bound 1).
-    temporal, spatial: B x levels x len(DIMS), float64 bounds, 1 where there is no loop.
+    temporal, spatial: B x levels x len(DIMS), float64 bounds, 1 where there is no loop. tile: likewise, the largest
+    size of each level's tile; infinite where the loops alone decide. None: nowhere.
     """
 
     orders: tuple[tuple[str, ...], ...]
     temporal: Tensor
     spatial: Tensor
+    tile: Tensor | None = None
 
 
 def nests(mappings: Sequence[Mapping]) -> list[tuple[list[int], Nests]]:
@@ -50,13 +54,16 @@ def nests(mappings: Sequence[Mapping]) -> list[tuple[list[int], Nests]]:
     for orders, members in groups.items():
         shape = (len(members), len(orders), len(DIMS))
         temporal, spatial = torch.ones(shape, dtype=torch.float64), torch.ones(shape, dtype=torch.float64)
+        tile = torch.full(shape, math.inf, dtype=torch.float64)
         for b, at in enumerate(members):
             for i, level in enumerate(mappings[at].levels):
                 for dim, bound in level.temporal:
                     temporal[b, i, _AT[dim]] = bound
                 for dim, bound in level.spatial:
                     spatial[b, i, _AT[dim]] = bound
-        batches.append((members, Nests(orders, temporal, spatial)))
+                for dim, size in level.tile:
+                    tile[b, i, _AT[dim]] = size
+        batches.append((members, Nests(orders, temporal, spatial, tile)))
     return batches
 
 
@@ -107,13 +114,22 @@ def _extents(n: Nests, bounds: Tensor) -> _Extents:
             held = grown
             if out is spatial:
                 below.append(held)
+        if n.tile is not None:
+            cut = torch.minimum(held, n.tile[:, level])
+            temporal[-1] = temporal[-1] * (cut / held)
+            size = held = cut
         reach.append(held)
     return _Extents(*(torch.stack(parts, 1) for parts in (spatial, temporal, reach, below)))
 
 
 def input_edge(outputs: Tensor, kernel: Tensor, stride: int, dilation: int) -> Tensor:
-    """Distinct input rows that a tile reads: ``min((p - 1) stride + (r - 1) dilation + 1, p r)``."""
-    return torch.minimum((outputs - 1) * stride + (kernel - 1) * dilation + 1, outputs * kernel)
+    """Distinct input rows that a tile reads: ``min((p - 1) stride + (r - 1) dilation + 1, p r)``.
+
+    stride and dilation count in their greatest common divisor: rows between its multiples are never read.
+    """
+    common = math.gcd(stride, dilation)
+    span = (outputs - 1) * (stride // common) + (kernel - 1) * (dilation // common) + 1
+    return torch.minimum(span, outputs * kernel)
 
 
 def _tile(tensor: str, reach: Tensor, layer: Layer) -> Tensor:
@@ -150,22 +166,25 @@ def _moved(tensor: str, child: int, keeps: bool, n: Nests, extents: _Extents, la
 def _slide(
     dim: str, level: int, reach: Tensor, trips: Tensor, extents: _Extents, layer: Layer, words: Tensor
 ) -> Tensor:
-    """Words of a sweep of the innermost loop along a sliding dimension: the union of its tiles.
+    """Words of a sweep of the innermost loop along a sliding dimension: the first tile, then what each next one adds.
 
-    Where fan-out lies between the tile and the loop, successive tiles of one instance are apart by more than a tile
-    and only what still overlaps is saved.
+    Successive tiles of one instance are apart by all that is unrolled below the loop. A tile without gaps adds at most
+    that many rows; one output row (rows `dilation` apart) or one kernel row (rows `stride` apart) overlaps the next one
+    where the step is a multiple of that distance; other tiles with gaps are taken not to overlap.
     """
     vertical = dim in "PR"
     p, r = ("P", "R") if vertical else ("Q", "S")
     stride, dilation = (layer.stride[0], layer.dilation[0]) if vertical else (layer.stride[1], layer.dilation[1])
+    common = math.gcd(stride, dilation)
+    stride, dilation = stride // common, dilation // common
     out, kernel = reach[:, _AT[p]], reach[:, _AT[r]]
     edge = input_edge(out, kernel, stride, dilation)
-    own = out if dim == p else kernel
-    apart = extents.below_temporal[:, level, _AT[dim]]
-    wide = (out * trips, kernel) if dim == p else (out, kernel * trips)
-    union = torch.minimum(input_edge(*wide, stride, dilation), edge * trips)
-    step = torch.minimum(edge, apart * (stride if dim == p else dilation))
-    return words / edge * torch.where(apart > own, edge + (trips - 1) * step, union)
+    step = extents.below_temporal[:, level, _AT[dim]] * (stride if dim == p else dilation)
+    span = (out - 1) * stride + (kernel - 1) * dilation + 1
+    unit = torch.where(out == 1, float(dilation), float(stride))
+    regular = ((out == 1) | (kernel == 1)) & (step % unit == 0)
+    added = torch.where(edge == span, step, torch.where(regular, step / unit, edge))
+    return words / edge * (edge + (trips - 1) * torch.minimum(edge, added))
 
 
 def _fanout(extents: _Extents, low: int, high: int, dims: Sequence[int]) -> Tensor:
@@ -312,9 +331,14 @@ def _outputs(
 def _transfer(level: MemoryLevel, reads: Tensor, writes: Tensor, used: Tensor) -> Tensor:
     """Cycles of a level: bits over ports of the instances in use; one port for both directions adds them up."""
     if level.shared_port:
-        return (reads + writes).sum(1) / (used * level.read_bits_per_cycle)
-    ahead = reads.sum(1) / (used * level.read_bits_per_cycle)
-    return torch.maximum(ahead, writes.sum(1) / (used * level.write_bits_per_cycle))
+        return _port(reads.sum(1) + writes.sum(1), used, level.read_bits_per_cycle)
+    ahead = _port(reads.sum(1), used, level.read_bits_per_cycle)
+    return torch.maximum(ahead, _port(writes.sum(1), used, level.write_bits_per_cycle))
+
+
+def _port(bits: Tensor, used: Tensor, width: float) -> Tensor:
+    # an infinite port would give a gradient of infinity times zero
+    return torch.zeros_like(bits) if math.isinf(width) else bits / (used * width)
 
 
 def _energy(level: MemoryLevel, reads: Tensor, writes: Tensor, whole: bool) -> Tensor:

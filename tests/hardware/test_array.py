@@ -1,0 +1,216 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cosearch.errors import HardwareError
+from cosearch.hardware import Engine, best_mapping, evaluate, lower_bound
+from cosearch.hardware.array import Bounds, enumerate_tiles, mapping_of, unrollings
+from cosearch.hardware.cost import evaluate_batch, hierarchy, nests
+from cosearch.hardware.pricing import RESIDENCIES, Residency
+from cosearch.hardware.report import layer_report, resident_tensors
+from cosearch.workload import Layer
+from search_spaces.accelerators import fpga
+
+LAYERS = {
+    "conv": Layer("conv", K=12, C=6, P=8, Q=8, R=3, S=3),
+    "strided": Layer("strided", K=8, C=8, P=4, Q=4, R=5, S=5, stride=2),
+    "pointwise": Layer("pointwise", K=24, C=16, P=8, Q=8),
+    "depthwise": Layer("depthwise", K=24, C=24, P=8, Q=8, R=3, S=3, groups=24),
+    "strided depthwise": Layer("strided depthwise", K=12, C=12, P=4, Q=4, R=5, S=5, stride=2, groups=12),
+    "grouped": Layer("grouped", K=12, C=18, P=4, Q=4, R=3, S=3, groups=3),
+    "classifier": Layer("classifier", K=10, C=48),
+    "rows": Layer("rows", N=12, K=8, C=16),
+    "batch": Layer("batch", N=3, K=4, C=4, P=4, Q=4, R=3, S=3),
+    "dilated": Layer("dilated", K=4, C=4, P=6, Q=6, R=3, S=3, dilation=2),
+    "column": Layer("column", K=4, C=4, P=16, Q=1, R=3),
+}
+ENGINES = {
+    "weight-stationary": {"dataflow": ("weight-stationary",), "windowed": (False,)},
+    "windowed": {"dataflow": ("weight-stationary",), "windowed": (True,)},
+    "output-stationary": {"dataflow": ("output-stationary",), "windowed": (False,)},
+}
+
+
+def build(engine, rows=10, cols=4, depth=16, weight_kib=1.0, activation_kib=2.0, **choices):
+    space = fpga.space(
+        "ecp5-85f",
+        choices={
+            **ENGINES[engine],
+            "rows": (rows,),
+            "cols": (cols,),
+            "accumulator_depth": (depth,),
+            "weight_kib": (weight_kib,),
+            "activation_kib": (activation_kib,),
+            "port_bits": (64,),
+            "clock_mhz": (100.0,),
+            "fabric": ("hard",),
+            **choices,
+        },
+    )
+    return space.accelerator(0, {"mac": 0})
+
+
+def every_mapping(layer, accelerator):
+    """The declared mapspace, unfiltered."""
+    engine = accelerator.engines[0]
+    bounds = Bounds.of(layer)
+    tiles = enumerate_tiles(bounds)
+    names = [level.name for level in hierarchy(accelerator, engine)]
+    stationary = engine.dataflow == "output-stationary"
+    unroll = unrollings(
+        bounds, stationary, np.array([engine.rows]), np.array([engine.cols]), np.array([engine.windowed])
+    )
+    for option in range(len(unroll.valid)):
+        if unroll.valid[option, 0]:
+            for tile in range(len(tiles)):
+                yield mapping_of(layer, tiles, tile, option, engine, names)
+
+
+def brute_force(layer, accelerator, residency):
+    """Latency and energy of every feasible mapping of the declared mapspace, by the general evaluator."""
+    engine = accelerator.engines[0]
+    mappings = [
+        mapping
+        for mapping in every_mapping(layer, accelerator)
+        if not (residency.activations and any(d == "C" for d, _ in mapping.levels[-1].temporal))
+    ]
+    points = []
+    for members, batch in nests(mappings):
+        tiles = [math.prod(b for _, b in mappings[at].levels[-1].temporal) for at in members]
+        cost = evaluate_batch(
+            layer,
+            hierarchy(accelerator, engine),
+            batch,
+            operation_pj=accelerator.energies.operation_pj(layer),
+            resident=resident_tensors(residency),
+            overhead_cycles=engine.fill_cycles * torch.tensor(tiles, dtype=torch.float64),
+        )
+        cycles = cost.cycles.clamp(min=-(-layer.output_count // accelerator.lanes))
+        ms = cycles / (accelerator.clock_mhz * 1e3)
+        pj = cost.energy_pj + layer.output_count * accelerator.energies.requantise_pj
+        mj = pj * 1e-9 + accelerator.static_power_w * ms
+        points.append(torch.stack([ms, mj], 1)[cost.fits])
+    return torch.cat(points).numpy()
+
+
+EVERY = [(name, engine, residency) for name in LAYERS for engine in ENGINES for residency in RESIDENCIES]
+SOME = [case for i, case in enumerate(EVERY) if i % 7 == 0]  # each layer, engine and residency several times
+
+
+@pytest.mark.parametrize(
+    ("name", "engine", "residency"),
+    [case if case in SOME else pytest.param(*case, marks=pytest.mark.slow) for case in EVERY],
+    ids=str,
+)
+def test_the_best_mapping_equals_brute_force(name, engine, residency):
+    """Every mapping of the declared mapspace through the general evaluator: no better one, for three policies."""
+    layer, accelerator = LAYERS[name], build(engine)
+    points = brute_force(layer, accelerator, residency)
+    for policy in (1.0, 0.5, 0.0):
+        mapping = best_mapping(layer, accelerator, policy, residency)
+        cost = evaluate(layer, accelerator, mapping, resident_tensors(residency))
+        score = policy * cost.latency_ms + (1 - policy) * cost.energy_mj
+        assert score == pytest.approx((policy * points[:, 0] + (1 - policy) * points[:, 1]).min(), rel=1e-9)
+
+
+def small_layers():
+    return st.builds(
+        lambda k, c, p, q, r, stride, depthwise: Layer(
+            "random",
+            K=c if depthwise else k,
+            C=c,
+            P=p,
+            Q=q,
+            R=r,
+            S=r,
+            stride=stride,
+            groups=c if depthwise else 1,
+        ),
+        *(st.integers(1, 24), st.integers(1, 24), st.integers(1, 10), st.integers(1, 10)),
+        *(st.sampled_from([1, 3, 5]), st.integers(1, 2), st.booleans()),
+    )
+
+
+engines = st.sampled_from(sorted(ENGINES))
+
+
+@settings(max_examples=60, deadline=None)
+@given(small_layers(), engines, st.integers(1, 12), st.integers(1, 12), st.sampled_from([0.0, 0.5, 1.0]))
+def test_never_below_the_lower_bound(layer, engine, rows, cols, policy):
+    accelerator = build(engine, rows, cols, weight_kib=8, activation_kib=16)
+    mapping = best_mapping(layer, accelerator, policy)
+    cost = evaluate(layer, accelerator, mapping)
+    bound = lower_bound(layer, accelerator)
+    assert cost.latency_ms >= bound.latency_ms * (1 - 1e-9)
+    assert cost.energy_mj >= bound.energy_mj * (1 - 1e-9)
+    assert cost.utilisation <= 1 + 1e-9
+
+
+def optimum(layer, accelerator, policy):
+    cost = evaluate(layer, accelerator, best_mapping(layer, accelerator, policy))
+    return cost.latency_ms if policy == 1.0 else cost.energy_mj
+
+
+@settings(max_examples=40, deadline=None)
+@given(small_layers(), engines, st.sampled_from([0.0, 1.0]))
+def test_more_of_anything_never_costs_more(layer, engine, policy):
+    accelerator = build(engine, weight_kib=8, activation_kib=16)
+    cost = optimum(layer, accelerator, policy) * (1 + 1e-9)
+    bigger = tuple(dataclasses.replace(level, capacity_bytes=2 * level.capacity_bytes) for level in accelerator.levels)
+    wider = tuple(
+        dataclasses.replace(
+            level,
+            read_bits_per_cycle=2 * level.read_bits_per_cycle,
+            write_bits_per_cycle=2 * level.write_bits_per_cycle,
+        )
+        for level in accelerator.levels
+    )
+    cheaper = tuple(
+        dataclasses.replace(level, read_energy_pj=level.read_energy_pj / 2, write_energy_pj=level.write_energy_pj / 2)
+        for level in accelerator.levels
+    )
+    for levels in (bigger, wider, cheaper):
+        assert optimum(layer, dataclasses.replace(accelerator, levels=levels), policy) <= cost
+
+
+def test_depthwise_uses_the_diagonal_of_a_plain_array_and_the_columns_of_a_windowed_one():
+    """24 channels, 3x3, 8x8 maps. Plain 10x8: 8 channels at once, 9 x 64 steps, 3 passes. Windowed: kernel unrolled."""
+    layer = LAYERS["depthwise"]
+    plain = build("weight-stationary", 10, 8, 64, 64, 64, port_bits=(1024,))
+    cost = evaluate(layer, plain, best_mapping(layer, plain, 1.0, Residency(True, True)), ["W", "I", "O"])
+    # a part of the kernel in the rows does better: three rows of it for three channels, in 8 passes of 3 x 64 steps
+    assert cost.cycles == 8 * 3 * 64 + 16
+    windowed = build("windowed", 10, 8, 64, 64, 64, port_bits=(1024,))
+    cost = evaluate(layer, windowed, best_mapping(layer, windowed, 1.0, Residency(True, True)), ["W", "I", "O"])
+    assert cost.cycles == 3 * 64 + 16
+    assert cost.accesses["activation_buffer", "I"][0] == 24 * 8 * 3 * 10
+
+
+def test_a_layer_that_does_not_fit_names_itself():
+    with pytest.raises(HardwareError, match=r"'wide'.*no mapping fits"):
+        best_mapping(Layer("wide", R=5, S=5), build("weight-stationary", weight_kib=0.01))
+
+
+def test_the_report_adds_up_and_prices_every_layer(network):
+    space = fpga.space("ecp5-85f")
+    kinds = {kind: 0 for kind in space.kinds}
+    accelerator = space.accelerator(0, kinds)
+    rows = layer_report(network, accelerator)
+    assert [row.layer.name for row in rows] == [layer.name for layer in network]
+    for row in rows:
+        assert sum(row.energy_pj.values()) * 1e-9 == pytest.approx(row.energy_mj)
+        assert row.roofline_ms <= row.latency_ms * (1 + 1e-9)
+        assert row.compulsory_mj <= row.energy_mj * (1 + 1e-9)
+        assert 0 < row.utilisation <= 1 + 1e-9
+
+
+def test_engines_check_themselves():
+    with pytest.raises(HardwareError, match="at least 1 x 1"):
+        Engine("e", ("mac",), 0, 4)
+    with pytest.raises(HardwareError, match="dataflow"):
+        Engine("e", ("mac",), 1, 4, dataflow="stationary")

@@ -1,0 +1,256 @@
+import dataclasses
+import json
+import math
+import random
+
+import pytest
+import torch
+
+from cosearch.errors import HardwareError
+from cosearch.hardware import Accelerator, Engine, LevelLoops, Mapping, MemoryLevel, UnitEnergies, evaluate
+from cosearch.hardware.cost import Nests, evaluate_batch, nests
+from cosearch.hardware.mapping import DIMS, loop_bounds
+from cosearch.workload import Layer
+from tests.references import loopnest
+
+DRAM = MemoryLevel("dram", read_bits_per_cycle=64, write_bits_per_cycle=64, read_energy_pj=10, write_energy_pj=12)
+HIERARCHIES = {
+    "one buffer": (MemoryLevel("buffer", read_energy_pj=1, write_energy_pj=1), DRAM),
+    "weight registers, accumulators, split buffers": (
+        MemoryLevel("register", ("W",), instances=64),
+        MemoryLevel("accumulator", ("O",), instances=64),
+        MemoryLevel("scratchpad", ("W", "I"), instances=4),
+        DRAM,
+    ),
+    "output registers": (MemoryLevel("register", ("O",), instances=64), MemoryLevel("buffer", instances=4), DRAM),
+    "row stationary": (
+        MemoryLevel("spad", instances=64),
+        MemoryLevel("array", ("O",), instances=8),
+        MemoryLevel("global", ("I", "O"), instances=4),
+        DRAM,
+    ),
+    "drained every pass": (
+        MemoryLevel("register", ("W", "O"), instances=64, keeps=False),
+        MemoryLevel("buffer", instances=4),
+        DRAM,
+    ),
+}
+LAYERS = {
+    "conv": Layer("conv", K=4, C=4, P=4, Q=4, R=3, S=3),
+    "strided": Layer("strided", K=2, C=2, P=4, Q=4, R=3, S=3, stride=2),
+    "gap": Layer("gap", K=2, C=4, P=4, Q=4, stride=(2, 3)),
+    "dilated": Layer("dilated", K=2, C=2, P=4, Q=2, R=3, S=2, dilation=2),
+    "depthwise": Layer("depthwise", K=4, C=4, P=4, Q=4, R=3, S=3, groups=4),
+    "grouped": Layer("grouped", K=4, C=8, P=2, Q=4, R=2, S=2, groups=2),
+    "rows": Layer("rows", N=6, K=8, C=8),
+    "batch": Layer("batch", N=2, K=2, C=4, P=4, Q=2, R=2),
+}
+
+
+def random_mapping(layer, levels, rng):
+    """Every dimension's prime factors dealt to random levels, in time or in space; random loop orders."""
+    temporal = [dict.fromkeys(DIMS, 1) for _ in levels]
+    spatial = [dict.fromkeys(DIMS, 1) for _ in levels]
+    for dim, bound in loop_bounds(layer).items():
+        for prime in (2, 2, 2, 3, 5, 7):
+            if bound % prime == 0:
+                bound //= prime
+                i = rng.randrange(len(levels))
+                fan = math.prod(b for x in spatial[i:] for b in x.values())
+                # a copy that sums along C, R or S above the top of its tensor has no place in hardware
+                if i > 0 and rng.random() < 0.4 and fan * prime <= levels[i - 1].instances:
+                    spatial[i][dim] *= prime
+                else:
+                    temporal[i][dim] *= prime
+        temporal[-1][dim] *= bound
+    out = []
+    for level, time, space in zip(levels, temporal, spatial, strict=True):
+        order = [(d, b) for d, b in time.items() if b > 1]
+        rng.shuffle(order)
+        out.append(LevelLoops(level.name, tuple(order), tuple((d, b) for d, b in space.items() if b > 1)))
+    return Mapping(tuple(out))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("shape", HIERARCHIES)
+def test_counts_equal_a_literal_loop_nest(name, shape):
+    layer, levels = LAYERS[name], HIERARCHIES[shape]
+    rng = random.Random(f"{name} {shape}")
+    for _ in range(4):
+        mapping = random_mapping(layer, levels, rng)
+        [(_, batch)] = nests([mapping])
+        cost = evaluate_batch(layer, levels, batch)
+        reads, writes = loopnest.count(layer, levels, mapping)
+        for i, level in enumerate(levels):
+            for x, tensor in enumerate("WIO"):
+                if tensor in level.holds:
+                    key = level.name, tensor
+                    assert (float(cost.reads[0, i, x]), float(cost.writes[0, i, x])) == pytest.approx(
+                        (reads[key], writes[key])
+                    ), (key, mapping.text())
+
+
+def accelerator(levels, rows=4, cols=4, **options):
+    engine = Engine("mac", ("mac",), rows, cols, levels=levels[:-1])
+    return Accelerator("toy", (engine,), levels[-1:], 100.0, lanes=10**6, **options)
+
+
+def test_a_hand_worked_weight_stationary_convolution():
+    """3x3 convolution, 2 -> 4 channels, 4x4 outputs; 2x4 array: C over rows (summed), K over columns.
+
+    Weights 72, each loaded once. Every step reads two inputs (C) for all four columns: 9 x 16 x 2 = 288. Updates of
+    the accumulators: 4 x 16 outputs x 9 kernel positions = 576, written and read. DRAM: 72 weights, 2 x 6 x 6 inputs,
+    64 outputs. Compute: 9 x 16 = 144 cycles; DRAM: (72 + 72) x 8 bits read, 64 x 8 written, over 4 bits = 288.
+    """
+    levels = (
+        MemoryLevel("register", ("W",), instances=8),
+        MemoryLevel("accumulator", ("O",), instances=4, read_energy_pj=1, write_energy_pj=1, word_bits=32),
+        MemoryLevel("buffer", ("W", "I"), 1024, 256, 256, 2, 2, word_bits=8),
+        MemoryLevel("dram", read_bits_per_cycle=4, write_bits_per_cycle=4, read_energy_pj=100, write_energy_pj=100),
+    )
+    layer = Layer("conv", K=4, C=2, P=4, Q=4, R=3, S=3)
+    mapping = Mapping(
+        (
+            LevelLoops("register", (("Q", 4), ("P", 4))),
+            LevelLoops("accumulator", (("S", 3), ("R", 3)), (("C", 2),)),
+            LevelLoops("buffer", (), (("K", 4),)),
+            LevelLoops("dram"),
+        )
+    )
+    cost = evaluate(layer, accelerator(levels, 2, 4, energies=UnitEnergies(0.5, 0.1, 0.1)), mapping)
+    assert cost.accesses == {
+        ("register", "W"): (72 * 16, 72),
+        ("accumulator", "O"): (576, 576),
+        ("buffer", "W"): (72, 72),
+        ("buffer", "I"): (288, 72),
+        ("dram", "W"): (72, 0),
+        ("dram", "I"): (72, 0),
+        ("dram", "O"): (0, 64),
+    }
+    assert cost.cycles == 288
+    assert cost.bound == "dram"
+    assert cost.latency_ms == pytest.approx(288 / 100e3)
+    assert cost.utilisation == pytest.approx(layer.macs / (288 * 8))
+    assert cost.energy_pj["operations"] == pytest.approx(0.5 * layer.macs)
+    assert cost.energy_pj["accumulator"] == 2 * 576
+    assert cost.energy_pj["buffer"] == 2 * (72 + 288 + 72 + 72)
+    assert cost.energy_pj["dram"] == 100 * (72 + 72 + 64)
+
+
+def test_split_channels_send_partial_sums_through_dram():
+    """C outermost in two parts, nothing holds O: 2 x 16 updates reach DRAM, the second 16 read first."""
+    levels = (MemoryLevel("buffer", ("W", "I")), DRAM)
+    layer = Layer("pointwise", K=4, C=2, P=2, Q=2)
+    mapping = Mapping((LevelLoops("buffer", (("P", 2), ("Q", 2), ("K", 4))), LevelLoops("dram", (("C", 2),))))
+    cost = evaluate(layer, accelerator(levels), mapping)
+    assert cost.accesses["dram", "O"] == (16, 32)
+
+
+def test_strided_tiles_share_no_halo_where_the_stride_skips():
+    """1x1, stride 2: the four outputs of a row read four pixels, whatever the tiling."""
+    levels = (MemoryLevel("buffer", ("W", "I")), DRAM)
+    layer = Layer("down", P=4, Q=4, stride=2)
+    mapping = Mapping((LevelLoops("buffer", (("Q", 4),)), LevelLoops("dram", (("P", 4),))))
+    assert evaluate(layer, accelerator(levels), mapping).accesses["dram", "I"] == (16, 0)
+
+
+def test_uneven_loops_move_exact_words_in_whole_steps():
+    """K = 5 on 4 columns: two passes, but five columns' worth of weights; inputs are read again for the second pass."""
+    levels = (MemoryLevel("register", ("W",), instances=4), MemoryLevel("buffer"), DRAM)
+    layer = Layer("uneven", K=5, C=3)
+    mapping = Mapping(
+        (LevelLoops("register"), LevelLoops("buffer", (("C", 3), ("K", 2)), (("K", 4),)), LevelLoops("dram"))
+    )
+    cost = evaluate(layer, accelerator(levels), mapping)
+    assert cost.accesses["buffer", "W"] == (15, 15)
+    assert cost.accesses["buffer", "I"] == (6, 3)
+    assert cost.accesses["dram", "O"] == (0, 5)
+    assert cost.energy_pj["operations"] == 0
+
+
+def test_loops_of_bound_one_and_their_order_change_nothing():
+    layer, levels = LAYERS["conv"], HIERARCHIES["row stationary"]
+    mapping = random_mapping(layer, levels, random.Random(3))
+    padded = Mapping(
+        tuple(
+            dataclasses.replace(x, temporal=(*x.temporal, *((d, 1) for d in DIMS if d not in dict(x.temporal))))
+            for x in mapping.levels
+        )
+    )
+    assert evaluate(layer, accelerator(levels), padded) == evaluate(layer, accelerator(levels), mapping)
+
+
+def test_a_batch_equals_its_mappings_one_by_one():
+    layer, levels = LAYERS["conv"], HIERARCHIES["row stationary"]
+    rng = random.Random(1)
+    mappings = [random_mapping(layer, levels, rng) for _ in range(20)]
+    for members, batch in nests(mappings):
+        together = evaluate_batch(layer, levels, batch)
+        for b, at in enumerate(members):
+            [(_, alone)] = nests([mappings[at]])
+            cost = evaluate_batch(layer, levels, alone)
+            assert float(cost.cycles[0]) == float(together.cycles[b])
+            assert float(cost.energy_pj[0]) == float(together.energy_pj[b])
+
+
+def test_gradients_in_tile_sizes_equal_finite_differences():
+    """One layer, continuous tile sizes: what a relaxed search over tiles needs."""
+    layer = Layer("conv", K=16, C=16, P=16, Q=16, R=3, S=3)
+    levels = (
+        MemoryLevel("buffer", capacity_bytes=1e6, read_energy_pj=1, write_energy_pj=1, word_bits=8),
+        dataclasses.replace(DRAM, word_bits=8),
+    )
+    order = (("Q", "P", "S", "R", "C", "K"), ("C", "P", "K"))
+
+    def total(tile):
+        inner = dict(zip("KCP", tile, strict=True)) | {"Q": tile.new_tensor(16.0)}
+        inner |= {dim: tile.new_tensor(3.0) for dim in "RS"}
+        outer = {dim: 16.0 / inner[dim] for dim in "KCP"}
+        one = tile.new_tensor(1.0)
+        temporal = torch.stack([torch.stack([loops.get(d, one) for d in DIMS]) for loops in (inner, outer)])[None]
+        cost = evaluate_batch(layer, levels, Nests(order, temporal, torch.ones_like(temporal)), round_rows=False)
+        return cost.energy_pj[0] + cost.level_cycles[0, 1]
+
+    tile = torch.tensor([3.0, 5.0, 6.0], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(total, (tile,), eps=1e-6, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("levels", "mapping", "message"),
+    [
+        (("buffer", "memory"), {}, "levels"),
+        (("buffer", "dram"), {"K": 2}, "loops over K multiply to 2, the layer has 4"),
+        (("buffer", "dram"), {"K": 4, "C": 64}, "level 'buffer' needs"),
+    ],
+)
+def test_a_malformed_mapping_names_the_fault(levels, mapping, message):
+    layer = Layer("x", K=4, C=mapping.get("C", 1))
+    stack = (MemoryLevel("buffer", capacity_bytes=32), DRAM)
+    loops = Mapping((LevelLoops(levels[0], tuple(mapping.items())), LevelLoops(levels[1])))
+    with pytest.raises(HardwareError, match=message):
+        evaluate(layer, accelerator(stack), loops)
+
+
+def test_too_much_fanout_and_unknown_loops_are_refused():
+    levels = (MemoryLevel("register", ("W",), instances=4), DRAM)
+    mapping = Mapping((LevelLoops("register"), LevelLoops("dram", (), (("K", 8),))))
+    with pytest.raises(HardwareError, match="8 instances of level 'register', there are 4"):
+        evaluate(Layer("x", K=8), accelerator(levels), mapping)
+    with pytest.raises(HardwareError, match="loop X=2"):
+        LevelLoops("dram", (("X", 2),))
+    with pytest.raises(HardwareError, match="no engine for kind 'shift'"):
+        evaluate(Layer("x", "shift"), accelerator(levels), mapping)
+
+
+def test_malformed_hierarchies_are_refused():
+    with pytest.raises(HardwareError, match="infinite capacity"):
+        accelerator((MemoryLevel("a"), MemoryLevel("b", capacity_bytes=10)))
+    with pytest.raises(HardwareError, match="read_bits_per_cycle=0"):
+        MemoryLevel("a", read_bits_per_cycle=0)
+    with pytest.raises(HardwareError, match="holds"):
+        MemoryLevel("a", ("X",))
+
+
+def test_a_mapping_survives_json():
+    mapping = random_mapping(LAYERS["conv"], HIERARCHIES["row stationary"], random.Random(3))
+    assert Mapping.from_json(json.loads(json.dumps(mapping.to_json()))) == mapping
