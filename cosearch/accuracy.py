@@ -16,7 +16,7 @@ SOURCES: dict[str, str] = {
     "table": "a table of known accuracies that holds every network of the space (--accuracy-table)",
     "predictor": "a model fitted to a table of known accuracies (--accuracy-table)",
 }
-CALIBRATION_IMAGES = 512
+CALIBRATION_IMAGES = 256
 
 
 class AccuracySource(Protocol):
@@ -63,11 +63,11 @@ class TrainAccuracy:
         import torch
 
         from cosearch.integer import integer_accuracy, to_integer
-        from cosearch.supernet.training import Recipe, train_network
+        from cosearch.supernet.training import finalist_recipe, train_network
 
         network = self.space.build(arch, self.seed)
         train_network(
-            network, self.dataset.train, Recipe(epochs=self.epochs), self.seed, self.dataset.mirror, self.device
+            network, self.dataset.train, finalist_recipe(self.epochs), self.seed, self.dataset.mirror, self.device
         )
         integer = to_integer(network, torch.from_numpy(self.dataset.train.x))
         return integer_accuracy(integer, self.dataset.validation)

@@ -151,6 +151,33 @@ def devices() -> None:
     print_table("Devices", ("device", "LUTs", "DSP blocks", "block RAMs", "what it is"), rows)
 
 
+@app.command()
+def cost(
+    device: Annotated[str, typer.Option(help="Part, family or device file.")] = "fpga",
+    model: Annotated[
+        str, typer.Option(help="A known network such as resnet18, an .onnx file, a workload .json, or module:function.")
+    ] = "resnet18",
+    input_shape: Annotated[
+        str | None, typer.Option(help="N,C,H,W of the input, where the model does not say.", show_default=False)
+    ] = None,
+    objective: Annotated[
+        str, typer.Option(help="What the accelerator minimises: edp, latency_ms or energy_mj.")
+    ] = "edp",
+) -> None:
+    """Price one network layer by layer on the device's best accelerator for it."""
+    from cosearch.costs import price_workload
+    from cosearch.errors import ConfigError
+    from cosearch.tables import print_layers
+    from cosearch.tracing import read_workload
+
+    try:
+        shape = [int(part) for part in input_shape.split(",")] if input_shape else None
+    except ValueError:
+        raise ConfigError(f"--input-shape {input_shape!r}: expected numbers such as 1,3,224,224") from None
+    workload = read_workload(model, shape)
+    print_layers(workload, *price_workload(workload, device, objective))
+
+
 def _print_result(result: Any, quiet: bool) -> None:
     if not quiet:
         from cosearch.tables import print_result

@@ -16,9 +16,11 @@ import numpy.typing as npt
 
 from cosearch.errors import ConfigError, DataError, UnknownNameError, nearest
 from cosearch.hardware.accelerator import Accelerator
-from cosearch.hardware.tensor import CostTensor, HardwareFront, NetworkCost
+from cosearch.hardware.report import LayerRow, layer_report
+from cosearch.hardware.tensor import CostTensor, HardwareFront, NetworkCost, cost_tensor
 from cosearch.strategies.objectives import Objectives
-from cosearch.workload import Workload
+from cosearch.workload import Workload, count_layers
+from search_spaces import accelerators
 from search_spaces.decisions import Arch, Decisions, arch_key
 
 RESOURCES = ("lut", "ff", "dsp", "bram")
@@ -65,17 +67,22 @@ class AcceleratorCosts:
     def _front(self, arch: Arch) -> NetworkFront:
         key = arch_key(arch)
         if key not in self._fronts:
-            workload = self.space.workload(arch)
-            counts = self.space.counts([arch], self.tensor.layers)[0]
+            workload, demand = self._demand(arch)
             front = self.tensor.hardware_front(
-                counts,
-                workload.live_activation_bytes,
-                self.hardware_objectives,
-                self.constraints,
-                host_bytes=host_bytes(workload),
+                objectives=self.hardware_objectives, constraints=self.constraints, **demand
             )
             self._fronts[key] = NetworkFront(front, workload)
         return self._fronts[key]
+
+    def _demand(self, arch: Arch) -> tuple[Workload, dict[str, Any]]:
+        """A network, and what the cost tensor needs to know of it."""
+        workload = self.space.workload(arch)
+        demand = {
+            "counts_row": count_layers(workload, self.tensor.layers),
+            "live_activation_bytes": workload.live_activation_bytes,
+            "host_bytes": host_bytes(workload),
+        }
+        return workload, demand
 
     def accelerator(self, arch: Arch, point: int) -> Accelerator:
         return self._front(arch).hardware.accelerator(point)
@@ -85,17 +92,11 @@ class AcceleratorCosts:
 
         Raises: InfeasibleError.
         """
-        workload = self.space.workload(arch)
-        counts = self.space.counts([arch], self.tensor.layers)[0]
-        live = workload.live_activation_bytes
-        return self.tensor.best_accelerator(counts, "edp", None, live, host_bytes(workload))
+        return self.tensor.best_accelerator(objective="edp", **self._demand(arch)[1])
 
     def on(self, accelerator: Accelerator, arch: Arch) -> NetworkCost:
         """A network on a given accelerator; infeasible with a reason if it cannot run there."""
-        workload = self.space.workload(arch)
-        counts = self.space.counts([arch], self.tensor.layers)[0]
-        live = workload.live_activation_bytes
-        return self.tensor.evaluate_on(accelerator, counts, live, "edp", host_bytes(workload))
+        return self.tensor.evaluate_on(accelerator, objective="edp", **self._demand(arch)[1])
 
 
 def host_bytes(workload: Workload) -> float:
@@ -103,6 +104,22 @@ def host_bytes(workload: Workload) -> float:
     first, last = workload.layers[0], workload.layers[-1]
     height, width = (first.P - 1) * first.stride[0] + 1, (first.Q - 1) * first.stride[1] + 1
     return first.N * first.C * height * width * first.input_bits / 8 + last.output_bytes
+
+
+def price_workload(
+    workload: Workload, device: str, objective: str = "edp", accounting: str = "element"
+) -> tuple[Accelerator, list[LayerRow]]:
+    """The accelerator of a device that is best for one network, and the network on it layer by layer.
+
+    Raises: UnknownNameError, HardwareError, InfeasibleError.
+    """
+    space = accelerators.find(device, accounting=accounting)
+    counts = workload.shape_counts()
+    tensor = cost_tensor(tuple(counts), space)
+    live, crossing = workload.live_activation_bytes, host_bytes(workload)
+    best = tensor.best_accelerator(list(counts.values()), objective, None, live, crossing)
+    accelerator = best.accelerator(0)
+    return accelerator, layer_report(workload, accelerator, objective)
 
 
 @dataclass(frozen=True)

@@ -154,12 +154,14 @@ def _folder(path: Path) -> _Raw:
         raise DataError(
             f"{path} holds no images in class folders: expected {path}/CLASS/*.png (or jpg, bmp, gif, webp, tif)"
         )
+    empty = sorted(set(range(len(classes))) - {label for _, label in files})
+    if empty:
+        raise DataError(f"class folder {path / classes[empty[0]]} holds no images: fill or remove it")
     images, shape = [], None
     for image, _ in files:
         try:
             with Image.open(image) as opened:
-                colour = "L" if opened.mode in ("1", "L", "I;16") else "RGB"
-                array = np.asarray(opened.convert(colour))
+                array = _pixels(opened)
         except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f"{image} is not a readable image ({error}): mend or remove it") from error
         shape = shape or array.shape
@@ -169,6 +171,15 @@ def _folder(path: Path) -> _Raw:
             )
         images.append(array)
     return _Raw(np.stack(images), np.array([label for _, label in files]), tuple(classes))
+
+
+def _pixels(image: Any) -> npt.NDArray[np.uint8]:
+    """uint8 [h, w] of a grey image, [h, w, 3] of any other; of 16 bits the upper 8, where Pillow's own would clip."""
+    if image.mode.startswith("I;16"):
+        return (np.asarray(image) >> 8).astype(np.uint8)
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode}, expected 8 or 16 bits")
+    return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
 
 
 class _CifarUnpickler(pickle.Unpickler):
@@ -247,7 +258,8 @@ def _images(name: str, which: str, x: npt.NDArray[Any]) -> Images:
         raise DataError(
             f"{name}: images of {x.shape[2]}x{x.shape[3]}, expected {MIN_SIZE}x{MIN_SIZE} to {MAX_SIZE}x{MAX_SIZE}"
         )
-    scaled = x.astype(np.float32) / np.float32(255 if x.dtype == np.uint8 else 1)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused below
+        scaled = x.astype(np.float32) / np.float32(255 if x.dtype == np.uint8 else 1)
     bad = int(np.count_nonzero(~np.isfinite(scaled).all(axis=(1, 2, 3))))
     if bad:
         raise DataError(f"{name}: {which} has NaN or infinite pixels in {bad} of {len(x)} images: mend or remove them")

@@ -199,8 +199,8 @@ def _plan(problem: Problem) -> str:
         else f"{config.accuracy} accuracies"
     )
     return (
-        f"{problem.space.name}: {problem.space.size:.3g} networks for {config.data} on {problem.device_name}. Budget: {source}, "
-        f"{searches} searches of {min(config.trials, problem.space.size)} evaluations, "
+        f"{problem.space.name}: {problem.space.size:.3g} networks for {config.data} on {problem.device_name}. "
+        f"Budget: {source}, {searches} searches of {min(config.trials, problem.space.size)} evaluations, "
         f"{searches} finalists x {config.finalist_seeds} trainings of {config.finalist_epochs} epochs."
     )
 
@@ -295,11 +295,11 @@ def _accuracy_source(run: RunDirectory, problem: Problem, reporter: Reporter, de
 def _trained_supernet(run: RunDirectory, problem: Problem, device: str, reporter: Reporter, deadline: float) -> Any:
     """Train the space's supernet, or go on from its checkpoint."""
     from cosearch.supernet.checkpoint import restore, save
-    from cosearch.supernet.training import Recipe, make_optimizer, train_supernet_epoch
+    from cosearch.supernet.training import make_optimizer, supernet_recipe, train_supernet_epoch
 
     config, space, dataset = problem.config, problem.space, problem.dataset
     supernet = space.supernet(config.seed).to(device)
-    recipe = Recipe(epochs=config.supernet_epochs)
+    recipe = supernet_recipe(config.supernet_epochs)
     optimizer = make_optimizer(supernet, recipe)
     done = restore(run, supernet, optimizer, space.name, recipe.epochs)
 

@@ -127,14 +127,14 @@ def train(run: RunDirectory, dataset: Any, space: Any, training: Training, on_ep
     import torch
 
     from cosearch.integer import integer_accuracy, to_integer
-    from cosearch.supernet.training import Recipe, accuracy, torch_device, train_network
+    from cosearch.supernet.training import accuracy, finalist_recipe, torch_device, train_network
 
     config = run.config
     device = torch_device(config.torch_device)
     split = dataset.development()
     network = space.build(training.arch, training.seed)
     train_network(
-        network, split, Recipe(epochs=config.finalist_epochs), training.seed, dataset.mirror, device, on_epoch
+        network, split, finalist_recipe(config.finalist_epochs), training.seed, dataset.mirror, device, on_epoch
     )
     test = dataset.open_test()
     float_accuracy = accuracy(network, test, device)

@@ -7,7 +7,7 @@ Networks, supernets and workloads are all derived from this one description. No 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from cosearch.errors import ConfigError
 from cosearch.workload import INPUT, Kind, Layer, Workload
@@ -147,6 +147,7 @@ def down(size: tuple[int, ...], stride: int) -> tuple[int, int]:
     return -(-height // stride), -(-width // stride)
 
 
+@lru_cache(maxsize=1 << 14)  # networks of a space share their layers, and checking one takes time
 def _conv(
     name: str,
     op: str,

@@ -9,6 +9,7 @@ import json
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -146,7 +147,9 @@ class TrialLog:
             study_name=name, storage=url, directions=directions, load_if_exists=True
         )
         if not self.study.trials:
-            self.study.set_metric_names(list(objectives.names))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                self.study.set_metric_names(list(objectives.names))
         self._distributions: dict[str, optuna.distributions.BaseDistribution] = {
             key: optuna.distributions.CategoricalDistribution(options) for key, options in space.choices.items()
         }

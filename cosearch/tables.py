@@ -1,9 +1,15 @@
 """Tables for a terminal."""
 
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cosearch.results import Design, Result
+
+if TYPE_CHECKING:
+    from cosearch.hardware.accelerator import Accelerator
+    from cosearch.hardware.report import LayerRow
+    from cosearch.workload import Workload
 
 FRONT_ROWS = 12
 
@@ -59,6 +65,38 @@ def print_result(result: Result) -> None:
     for note in result.notes:
         out.print(f"  {note}", markup=False)
     out.print(f"Run directory: {result.path}", markup=False)
+
+
+def print_layers(workload: "Workload", accelerator: "Accelerator", rows: "Sequence[LayerRow]") -> None:
+    """One line per layer, and the totals; all figures are modelled."""
+    out = console()
+    columns = ("layer", "kind", "MMACs", "engine", "mapping, outermost first", "cycles", "uJ", "use", "bound", "x roof")
+    table = [
+        (
+            row.layer.name,
+            row.layer.kind,
+            f"{row.layer.macs / 1e6:.3g}",
+            row.engine,
+            " / ".join(row.mapping.text().splitlines()) if row.mapping else "",
+            f"{row.cycles:,.0f}",
+            f"{row.energy_mj * 1e3:.3g}",
+            f"{row.utilisation:.0%}",
+            row.bound,
+            f"{row.latency_ms / row.roofline_ms:.2f}" if row.roofline_ms else "-",
+        )
+        for row in rows
+    ]
+    out.print(_table(f"{workload.name} on {accelerator.name}", columns, table))
+    energy: Counter[str] = Counter()
+    for row in rows:
+        energy.update(row.energy_pj)
+    total = sum(energy.values())
+    out.print(
+        f"{workload.macs / 1e6:,.1f} MMACs, {workload.weight_count / 1e6:.3g} M weights; modelled: "
+        f"{sum(row.latency_ms for row in rows):.4g} ms, {sum(row.energy_mj for row in rows):.4g} mJ ("
+        + ", ".join(f"{name} {value / total:.0%}" for name, value in energy.most_common())
+        + ")"
+    )
 
 
 def _design_row(design: Design) -> tuple[str, ...]:

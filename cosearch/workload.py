@@ -261,6 +261,22 @@ class Workload:
         return trace(module, input_shape, name)
 
 
+def count_layers(workload: Workload, layers: Sequence[Layer]) -> list[int]:
+    """[layers] how often each of `layers` occurs in a workload.
+
+    Raises: HardwareError naming a layer of the workload that is not among them.
+    """
+    row = {layer.shape_key: i for i, layer in enumerate(layers)}
+    counts = [0] * len(layers)
+    for layer in workload.layers:
+        if layer.shape_key not in row:
+            raise HardwareError(
+                f"layer {layer.name!r} of {workload.name!r} is not in the table of {len(layers)} layers"
+            )
+        counts[row[layer.shape_key]] += 1
+    return counts
+
+
 def distinct_layers(workloads: Iterable[Workload]) -> tuple[Layer, ...]:
     """The distinct layer shapes of several workloads, in order of first appearance."""
     first: dict[tuple[Any, ...], Layer] = {}

@@ -59,13 +59,13 @@ class Unit(nn.Module):
         shape = (out_channels, in_channels // groups, kernel, kernel)
         self.weight = nn.Parameter(torch.empty(shape, memory_format=torch.channels_last))
         self.bn = nn.BatchNorm2d(out_channels)
-        # seen while calibrating: the largest output, and the least and largest input
+        # seen while calibrating: the largest output, and the least and largest input of an adder
         self.register_buffer("amax", torch.zeros(()))
         self.register_buffer("entry_range", torch.zeros(2))
         self.observe = self.simulate = False
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.observe:
+        if self.observe and self.op == "add":
             low, high = torch.aminmax(x.detach())
             self.entry_range = torch.stack([self.entry_range[0].minimum(low), self.entry_range[1].maximum(high)])
         y = self.simulated(x) if self.simulate else apply_operator(self.op, x, self.weight, self.stride, self.groups)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from cosearch.errors import ConfigError
 from cosearch.macro import OPERATORS, BlockChoice, Macro
-from cosearch.workload import Layer, Workload, distinct_layers
+from cosearch.workload import Layer, Workload, count_layers, distinct_layers
 from search_spaces.decisions import Arch, Decisions, arch_key
 
 if TYPE_CHECKING:
@@ -99,12 +99,7 @@ class ShiftAddSpace(Decisions):
 
     def counts(self, archs: list[Arch], layers: tuple[Layer, ...]) -> npt.NDArray[np.int64]:
         """[archs, layers]: how often each of `layers` occurs in each network."""
-        row = {layer.shape_key: i for i, layer in enumerate(layers)}
-        out = np.zeros((len(archs), len(layers)), dtype=np.int64)
-        for n, arch in enumerate(archs):
-            for layer in self.workload(arch).layers:
-                out[n, row[layer.shape_key]] += 1
-        return out
+        return np.array([count_layers(self.workload(arch), layers) for arch in archs], dtype=np.int64)
 
 
 def space(input_shape: tuple[int, int, int] = (1, 8, 8), num_classes: int = 10) -> ShiftAddSpace:

@@ -7,7 +7,6 @@ fully connected, late. Inputs count their padding (as `Layer.input_height` does)
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import date
 from importlib import metadata
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cosearch.workload import Layer
+from tests.benchmarks.machine import commit
 
 RECORDINGS = Path(__file__).parents[1] / "references" / "tools"
 
@@ -36,12 +36,6 @@ LAYERS: tuple[Layer, ...] = (
 def is_depthwise(layer: Layer) -> bool:
     """One filter per channel: the group loop is the only channel loop."""
     return layer.groups > 1 and layer.groups == layer.K == layer.C
-
-
-def commit() -> str:
-    """The commit that is checked out, or "unknown"."""
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
 
 
 def origin(distribution: str, command: str) -> dict[str, Any]:

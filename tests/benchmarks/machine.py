@@ -1,0 +1,34 @@
+"""Where a figure comes from: date, machine, versions and commit, for the head of every report."""
+
+import datetime
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+
+def processor() -> str:
+    """The processor's name and the number of cores."""
+    found = (
+        [x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")] if _linux() else []
+    )
+    name = found[0].split(":", 1)[1].strip() if found else platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def _linux() -> bool:
+    return Path("/proc/cpuinfo").exists()
+
+
+def commit() -> str:
+    """The commit that is checked out, or "unknown"."""
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def stamp(*packages: str) -> str:
+    """One line: date, machine, versions, commit."""
+    versions = ", ".join(f"{name} {version(name)}" for name in ("cosearch", "torch", *packages))
+    today = datetime.datetime.now(datetime.UTC).date()
+    return f"{today}; {processor()}; Python {platform.python_version()}, {versions}; commit {commit()}."
