@@ -61,7 +61,8 @@ def _run_signature() -> inspect.Signature:
         flag = f"--{name.replace('_', '-')}"
         kind = _option_type(field.annotation)
         flags = (f"{flag}/--no-{flag[2:]}",) if kind is bool else (flag,)
-        option = typer.Option(*flags, help=field.description, show_default=_shown(field.default))
+        described = str(field.description).replace("[", r"\[")  # Typer's help is Rich markup
+        option = typer.Option(*flags, help=described, show_default=_shown(field.default))
         annotation: Any = Annotated[kind | None, option]
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
     file = typer.Option("--config", help="YAML file with any of these options; the command line goes before it.")

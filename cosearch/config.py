@@ -1,5 +1,6 @@
 """`RunConfig`: one flat model, the command line's options, the YAML file's keys and `cosearch.run`'s arguments."""
 
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from cosearch.errors import ConfigError, nearest
 
 MAX_YAML_BYTES = 1 << 20
+_brief = reprlib.Repr()  # a few aliases in YAML can stand for gigabytes of text
+_brief.maxlevel, _brief.maxstring, _brief.maxother = 2, 80, 80
 
 
 class RunConfig(BaseModel):
@@ -87,7 +90,7 @@ class RunConfig(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(map(str, first["loc"]))
-            raise ConfigError(f"{name}={first['input']!r}: {first['msg'].lower()}") from None
+            raise ConfigError(f"{name}={_brief.repr(first['input'])}: {first['msg'].lower()}") from None
 
     def to_yaml(self) -> str:
         data = self.model_dump(mode="json")

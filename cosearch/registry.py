@@ -34,6 +34,8 @@ def load_object(path: str) -> Any:
     Raises: UnknownNameError if the module or the object does not exist.
     """
     module_name, _, attribute = path.partition(":")
+    if not module_name or module_name.startswith("."):
+        raise UnknownNameError(f"no module {module_name!r}: {path!r} must be an importable module:object")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

@@ -152,7 +152,9 @@ class Layer:
             raise HardwareError(f"a layer is an object with a name and fields among {sorted(known)}, got {got}")
         try:
             return cls(**data)
-        except TypeError as error:
+        except HardwareError:
+            raise
+        except (TypeError, ValueError) as error:
             raise HardwareError(f"layer {data['name']!r}: {error}") from error
 
 
@@ -244,13 +246,18 @@ class Workload:
     def from_json(cls, data: dict[str, Any] | str) -> "Workload":
         """Raises: HardwareError if the document is not a workload of a version this code reads."""
         if isinstance(data, str):
-            data = json.loads(data)
+            try:
+                data = json.loads(data)
+            except (ValueError, RecursionError) as error:
+                raise HardwareError(f"a workload document is JSON: {error}") from error
         if not isinstance(data, dict) or data.get("format") != "cosearch.workload" or data.get("version") != 1:
             raise HardwareError("expected a JSON object with format 'cosearch.workload' and version 1")
         try:
             layers = tuple(Layer.from_json(layer) for layer in data["layers"])
             return cls(str(data["name"]), layers, tuple(tuple(int(j) for j in p) for p in data.get("inputs", ())))
-        except (KeyError, TypeError) as error:
+        except HardwareError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
             raise HardwareError(f"workload document is incomplete: {error}") from error
 
     @classmethod

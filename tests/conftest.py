@@ -1,0 +1,23 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cosearch.data import Dataset, load_dataset
+
+
+@pytest.fixture(scope="session")
+def digits() -> Dataset:
+    """Scikit-learn's 1,797 real 8x8 digits."""
+    return load_dataset("digits")
+
+
+@pytest.fixture(scope="session")
+def few_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A .npz of the first 400 real digits: what a whole run can be tested on in seconds."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    path = tmp_path_factory.mktemp("data") / "few.npz"
+    np.savez(path, x=(bunch.images[:400] / 16).astype(np.float32), y=bunch.target[:400])
+    return path
