@@ -22,6 +22,10 @@ app = typer.Typer(
 )
 
 
+_UsageError: Any = typer.BadParameter.__base__
+"""What a wrong command line raises; Typer carries it but does not export it."""
+
+
 def _version(value: bool) -> None:
     if value:
         typer.echo(f"cosearch {__version__}")
@@ -189,11 +193,14 @@ def _print_result(result: Any, quiet: bool) -> None:
 def main() -> None:
     """Entry point. Exit status 0, 2 for an error a user can mend, 130 for Ctrl-C."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False) or 0)
     except CosearchError as error:
         print(f"cosearch: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except _UsageError as error:
+        print(f"cosearch: {error.format_message()} (see cosearch --help)", file=sys.stderr)
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
         print("cosearch: interrupted; continue with: cosearch resume RUN", file=sys.stderr)
         sys.exit(130)
 

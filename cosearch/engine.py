@@ -108,6 +108,7 @@ def prepare(config: RunConfig, reporter: Reporter) -> Problem:
         raise ConfigError(f"--accuracy-table is read with --accuracy table or predictor, not {config.accuracy}")
     dataset, space = load_problem_data(config)
     costs, device_name = _costs(config, space, objectives, reporter)
+    costs.fronts([{name: options[-1] for name, options in space.choices.items()}])  # an unknown metric shows here
     _require_feasible(space, costs, config.constraints, device_name)
     return Problem(config, dataset, space, objectives, costs, device_name)
 
@@ -133,8 +134,15 @@ def _costs(
         raise (error if ":" in config.device else unknown_device(config.device, known)) from None
     layers = space.layer_table()
     with reporter.phase(f"pricing {len(layers)} layer shapes", len(layers)) as phase:
-        tensor = cost_tensor(layers, device, progress=lambda done, total: phase.advance())
-        phase.advance(0, f"{len(device):,} accelerators on {device.name}")
+        priced = 0
+
+        def advance(done: int, _: int) -> None:
+            nonlocal priced
+            phase.advance(done - priced)
+            priced = done
+
+        tensor = cost_tensor(layers, device, progress=advance)
+        phase.advance(len(layers) - priced, f"{len(device):.3g} accelerators on {device.name}")
     return AcceleratorCosts(space, tensor, objectives, config.constraints), device.name
 
 
