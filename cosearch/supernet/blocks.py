@@ -34,6 +34,9 @@ def quantise_symmetric(x: Tensor, amax: Tensor, bits: int, signed: bool) -> Tens
     """Round to `bits` levels with zero exact. amax: scalar, or broadcastable to x."""
     levels = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
     scale = amax.clamp_min(1e-8) / levels
+    if amax.ndim == 0:  # one pass over memory instead of four
+        zero = torch.zeros((), dtype=torch.int32, device=x.device)
+        return torch.fake_quantize_per_tensor_affine(x, scale, zero, -levels if signed else 0, levels)
     return (x / scale).round().clamp(-levels if signed else 0, levels) * scale
 
 
