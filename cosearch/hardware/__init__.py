@@ -5,7 +5,16 @@ Descriptions (`Accelerator`, `Engine`, `MemoryLevel`, `load_device`) import noth
 
 from typing import TYPE_CHECKING, Any
 
-from cosearch.hardware.accelerator import Accelerator, Engine, MemoryLevel, Resources, UnitEnergies
+from cosearch.hardware.accelerator import (
+    Accelerator,
+    Axis,
+    Engine,
+    Mapspace,
+    MemoryLevel,
+    Resources,
+    Tiling,
+    UnitEnergies,
+)
 from cosearch.hardware.parts import Part, UnitCost, load_device, part_names
 
 if TYPE_CHECKING:
@@ -35,6 +44,7 @@ _LAZY = {
 
 __all__ = [
     "Accelerator",
+    "Axis",
     "Cost",
     "CostTensor",
     "Engine",
@@ -42,11 +52,13 @@ __all__ = [
     "LayerRow",
     "LevelLoops",
     "Mapping",
+    "Mapspace",
     "MemoryLevel",
     "NetworkCost",
     "Part",
     "Resources",
     "SensitivityRow",
+    "Tiling",
     "UnitCost",
     "UnitEnergies",
     "accelerator_tensor",

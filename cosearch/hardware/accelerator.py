@@ -16,6 +16,7 @@ Tensor = Literal["W", "I", "O"]
 Dataflow = Literal["weight-stationary", "output-stationary"]
 Accounting = Literal["element", "operator"]
 Fabric = Literal["hard", "logic"]
+FillPer = Literal["tile", "pass"]
 
 TENSORS: tuple[str, ...] = ("W", "I", "O")
 DATAFLOWS: tuple[str, ...] = ("weight-stationary", "output-stationary")
@@ -25,13 +26,14 @@ ACCOUNTINGS: tuple[str, ...] = ("element", "operator")
 
 @dataclass(frozen=True)
 class Resources:
-    """FPGA resources; each a count."""
+    """What a design takes or a part offers: FPGA resources, each a count, and silicon area in um2 for ASICs."""
 
     lut: int = 0
     ff: int = 0
     dsp: int = 0
     bram: int = 0
     uram: int = 0
+    area_um2: int = 0
 
     def __add__(self, other: "Resources") -> "Resources":
         return Resources(*(a + b for a, b in zip(self.counts, other.counts, strict=True)))
@@ -89,6 +91,46 @@ class MemoryLevel:
 
 
 @dataclass(frozen=True)
+class Axis:
+    """One axis of an array: spatial loops at `level`, over some of `dims`, at most `size` together."""
+
+    level: str
+    size: int
+    dims: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dims", tuple(self.dims))
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """A level whose loops are searched: even tilings of `dims`, in each of `orders` (innermost dimension first)."""
+
+    level: str
+    dims: tuple[str, ...]
+    orders: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dims", tuple(self.dims))
+        object.__setattr__(self, "orders", tuple(tuple(order) for order in self.orders))
+        for order in self.orders:
+            if set(order) != set(self.dims):
+                raise HardwareError(f"level {self.level!r}: loop order {''.join(order)} is not one of {self.dims}")
+
+
+@dataclass(frozen=True)
+class Mapspace:
+    """The mappings that a template allows: see `cosearch.hardware.nest`."""
+
+    axes: tuple[Axis, ...]
+    tiled: tuple[Tiling, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "axes", tuple(self.axes))
+        object.__setattr__(self, "tiled", tuple(self.tiled))
+
+
+@dataclass(frozen=True)
 class UnitEnergies:
     """Energies of arithmetic in pJ, at 8-bit operands and a 24-bit accumulator.
 
@@ -131,7 +173,9 @@ class Engine:
     """One compute array: rows x cols elements of one or more arithmetic kinds.
 
     dataflow: what stays in the elements' registers (see `cosearch.hardware.array`).
-    fill_cycles: filling and draining the array, once per iteration of the DRAM loops.
+    fill_cycles: filling and draining the array, once per iteration of the DRAM loops (`fill_per` tile) or per exchange
+        of what the innermost level holds (pass).
+    mapspace: the mappings to search; None for the array template of `cosearch.hardware.array`.
     accumulator_depth: partial sums kept beside each column (weight-stationary only).
     windowed: columns keep a window of input pixels, from which a depthwise layer's kernel is unrolled over the rows.
     fabric: ``hard`` multiplies in hard blocks, ``logic`` in look-up tables or standard cells.
@@ -147,8 +191,10 @@ class Engine:
     fill_cycles: int = 0
     windowed: bool = False
     fabric: Fabric = "hard"
+    fill_per: FillPer = "tile"
     levels: tuple[MemoryLevel, ...] = ()
     resources: Resources = field(default_factory=Resources)
+    mapspace: Mapspace | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kinds", tuple(self.kinds))
@@ -218,22 +264,21 @@ class Accelerator:
         if document.pop("format", None) != "cosearch.accelerator" or document.pop("version", None) != 1:
             raise HardwareError("expected a JSON object with format 'cosearch.accelerator' and version 1")
         try:
-            engines = tuple(
-                Engine(
-                    **{
-                        **engine,
-                        "levels": tuple(MemoryLevel(**_decode(level)) for level in engine["levels"]),
-                        "resources": Resources(**engine["resources"]),
-                    }
-                )
-                for engine in document.pop("engines")
-            )
+            engines = tuple(_engine(engine) for engine in document.pop("engines"))
             levels = tuple(MemoryLevel(**_decode(level)) for level in document.pop("levels"))
             resources = Resources(**document.pop("resources"))
             energies = UnitEnergies(**document.pop("energies"))
             return cls(engines=engines, levels=levels, resources=resources, energies=energies, **_decode(document))
         except (KeyError, TypeError) as error:
             raise HardwareError(f"accelerator document is incomplete or has an unknown field: {error}") from error
+
+
+def _engine(data: Mapping[str, Any]) -> Engine:
+    space = data.get("mapspace")
+    if space is not None:
+        space = Mapspace(tuple(Axis(**a) for a in space["axes"]), tuple(Tiling(**t) for t in space["tiled"]))
+    levels = tuple(MemoryLevel(**_decode(level)) for level in data["levels"])
+    return Engine(**{**data, "levels": levels, "resources": Resources(**data["resources"]), "mapspace": space})
 
 
 def _encode(value: Any) -> Any:

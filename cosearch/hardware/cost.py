@@ -402,14 +402,15 @@ def evaluate(layer: Layer, accelerator: Accelerator, mapping: Mapping, resident:
     levels = hierarchy(accelerator, engine)
     _check(layer, levels, mapping)
     [(_, batch)] = nests([mapping])
-    tiles = float(torch.tensor([b for _, b in mapping.levels[-1].temporal], dtype=torch.float64).prod())
+    outer = mapping.levels[-1:] if engine.fill_per == "tile" else mapping.levels[1:]
+    passes = math.prod(b for level in outer for _, b in level.temporal)
     cost = evaluate_batch(
         layer,
         levels,
         batch,
         operation_pj=accelerator.energies.operation_pj(layer, engine.fabric),
         resident=resident,
-        overhead_cycles=engine.fill_cycles * tiles,
+        overhead_cycles=float(engine.fill_cycles * passes),
     )
     for i, level in enumerate(levels):
         room = level.capacity_bytes * 8 / (2 if level.double_buffered else 1)

@@ -145,6 +145,11 @@ def _table_path(part: Path, table: str) -> Path:
     return beside if beside.is_file() else DATA / "costs" / f"{table}.json"
 
 
+def read_costs(table: str) -> dict[str, UnitCost]:
+    """A cost table under data/costs by name."""
+    return _costs(DATA / "costs" / f"{table}.json")
+
+
 def _costs(path: Path) -> dict[str, UnitCost]:
     document = _read(path)
     if document.get("format") != "cosearch.costs" or document.get("version") != 1:

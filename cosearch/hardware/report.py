@@ -3,6 +3,7 @@
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from cosearch.hardware.accelerator import Accelerator
 from cosearch.hardware.array import Bounds, mapping_of
 from cosearch.hardware.cost import Cost, engine_of, evaluate, hierarchy
 from cosearch.hardware.mapping import Mapping
+from cosearch.hardware.nest import best_nest, weighted
 from cosearch.hardware.pricing import Residency, best_costs, columns, layer_front, vector_costs
 from cosearch.hardware.tables import tables_of
 from cosearch.hardware.tensor import POLICIES, VECTOR_KINDS, accelerator_tensor
@@ -25,6 +27,8 @@ def best_mapping(
     Raises: HardwareError if no engine runs the layer's kind or no mapping fits.
     """
     engine = engine_of(layer, accelerator)
+    if engine.mapspace is not None:
+        return best_nest(layer, accelerator, partial(weighted, policy))
     resident = residency or Residency(weights=False, activations=False)
     tables, shared, prices = tables_of(accelerator)
     table = next(t for t in tables if t.kind == layer.kind)
@@ -84,9 +88,9 @@ def resident_tensors(residency: Residency) -> Sequence[str]:
 
 def _row(layer: Layer, accelerator: Accelerator, policies: Dict[str, float], residency: Residency) -> LayerRow:
     least = lower_bound(layer, accelerator, residency)
-    if layer.kind in VECTOR_KINDS:
+    if accelerator.engine_for(layer.kind) is None and layer.kind in VECTOR_KINDS:
         return _vector_row(layer, accelerator, residency, least)
-    mapping = best_mapping(layer, accelerator, policies[layer.kind], residency)
+    mapping = best_mapping(layer, accelerator, policies[engine_of(layer, accelerator).name], residency)
     cost: Cost = evaluate(layer, accelerator, mapping, resident_tensors(residency))
     return LayerRow(
         layer=layer,

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cosearch.hardware.accelerator import RESOURCES, Accelerator, Engine, Resources, UnitEnergies
+from cosearch.workload import Layer
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -92,6 +93,10 @@ class AcceleratorSpace(Protocol):
         """Arithmetic kinds that have engines of their own."""
 
     @property
+    def serves(self) -> dict[str, tuple[str, ...]]:
+        """Per engine kind the kinds of layers that run on it; pool and elementwise run on the vector unit otherwise."""
+
+    @property
     def budget(self) -> Resources: ...
 
     @property
@@ -105,6 +110,14 @@ class AcceleratorSpace(Protocol):
     def accelerator(self, shared: int, engines: dict[str, int]) -> Accelerator: ...
 
     def describe(self) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class NestSpace(AcceleratorSpace, Protocol):
+    """A space whose layers are priced by a declared mapspace instead of the array template; nothing is resident."""
+
+    def layer_costs(self, layer: Layer, policies: Sequence[float]) -> tuple[Floats, Floats]:
+        """latency_ms, energy_mj of one layer, [policy, engine]."""
 
 
 def tables_of(accelerator: Accelerator) -> tuple[list[EngineTable], SharedTable, Prices]:

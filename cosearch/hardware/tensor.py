@@ -28,7 +28,8 @@ from cosearch.errors import ConfigError, HardwareError, InfeasibleError, nearest
 from cosearch.hardware.accelerator import RESOURCES, Accelerator
 from cosearch.hardware.combine import Candidate, Options, Problem, Solution, solve
 from cosearch.hardware.pricing import RESIDENCIES, ColumnTable, best_costs, columns, layer_front, vector_costs
-from cosearch.hardware.tables import AcceleratorSpace, EngineTable, Floats, Ints, Prices, SharedTable, tables_of
+from cosearch.hardware.single import one_accelerator
+from cosearch.hardware.tables import AcceleratorSpace, EngineTable, Floats, Ints, NestSpace, Prices, SharedTable
 from cosearch.workload import Layer, Workload
 
 POLICIES: tuple[float, ...] = (1.0, 0.5, 0.0)
@@ -54,9 +55,12 @@ def cost_tensor(
 
     Raises: HardwareError if a layer's kind has no engine in the space.
     """
-    unknown = sorted({layer.kind for layer in layers} - set(space.kinds) - set(VECTOR_KINDS))
+    served = {kind for kinds in space.serves.values() for kind in kinds}
+    unknown = sorted({layer.kind for layer in layers} - served - set(VECTOR_KINDS))
     if unknown:
-        raise HardwareError(f"space {space.name!r} has engines for {', '.join(space.kinds)}, none for {unknown[0]!r}")
+        raise HardwareError(
+            f"space {space.name!r} has engines for {', '.join(sorted(served))}, none for {unknown[0]!r}"
+        )
     folder = _cache_folder(layers, space, policies) if cache else None
     if folder is not None and (folder / "manifest.json").is_file():
         try:
@@ -64,7 +68,7 @@ def cost_tensor(
         except (OSError, ValueError, KeyError):
             shutil.rmtree(folder, ignore_errors=True)
     engines = {kind: space.engines(kind) for kind in space.kinds}
-    tensor = _build(tuple(layers), engines, space.shared, space.prices, tuple(policies), progress, space)
+    tensor = _build(tuple(layers), engines, space, tuple(policies), progress)
     if folder is not None:
         _save(folder, tensor)
     return tensor
@@ -73,15 +77,13 @@ def cost_tensor(
 def _build(
     layers: tuple[Layer, ...],
     engines: Mapping[str, EngineTable],
-    shared: SharedTable,
-    prices: Prices,
+    space: AcceleratorSpace,
     policies: tuple[float, ...],
     progress: Callable[[int, int], None] | None,
-    space: AcceleratorSpace | None,
 ) -> "CostTensor":
+    shared, prices = space.shared, space.prices
     tables = tuple(columns(shared, residency) for residency in RESIDENCIES)
-    rows = {kind: _rows(layers, (kind,)) for kind in engines}
-    vector = _rows(layers, VECTOR_KINDS)
+    rows, vector = _layer_rows(layers, space)
     latency: dict[str, list[Floats]] = {}
     energy: dict[str, list[Floats]] = {}
     for kind, table in engines.items():
@@ -95,11 +97,15 @@ def _build(
     done = 0
     for kind, table in engines.items():
         for at, index in enumerate(rows[kind]):
-            front = layer_front(layers[index], table, weight_bits, activation_bits)
-            for case, residency in enumerate(RESIDENCIES):
-                ms, mj, _ = best_costs(front, table, shared, tables[case], residency, prices, policies)
-                latency[kind][case][at] = ms
-                energy[kind][case][at] = mj
+            if isinstance(space, NestSpace):
+                ms, mj = space.layer_costs(layers[index], policies)
+                for case in range(len(RESIDENCIES)):
+                    latency[kind][case][at], energy[kind][case][at] = ms, mj
+            else:
+                front = layer_front(layers[index], table, weight_bits, activation_bits)
+                for case, residency in enumerate(RESIDENCIES):
+                    ms, mj, _ = best_costs(front, table, shared, tables[case], residency, prices, policies)
+                    latency[kind][case][at], energy[kind][case][at] = ms, mj
             done += 1
             if progress is not None:
                 progress(done, len(layers))
@@ -112,6 +118,13 @@ def _build(
         if progress is not None:
             progress(done, len(layers))
     return CostTensor(layers, dict(engines), shared, prices, policies, tables, rows, vector, latency, energy, space)
+
+
+def _layer_rows(layers: Sequence[Layer], space: AcceleratorSpace) -> tuple[dict[str, Ints], Ints]:
+    """Per engine kind the layers that run on it, and those of the vector unit."""
+    rows = {engine: _rows(layers, kinds) for engine, kinds in space.serves.items()}
+    served = {kind for kinds in space.serves.values() for kind in kinds}
+    return rows, _rows(layers, [kind for kind in VECTOR_KINDS if kind not in served])
 
 
 def _rows(layers: Sequence[Layer], kinds: Sequence[str]) -> Ints:
@@ -163,7 +176,7 @@ class HardwareFront:
     policies: Ints
     residency: Ints
     reason: str
-    space: AcceleratorSpace | None = field(repr=False)
+    space: AcceleratorSpace = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.latency_ms)
@@ -201,8 +214,6 @@ class HardwareFront:
 
     def accelerator(self, i: int) -> Accelerator:
         """Point i as a value."""
-        if self.space is None:
-            raise HardwareError("this front comes from a single accelerator, not from a space")
         chosen = {kind: int(e) for kind, e in zip(self.kinds, self.engines[i], strict=True) if e >= 0}
         return self.space.accelerator(int(self.shared[i]), chosen)
 
@@ -225,7 +236,7 @@ class CostTensor:
     vector_rows: Ints
     latency: dict[str, list[Floats]]
     energy: dict[str, list[Floats]]
-    space: AcceleratorSpace | None
+    space: AcceleratorSpace
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -329,7 +340,7 @@ class CostTensor:
         counts = self._counts(counts_row)
         groups = self._groups(self.weight_bits(counts), 8 * live_activation_bytes)
         needed = tuple(kind for kind in self.kinds if counts[self.rows[kind]].any())
-        by_resources = any(name in RESOURCES for name in objectives)
+        by_resources = any(name in (*RESOURCES, "area_mm2") for name in objectives)
         budget = np.array(self._budget(limits), np.int64)
         candidates = self._candidates(groups, needed, counts, host_bytes)
         found = solve(candidates, budget, len(needed), by_resources)
@@ -375,9 +386,9 @@ class CostTensor:
         return front.take(order[:1])
 
     def _budget(self, limits: Mapping[str, float]) -> list[int]:
-        if self.space is None:
-            return [2**62] * len(RESOURCES)
         have = dict(zip(RESOURCES, self.space.budget.counts, strict=True))
+        if "area_mm2" in limits:
+            have["area_um2"] = min(have["area_um2"], int(limits["area_mm2"] * 1e6))
         return [int(min(have[name], limits.get(name, math.inf))) for name in RESOURCES]
 
     def _candidates(
@@ -441,7 +452,7 @@ class CostTensor:
             self.kinds,
             found.options.latency,
             found.options.energy,
-            np.full(n, math.nan),
+            _area_mm2(found.options.resources),
             found.options.resources,
             found.shared,
             engines,
@@ -458,7 +469,8 @@ class CostTensor:
         counts = self._counts(counts_row)
         lacking = [layer.kind for i, layer in enumerate(self.layers) if counts[i] and not self._has(layer.kind)]
         if lacking:
-            reason = f"the accelerator has no engine for {lacking[0]!r} layers, only for {', '.join(self.kinds)}"
+            served = sorted({kind for kinds in self.space.serves.values() for kind in kinds})
+            reason = f"the accelerator has no engine for {lacking[0]!r} layers, only for {', '.join(served)}"
             return NetworkCost(math.inf, math.inf, False, reason)
         front = self.hardware_front(counts, live_activation_bytes, host_bytes=host_bytes)
         if not len(front):
@@ -480,7 +492,7 @@ class CostTensor:
         )
 
     def _has(self, kind: str) -> bool:
-        return kind in self.kinds or kind in VECTOR_KINDS
+        return kind in VECTOR_KINDS or any(kind in kinds for kinds in self.space.serves.values())
 
     def _stuck(self, counts: Ints) -> str:
         for kind in self.kinds:
@@ -507,10 +519,15 @@ class CostTensor:
 def accelerator_tensor(
     layers: Sequence[Layer], accelerator: Accelerator, policies: Sequence[float] = POLICIES
 ) -> CostTensor:
-    """The cost tensor of a single accelerator of the tiled array template."""
-    tables, shared, prices = tables_of(accelerator)
-    engines = {table.kind: table for table in tables}
-    return _build(tuple(layers), engines, shared, prices, tuple(policies), None, None)
+    """The cost tensor of a single accelerator."""
+    only = one_accelerator(accelerator)
+    return _build(tuple(layers), {kind: only.engines(kind) for kind in only.kinds}, only, tuple(policies), None)
+
+
+def _area_mm2(resources: Ints) -> Floats:
+    """NaN where the area is unknown."""
+    um2 = resources[:, RESOURCES.index("area_um2")]
+    return np.where(um2 > 0, um2 * 1e-6, np.nan)
 
 
 def _undominated_rows(values: Floats) -> Ints:
@@ -523,9 +540,7 @@ def _undominated_rows(values: Floats) -> Ints:
     return np.array(kept, np.int64)
 
 
-def _checked(
-    objectives: Sequence[str], constraints: Mapping[str, float], space: AcceleratorSpace | None
-) -> dict[str, float]:
+def _checked(objectives: Sequence[str], constraints: Mapping[str, float], space: AcceleratorSpace) -> dict[str, float]:
     if not objectives:
         raise ConfigError(f"no objective given, expected some of {', '.join(METRICS)}")
     for name in objectives:
@@ -538,9 +553,10 @@ def _checked(
         if not value > 0:
             raise ConfigError(f"{name}={value!r}, expected a number above 0")
         limits[CONSTRAINTS[name]] = float(value)
-    if "area_mm2" in {*objectives, *limits}:
-        name = space.name if space is not None else "this accelerator"
-        raise ConfigError(f"the area of {name} is unknown (an FPGA part is not sold by area): use lut, dsp or bram")
+    if "area_mm2" in {*objectives, *limits} and not isinstance(space, NestSpace):
+        raise ConfigError(
+            f"the area of {space.name} is unknown (an FPGA part is not sold by area): use lut, dsp or bram"
+        )
     return limits
 
 
@@ -577,8 +593,7 @@ def _save(folder: Path, tensor: CostTensor) -> None:
 def _load(folder: Path, layers: tuple[Layer, ...], space: AcceleratorSpace, policies: tuple[float, ...]) -> CostTensor:
     engines = {kind: space.engines(kind) for kind in space.kinds}
     tables = tuple(columns(space.shared, residency) for residency in RESIDENCIES)
-    rows = {kind: _rows(layers, (kind,)) for kind in engines}
-    vector = _rows(layers, VECTOR_KINDS)
+    rows, vector = _layer_rows(layers, space)
 
     def read(name: str, kind: str, case: int) -> Floats:
         array = np.load(folder / f"{name}-{kind}-{case}.npy", mmap_mode="r", allow_pickle=False)

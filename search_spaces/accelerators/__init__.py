@@ -7,6 +7,7 @@ from cosearch import registry
 from cosearch.errors import UnknownNameError, nearest
 
 ACCELERATORS: dict[str, str] = {
+    "asic": "search_spaces.accelerators.asic:space",
     "fpga": "search_spaces.accelerators.fpga:space",
     "ecp5-85f": "search_spaces.accelerators.fpga:space",
     "ecp5-45f": "search_spaces.accelerators.fpga:space",
@@ -15,10 +16,15 @@ ACCELERATORS: dict[str, str] = {
     "zc706": "search_spaces.accelerators.fpga:space",
     "ultra96": "search_spaces.accelerators.fpga:space",
     "pynq-z1": "search_spaces.accelerators.fpga:space",
+    "gemmini": "search_spaces.accelerators.asic:space",
+    "tpu-ws": "search_spaces.accelerators.asic:space",
+    "tpu-os": "search_spaces.accelerators.asic:space",
+    "nvdla": "search_spaces.accelerators.asic:space",
+    "eyeriss": "search_spaces.accelerators.asic:space",
 }
 """Device name -> the function that makes its space; it is called with the device's name."""
 
-FAMILIES: dict[str, str] = {"fpga": "ecp5-85f"}
+FAMILIES: dict[str, str] = {"fpga": "ecp5-85f", "asic": "gemmini"}
 """Family -> its default device."""
 
 

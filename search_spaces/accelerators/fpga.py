@@ -98,6 +98,11 @@ class FpgaSpace:
         return self.part.name
 
     @property
+    def serves(self) -> dict[str, tuple[str, ...]]:
+        """Each engine runs the layers of its kind."""
+        return {kind: (kind,) for kind in self.kinds}
+
+    @property
     def budget(self) -> Resources:
         return self.part.budget
 
@@ -121,8 +126,10 @@ class FpgaSpace:
         levels = []
         for level in accelerator.levels:
             energy = per_bit.get(level.name, self.cost("bram_pj_per_bit"))
-            ports = {"read_bits_per_cycle": rate, "write_bits_per_cycle": rate} if level.name == "dram" else {}
-            levels.append(replace(level, read_energy_pj=energy, write_energy_pj=energy, **ports))
+            level = replace(level, read_energy_pj=energy, write_energy_pj=energy)
+            if level.name == "dram":
+                level = replace(level, read_bits_per_cycle=rate, write_bits_per_cycle=rate)
+            levels.append(level)
         return replace(
             accelerator,
             levels=tuple(levels),
@@ -174,9 +181,20 @@ class FpgaSpace:
             slow = self.fmax_mhz(element, rows, cols) < min(choices["clock_mhz"])
             if (resources + self._base()).fits(self.budget) and not slow:
                 levels = self._private_levels(rows, cols, depth, windowed)
-                fill = rows + cols - 2
                 engines.append(
-                    Engine(kind, (kind,), rows, cols, dataflow, depth, fill, windowed, fabric, levels, resources)
+                    Engine(
+                        kind,
+                        (kind,),
+                        rows,
+                        cols,
+                        dataflow,
+                        accumulator_depth=depth,
+                        fill_cycles=rows + cols - 2,
+                        windowed=windowed,
+                        fabric=fabric,
+                        levels=levels,
+                        resources=resources,
+                    )
                 )
         return engines
 

@@ -1,0 +1,275 @@
+import dataclasses
+import json
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cosearch.errors import HardwareError
+from cosearch.hardware import (
+    Accelerator,
+    Axis,
+    Engine,
+    Mapspace,
+    MemoryLevel,
+    Tiling,
+    UnitEnergies,
+    evaluate,
+    lower_bound,
+)
+from cosearch.hardware.cost import evaluate_batch, hierarchy, nests
+from cosearch.hardware.mapping import DIMS, loop_bounds
+from cosearch.hardware.nest import (
+    Nests,
+    best_nest,
+    count_nests,
+    enumerate_nests,
+    mapspace_size,
+    nest_costs,
+    nest_front,
+    nest_mapping,
+    totals,
+)
+from cosearch.workload import Layer
+from search_spaces.accelerators import asic
+from tests.hardware.test_cost import HIERARCHIES, LAYERS, random_mapping
+
+SMALL = {
+    "gemmini": {"size": 4, "accumulator_depth": 32, "scratchpad_depth": 64},
+    "tpu-ws": {"rows": 4, "cols": 6, "buffer_kib": 0.5, "accumulator_depth": 32},
+    "tpu-os": {"rows": 4, "cols": 6, "buffer_kib": 0.5},
+    "nvdla": {"channels": 6, "kernels": 4, "buffer_kib": 0.5, "accumulator_depth": 32},
+    "eyeriss": {"rows": 3, "cols": 4, "buffer_kib": 0.5},
+}
+TOYS = [
+    Layer("conv", K=8, C=6, P=6, Q=6, R=3, S=3),
+    Layer("strided", K=4, C=4, P=4, Q=4, R=3, S=3, stride=2),
+    Layer("pointwise", K=12, C=10, P=4, Q=4),
+    Layer("depthwise", K=8, C=8, P=6, Q=6, R=3, S=3, groups=8),
+    Layer("matrix", N=6, K=10, C=12),
+    Layer("pool", "pool", K=4, C=4, P=2, Q=2, R=2, S=2, stride=2, groups=4),
+    Layer("sum", "elementwise", K=6, C=12, P=4, Q=4, groups=6),
+]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("shape", HIERARCHIES)
+def test_the_compiled_analysis_equals_the_readable_one(name, shape):
+    layer, levels = LAYERS[name], HIERARCHIES[shape]
+    engine = Engine("mac", ("mac",), 8, 8, levels=levels[:-1])
+    rng = random.Random(f"{name} {shape} compiled")
+    for resident in ((), ("W",), ("I", "O")):
+        for _ in range(3):
+            mapping = random_mapping(layer, levels, rng)
+            [(_, batch)] = nests([mapping])
+            slow = evaluate_batch(layer, levels, batch, resident=resident)
+            orders = np.full((1, len(levels), len(DIMS)), -1, np.int64)
+            for i, order in enumerate(batch.orders):
+                orders[0, i, : len(order)] = [DIMS.index(dim) for dim in order]
+            nest = Nests(batch.temporal.numpy(), batch.spatial.numpy(), orders)
+            fast = count_nests(layer, engine, levels, nest, resident)
+            np.testing.assert_allclose(fast.cycles, slow.compute_cycles)
+            np.testing.assert_allclose(fast.footprint_bits, slow.footprint_bits)
+            np.testing.assert_allclose(fast.used, slow.instances)
+            words = np.array([layer.weight_bits, layer.input_bits])
+            np.testing.assert_allclose(fast.read_bits[:, :, :2], slow.reads[:, :, :2] * words)
+            np.testing.assert_allclose(fast.write_bits[:, :, :2], slow.writes[:, :, :2] * words)
+            times = [
+                (fast.read_bits[:, i].sum(1) / (fast.used[:, i] * levels[i].read_bits_per_cycle))[0]
+                for i in range(len(levels))
+            ]
+            writes = [
+                (fast.write_bits[:, i].sum(1) / (fast.used[:, i] * levels[i].write_bits_per_cycle))[0]
+                for i in range(len(levels))
+            ]
+            np.testing.assert_allclose(np.maximum(times, writes), slow.level_cycles[0])
+
+
+def every(layer, accelerator):
+    """All mappings of the declared mapspace as values, priced one by one by `evaluate`."""
+    engine = accelerator.engines[0]
+    names = [level.name for level in hierarchy(accelerator, engine)]
+    space = enumerate_nests(layer, engine, names)
+    for at in range(len(space)):
+        mapping = nest_mapping(space, at, names)
+        try:
+            yield evaluate(layer, accelerator, mapping)
+        except HardwareError:
+            continue
+
+
+@pytest.mark.parametrize("layer", TOYS, ids=lambda layer: layer.name)
+@pytest.mark.parametrize("template", SMALL)
+def test_best_equals_brute_force(template, layer):
+    accelerator = asic.build(template, SMALL[template])
+    engine = accelerator.engines[0]
+    levels = hierarchy(accelerator, engine)
+    nest = enumerate_nests(layer, engine, [level.name for level in levels])
+    sample = random.Random(template + layer.name).sample(range(len(nest)), min(60, len(nest)))
+    result = totals(layer, accelerator, engine, levels, count_nests(layer, engine, levels, nest))
+    for at in sample:
+        try:
+            cost = evaluate(layer, accelerator, nest_mapping(nest, at, [level.name for level in levels]))
+        except HardwareError:
+            assert math.isinf(result.latency_ms[at])
+            continue
+        assert result.latency_ms[at] == pytest.approx(cost.latency_ms, rel=1e-12)
+        assert result.energy_mj[at] == pytest.approx(cost.energy_mj, rel=1e-12)
+    edp = result.latency_ms * result.energy_mj
+    for objective, values in (("latency", result.latency_ms), ("energy", result.energy_mj), ("edp", edp)):
+        best = evaluate(layer, accelerator, best_nest(layer, accelerator, objective))
+        found = {"latency": best.latency_ms, "energy": best.energy_mj, "edp": best.edp}[objective]
+        assert found == pytest.approx(values.min(), rel=1e-12)
+    cube = best_nest(layer, accelerator, lambda ms, mj: ms**3 * mj)
+    assert evaluate(layer, accelerator, cube).latency_ms >= result.latency_ms.min() * (1 - 1e-12)
+    assert mapspace_size(layer, accelerator) == len(nest)
+
+
+@pytest.mark.parametrize("template", ["gemmini", "tpu-os"])
+def test_best_equals_every_mapping_priced_one_by_one(template):
+    layer = Layer("tiny", K=4, C=3, P=4, Q=2, R=2)
+    accelerator = asic.build(template, SMALL[template])
+    costs = list(every(layer, accelerator))
+    best = evaluate(layer, accelerator, best_nest(layer, accelerator, "energy"))
+    assert best.energy_mj == pytest.approx(min(cost.energy_mj for cost in costs), rel=1e-12)
+
+
+@pytest.mark.parametrize("template", SMALL)
+def test_the_front_loses_at_most_rounding(template):
+    layer, accelerator = TOYS[0], asic.build(template, SMALL[template])
+    engine = accelerator.engines[0]
+    levels = hierarchy(accelerator, engine)
+    counts = count_nests(layer, engine, levels, enumerate_nests(layer, engine, [x.name for x in levels]))
+    few = nest_front(counts, engine.fill_cycles)
+    assert len(few.cycles) < len(counts.cycles)
+    whole, kept = (totals(layer, accelerator, engine, levels, c) for c in (counts, few))
+    assert kept.latency_ms.min() == pytest.approx(whole.latency_ms.min(), rel=1e-12)
+    rows = sum(6 * max(level.read_energy_pj, level.write_energy_pj) for level in levels) * 1e-9
+    assert whole.energy_mj.min() <= kept.energy_mj.min() <= whole.energy_mj.min() + rows
+    smooth = tuple(dataclasses.replace(x, word_bits=1, read_energy_pj=x.read_energy_pj / x.word_bits) for x in levels)
+    whole, kept = (totals(layer, accelerator, engine, smooth, c) for c in (counts, few))
+    assert kept.energy_mj.min() == pytest.approx(whole.energy_mj.min(), rel=1e-6)
+
+
+def test_many_accelerators_at_once_equal_one_at_a_time():
+    space = asic.space("gemmini", choices={"size": (4, 8), "accumulator_depth": (64, 256), "scratchpad_depth": (128,)})
+    latency, energy = nest_costs(TOYS[0], space.accelerators, (1.0, 0.0))
+    for at, accelerator in enumerate(space.accelerators):
+        fast = evaluate(TOYS[0], accelerator, best_nest(TOYS[0], accelerator, "latency"))
+        low = evaluate(TOYS[0], accelerator, best_nest(TOYS[0], accelerator, "energy"))
+        assert latency[0, at] == pytest.approx(fast.latency_ms)
+        assert energy[1, at] == pytest.approx(low.energy_mj, rel=0.02)  # rounding of DRAM bursts
+
+
+def layers():
+    return st.builds(
+        lambda k, c, p, q, r, stride, depthwise: Layer(
+            "random", K=c if depthwise else k, C=c, P=p, Q=q, R=r, S=r, stride=stride, groups=c if depthwise else 1
+        ),
+        *(st.integers(1, 20), st.integers(1, 20), st.integers(1, 9), st.integers(1, 9)),
+        *(st.sampled_from([1, 3]), st.integers(1, 2), st.booleans()),
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(layers(), st.sampled_from(sorted(SMALL)), st.sampled_from(["latency", "energy", "edp"]))
+def test_never_below_the_lower_bound(layer, template, objective):
+    accelerator = asic.build(template)
+    cost = evaluate(layer, accelerator, best_nest(layer, accelerator, objective))
+    least = lower_bound(layer, accelerator)
+    assert cost.latency_ms >= least.latency_ms * (1 - 1e-9)
+    assert cost.energy_mj >= least.energy_mj * (1 - 1e-9)
+    assert cost.utilisation <= 1 + 1e-9
+
+
+@settings(max_examples=30, deadline=None)
+@given(layers(), st.sampled_from(sorted(SMALL)), st.sampled_from(["latency", "energy"]))
+def test_more_of_anything_never_costs_more(layer, template, objective):
+    accelerator = asic.build(template)
+
+    def optimum(candidate):
+        cost = evaluate(layer, candidate, best_nest(layer, candidate, objective))
+        return cost.latency_ms if objective == "latency" else cost.energy_mj
+
+    def scaled(**factors):
+        def one(level):
+            return dataclasses.replace(level, **{key: getattr(level, key) * f for key, f in factors.items()})
+
+        engine = dataclasses.replace(accelerator.engines[0], levels=tuple(map(one, accelerator.engines[0].levels)))
+        return dataclasses.replace(accelerator, engines=(engine,), levels=tuple(map(one, accelerator.levels)))
+
+    cost = optimum(accelerator) * (1 + 1e-9)
+    assert optimum(scaled(capacity_bytes=2)) <= cost
+    assert optimum(scaled(read_bits_per_cycle=2, write_bits_per_cycle=2)) <= cost
+    assert optimum(scaled(read_energy_pj=0.5, write_energy_pj=0.5)) <= cost
+
+
+def test_a_layer_too_large_for_its_memories_names_them():
+    accelerator = asic.build("gemmini", {"size": 4, "accumulator_depth": 1, "scratchpad_depth": 1})
+    with pytest.raises(HardwareError, match=r"'big'.*scratchpad 4 B"):
+        best_nest(Layer("big", K=8, C=8, P=4, Q=4, R=3, S=3), accelerator)
+    latency, _ = nest_costs(Layer("big", K=8, C=8, P=4, Q=4, R=3, S=3), [accelerator], (1.0,))
+    assert math.isinf(latency[0, 0])
+
+
+def test_technologies_scale_and_are_checked():
+    areas = [asic.build("gemmini", {"nm": nm}).area_mm2 for nm in (65, 45, 28)]
+    assert areas == sorted(areas, reverse=True)
+    layer = TOYS[0]
+    energies = []
+    for nm in (65, 45, 28):
+        accelerator = asic.build("gemmini", {"nm": nm})
+        energies.append(evaluate(layer, accelerator, best_nest(layer, accelerator, "energy")).energy_mj)
+    assert energies == sorted(energies, reverse=True)
+
+
+def test_an_accelerator_with_a_mapspace_survives_json():
+    accelerator = asic.build("eyeriss")
+    assert Accelerator.from_json(json.loads(json.dumps(accelerator.to_json()))) == accelerator
+
+
+RECORDED = Path(__file__).parents[1] / "references" / "tools" / "scalesim.json"
+
+
+def systolic(rows, cols, dataflow):
+    """A systolic array alone: memories that never limit.
+
+    A pass fills and drains in rows + cols - 2 cycles; loading weights takes another `rows`.
+    """
+    weights = dataflow == "ws"
+    register = MemoryLevel("register", ("W",) if weights else ("O",), instances=rows * cols)
+    dims = ("C",) if weights else ("N",)
+    held, streamed = (("N",), ("C", "K")) if weights else (("C",), ("N", "K"))
+    space = Mapspace(
+        (Axis("dram", rows, dims), Axis("dram", cols, ("K",))),
+        (Tiling("register", held, (held,)), Tiling("dram", streamed, (streamed,))),
+    )
+    fill = rows + cols - 2 + rows * weights
+    engine = Engine("mac", ("mac",), rows, cols, fill_cycles=fill, fill_per="pass", levels=(register,), mapspace=space)
+    return Accelerator(
+        "systolic", (engine,), (MemoryLevel("dram"),), 100.0, lanes=10**6, energies=UnitEnergies(1, 1, 1)
+    )
+
+
+@pytest.mark.parametrize("dataflow", ["ws", "os"])
+def test_stall_free_cycles_equal_scale_sim(dataflow):
+    """Recorded SCALE-Sim cycles; a convolution is the matrix product that it lowers it to."""
+    compared = 0
+    for record in json.loads(RECORDED.read_text())["results"]:
+        if record["dataflow"] != dataflow:
+            continue
+        layer = Layer.from_json(record["layer"])
+        bounds = loop_bounds(layer)
+        matrix = Layer(
+            layer.name, N=bounds["P"] * bounds["Q"] * layer.N, K=bounds["K"], C=bounds["C"] * layer.R * layer.S
+        )
+        accelerator = systolic(record["rows"], record["columns"], dataflow)
+        cost = evaluate(matrix, accelerator, best_nest(matrix, accelerator))
+        theirs = record["stall_free_cycles"] / record["copies"]
+        assert cost.cycles == pytest.approx(theirs, rel=1e-3, abs=1), layer.name  # SCALE-Sim counts from 0
+        compared += 1
+    assert compared >= 8
