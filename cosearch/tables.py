@@ -1,25 +1,26 @@
 """Tables for a terminal."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cosearch.results import Design, Result
 
 if TYPE_CHECKING:
     from cosearch.hardware.accelerator import Accelerator
+    from cosearch.hardware.mapping import Mapping as LoopMapping
     from cosearch.hardware.report import LayerRow
     from cosearch.workload import Workload
 
 FRONT_ROWS = 12
 
 
-def console() -> Any:
+def console(width: int = 112) -> Any:
     """The terminal; wide enough for the tables where the output is a file or a pipe."""
     from rich.console import Console
 
     found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=max(found.width, 112))
+    return found if found.is_terminal else Console(highlight=False, width=max(found.width, width))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -69,20 +70,20 @@ def print_result(result: Result) -> None:
 
 def print_layers(workload: "Workload", accelerator: "Accelerator", rows: "Sequence[LayerRow]") -> None:
     """One line per layer, and the totals; all figures are modelled."""
-    out = console()
-    columns = ("layer", "kind", "MMACs", "engine", "mapping, outermost first", "cycles", "uJ", "use", "bound", "x roof")
+    out = console(150)
+    columns = ("layer", "kind", "MMACs", "cycles", "uJ", "energy split", "use", "x roof", "bound", "engine: mapping")
     table = [
         (
             row.layer.name,
             row.layer.kind,
             f"{row.layer.macs / 1e6:.3g}",
-            row.engine,
-            " / ".join(row.mapping.text().splitlines()) if row.mapping else "",
             f"{row.cycles:,.0f}",
             f"{row.energy_mj * 1e3:.3g}",
+            _split(row.energy_pj),
             f"{row.utilisation:.0%}",
-            row.bound,
             f"{row.latency_ms / row.roofline_ms:.2f}" if row.roofline_ms else "-",
+            row.bound,
+            f"{row.engine}: {_compact(row.mapping)}" if row.mapping else row.engine,
         )
         for row in rows
     ]
@@ -90,13 +91,32 @@ def print_layers(workload: "Workload", accelerator: "Accelerator", rows: "Sequen
     energy: Counter[str] = Counter()
     for row in rows:
         energy.update(row.energy_pj)
-    total = sum(energy.values())
+    out.print("Mapping: memory levels by their initials, loops outermost first, after | what runs in parallel.")
     out.print(
         f"{workload.macs / 1e6:,.1f} MMACs, {workload.weight_count / 1e6:.3g} M weights; modelled: "
         f"{sum(row.latency_ms for row in rows):.4g} ms, {sum(row.energy_mj for row in rows):.4g} mJ ("
-        + ", ".join(f"{name} {value / total:.0%}" for name, value in energy.most_common())
-        + ")"
+        + f"{_split(energy, len(energy))})"
     )
+
+
+def _split(energy_pj: Mapping[str, float], most: int = 2) -> str:
+    """The largest shares of an energy: ``static 79%, compute 12%``."""
+    total = sum(energy_pj.values()) or 1.0
+    largest = sorted(energy_pj.items(), key=lambda item: -item[1])[:most]
+    return ", ".join(f"{name} {value / total:.0%}" for name, value in largest)
+
+
+def _compact(mapping: "LoopMapping") -> str:
+    """Levels with loops, outermost first: ``wb P2|K16 acc C2R3|S3C8``; after the bar, loops that run in parallel."""
+    parts = []
+    for level in reversed(mapping.levels):
+        words = level.level.split("_")
+        name = words[0][:3] if len(words) == 1 else "".join(word[0] for word in words)
+        loops = "".join(f"{dim}{bound}" for dim, bound in reversed(level.temporal) if bound > 1)
+        parallel = "".join(f"{dim}{bound}" for dim, bound in level.spatial if bound > 1)
+        if loops or parallel:
+            parts.append(f"{name} {loops}" + (f"|{parallel}" if parallel else ""))
+    return " ".join(parts)
 
 
 def _design_row(design: Design) -> tuple[str, ...]:
