@@ -39,17 +39,22 @@ def undominated(options: Options, resources: bool) -> Options:
 
 @dataclass(frozen=True)
 class Problem:
-    """One residency and shared configuration: what it costs by itself (base) and the options of each kind."""
+    """One residency and shared configuration: what it costs by itself (base) and the options of each kind.
+
+    slowest: latencies combine to their maximum (engines side by side) instead of their sum (one after the other).
+    """
 
     residency: int
     shared: int
     base: Options
     kinds: tuple[Options, ...]
+    slowest: bool = False
 
     @property
     def least(self) -> tuple[float, float]:
         parts = [self.base.least, *(options.least for options in self.kinds)]
-        return sum(p[0] for p in parts), sum(p[1] for p in parts)
+        times = [p[0] for p in parts]
+        return max(times) if self.slowest else sum(times), sum(p[1] for p in parts)
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,8 @@ def _tuples(problem: Problem, budget: Ints, front: Options, by_resources: bool) 
         return part.take(slice(0, 0))
     for at, options in enumerate(problem.kinds):
         rest_latency, rest_energy = rest[at + 1 :].sum(axis=0)
+        if problem.slowest:
+            rest_latency = rest[at + 1 :, 0].max(initial=0.0)
         used = undominated(options, resources=True)
         left, right = np.empty((2, len(part) * len(used)), np.int64)
         count = join(
@@ -123,12 +130,13 @@ def _tuples(problem: Problem, budget: Ints, front: Options, by_resources: bool) 
             rest_energy,
             front.latency,
             front.energy,
+            problem.slowest,
             left,
             right,
         )
         i, j = left[:count], right[:count]
         pairs = Options(
-            part.latency[i] + used.latency[j],
+            np.maximum(part.latency[i], used.latency[j]) if problem.slowest else part.latency[i] + used.latency[j],
             part.energy[i] + used.energy[j],
             part.resources[i] + used.resources[j],
             np.concatenate([part.chosen[i], used.chosen[j]], axis=1),

@@ -138,13 +138,15 @@ def join(
     rest_energy: float,
     front_latency: Floats,
     front_energy: Floats,
+    slowest: bool,
     left: Ints,
     right: Ints,
 ) -> int:  # pragma: no cover
     """Pairs of a left and a right row whose resources together fit the budget and that may still reach the front.
 
     A pair is dropped if some point of the front (by rising latency and falling energy) is at most as high in latency
-    and in energy as the pair with the least that is still to be added (rest). left, right: filled with the pairs.
+    and in energy as the pair with the least that is still to be added (rest). slowest: latencies combine to their
+    maximum instead of their sum. left, right: filled with the pairs.
 
     Returns: how many pairs there are.
     """
@@ -160,7 +162,10 @@ def join(
                     break
             if not fits:
                 continue
-            latency = (left_latency[i] + right_latency[j] + rest_latency) * margin
+            if slowest:
+                latency = max(max(left_latency[i], right_latency[j]), rest_latency) * margin
+            else:
+                latency = (left_latency[i] + right_latency[j] + rest_latency) * margin
             energy = (left_energy[i] + right_energy[j] + rest_energy) * margin
             low, high = 0, len(front_latency)
             while low < high:

@@ -290,13 +290,20 @@ class CostTensor:
     def _weight_bits(self) -> Ints:
         return np.array([layer.weight_count * layer.weight_bits for layer in self.layers], np.int64)
 
-    def _sums(self, kind: str, case: int, column: int | slice, counts: Ints) -> tuple[Floats, Floats]:
-        """Latency and energy of the network's layers of one kind: [policy, engine], or [column, policy, engine]."""
+    def _sums(self, kind: str, case: int, column: int | slice, counts: Ints, dynamic: bool) -> tuple[Floats, Floats]:
+        """Latency and energy of the network's layers of one kind: [policy, engine], or [column, policy, engine].
+
+        dynamic: energy without static power.
+        """
         rows = self.vector_rows if kind == "vector" else self.rows[kind]
         needed = np.flatnonzero(counts[rows])
         times = counts[rows[needed]].astype(float)
         ms, mj = self.latency[kind][case][needed, column], self.energy[kind][case][needed, column]
-        return np.tensordot(times, ms, 1), np.tensordot(times, mj, 1)
+        latency, energy = np.tensordot(times, ms, 1), np.tensordot(times, mj, 1)
+        if dynamic:
+            static = np.where(np.isfinite(latency), latency, 0.0) * self.prices.static_power_w
+            energy = energy - static
+        return latency, energy
 
     def _groups(self, weight_bits: float, activation_bits: float) -> dict[tuple[int, int], int]:
         """(residency, column) -> the shared configuration with the fewest blocks that realises it.
@@ -325,12 +332,15 @@ class CostTensor:
         objectives: Sequence[str] = ("latency_ms", "energy_mj"),
         constraints: Mapping[str, float] | None = None,
         host_bytes: float = 0.0,
+        pipelined: bool = False,
     ) -> HardwareFront:
         """The exact Pareto front over all accelerators within the budget, for one network.
 
         counts_row: how often the network has each layer of the tensor. live_activation_bytes: the most activations
         alive at once (`Workload.live_activation_bytes`). host_bytes: network input and output, charged to DRAM.
         objectives: some of `METRICS`; constraints: ``max_<metric>`` values.
+        pipelined: engines (and the vector unit) work on different images at once; latency_ms is then the interval
+        between images, the time of the slowest one, and static power is paid for that long.
         A network that lacks a kind gets no engine of that kind.
 
         Returns: a front, empty with a reason if nothing fits.
@@ -342,8 +352,11 @@ class CostTensor:
         needed = tuple(kind for kind in self.kinds if counts[self.rows[kind]].any())
         by_resources = any(name in (*RESOURCES, "area_mm2") for name in objectives)
         budget = np.array(self._budget(limits), np.int64)
-        candidates = self._candidates(groups, needed, counts, host_bytes)
+        candidates = self._candidates(groups, needed, counts, host_bytes, pipelined)
         found = solve(candidates, budget, len(needed), by_resources)
+        if pipelined:
+            static = found.options.latency * self.prices.static_power_w
+            found = replace(found, options=replace(found.options, energy=found.options.energy + static))
         front = self._front(found, needed)
         keep = np.ones(len(front), bool)
         for name, limit in limits.items():
@@ -392,7 +405,12 @@ class CostTensor:
         return [int(min(have[name], limits.get(name, math.inf))) for name in RESOURCES]
 
     def _candidates(
-        self, groups: Mapping[tuple[int, int], int], needed: tuple[str, ...], counts: Ints, host_bytes: float
+        self,
+        groups: Mapping[tuple[int, int], int],
+        needed: tuple[str, ...],
+        counts: Ints,
+        host_bytes: float,
+        pipelined: bool,
     ) -> list[Candidate]:
         """One problem per group, with a lower bound: what the network costs with everything resident.
 
@@ -401,25 +419,34 @@ class CostTensor:
         best = self.tables[-1]
         latency, energy = np.zeros(len(best.shared)), np.zeros(len(best.shared))
         for kind in (*needed, "vector"):
-            ms, mj = self._sums(kind, len(self.tables) - 1, slice(None), counts)
-            latency += ms.min(axis=(1, 2))
+            ms, mj = self._sums(kind, len(self.tables) - 1, slice(None), counts, pipelined)
+            least = ms.min(axis=(1, 2))
+            latency = np.maximum(latency, least) if pipelined else latency + least
             energy += mj.min(axis=(1, 2))
         candidates = []
         for (case, column), at in groups.items():
-            host_ms, host_mj = self.host_cost(host_bytes, at)
             of = best.of_shared[at]
-            bound = float(latency[of]) + host_ms, float(energy[of]) + host_mj
-            candidates.append(Candidate(bound, partial(self._problem, case, column, at, needed, counts, host_bytes)))
+            build = partial(self._problem, case, column, at, needed, counts, host_bytes, pipelined)
+            candidates.append(Candidate((float(latency[of]), float(energy[of])), build))
         return candidates
 
     def _problem(
-        self, case: int, column: int, at: int, needed: tuple[str, ...], counts: Ints, host_bytes: float
+        self,
+        case: int,
+        column: int,
+        at: int,
+        needed: tuple[str, ...],
+        counts: Ints,
+        host_bytes: float,
+        pipelined: bool,
     ) -> Problem | None:
         base_ms, base_mj = self.host_cost(host_bytes, at)
-        vector_ms, vector_mj = self._sums("vector", case, column, counts)
+        if pipelined:
+            base_mj -= base_ms * self.prices.static_power_w
+        vector_ms, vector_mj = self._sums("vector", case, column, counts, pipelined)
         options = []
         for kind in needed:
-            ms, mj = self._sums(kind, case, column, counts)
+            ms, mj = self._sums(kind, case, column, counts, pipelined)
             useful = np.isfinite(ms)
             useful[1:] &= (ms[1:] != ms[0]) | (mj[1:] != mj[0])  # most engines do the same under every policy
             ms, mj, fits = ms.ravel(), mj.ravel(), np.flatnonzero(useful)
@@ -433,7 +460,7 @@ class CostTensor:
             self.shared.resources[at : at + 1],
             np.empty((1, 0), np.int64),
         )
-        return Problem(case, at, base, tuple(options))
+        return Problem(case, at, base, tuple(options), pipelined)
 
     def host_cost(self, host_bytes: float, shared: int) -> tuple[float, float]:
         """Moving the network's input and output through DRAM: latency_ms, energy_mj."""

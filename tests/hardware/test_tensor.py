@@ -202,3 +202,34 @@ def test_batched_fronts_equal_single_ones(small_space, network):
     counts = np.stack([counts_of(network, layers), np.ones(len(layers), int)])
     for front, row, live in zip(tensor.hardware_fronts(counts, [1e3, 1e4]), counts, [1e3, 1e4], strict=True):
         np.testing.assert_array_equal(front.latency_ms, tensor.hardware_front(row, live).latency_ms)
+
+
+def test_pipelined_interval_is_the_slowest_engine_and_equals_brute_force(small_space, network):
+    space = fpga.space("ecp5-25f", choices={**small_space.choices, "cols": (4,), "fabric": ("logic",)})
+    layers = distinct_layers([network])
+    tensor = cost_tensor(layers, space, cache=False)
+    counts = counts_of(network, layers)
+    live = network.live_activation_bytes
+    front = tensor.hardware_front(counts, live, pipelined=True)
+    kinds = [kind for kind in tensor.kinds if counts[tensor.rows[kind]].any()]
+    fastest = math.inf
+    for shared in range(len(space.shared)):
+        fits_weights = tensor.weight_bits(counts) <= space.shared.weight_bits[shared]
+        case = 2 * int(fits_weights) + int(8 * live <= space.shared.activation_bits[shared])
+        column = tensor.tables[case].of_shared[shared]
+        times = {
+            kind: np.tensordot(counts[tensor.rows[kind]], tensor.latency[kind][case][:, column], 1).min(axis=0)
+            for kind in kinds
+        }
+        vector = float(counts[tensor.vector_rows] @ tensor.latency["vector"][case][:, column, 0, 0])
+        for engines in itertools.product(*(range(len(tensor.engines[kind])) for kind in kinds)):
+            use = space.shared.resources[shared] + sum(
+                tensor.engines[k].resources[e] for k, e in zip(kinds, engines, strict=True)
+            )
+            if (use <= np.array(space.budget.counts)).all():
+                slowest = max(vector, *(times[k][e] for k, e in zip(kinds, engines, strict=True)))
+                fastest = min(fastest, slowest)
+    assert front.latency_ms.min() == pytest.approx(fastest, rel=1e-12)
+    single = tensor.hardware_front(counts, live)
+    assert front.throughput_fps.max() >= single.throughput_fps.max()
+    assert front.energy_mj.min() <= single.energy_mj.min()

@@ -10,7 +10,6 @@ from cosearch.errors import ConfigError, HardwareError, UnknownNameError
 from cosearch.hardware import Accelerator, Resources, load_device, part_names
 from search_spaces.accelerators import ACCELERATORS, find, fpga
 
-
 PARTS = [name for name, path in ACCELERATORS.items() if ".fpga:" in path and name != "fpga"]
 
 
