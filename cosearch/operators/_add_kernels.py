@@ -14,170 +14,36 @@ on how the work is cut. The kernels release the GIL and run on Python threads: n
 of numba is started, which keeps them safe under fork and under concurrent callers.
 """
 
-import itertools
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic, models, register_model
 from numpy.typing import NDArray
 
-LANES = 16
+from cosearch.operators._simd import (
+    FLOATS,
+    INTS,
+    LANES,
+    compile_kernel,
+    copy,
+    load,
+    minus_distance,
+    move,
+    plus,
+    plus_clipped,
+    plus_product,
+    run,
+    spread,
+    store,
+    whole,
+    zero,
+)
+
 WIDE = 4 * LANES
 SCRATCH_FLOATS = 1 << 16  # 256 KiB: a unit's working set stays in a second-level cache
-SMALL_WORK = 1 << 19  # operations below which waking threads costs more than it saves
-
-_VECTOR = ir.VectorType(ir.FloatType(), LANES)
-_INDEX = ir.VectorType(ir.IntType(32), LANES)
-
-
-class _Lanes(types.Type):
-    def __init__(self) -> None:
-        super().__init__(name="Lanes")
-
-
-_lanes = _Lanes()
-
-
-@register_model(_Lanes)
-class _LanesModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _VECTOR)
-
-
-def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any, element: Any) -> Any:
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), element.as_pointer())
-
-
-@intrinsic
-def _load(typing: Any, array: Any, index: Any) -> Any:
-    """Sixteen consecutive values from array[index]."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(_address(context, builder, signature.args[0], args[0], args[1], _VECTOR), align=4)
-
-    return _lanes(array, index), generate
-
-
-@intrinsic
-def _store(typing: Any, array: Any, index: Any, value: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store(args[2], _address(context, builder, signature.args[0], args[0], args[1], _VECTOR), align=4)
-        return context.get_dummy_value()
-
-    return types.void(array, index, value), generate
-
-
-@intrinsic
-def _spread(typing: Any, array: Any, index: Any) -> Any:
-    """array[index] in all sixteen lanes."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        value = builder.load(_address(context, builder, signature.args[0], args[0], args[1], ir.FloatType()))
-        undefined = ir.Constant(_VECTOR, ir.Undefined)
-        first = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
-        return builder.shuffle_vector(first, undefined, ir.Constant(_INDEX, [0] * LANES))
-
-    return _lanes(array, index), generate
-
-
-@intrinsic
-def _at(typing: Any, array: Any, index: Any) -> Any:
-    """array[index] of an int64 array, without numba's test for negative indices."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(_address(context, builder, signature.args[0], args[0], args[1], ir.IntType(64)))
-
-    return types.int64(array, index), generate
-
-
-@intrinsic
-def _zero(typing: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return ir.Constant(_VECTOR, [0.0] * LANES)
-
-    return _lanes(), generate
-
-
-@intrinsic
-def _minus_distance(typing: Any, total: Any, weight: Any, value: Any) -> Any:
-    """total - |weight - value|."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(_VECTOR, [_VECTOR])
-        absolute = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fabs.v{LANES}f32")
-        return builder.fsub(args[0], builder.call(absolute, [builder.fsub(args[1], args[2])]))
-
-    return _lanes(total, weight, value), generate
-
-
-@intrinsic
-def _plus_clipped(typing: Any, total: Any, gradient: Any, weight: Any, value: Any) -> Any:
-    """total + gradient * clip(weight - value, -1, 1); a NaN difference stays NaN."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        one, minus = ir.Constant(_VECTOR, [1.0] * LANES), ir.Constant(_VECTOR, [-1.0] * LANES)
-        difference = builder.fsub(args[2], args[3])
-        below = builder.select(builder.fcmp_unordered("<", difference, one), difference, one)
-        clipped = builder.select(builder.fcmp_unordered(">", below, minus), below, minus)
-        kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
-        fused = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f32")
-        return builder.call(fused, [args[1], clipped, args[0]])
-
-    return _lanes(total, gradient, weight, value), generate
-
-
-@intrinsic
-def _plus_product(typing: Any, total: Any, gradient: Any, value: Any) -> Any:
-    """total + gradient * value."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
-        fused = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f32")
-        return builder.call(fused, [args[1], args[2], args[0]])
-
-    return _lanes(total, gradient, value), generate
-
-
-@intrinsic
-def _plus(typing: Any, left: Any, right: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.fadd(args[0], args[1])
-
-    return _lanes(left, right), generate
-
-
-@intrinsic
-def _copy(typing: Any, target: Any, to: Any, source: Any, start: Any, count: Any) -> Any:
-    """target[to : to + count] = source[start : start + count]."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        into = _address(context, builder, signature.args[0], args[0], args[1], ir.FloatType())
-        out_of = _address(context, builder, signature.args[2], args[2], args[3], ir.FloatType())
-        cgutils.raw_memcpy(builder, into, out_of, args[4], 4)
-        return context.get_dummy_value()
-
-    return types.void(target, to, source, start, count), generate
-
-
-@intrinsic
-def _move(typing: Any, target: Any, to: Any, source: Any, start: Any) -> Any:
-    """target[to] = source[start], without numba's tests for negative indices."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        value = builder.load(_address(context, builder, signature.args[2], args[2], args[3], ir.FloatType()))
-        builder.store(value, _address(context, builder, signature.args[0], args[0], args[1], ir.FloatType()))
-        return context.get_dummy_value()
-
-    return types.void(target, to, source, start), generate
 
 
 @njit(nogil=True, error_model="numpy")
@@ -198,10 +64,10 @@ def _gather(source, plane, target, base, size, window, pitch, clear):  # type: i
             out_of = plane + h * width + col0 * col_step + col_shift
             if col_step == 1:
                 if last > first:
-                    _copy(target, into + first, source, out_of + first, last - first)
+                    copy(target, into + first, source, out_of + first, last - first)
             else:
                 for v in range(first, last):
-                    _move(target, into + v, source, out_of + v * col_step)
+                    move(target, into + v, source, out_of + v * col_step)
         elif clear:
             for v in range(cols):
                 target[into + v] = 0.0
@@ -221,10 +87,10 @@ def _scatter(source, base, pitch, target, plane, size, window):  # type: ignore[
             into = plane + h * width + col0 * col_step + col_shift
             if col_step == 1:
                 if last > first:
-                    _copy(target, into + first, source, out_of + first, last - first)
+                    copy(target, into + first, source, out_of + first, last - first)
             else:
                 for v in range(first, last):
-                    _move(target, into + v * col_step, source, out_of + v)
+                    move(target, into + v * col_step, source, out_of + v)
 
 
 def _forward(x, w, y, offsets, shape, cut, start, stop):  # type: ignore[no-untyped-def]
@@ -256,19 +122,19 @@ def _forward(x, w, y, offsets, shape, cut, start, stop):  # type: ignore[no-unty
         if lanes == 4:
             for block in range(blocks):
                 for j in range(0, pixels, LANES):
-                    s0, s1, s2, s3 = _zero(), _zero(), _zero(), _zero()
+                    s0, s1, s2, s3 = zero(), zero(), zero(), zero()
                     at = (group * blocks + block) * taps * 4
                     for t in range(taps):
-                        value = _load(scratch, _at(offsets, t) + j)
-                        s0 = _minus_distance(s0, _spread(w, at), value)
-                        s1 = _minus_distance(s1, _spread(w, at + 1), value)
-                        s2 = _minus_distance(s2, _spread(w, at + 2), value)
-                        s3 = _minus_distance(s3, _spread(w, at + 3), value)
+                        value = load(scratch, whole(offsets, t) + j)
+                        s0 = minus_distance(s0, spread(w, at), value)
+                        s1 = minus_distance(s1, spread(w, at + 1), value)
+                        s2 = minus_distance(s2, spread(w, at + 2), value)
+                        s3 = minus_distance(s3, spread(w, at + 3), value)
                         at += 4
-                    _store(sums, j, s0)
-                    _store(sums, line + j, s1)
-                    _store(sums, 2 * line + j, s2)
-                    _store(sums, 3 * line + j, s3)
+                    store(sums, j, s0)
+                    store(sums, line + j, s1)
+                    store(sums, 2 * line + j, s2)
+                    store(sums, 3 * line + j, s3)
                 for m in range(min(4, k_group - block * 4)):
                     for i in range(count):
                         origin = ((n0 + i) * k + group * k_group + block * 4 + m) * p * q
@@ -276,19 +142,19 @@ def _forward(x, w, y, offsets, shape, cut, start, stop):  # type: ignore[no-unty
         else:
             for m in range(k_group):
                 for j in range(0, pixels, WIDE):
-                    s0, s1, s2, s3 = _zero(), _zero(), _zero(), _zero()
+                    s0, s1, s2, s3 = zero(), zero(), zero(), zero()
                     at = (group * k_group + m) * taps
                     for t in range(taps):
-                        o = _at(offsets, t) + j
-                        weight = _spread(w, at + t)
-                        s0 = _minus_distance(s0, weight, _load(scratch, o))
-                        s1 = _minus_distance(s1, weight, _load(scratch, o + LANES))
-                        s2 = _minus_distance(s2, weight, _load(scratch, o + 2 * LANES))
-                        s3 = _minus_distance(s3, weight, _load(scratch, o + 3 * LANES))
-                    _store(sums, j, s0)
-                    _store(sums, j + LANES, s1)
-                    _store(sums, j + 2 * LANES, s2)
-                    _store(sums, j + 3 * LANES, s3)
+                        o = whole(offsets, t) + j
+                        weight = spread(w, at + t)
+                        s0 = minus_distance(s0, weight, load(scratch, o))
+                        s1 = minus_distance(s1, weight, load(scratch, o + LANES))
+                        s2 = minus_distance(s2, weight, load(scratch, o + 2 * LANES))
+                        s3 = minus_distance(s3, weight, load(scratch, o + 3 * LANES))
+                    store(sums, j, s0)
+                    store(sums, j + LANES, s1)
+                    store(sums, j + 2 * LANES, s2)
+                    store(sums, j + 3 * LANES, s3)
                 for i in range(count):
                     origin = ((n0 + i) * k + group * k_group + m) * p * q
                     _scatter(sums, i * rows * pitch, pitch, y, origin, (p, q), window)
@@ -329,21 +195,21 @@ def _input_gradient(x, g, w, dx, offsets, starts, shape, cut, start, stop):  # t
                             base = m * line + i * rows * pitch
                             _gather(x, origin, values, base, (h, width), window, pitch, False)
                     for j in range(0, pixels, LANES):
-                        s0, s1, s2, s3 = _zero(), _zero(), _zero(), _zero()
-                        x0, x1 = _load(values, j), _load(values, line + j)
-                        x2, x3 = _load(values, 2 * line + j), _load(values, 3 * line + j)
+                        s0, s1, s2, s3 = zero(), zero(), zero(), zero()
+                        x0, x1 = load(values, j), load(values, line + j)
+                        x2, x3 = load(values, 2 * line + j), load(values, 3 * line + j)
                         at = ((group * blocks + block) * pairs + begin) * 4
                         for t in range(begin, end):
-                            slope = _load(gradient, _at(offsets, t) + j)
-                            s0 = _plus_clipped(s0, slope, _spread(w, at), x0)
-                            s1 = _plus_clipped(s1, slope, _spread(w, at + 1), x1)
-                            s2 = _plus_clipped(s2, slope, _spread(w, at + 2), x2)
-                            s3 = _plus_clipped(s3, slope, _spread(w, at + 3), x3)
+                            slope = load(gradient, whole(offsets, t) + j)
+                            s0 = plus_clipped(s0, slope, spread(w, at), x0)
+                            s1 = plus_clipped(s1, slope, spread(w, at + 1), x1)
+                            s2 = plus_clipped(s2, slope, spread(w, at + 2), x2)
+                            s3 = plus_clipped(s3, slope, spread(w, at + 3), x3)
                             at += 4
-                        _store(sums, j, s0)
-                        _store(sums, line + j, s1)
-                        _store(sums, 2 * line + j, s2)
-                        _store(sums, 3 * line + j, s3)
+                        store(sums, j, s0)
+                        store(sums, line + j, s1)
+                        store(sums, 2 * line + j, s2)
+                        store(sums, 3 * line + j, s3)
                     for m in range(channels):
                         for i in range(count):
                             origin = ((n0 + i) * c + group * c_group + block * 4 + m) * h * width
@@ -355,21 +221,21 @@ def _input_gradient(x, g, w, dx, offsets, starts, shape, cut, start, stop):  # t
                         origin = ((n0 + i) * c + group * c_group + m) * h * width
                         _gather(x, origin, values, i * rows * pitch, (h, width), window, pitch, False)
                     for j in range(0, pixels, WIDE):
-                        s0, s1, s2, s3 = _zero(), _zero(), _zero(), _zero()
-                        x0, x1 = _load(values, j), _load(values, j + LANES)
-                        x2, x3 = _load(values, j + 2 * LANES), _load(values, j + 3 * LANES)
+                        s0, s1, s2, s3 = zero(), zero(), zero(), zero()
+                        x0, x1 = load(values, j), load(values, j + LANES)
+                        x2, x3 = load(values, j + 2 * LANES), load(values, j + 3 * LANES)
                         at = (group * c_group + m) * pairs
                         for t in range(begin, end):
-                            o = _at(offsets, t) + j
-                            weight = _spread(w, at + t)
-                            s0 = _plus_clipped(s0, _load(gradient, o), weight, x0)
-                            s1 = _plus_clipped(s1, _load(gradient, o + LANES), weight, x1)
-                            s2 = _plus_clipped(s2, _load(gradient, o + 2 * LANES), weight, x2)
-                            s3 = _plus_clipped(s3, _load(gradient, o + 3 * LANES), weight, x3)
-                        _store(sums, j, s0)
-                        _store(sums, j + LANES, s1)
-                        _store(sums, j + 2 * LANES, s2)
-                        _store(sums, j + 3 * LANES, s3)
+                            o = whole(offsets, t) + j
+                            weight = spread(w, at + t)
+                            s0 = plus_clipped(s0, load(gradient, o), weight, x0)
+                            s1 = plus_clipped(s1, load(gradient, o + LANES), weight, x1)
+                            s2 = plus_clipped(s2, load(gradient, o + 2 * LANES), weight, x2)
+                            s3 = plus_clipped(s3, load(gradient, o + 3 * LANES), weight, x3)
+                        store(sums, j, s0)
+                        store(sums, j + LANES, s1)
+                        store(sums, j + 2 * LANES, s2)
+                        store(sums, j + 3 * LANES, s3)
                     for i in range(count):
                         origin = ((n0 + i) * c + group * c_group + m) * h * width
                         _scatter(sums, i * rows * pitch, pitch, dx, origin, (h, width), window)
@@ -402,10 +268,10 @@ def _depthwise_gradients(x, g, w, dx, dw, offsets, starts, shape, cut, start, st
                     origin = ((n0 + i) * k + group * k_group + ki) * p * q
                     _gather(g, origin, gradient, ki * plane + i * rows * pitch, (p, q), window, pitch, bands > 1)
                     if first == u0:
-                        total = _load(totals, ki * LANES)
+                        total = load(totals, ki * LANES)
                         for j in range(0, p * q - LANES + 1, LANES):
-                            total = _plus(total, _load(g, origin + j))
-                        _store(totals, ki * LANES, total)
+                            total = plus(total, load(g, origin + j))
+                        store(totals, ki * LANES, total)
                         for j in range(p * q // LANES * LANES, p * q):
                             totals[ki * LANES] += g[origin + j]
             pixels = ((count - 1) * rows + height - 1) * pitch + vs
@@ -418,24 +284,24 @@ def _depthwise_gradients(x, g, w, dx, dw, offsets, starts, shape, cut, start, st
                     origin = ((n0 + i) * c + group) * h * width
                     _gather(x, origin, values, i * rows * pitch, (h, width), window, pitch, False)
                 for j in range(0, pixels, WIDE):
-                    s0, s1, s2, s3 = _zero(), _zero(), _zero(), _zero()
-                    x0, x1 = _load(values, j), _load(values, j + LANES)
-                    x2, x3 = _load(values, j + 2 * LANES), _load(values, j + 3 * LANES)
+                    s0, s1, s2, s3 = zero(), zero(), zero(), zero()
+                    x0, x1 = load(values, j), load(values, j + LANES)
+                    x2, x3 = load(values, j + 2 * LANES), load(values, j + 3 * LANES)
                     for t in range(starts[phase], starts[phase + 1]):
-                        o = _at(offsets, t) + j
-                        weight = _spread(w, group * pairs + t)
-                        g0, g1 = _load(gradient, o), _load(gradient, o + LANES)
-                        g2, g3 = _load(gradient, o + 2 * LANES), _load(gradient, o + 3 * LANES)
-                        s0 = _plus_clipped(s0, g0, weight, x0)
-                        s1 = _plus_clipped(s1, g1, weight, x1)
-                        s2 = _plus_clipped(s2, g2, weight, x2)
-                        s3 = _plus_clipped(s3, g3, weight, x3)
-                        product = _plus_product(_plus_product(_load(products, t * LANES), g0, x0), g1, x1)
-                        _store(products, t * LANES, _plus_product(_plus_product(product, g2, x2), g3, x3))
-                    _store(sums, j, s0)
-                    _store(sums, j + LANES, s1)
-                    _store(sums, j + 2 * LANES, s2)
-                    _store(sums, j + 3 * LANES, s3)
+                        o = whole(offsets, t) + j
+                        weight = spread(w, group * pairs + t)
+                        g0, g1 = load(gradient, o), load(gradient, o + LANES)
+                        g2, g3 = load(gradient, o + 2 * LANES), load(gradient, o + 3 * LANES)
+                        s0 = plus_clipped(s0, g0, weight, x0)
+                        s1 = plus_clipped(s1, g1, weight, x1)
+                        s2 = plus_clipped(s2, g2, weight, x2)
+                        s3 = plus_clipped(s3, g3, weight, x3)
+                        product = plus_product(plus_product(load(products, t * LANES), g0, x0), g1, x1)
+                        store(products, t * LANES, plus_product(plus_product(product, g2, x2), g3, x3))
+                    store(sums, j, s0)
+                    store(sums, j + LANES, s1)
+                    store(sums, j + 2 * LANES, s2)
+                    store(sums, j + 3 * LANES, s3)
                 for i in range(count):
                     origin = ((n0 + i) * c + group) * h * width
                     _scatter(sums, i * rows * pitch, pitch, dx, origin, (h, width), window)
@@ -450,29 +316,15 @@ def _depthwise_gradients(x, g, w, dx, dw, offsets, starts, shape, cut, start, st
                 dw[group * pairs + t] = product - w[group * pairs + t] * total
 
 
-_FLOATS, _INTS = types.float32[::1], types.int64[::1]
-
-
 @cache
 def _compiled(name: str) -> Callable[..., None]:
-    """A kernel, compiled on first use and kept on disk where the disk allows it."""
     function, arrays, tables, cut = {
         "forward": (_forward, 3, 1, 9),
         "input_gradient": (_input_gradient, 4, 2, 15),
         "depthwise_gradients": (_depthwise_gradients, 5, 2, 15),
     }[name]
-    signature = types.void(
-        *[_FLOATS] * arrays,
-        *[_INTS] * tables,
-        types.UniTuple(types.int64, 12),
-        types.UniTuple(types.int64, cut),
-        types.int64,
-        types.int64,
-    )
-    try:
-        return njit(signature, nogil=True, cache=True, error_model="numpy")(function)
-    except RuntimeError:  # numba finds no directory it may write its cache to
-        return njit(signature, nogil=True, error_model="numpy")(function)
+    sizes = (types.UniTuple(types.int64, 12), types.UniTuple(types.int64, cut))
+    return compile_kernel(function, *[FLOATS] * arrays, *[INTS] * tables, *sizes, types.int64, types.int64)
 
 
 @dataclass(frozen=True)
@@ -645,7 +497,7 @@ def forward(
     packed = _in_fours(flat) if plan.cut[-1] == 4 else flat.reshape(-1)
     kernel = _compiled("forward")
     arguments = (x.reshape(-1), packed, y.reshape(-1), plan.offsets, geometry.shape(), plan.cut)
-    _run(lambda start, stop: kernel(*arguments, start, stop), plan.units, geometry.operations, threads)
+    run(lambda start, stop: kernel(*arguments, start, stop), plan.units, geometry.operations, threads)
 
 
 def _paired(weight: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
@@ -673,7 +525,7 @@ def input_gradient(
     kernel = _compiled("input_gradient")
     arrays = (x.reshape(-1), gradient.reshape(-1), packed, dx.reshape(-1))
     arguments = (*arrays, plan.offsets, plan.starts, geometry.shape(), plan.cut)
-    _run(lambda start, stop: kernel(*arguments, start, stop), plan.units, geometry.operations, threads)
+    run(lambda start, stop: kernel(*arguments, start, stop), plan.units, geometry.operations, threads)
 
 
 def depthwise_gradients(
@@ -694,45 +546,6 @@ def depthwise_gradients(
     pairs = np.empty(dw.size, np.float32)
     arrays = (x.reshape(-1), gradient.reshape(-1), _paired(weight, geometry).reshape(-1), dx.reshape(-1), pairs)
     arguments = (*arrays, plan.offsets, plan.starts, geometry.shape(), plan.cut)
-    _run(lambda start, stop: kernel(*arguments, start, stop), geometry.groups, geometry.operations, threads)
+    run(lambda start, stop: kernel(*arguments, start, stop), geometry.groups, geometry.operations, threads)
     positions = np.arange(dw.size, dtype=np.int64).reshape(dw.shape)  # where each pair came from
     dw.reshape(-1)[_paired(positions, geometry).reshape(-1)] = pairs
-
-
-_pool: ThreadPoolExecutor | None = None
-
-
-def _forget_pool() -> None:
-    global _pool
-    _pool = None  # a forked child has the executor but none of its threads
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
-
-
-def _executor() -> ThreadPoolExecutor:
-    global _pool
-    if _pool is None:
-        _pool = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="cosearch-add")
-    return _pool
-
-
-def _run(kernel: Callable[[int, int], None], units: int, operations: int, threads: int) -> None:
-    """Run units 0..units on `threads` threads, the caller among them; each takes the next chunk when it is free."""
-    threads = min(threads, units)
-    if threads <= 1 or operations < SMALL_WORK:
-        kernel(0, units)
-        return
-    chunk = -(-units // (threads * 4))
-    starts = itertools.count(0, chunk)  # next() on it is atomic
-
-    def work() -> None:
-        while (start := next(starts)) < units:
-            kernel(start, min(start + chunk, units))
-
-    others = [_executor().submit(work) for _ in range(threads - 1)]
-    work()
-    wait(others)
-    for other in others:
-        other.result()

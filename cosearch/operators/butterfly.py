@@ -9,15 +9,17 @@ K/groups x (C/groups R S), one chain per group.
 Training recipe: `from_dense` of a trained layer and a fine-tune with a small learning rate, or from scratch as is.
 """
 
+import copy
 import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from cosearch.errors import OperatorError
@@ -100,60 +102,67 @@ def _divisors(n: int) -> list[int]:
 
 
 @lru_cache(maxsize=256)
-def generate_chain(n_out: int, n_in: int, compression: float, shape: Shape = "any") -> Chain:
-    """The chain with the most parameters not above n_out n_in / compression; of equals the one with fewest factors.
+def generate_chain(n_out: int, n_in: int, compression: float, shape: Shape = "any", fill: float = 0.5) -> Chain:
+    """A chain with at most n_out n_in / compression parameters that is narrow, hence fast.
 
-    Dynamic programming over (outputs made, inputs left): factor i has prod r_1..r_i x prod s_i..s_N parameters. At
-    most `MAX_FACTORS` factors, every r and s at least 2. shape: restrict to chains of that kind.
+    Of the chains with at least `fill` of the most parameters that the limit allows, the one whose widest intermediate
+    is narrowest, then the one with most parameters. fill = 1 takes the most parameters whatever the width; chains
+    near the limit are often many times wider than their ends. At most `MAX_FACTORS` factors, every r and s at
+    least 2. shape: restrict to chains of that kind.
     Raises: OperatorError naming the argument; a prime size has no chain: pad it.
     """
     for name, value in (("n_out", n_out), ("n_in", n_in)):
         require(is_count(value) and value >= 2, name, value, "an integer of at least 2")
     require(compression >= 1, "compression", compression, "a number of at least 1")
     require(shape in ("any", "monotone", "bulging"), "shape", shape, "'any', 'monotone' or 'bulging'")
+    require(0 < fill <= 1, "fill", fill, "a fraction in (0, 1]")
     for name, value in (("n_out", n_out), ("n_in", n_in)):
         composite = len(_divisors(value)) > 2
-        hint = f"a composite number (pad it to {value + 1})"
-        require(composite or compression == 1, name, value, hint)
-    budget = math.floor(n_out * n_in / compression)
-    best: tuple[int, Chain] | None = None
-    for cost, r, s in _reachable(n_out, n_in, budget):
-        if best is not None and cost <= best[0]:
-            continue
-        chain = make_chain(r, s)
-        if shape == "any" or chain_shape(chain) == shape:
-            best = cost, chain
-    if best is None:
-        least = min((c for c, _, _ in _reachable(n_out, n_in, n_out * n_in)), default=n_out * n_in)
-        limit = n_out * n_in / least
-        raise OperatorError(
-            f"compression={compression!r}: expected at most {limit:.3g} for {n_out} x {n_in} with {MAX_FACTORS} factors"
-            + ("" if shape == "any" else f", or a shape other than {shape!r}")
-        )
-    return best[1]
+        require(composite or compression == 1, name, value, f"a composite number (pad it to {value + 1})")
+    found = _fitting_chains(n_out, n_in, math.floor(n_out * n_in / compression), shape)
+    if not found:
+        every = _fitting_chains(n_out, n_in, n_out * n_in, shape)
+        limit = n_out * n_in / min((c for c, _, _ in every), default=n_out * n_in)
+        kind = "" if shape == "any" else f" {shape}"
+        expected = f"at most {limit:.3g} for a{kind} chain of {n_out} x {n_in} with {MAX_FACTORS} factors"
+        raise OperatorError(f"compression={compression!r}: expected {expected}")
+    most = max(cost for cost, _, _ in found)
+    return min((c for c in found if c[0] >= fill * most), key=lambda c: (c[1], -c[0], len(c[2])))[2]
 
 
-def _reachable(n_out: int, n_in: int, budget: int) -> list[tuple[int, tuple[int, ...], tuple[int, ...]]]:
-    """(parameters, r, s) of chains within the budget, fewest factors first, one chain per cost and kind of widths."""
+def _fitting_chains(n_out: int, n_in: int, budget: int, shape: Shape) -> list[tuple[int, int, Chain]]:
+    chains = [(cost, width, make_chain(r, s)) for cost, width, r, s in _reachable(n_out, n_in, budget)]
+    return [found for found in chains if shape == "any" or chain_shape(found[2]) == shape]
+
+
+def _reachable(n_out: int, n_in: int, budget: int) -> list[tuple[int, int, tuple[int, ...], tuple[int, ...]]]:
+    """(parameters, widest intermediate, r, s) of chains within the budget, the narrowest per cost and kind of widths.
+
+    Dynamic programming over (outputs made, inputs left): factor i has prod r_1..r_i x prod s_i..s_N parameters.
+    """
     outs, ins = _divisors(n_out), _divisors(n_in)
-    Parts = tuple[tuple[int, ...], tuple[int, ...]]
-    states: dict[tuple[int, int], dict[tuple[int, int], Parts]] = {(1, n_in): {(0, 0): ((), ())}}
+    Path = tuple[int, tuple[int, ...], tuple[int, ...]]  # widest, r, s
+    states: dict[tuple[int, int], dict[tuple[int, int], Path]] = {(1, n_in): {(0, 0): (0, (), ())}}
     finished = []
     for _ in range(MAX_FACTORS):
-        following: dict[tuple[int, int], dict[tuple[int, int], Parts]] = {}
+        following: dict[tuple[int, int], dict[tuple[int, int], Path]] = {}
         for (made, left), paths in states.items():
             for out in (o for o in outs if o > made and o % made == 0):
                 for rest in (i for i in ins if i < left and left % i == 0):
-                    price = out * left
-                    width, before = out * rest, made * left
+                    price, width, before = out * left, out * rest, made * left
                     # keep apart what tells the shapes of chains: widths that grew, shrank, exceeded both ends
                     seen = (width > before) | (width < before) << 1 | (width > max(n_out, n_in)) << 2
                     target = following.setdefault((out, rest), {})
-                    for (cost, turn), (r, s) in paths.items():
-                        if cost + price <= budget:
-                            target.setdefault((cost + price, turn | seen), ((*r, out // made), (*s, left // rest)))
+                    for (cost, kinds), (widest, r, s) in paths.items():
+                        total = cost + price
+                        if total > budget:
+                            continue
+                        path = (max(widest, width), (*r, out // made), (*s, left // rest))
+                        key = (total, kinds | seen)
+                        if key not in target or path[0] < target[key][0]:
+                            target[key] = path
         ends = following.get((n_out, 1), {})
-        finished += [(cost, r, s) for (cost, _), (r, s) in ends.items()]
+        finished += [(cost, widest, r, s) for (cost, _), (widest, r, s) in ends.items()]
         states = following
     return finished
 
@@ -239,19 +248,46 @@ def _fit_factor(matrix: Tensor, later: Tensor, early: Tensor, factor: Factor, ol
     return torch.where(weight > 0, moment / weight, old)
 
 
-def apply_chain(x: Tensor, weights: Sequence[Tensor], chain: Chain) -> Tensor:
-    """Apply the chain of each group to columns. x: N x groups x n_in x L; weights: groups x B x r x s x t per factor.
+class _ApplyFactor(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        from cosearch.operators import _chain_kernels
 
-    Returns: N x groups x n_out x L.
+        ctx.save_for_backward(x, weight)
+        return _chain_kernels.apply(x.detach(), weight.detach(), torch.get_num_threads())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        from cosearch.operators import _chain_kernels
+
+        x, weight = ctx.saved_tensors
+        threads = torch.get_num_threads()
+        dx = _chain_kernels.apply(gradient, weight.transpose(1, 2), threads) if ctx.needs_input_grad[0] else None
+        dw = _chain_kernels.weight_gradient(x, gradient, weight, threads) if ctx.needs_input_grad[1] else None
+        return dx, dw
+
+
+def _plain_factor(x: Tensor, weight: Tensor) -> Tensor:
+    """A factor as one grouped 1x1 convolution, the t diagonals of a block being groups of their own."""
+    n, _, length = x.shape
+    b, r, s, t = weight.shape
+    columns = x.reshape(n, b, s, t, length).transpose(2, 3).reshape(n, -1, length)
+    kernel = weight.permute(0, 3, 1, 2).reshape(b * t * r, s, 1)
+    y = F.conv1d(columns, kernel, groups=b * t)
+    return y.reshape(n, b, t, r, length).transpose(2, 3).reshape(n, -1, length)
+
+
+def apply_chain(x: Tensor, weights: Sequence[Tensor], plain: bool = False) -> Tensor:
+    """Apply a chain, or one per group side by side, to columns.
+
+    x: N x (groups n_in) x L; weights: groups x B x r x s x t per factor. Returns: N x (groups n_out) x L. float32 on
+    a CPU runs in the numba kernels of `_chain_kernels` unless `plain`; the rest as grouped convolutions.
     """
-    n, groups, _, length = x.shape
-    for weight, factor in zip(weights, chain, strict=True):
-        b, r, s, t = factor.shape
-        # one grouped 1x1 convolution per factor; the t diagonals of a block become groups of their own
-        columns = x.reshape(n, groups, b, s, t, length).transpose(3, 4).reshape(n, -1, length)
-        kernel = weight.permute(0, 1, 4, 2, 3).reshape(groups * b * t * r, s, 1)
-        y = F.conv1d(columns, kernel, groups=groups * b * t)
-        x = y.reshape(n, groups, b, t, r, length).transpose(3, 4).reshape(n, groups, factor.p, length)
+    fast = not plain and x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0
+    for weight in weights:
+        blocks = weight.flatten(0, 1)
+        x = _ApplyFactor.apply(x, blocks) if fast else _plain_factor(x, blocks)
     return x
 
 
@@ -268,6 +304,7 @@ class ButterflyLinear(LinearOperator):
     """
 
     bias: nn.Parameter | None
+    is_plain = False
 
     def __init__(
         self,
@@ -285,13 +322,8 @@ class ButterflyLinear(LinearOperator):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
-        y = x.reshape(-1, self.in_features)
-        for weight, factor in zip(self.factors, self.chain, strict=True):
-            b, r, s, t = factor.shape
-            # b t products of r x s on all rows at once
-            columns = y.reshape(-1, b, s, t).permute(1, 3, 0, 2).reshape(b * t, -1, s)
-            kernel = weight[0].permute(0, 3, 2, 1).reshape(b * t, s, r)
-            y = torch.bmm(columns, kernel).reshape(b, t, -1, r).permute(2, 0, 3, 1).reshape(-1, factor.p)
+        columns = x.reshape(1, -1, self.in_features).transpose(1, 2)
+        y = apply_chain(columns, list(self.factors), self.is_plain).transpose(1, 2)
         y = y.reshape(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y + self.bias
 
@@ -303,7 +335,8 @@ class ButterflyLinear(LinearOperator):
         _load_factors(self.factors, weight[None], self.chain, sweeps)
 
     def plain(self) -> nn.Module:
-        return self
+        """A copy in ordinary torch operations, for export."""
+        return _as_plain(self)
 
     def cost_layers(self, name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
         """One grouped `mac` layer per factor."""
@@ -318,6 +351,7 @@ class ButterflyConv2d(ConvOperator):
     """Drop-in for nn.Conv2d: a butterfly chain per group on the matrix K/groups x (C/groups R S)."""
 
     bias: nn.Parameter | None
+    is_plain = False
 
     def __init__(
         self,
@@ -346,8 +380,7 @@ class ButterflyConv2d(ConvOperator):
             columns = x[:, :, :: self.stride[0], :: self.stride[1]]
         else:
             columns = F.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)
-        columns = columns.reshape(n, self.groups, -1, p * q)
-        y = apply_chain(columns, list(self.factors), self.chain).reshape(n, k, p, q)
+        y = apply_chain(columns.reshape(n, -1, p * q), list(self.factors), self.is_plain).reshape(n, k, p, q)
         return y if self.bias is None else y + self.bias.view(-1, 1, 1)
 
     def dense_weight(self) -> Tensor:
@@ -360,7 +393,8 @@ class ButterflyConv2d(ConvOperator):
         _load_factors(self.factors, weight.reshape(self.groups, self.chain[-1].p, -1), self.chain, sweeps)
 
     def plain(self) -> nn.Module:
-        return self
+        """A copy in ordinary torch operations, for export."""
+        return _as_plain(self)
 
     def cost_layers(self, name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
         """One grouped 1x1 `mac` layer per factor; the first reads an unfolded input, which is C R S channels wide."""
@@ -369,6 +403,15 @@ class ButterflyConv2d(ConvOperator):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, chain={[(f.r, f.s) for f in self.chain]}"
+
+
+Layered = TypeVar("Layered", "ButterflyLinear", "ButterflyConv2d")
+
+
+def _as_plain(layer: Layered) -> Layered:
+    plain = copy.deepcopy(layer)
+    plain.is_plain = True
+    return plain
 
 
 def _checked(chain: Chain | None, n_out: int, n_in: int, compression: float) -> Chain:

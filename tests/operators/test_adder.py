@@ -130,9 +130,9 @@ def test_plain_forms_gradient_passes_gradcheck() -> None:
 
 @pytest.mark.parametrize("shape", SHAPES[:7], ids=str)
 def test_results_do_not_depend_on_the_number_of_threads(shape: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cosearch.operators import _add_kernels
+    from cosearch.operators import _simd
 
-    monkeypatch.setattr(_add_kernels, "SMALL_WORK", 0)
+    monkeypatch.setattr(_simd, "SMALL_WORK", 0)
     n, c, *rest = shape
     x, weight, how = _operands((n * 16, c, *rest))
     before = torch.get_num_threads()
@@ -149,9 +149,9 @@ def test_results_do_not_depend_on_the_number_of_threads(shape: tuple, monkeypatc
 
 
 def test_concurrent_callers_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    from cosearch.operators import _add_kernels
+    from cosearch.operators import _simd
 
-    monkeypatch.setattr(_add_kernels, "SMALL_WORK", 0)
+    monkeypatch.setattr(_simd, "SMALL_WORK", 0)
     x, weight = torch.randn(16, 16, 8, 8), torch.randn(16, 16, 3, 3)
     expected = add_conv2d(x, weight, padding=1)
     wrong = []

@@ -14,6 +14,7 @@ from cosearch.operators.butterfly import (
     ButterflyLinear,
     _fit_factor,
     alternating_least_squares,
+    apply_chain,
     chain_from_factors,
     chain_matrix,
     chain_parameters,
@@ -195,18 +196,48 @@ def test_the_generator_finds_the_best_chain_of_an_exhaustive_search() -> None:
         return [(d, *rest) for d in range(2, n) if n % d == 0 for rest in splits(n // d, parts - 1)]
 
     budget = 24 * 36 / 2
-    every = [
-        chain_parameters(make_chain(r, s))
-        for parts in range(1, 5)
-        for r in splits(24, parts)
-        for s in splits(36, parts)
-    ]
-    assert chain_parameters(generate_chain(24, 36, 2.0)) == max(c for c in every if c <= budget)
+    chains = [make_chain(r, s) for parts in range(1, 5) for r in splits(24, parts) for s in splits(36, parts)]
+    fitting = [(chain_parameters(c), max(f.p for f in c)) for c in chains if chain_parameters(c) <= budget]
+    most = max(cost for cost, _ in fitting)
+    assert chain_parameters(generate_chain(24, 36, 2.0, fill=1.0)) == most
+    narrow = generate_chain(24, 36, 2.0, fill=0.6)
+    cost, width = chain_parameters(narrow), max(f.p for f in narrow)
+    assert width == min(w for c, w in fitting if c >= 0.6 * most)
+    assert cost == max(c for c, w in fitting if c >= 0.6 * most and w == width)
 
 
 def test_large_layers_are_generated_quickly_near_their_budget() -> None:
-    chain = generate_chain(512, 4608, 4.0)
-    assert 3.9 < 512 * 4608 / chain_parameters(chain) < 4.6
+    full, narrow = generate_chain(512, 4608, 4.0, fill=1.0), generate_chain(512, 4608, 4.0)
+    assert 4.0 <= 512 * 4608 / chain_parameters(full) < 4.6
+    assert 4.0 <= 512 * 4608 / chain_parameters(narrow) < 9
+    assert max(f.p for f in narrow) <= max(f.p for f in full)
+
+
+def test_kernels_equal_the_grouped_convolutions() -> None:
+    torch.manual_seed(0)
+    for chain, groups, length in ((make_chain((4, 2, 8), (2, 9, 4)), 1, 49), (make_chain((3, 5), (7, 2)), 2, 16)):
+        weights = [torch.randn(groups, *f.shape, requires_grad=True) for f in chain]
+        x = torch.randn(3, groups * chain[0].q, length, requires_grad=True)
+        upstream = torch.randn(3, groups * chain[-1].p, length)
+        results = []
+        for plain in (False, True):
+            y = apply_chain(x, weights, plain)
+            results.append((y, *torch.autograd.grad(y, (x, *weights), upstream)))
+        for fast, slow in zip(*results, strict=True):
+            assert torch.allclose(fast, slow, rtol=1e-4, atol=1e-4 * float(slow.detach().abs().max()))
+
+
+def test_results_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cosearch.operators import _simd
+
+    monkeypatch.setattr(_simd, "SMALL_WORK", 0)
+    layer, x = ButterflyLinear(64, 64), torch.randn(50, 64, requires_grad=True)
+    before, results = torch.get_num_threads(), []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        results.append(torch.autograd.grad(layer(x).square().sum(), (x, *layer.factors)))
+    torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def test_fitting_a_dense_weight_beats_a_random_start_and_round_trips() -> None:
@@ -239,6 +270,7 @@ def test_one_factor_is_the_dense_layer() -> None:
         (lambda: generate_chain(64, 64, 1e6), "compression"),
         (lambda: generate_chain(64, 64, 0.5), "compression"),
         (lambda: generate_chain(64, 64, 2.0, "round"), "shape"),
+        (lambda: generate_chain(64, 64, 2.0, fill=0.0), "fill"),
         (lambda: make_chain((2, 2), (2,)), "r, s"),
         (lambda: ButterflyLinear(8, 8, chain=make_chain((2, 2), (2, 2))), "chain"),
         (lambda: ButterflyLinear(16, 16, compression=2)(torch.ones(2, 7)), "input"),
