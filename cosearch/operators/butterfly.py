@@ -6,7 +6,7 @@ alone: t_i = r_1..r_(i-1), and with prod r = n_out, prod s = n_in every entry of
 that the product of all-ones factors is all ones. Convolutions use the chain on their reshaped matrix
 K/groups x (C/groups R S), one chain per group.
 
-Training recipe: `from_dense` of a trained layer and a fine-tune with a small learning rate, or from scratch as is.
+Training recipe: `load_dense` of a trained layer and a fine-tune with a small learning rate, or from scratch as is.
 """
 
 import copy

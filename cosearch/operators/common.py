@@ -76,7 +76,7 @@ class ConvOperator(nn.Module):
         return self.out_channels, self.in_channels // self.groups, *self.kernel_size
 
     def check_input(self, x: Tensor) -> None:
-        """Raises: OperatorError unless x is N x in_channels x H x W and the kernel fits in it."""
+        """Raises: OperatorError unless x is N x in_channels x H x W."""
         holds = x.dim() == 4 and x.shape[1] == self.in_channels
         require(holds, "input", tuple(x.shape), f"N x {self.in_channels} x H x W")
 

@@ -1,6 +1,6 @@
 """Operators beside what torch offers for the same shape, in one run: ``python -m tests.benchmarks.operators``.
 
-Every figure is the best of several interleaved repeats, so that a busy machine slows both sides alike. Writes
+Every figure is the least of many runs that take turns, so that a busy machine slows both sides alike. Writes
 docs/benchmarks/operators.md.
 """
 
@@ -29,24 +29,23 @@ from cosearch.operators import (
 )
 from cosearch.operators.butterfly import ButterflyConv2d
 
-REPEATS, SECONDS = 7, 0.02
+REPEATS, SECONDS = 40, 2.0
 Row = tuple[str, ...]
 
 
 def best_ms(*calls: Callable[[], object]) -> list[float]:
-    """The least milliseconds of each call; repeats of all calls take turns."""
-    counts, least = [], [float("inf")] * len(calls)
+    """The least milliseconds of each call over single runs that take turns: at least 6, at most REPEATS or SECONDS."""
+    least = [float("inf")] * len(calls)
     for call in calls:
         call()
-        start = time.perf_counter()
-        call()
-        counts.append(max(1, min(50, int(SECONDS / max(time.perf_counter() - start, 1e-9)))))
-    for _ in range(REPEATS):
-        for i, (call, count) in enumerate(zip(calls, counts, strict=True)):
+    begin = time.perf_counter()
+    for repeat in range(REPEATS):
+        if repeat >= 6 and time.perf_counter() - begin > SECONDS:
+            break
+        for i, call in enumerate(calls):
             start = time.perf_counter()
-            for _ in range(count):
-                call()
-            least[i] = min(least[i], (time.perf_counter() - start) / count)
+            call()
+            least[i] = min(least[i], time.perf_counter() - start)
     return [1e3 * seconds for seconds in least]
 
 
@@ -250,8 +249,9 @@ def main() -> None:
     sections = [
         "# Operators beside torch\n",
         f"{datetime.date.today()}, {processor}, {threads} thread(s), Python {platform.python_version()}, torch "
-        f"{torch.__version__}, commit {commit}. `python -m tests.benchmarks.operators [threads]`. Least of {REPEATS} "
-        f"interleaved repeats. Cold compilation of all adder kernels with numba's import: {cold:.1f} s.\n",
+        f"{torch.__version__}, commit {commit}. `python -m tests.benchmarks.operators [threads]`. "
+        f"Least of up to {REPEATS} interleaved runs. Cold compilation of all adder kernels, numba's import included: "
+        f"{cold:.1f} s.\n",
         "## Adder: response and gradients\n",
         "forward / conv2d: how many times conv2d's time (target: at most 8); cdist, unfold: how many times ours those "
         "take (target for cdist: at least 5); backward / forward (target: at most 2.5).\n",
