@@ -26,7 +26,7 @@ from cosearch.accuracy import (
 from cosearch.config import RunConfig
 from cosearch.costs import RESOURCES, AcceleratorCosts, MeasuredCosts, read_table, unknown_device
 from cosearch.data import Dataset, load_dataset
-from cosearch.errors import ConfigError, CosearchError, InfeasibleError, UnknownNameError
+from cosearch.errors import ConfigError, CosearchError, InfeasibleError, RunError, UnknownNameError
 from cosearch.finalists import Training, load_trained, train_all
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.hardware.report import layer_report
@@ -73,7 +73,10 @@ def load_problem_data(config: RunConfig) -> tuple[Dataset, Any]:
 
 @dataclass(frozen=True)
 class Problem:
-    """All that a search needs, checked. device_name: the part, or the measurement file."""
+    """All that a search needs, checked. device_name: the part, or the measurement file.
+
+    known_accuracy: the source, if it is a table or a predictor.
+    """
 
     config: RunConfig
     dataset: Dataset
@@ -81,6 +84,7 @@ class Problem:
     objectives: Objectives
     costs: AcceleratorCosts | MeasuredCosts
     device_name: str
+    known_accuracy: AccuracySource | None
 
     @cached_property
     def conv_only(self) -> Any | None:
@@ -107,26 +111,38 @@ def prepare(config: RunConfig, reporter: Reporter) -> Problem:
     if config.accuracy_table is not None and not needs_table:
         raise ConfigError(f"--accuracy-table is read with --accuracy table or predictor, not {config.accuracy}")
     dataset, space = load_problem_data(config)
-    costs, device_name = _costs(config, space, objectives, reporter)
+    known = None
+    if config.accuracy_table is not None:
+        known = _known_accuracy(config.accuracy_table, config.accuracy, space, len(dataset.validation))
+    costs, device_name, objectives = _costs(config, space, objectives, reporter)
     costs.fronts([{name: options[-1] for name, options in space.choices.items()}])  # an unknown metric shows here
     _require_feasible(space, costs, config.constraints, device_name)
-    return Problem(config, dataset, space, objectives, costs, device_name)
+    return Problem(config, dataset, space, objectives, costs, device_name, known)
+
+
+def _known_accuracy(path: Path, kind: str, space: Any, images: int) -> AccuracySource:
+    """Raises: DataError, ConfigError."""
+    table = read_table(path, space, "accuracy")
+    require_fractions(table)
+    source = TableAccuracy if kind == "table" else PredictorAccuracy
+    return source(space, table, images)
 
 
 def _costs(
     config: RunConfig, space: Any, objectives: Objectives, reporter: Reporter
-) -> tuple[AcceleratorCosts | MeasuredCosts, str]:
+) -> tuple[AcceleratorCosts | MeasuredCosts, str, Objectives]:
+    """Costs, the device's name, and the objectives: of the default ones, those that the device has."""
     if Path(config.device).suffix == ".csv":
         table = read_table(Path(config.device), space, "latency_ms", ("energy_mj",))
-        if objectives == Objectives() and "energy_mj" not in table.values:
-            objectives = Objectives(("accuracy", "latency_ms"))
+        if objectives.names == Objectives().names and "energy_mj" not in table.values:
+            objectives = replace(objectives, names=("accuracy", "latency_ms"))
         measured = MeasuredCosts(space, table, objectives, config.constraints)
         spread = ", ".join(f"{name} within {error:.1%}" for name, error in measured.errors.items())
         reporter.say(
             f"Device {config.device}: {len(table.archs)} measured networks; predictions, cross-validated: {spread}. "
             "There is no accelerator to search: the device is given."
         )
-        return measured, config.device
+        return measured, config.device, objectives
     try:
         device = accelerators.find(config.device, accounting=config.accounting)
     except UnknownNameError as error:
@@ -143,7 +159,7 @@ def _costs(
 
         tensor = cost_tensor(layers, device, progress=advance)
         phase.advance(len(layers) - priced, f"{len(device):.3g} accelerators on {device.name}")
-    return AcceleratorCosts(space, tensor, objectives, config.constraints), device.name
+    return AcceleratorCosts(space, tensor, objectives, config.constraints), device.name, objectives
 
 
 def _require_feasible(space: Any, costs: Any, constraints: Mapping[str, float], device: str) -> None:
@@ -293,11 +309,8 @@ def _accuracy_source(run: RunDirectory, problem: Problem, reporter: Reporter, de
         return SupernetAccuracy(space, _trained_supernet(run, problem, device, reporter, deadline), dataset, device)
     if config.accuracy == "train":
         return TrainAccuracy(space, dataset, config.finalist_epochs, config.seed, device)
-    assert config.accuracy_table is not None
-    table = read_table(config.accuracy_table, space, "accuracy")
-    require_fractions(table)
-    source = TableAccuracy if config.accuracy == "table" else PredictorAccuracy
-    return source(space, table, len(dataset.validation))
+    assert problem.known_accuracy is not None
+    return problem.known_accuracy
 
 
 def _trained_supernet(run: RunDirectory, problem: Problem, device: str, reporter: Reporter, deadline: float) -> Any:
@@ -343,10 +356,15 @@ def _searches(
         if problem.conv_only is not None:
             plans[CONV_ONLY] = (problem.conv_only, strategy)
         plans[RANDOM] = (problem.space, "random")
-    return {
-        name: _search(run, problem, name, space, strategy, accuracy, at_once, reporter, deadline)
-        for name, (space, strategy) in plans.items()
-    }
+    found = {}
+    for name, (space, strategy) in plans.items():
+        try:
+            found[name] = _search(run, problem, name, space, strategy, accuracy, at_once, reporter, deadline)
+        except InfeasibleError as error:
+            if name == CO_SEARCH:
+                raise
+            reporter.say(f"{name}: {error}")  # a baseline that the limits rule out is no reason to lose the search
+    return found
 
 
 def _search(
@@ -376,7 +394,15 @@ def _search(
     with reporter.phase(f"{name}: {strategy_name}", trials, len(history.told)) as phase, _pool(at_once) as pool:
         while len(history.told) < trials:
             # a batch ends where a generation does, so that what is proposed never depends on the number of threads
-            batch = strategy.ask(min(BATCH - len(history.told) % BATCH, trials - len(history.told)))
+            wanted = min(BATCH - len(history.told) % BATCH, trials - len(history.told))
+            try:
+                batch = strategy.ask(wanted)
+            except InfeasibleError as error:
+                if not history.told:
+                    raise
+                reporter.say(f"{name}: {error}")
+                run.log("exhausted", study=name, trials=len(history.told))
+                break
             for candidate, (outcome, seconds) in zip(batch, pool.map(outcome_of, batch), strict=True):
                 device = (
                     costs.accelerator(candidate.arch, candidate.point).name if hasattr(costs, "accelerator") else None
@@ -525,6 +551,8 @@ def _on_default(design: Design, problem: Problem, accelerator: Accelerator) -> D
 
 def _notes(problem: Problem, chosen: Mapping[str, _Chosen], designs: Sequence[Design]) -> list[str]:
     notes = results.bought(designs)
+    if problem.config.baselines and problem.conv_only is not None and CONV_ONLY not in chosen:
+        notes.append(f"{CONV_ONLY}: no network of only convolutions meets the limits")
     if CONV_ONLY in chosen and isinstance(problem.costs, AcceleratorCosts):
         notes.append(_sensitivity(problem, chosen[CO_SEARCH], chosen[CONV_ONLY]))
     return notes
@@ -536,7 +564,7 @@ FACTORS = (0.5, 2.0)
 def _sensitivity(problem: Problem, finalist: _Chosen, baseline: _Chosen) -> str:
     """Whether finalist and baseline keep their order of energy when each modelled unit cost is halved or doubled.
 
-    Under the changed costs each network gets its best accelerator anew, among the array sizes and clocks of the two.
+    Under the changed costs each network gets its best accelerator anew, among the array sizes of the two designs.
     """
     costs = problem.costs
     assert isinstance(costs, AcceleratorCosts)
@@ -546,7 +574,6 @@ def _sensitivity(problem: Problem, finalist: _Chosen, baseline: _Chosen) -> str:
     sizes = {
         "rows": sorted({engine.rows for engine in engines}),
         "cols": sorted({engine.cols for engine in engines}),
-        "clock_mhz": sorted({accelerator.clock_mhz for accelerator in chosen}),
     }
     archs = [finalist[0], baseline[0]]
     used = costs.space.counts(archs, costs.tensor.layers).any(0)
@@ -556,13 +583,18 @@ def _sensitivity(problem: Problem, finalist: _Chosen, baseline: _Chosen) -> str:
         options = {"accounting": problem.config.accounting, "choices": sizes, "scale_modelled": scale}
         tensor = cost_tensor(layers, accelerators.find(problem.config.device, **options), cache=False)
         priced = AcceleratorCosts(problem.space, tensor, Objectives())
-        ours, theirs = (priced.least_edp_cost(arch).energy_mj for arch in archs)
+        try:
+            ours, theirs = (priced.least_edp_cost(arch).energy_mj for arch in archs)
+        except InfeasibleError:
+            return float("nan")
         return float(ours[0] / theirs[0])
 
     base = ratio({})
     changed = {(name, factor): ratio({name: factor}) for name in device.modelled for factor in FACTORS}
-    turned = [f"{name} x{factor:g}" for (name, factor), value in changed.items() if (value < 1) != (base < 1)]
-    span = f"energy ratio to conv-only {base:.2f}, {min(changed.values()):.2f} to {max(changed.values()):.2f}"
+    known = {case: value for case, value in changed.items() if np.isfinite(value)}
+    turned = [f"{name} x{factor:g}" for (name, factor), value in known.items() if (value < 1) != (base < 1)]
+    span = f"energy ratio to conv-only {base:.2f}, {min(known.values()):.2f} to {max(known.values()):.2f}"
+    span += "".join(f"; no design fits with {name} x{factor:g}" for name, factor in changed.keys() - known.keys())
     verdict = f"the order turns with {', '.join(turned)}" if turned else "the order of finalist and conv-only holds"
     return f"sensitivity: with each of {len(device.modelled)} modelled unit costs halved and doubled {verdict} ({span})"
 
@@ -636,6 +668,12 @@ def load(path: Path | str) -> Result:
 
     run_directory = RunDirectory.open(Path(path))
     data = run_directory.read_json("result.json")
-    front = pd.read_csv(io.StringIO((run_directory.path / "front.csv").read_text(encoding="utf-8")))
-    designs = tuple(Design.from_json(design) for design in data["designs"])
-    return Result(str(path), front, designs, tuple(data["notes"]))
+    try:
+        front = pd.read_csv(io.StringIO((run_directory.path / "front.csv").read_text(encoding="utf-8")))
+        designs = tuple(Design.from_json(design) for design in data["designs"])
+        return Result(str(path), front, designs, tuple(data["notes"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{path}: front.csv or result.json is missing or damaged ({error}): write them again with: "
+            f"cosearch resume {path}"
+        ) from error

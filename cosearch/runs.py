@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+METADATA = "cosearch"
+"""The one entry of a tensor file's metadata; it holds a JSON object."""
+
+
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Write, fsync, rename: the file is never half there."""
     data = content.encode() if isinstance(content, str) else content
@@ -114,7 +118,9 @@ class RunDirectory:
     def save_tensors(self, name: str, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str]) -> None:
         from safetensors.torch import save
 
-        write_atomic(self.path / name, save({k: v.contiguous() for k, v in tensors.items()}, dict(metadata)))
+        # one entry, because safetensors writes several in random order and equal runs are to leave equal files
+        described = {METADATA: json.dumps(dict(metadata))}
+        write_atomic(self.path / name, save({k: v.contiguous() for k, v in tensors.items()}, described))
 
     def load_tensors(self, name: str) -> tuple[dict[str, "Tensor"], dict[str, str]] | None:
         """Tensors and metadata, or None if the file is not there.
@@ -128,8 +134,9 @@ class RunDirectory:
             return None
         try:
             with safe_open(path, framework="pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
+                described = json.loads((file.metadata() or {}).get(METADATA, "{}"))
+                return {key: file.get_tensor(key) for key in file.keys()}, described  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError) as error:
             raise RunError(f"{path} is damaged ({error}): remove it and run: cosearch resume {self.path}") from None
 
 
@@ -142,11 +149,19 @@ class TrialLog:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space, self.objectives = space, objectives
         directions: Any = objectives.directions
-        url = f"sqlite:///{(run.path / 'study.db').resolve()}"
-        self.study: optuna.Study = optuna.create_study(
-            study_name=name, storage=url, directions=directions, load_if_exists=True
-        )
-        if not self.study.trials:
+        database = (run.path / "study.db").resolve()
+        try:
+            self.study: optuna.Study = optuna.create_study(
+                study_name=name, storage=f"sqlite:///{database}", directions=directions, load_if_exists=True
+            )
+            self._recorded = self.study.trials
+        except Exception as error:
+            # a damaged database raises errors of SQLite, SQLAlchemy, Alembic and Optuna
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise RunError(
+                f"{database} is damaged ({first}): remove it and search again with: cosearch resume {run.path}"
+            ) from error
+        if not self._recorded:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 self.study.set_metric_names(list(objectives.names))
@@ -179,14 +194,14 @@ class TrialLog:
         )
 
     def finished(self) -> Sequence[tuple[Candidate, dict[str, float] | Failure]]:
-        """All recorded trials in order, to be told to a strategy again.
+        """The trials that were recorded before this log was opened, in order, to be told to a strategy again.
 
         Raises: RunError if one is of another space.
         """
         from optuna.trial import TrialState
 
         told: list[tuple[Candidate, dict[str, float] | Failure]] = []
-        for trial in self.study.trials:
+        for trial in self._recorded:
             arch = json.loads(trial.user_attrs["arch"])
             self.space.check(arch)
             candidate = Candidate(trial.number, arch)

@@ -168,7 +168,7 @@ def test_a_huge_value_is_not_printed_in_full(tmp_path):
     for i in range(5):  # 10^6 words here; two more lines would hang a program that prints them
         nested = f"[&n{i} {nested}{f', *n{i}' * 9}]"
     (tmp_path / "bomb.yaml").write_text(f"space: {nested}\n")
-    with pytest.raises(ConfigError, match="^space") as caught:
+    with pytest.raises(ConfigError, match=r"^space") as caught:
         RunConfig.make(read_yaml(tmp_path / "bomb.yaml"))
     assert len(str(caught.value)) < 1000
 
@@ -236,11 +236,12 @@ def modules_after(code: str) -> set[str]:
     [
         "import cosearch",
         "import cosearch.workload, cosearch.macro, cosearch.config, cosearch.hardware",
-        "import search_spaces.networks.shiftadd as s; space = s.space(); space.layer_table(); space.workload(space.largest())",
+        "import search_spaces.networks.shiftadd as s; a = s.space(); a.layer_table(); a.workload(a.largest())",
         "import search_spaces.accelerators.fpga as f; f.space('ecp5-85f')",
         "import predictors, hwbench_data, cosearch.operators",
         "import cosearch.strategies.evolutionary, cosearch.strategies.random",
-        "import sys; sys.argv = ['cosearch', '--help']\nimport cosearch.cli\ntry: cosearch.cli.main()\nexcept SystemExit: pass",
+        "import sys; sys.argv = ['cosearch', '--help']\nimport cosearch.cli\n"
+        "try: cosearch.cli.main()\nexcept SystemExit: pass",
         "import sys; sys.argv = ['cosearch', 'run', '--help']\nimport cosearch.cli\n"
         "try: cosearch.cli.main()\nexcept SystemExit: pass",
     ],

@@ -1,6 +1,6 @@
 """What all strategies share: candidates, failures, and sampling of networks whose hardware meets the constraints."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -72,7 +72,7 @@ class History:
     def __init__(self, space: Decisions, costs: Costs, objectives: Objectives, seed: int) -> None:
         self.space, self.costs, self.objectives, self.seed = space, costs, objectives, seed
         self.told: list[Told] = []
-        self.seen: set[str] = set()
+        self.seen: dict[str, Arch] = {}  # in the order of asking, which a replay repeats
         self.next_number = 0
 
     def stream(self, number: int) -> np.random.Generator:
@@ -85,7 +85,7 @@ class History:
         point = int(np.argmin(product(columns, self.objectives))) if columns else 0
         made = Candidate(self.next_number, arch, point)
         self.next_number += 1
-        self.seen.add(made.key)
+        self.seen[made.key] = arch
         return made
 
     def tell(self, candidate: Candidate, result: Mapping[str, float] | Failure) -> None:
@@ -96,13 +96,29 @@ class History:
             accuracy = float(value) if value is not None and np.isfinite(value) else None
         self.space.check(candidate.arch)
         [front] = self.costs.fronts([candidate.arch])
-        self.seen.add(candidate.key)
+        self.seen.setdefault(candidate.key, candidate.arch)
         self.next_number = max(self.next_number, candidate.number + 1)
         self.told.append(Told(candidate, accuracy, front))
 
     def admissible(self, arch: Arch) -> bool:
         """New, and able to meet the constraints."""
         return arch_key(arch) not in self.seen and len(self.costs.fronts([arch])[0]) > 0
+
+    def ask(self, n: int, propose: Callable[[int], Arch]) -> list[Candidate]:
+        """Up to n candidates, `propose(number)` giving each its network; fewer if the space is exhausted.
+
+        Raises: InfeasibleError if there is not even one.
+        """
+        made: list[Candidate] = []
+        for _ in range(n):
+            try:
+                arch = propose(self.next_number)
+            except InfeasibleError:
+                if not made:
+                    raise
+                break
+            made.append(self.candidate(arch))
+        return made
 
     def fresh_sample(self, rng: np.random.Generator) -> Arch:
         """A new network that meets the constraints, uniform by rejection; if that is rare, a repaired one.
@@ -123,7 +139,8 @@ class History:
 
     def _repair(self, arch: Arch, rng: np.random.Generator) -> Arch | None:
         """Take decisions from the nearest feasible network seen, one by one, until the constraints are met."""
-        feasible = [told.candidate.arch for told in self.told if len(told.front)]
+        # what was asked, not what was told: results may be late
+        feasible = [seen for seen in self.seen.values() if len(self.costs.fronts([seen])[0])]
         anchor = feasible[rng.integers(len(feasible))] if feasible else cheapest(self.space, self.costs)
         if anchor is None:
             return None

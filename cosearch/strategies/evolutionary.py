@@ -27,7 +27,7 @@ class Evolutionary:
         self._parents: tuple[int, list[Arch]] = (-1, [])
 
     def ask(self, n: int = 1) -> list[Candidate]:
-        return [self.history.candidate(self._propose(self.history.next_number)) for _ in range(n)]
+        return self.history.ask(n, self._propose)
 
     def tell(self, candidate: Candidate, result: Mapping[str, float] | Failure) -> None:
         self.history.tell(candidate, result)

@@ -12,8 +12,7 @@ class RandomSearch:
         self.history = History(space, costs, objectives, seed)
 
     def ask(self, n: int = 1) -> list[Candidate]:
-        history = self.history
-        return [history.candidate(history.fresh_sample(history.stream(history.next_number))) for _ in range(n)]
+        return self.history.ask(n, lambda number: self.history.fresh_sample(self.history.stream(number)))
 
     def tell(self, candidate: Candidate, result: Mapping[str, float] | Failure) -> None:
         self.history.tell(candidate, result)

@@ -1,0 +1,623 @@
+"""The main job end to end: a space of 100 networks on real digits, with budgets of a few steps."""
+
+import itertools
+import json
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+
+import cosearch
+from cosearch.cli import main
+from cosearch.config import RunConfig
+from cosearch.data import load_dataset
+from cosearch.errors import ConfigError, CosearchError, RunError
+from cosearch.hardware import Accelerator
+from cosearch.results import Result
+from cosearch.runs import RunDirectory
+from cosearch.workload import Workload
+from tests import tiny_space
+
+STUDIES = ("co-search", "conv-only", "random search")
+SMALL = {
+    "space": tiny_space.NAME,
+    "device": "ecp5-25f",
+    "trials": 24,
+    "supernet_epochs": 5,
+    "finalist_epochs": 2,
+    "finalist_seeds": 2,
+    "threads": 1,
+    "torch_device": "cpu",
+    "quiet": True,
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory):
+    """One cost-tensor cache for all runs of this file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COSEARCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def options(few_digits) -> dict:
+    return {**SMALL, "data": str(few_digits)}
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, options) -> Result:
+    """One whole run, uninterrupted; read it, do not change it."""
+    return cosearch.run(**options, out=tmp_path_factory.mktemp("runs") / "finished")
+
+
+@pytest.fixture(scope="session")
+def accuracy_table(tmp_path_factory) -> Path:
+    """Accuracies of all 100 networks, made up: more weights, more accuracy."""
+    made = tiny_space.space()
+    archs = [dict(zip(made.choices, c, strict=True)) for c in itertools.product(*made.choices.values())]
+    weights = np.array([made.workload(a).weight_count for a in archs])
+    path = tmp_path_factory.mktemp("tables") / "accuracy.csv"
+    pd.DataFrame({"arch": [json.dumps(a) for a in archs], "accuracy": 0.5 + 0.4 * weights / weights.max()}).to_csv(
+        path, index=False
+    )
+    return path
+
+
+@pytest.fixture
+def table_run(options, accuracy_table, tmp_path) -> dict:
+    """Options of a run that trains nothing but the finalists."""
+    return {
+        **options, "accuracy": "table", "accuracy_table": accuracy_table, "finalist_epochs": 1, "finalist_seeds": 1,
+        "baselines": False, "trials": 10, "out": tmp_path / "run",
+    }  # fmt: skip
+
+
+def study(path: Path | str, name: str = "co-search") -> optuna.Study:
+    return optuna.load_study(study_name=name, storage=f"sqlite:///{Path(path).resolve() / 'study.db'}")
+
+
+# -- what a run leaves behind --
+
+
+def test_the_run_directory_holds_what_it_promises_and_no_pickle(finished):
+    root = Path(finished.path)
+    for name in (
+        "config.yaml", "study.db", "log.jsonl", "supernet.safetensors", "front.csv", "result.json",
+        "best/network.json", "best/accelerator.json", "best/mapping.json", "best/weights.safetensors",
+        "best/workload.json",
+    ):  # fmt: skip
+        assert (root / name).is_file(), name
+    for file in root.rglob("*"):
+        if file.is_file() and file.stat().st_size:
+            head = file.read_bytes()[:2]
+            assert head not in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK"), file
+    events = [json.loads(line)["event"] for line in (root / "log.jsonl").read_text().splitlines()]
+    assert events[0] == "start"
+    assert events[-1] == "finished"
+    # pickles hide in databases too: optuna stores attributes as JSON
+    with sqlite3.connect(root / "study.db") as database:
+        for (value,) in database.execute("SELECT value_json FROM trial_user_attributes"):
+            json.loads(value)
+
+
+def test_documents_load_as_what_they_say(finished, options):
+    from safetensors.torch import load_file
+
+    root = Path(finished.path)
+    assert RunDirectory.open(root).config == RunConfig.make({**options, "out": root})
+    network = json.loads((root / "best/network.json").read_text())
+    assert (network["format"], network["space"], network["input_shape"]) == (
+        "cosearch.network",
+        tiny_space.NAME,
+        [1, 8, 8],
+    )
+    assert network["arch"] == finished.finalist.arch
+    space = tiny_space.space()
+    workload = Workload.from_json((root / "best/workload.json").read_text())
+    assert workload == space.workload(network["arch"])
+    module = space.build(network["arch"])
+    module.load_state_dict(load_file(root / "best/weights.safetensors"))
+    accelerator = Accelerator.from_json(json.loads((root / "best/accelerator.json").read_text()))
+    assert accelerator.name == finished.finalist.accelerator
+    mapping = json.loads((root / "best/mapping.json").read_text())
+    assert [row["layer"] for row in mapping["layers"]] == [layer.name for layer in workload.layers]
+
+
+def test_the_weights_left_behind_reach_the_accuracy_that_is_reported(finished, options):
+    import torch
+    from safetensors.torch import load_file
+
+    from cosearch.integer import integer_accuracy, to_integer
+    from cosearch.supernet.training import accuracy
+
+    dataset = load_dataset(options["data"], seed=0)
+    module = tiny_space.space().build(finished.finalist.arch)
+    module.load_state_dict(load_file(Path(finished.path) / "best/weights.safetensors"))
+    module.eval()
+    test = dataset.open_test()
+    assert finished.finalist.test_images == len(test)
+    assert accuracy(module, test) == finished.finalist.float_accuracies[0]
+    integer = to_integer(module, torch.from_numpy(dataset.development().x))
+    assert integer_accuracy(integer, test) == finished.finalist.integer_accuracies[0]
+
+
+def test_the_saved_accelerator_is_within_the_part_and_costs_what_is_reported(finished):
+    from cosearch.hardware.report import layer_report
+    from search_spaces import accelerators
+
+    root = Path(finished.path)
+    accelerator = Accelerator.from_json(json.loads((root / "best/accelerator.json").read_text()))
+    assert accelerator.resources.fits(accelerators.find("ecp5-25f").budget)
+    rows = layer_report(Workload.from_json((root / "best/workload.json").read_text()), accelerator)
+    assert sum(row.latency_ms for row in rows) == pytest.approx(finished.finalist.latency_ms, rel=0.02)
+
+
+def test_every_row_of_the_front_is_within_the_budget(finished):
+    from search_spaces import accelerators
+
+    budget = accelerators.find("ecp5-25f").budget
+    for name in ("lut", "ff", "dsp", "bram"):
+        assert (finished.front[name] <= getattr(budget, name)).all()
+    for design in finished.designs:
+        assert all(value <= getattr(budget, name) for name, value in design.resources.items())
+
+
+def dominates(a: np.ndarray, b: np.ndarray) -> bool:
+    return bool((a <= b).all() and (a < b).any())
+
+
+def test_the_front_is_not_dominated_and_follows_from_the_recorded_trials(finished):
+    points = np.stack([-finished.front.accuracy, finished.front.latency_ms, finished.front.energy_mj], 1)
+    assert not any(dominates(a, b) for a in points for b in points)
+    trials = study(finished.path).trials
+    accuracy = {t.user_attrs["arch"]: t.values[0] for t in trials}
+    for row in finished.front.itertuples():
+        assert accuracy[row.arch] == row.accuracy
+    # every recorded trial is on the front or dominated by it
+    for trial in trials:
+        point = np.array([-trial.values[0], *trial.values[1:]])
+        assert any(dominates(p, point) or np.allclose(p, point, rtol=1e-12) for p in points)
+
+
+def test_front_csv_reads_back_and_names_its_origin(finished):
+    front = pd.read_csv(Path(finished.path) / "front.csv")
+    assert set(front.accuracy_source) == {"supernet"}
+    assert not {c for c in front.columns if "time" in c or "second" in c}
+    assert list(front.accuracy) == sorted(front.accuracy, reverse=True)
+    for text in front.arch:
+        tiny_space.space().check(json.loads(text))
+
+
+def test_trials_are_recorded_as_documented(finished):
+    for name in STUDIES:
+        recorded = study(finished.path, name)
+        size = 100 if name != "conv-only" else 3 * 2 * 3
+        assert len(recorded.trials) == min(24, size)
+        assert recorded.metric_names == ["accuracy", "latency_ms", "energy_mj"]
+        keys = [t.user_attrs["arch"] for t in recorded.trials]
+        assert len(set(keys)) == len(keys)
+        for trial in recorded.trials:
+            assert trial.params == json.loads(trial.user_attrs["arch"])
+            assert trial.user_attrs["accuracy_source"] == "supernet"
+            assert json.loads(trial.user_attrs["accelerator"]).startswith("ecp5-25f")
+            if name == "conv-only":
+                assert all(v == "skip" or v.startswith("conv") for v in trial.params.values())
+
+
+def test_designs_and_baselines(finished):
+    names = [design.name for design in finished.designs]
+    assert names == [*STUDIES, "conv-only @ default", "co-search @ default"]
+    by_name = {design.name: design for design in finished.designs}
+    assert finished.finalist.name == "co-search"
+    assert all(len(d.integer_accuracies) == len(d.float_accuracies) == 2 for d in finished.designs)
+    conv = by_name["conv-only"]
+    assert all(v == "skip" or v.startswith("conv") for v in conv.arch.values())
+    default = by_name["conv-only @ default"]
+    assert default.integer_accuracies == conv.integer_accuracies
+    # its own best accelerator cannot be worse in the product that chose it
+    assert conv.latency_ms * conv.energy_mj <= default.latency_ms * default.energy_mj * (1 + 1e-9)
+    assert any("sensitivity" in note for note in finished.notes)
+
+
+def test_load_gives_the_result_again(finished):
+    again = cosearch.load(finished.path)
+    assert again.designs == finished.designs
+    assert again.notes == finished.notes
+    pd.testing.assert_frame_equal(again.front, finished.front)
+
+
+def test_show_prints_the_tables_and_computes_nothing(finished, monkeypatch, capsys):
+    import cosearch.engine
+
+    def forbidden(*_):
+        raise AssertionError("show must not compute")
+
+    for name in ("prepare", "cost_tensor", "load_dataset"):
+        monkeypatch.setattr(cosearch.engine, name, forbidden)
+    before = contents(Path(finished.path))
+    assert command(monkeypatch, "show", finished.path) == 0
+    out = capsys.readouterr().out
+    for word in ("Pareto front", "Recommended finalist", "What co-search bought", "random search", "sensitivity"):
+        assert word in out
+    assert contents(Path(finished.path)) == before
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(root)): file.read_bytes() for file in sorted(root.rglob("*")) if file.is_file()}
+
+
+REPRODUCIBLE = ("front.csv", "best/network.json", "best/accelerator.json", "best/mapping.json")
+
+
+def same(a: Path | str, b: Path | str, names=REPRODUCIBLE) -> None:
+    for name in names:
+        assert (Path(a) / name).read_bytes() == (Path(b) / name).read_bytes(), name
+
+
+# -- the same seed, interruption, extension --
+
+
+def test_the_same_seed_gives_the_same_files_and_a_killed_run_catches_up(finished, options, tmp_path):
+    """Killed while the supernet trains, then while it searches, then left to finish: equal to the uninterrupted run."""
+    out = tmp_path / "killed"
+    arguments = [f"--{k.replace('_', '-')}={v}" for k, v in options.items() if k != "quiet"]
+    begin = [sys.executable, "-m", "cosearch.cli", "run", "--quiet", "--out", str(out), *arguments]
+    kill_when(begin, lambda: "supernet" in text_of(out / "log.jsonl"))
+    assert not (out / "study.db").exists()
+    kill_when([sys.executable, "-m", "cosearch.cli", "resume", "--quiet", str(out)], lambda: trials_in(out) >= 4)
+    assert 4 <= trials_in(out) < 24
+    cosearch.resume(out)
+    same(out, finished.path, (*REPRODUCIBLE, "best/weights.safetensors", "supernet.safetensors"))
+    for name in STUDIES:
+        assert [t.params for t in study(out, name).trials] == [t.params for t in study(finished.path, name).trials]
+    assert cosearch.load(out).designs == finished.designs
+
+
+def text_of(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def trials_in(run: Path) -> int:
+    if not (run / "study.db").exists():
+        return 0
+    try:
+        with sqlite3.connect(f"file:{run / 'study.db'}?mode=ro", uri=True) as database:
+            return int(database.execute("SELECT COUNT(*) FROM trials").fetchone()[0])
+    except sqlite3.OperationalError:  # not made yet, or being written
+        return 0
+
+
+def kill_when(command: list[str], reached) -> None:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not reached():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+
+
+def test_extending_a_run_equals_asking_for_more_at_once(table_run, tmp_path, monkeypatch):
+    cosearch.run(**{**table_run, "trials": 30, "out": tmp_path / "long"})
+    cosearch.run(**{**table_run, "trials": 7})
+    first = [t.params for t in study(table_run["out"]).trials]
+    assert command(monkeypatch, "resume", str(table_run["out"]), "--trials", "+23", "--quiet") == 0
+    assert [t.params for t in study(table_run["out"]).trials][:7] == first
+    assert len(study(table_run["out"]).trials) == 30
+    assert RunDirectory.open(table_run["out"]).config.trials == 30
+    same(table_run["out"], tmp_path / "long")
+
+
+def test_resuming_a_finished_run_changes_nothing(finished, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished.path, copy)
+    before = contents(copy)
+    cosearch.resume(copy)
+    after = contents(copy)
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert changed <= {"log.jsonl", "study.db", "config.yaml"}
+    assert len(study(copy).trials) == 24
+
+
+def test_another_seed_gives_another_search(finished, table_run, tmp_path):
+    cosearch.run(**table_run)
+    cosearch.run(**{**table_run, "seed": 1, "out": tmp_path / "other"})
+    assert [t.params for t in study(table_run["out"]).trials] != [t.params for t in study(tmp_path / "other").trials]
+
+
+def test_a_run_in_use_is_refused(finished, tmp_path, monkeypatch, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished.path, copy)
+    hold = (
+        "import sys, pathlib; from cosearch.runs import RunDirectory\n"
+        "with RunDirectory.open(pathlib.Path(sys.argv[1])).locked():\n print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(copy)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "held\n"
+        before = contents(copy)
+        assert command(monkeypatch, "resume", str(copy), "--trials", "+5", "--quiet") == 2
+        assert "in use by another process" in one_line(capsys)
+        assert contents(copy) == before
+        process.stdin.close()
+    cosearch.resume(copy)
+
+
+def test_minutes_stop_a_run_that_can_be_resumed(table_run, tmp_path):
+    with pytest.raises(CosearchError, match="cosearch resume"):
+        cosearch.run(**{**table_run, "trials": 60, "minutes": 1e-6})
+    assert 0 < len(study(table_run["out"]).trials) < 60
+    cosearch.resume(table_run["out"])
+    cosearch.run(**{**table_run, "trials": 60, "out": tmp_path / "whole"})
+    same(table_run["out"], tmp_path / "whole")
+
+
+# -- the other roads to accuracy and cost --
+
+
+def test_table_accuracies_are_the_tables(table_run, accuracy_table):
+    result = cosearch.run(**table_run)
+    table = pd.read_csv(accuracy_table).set_index("arch").accuracy
+    for row in result.front.itertuples():
+        assert table[row.arch] == row.accuracy
+    assert set(result.front.accuracy_source) == {"table"}
+    assert [d.name for d in result.designs] == ["co-search"]
+    assert not (table_run["out"] / "supernet.safetensors").exists()
+
+
+def test_an_exhausted_space_gives_the_true_front(table_run, accuracy_table):
+    """All 100 networks: the front must be that of a brute force over networks and their hardware fronts."""
+    result = cosearch.run(**{**table_run, "trials": 1000})
+    assert len(study(table_run["out"]).trials) == 100
+    everything = {t.user_attrs["arch"] for t in study(table_run["out"]).trials}
+    assert everything == set(pd.read_csv(accuracy_table).arch)
+    assert result.front.accuracy.max() == pd.read_csv(accuracy_table).accuracy.max()
+
+
+def test_predicted_accuracies(table_run, accuracy_table, tmp_path):
+    half = tmp_path / "half.csv"
+    pd.read_csv(accuracy_table).sample(50, random_state=0).to_csv(half, index=False)
+    result = cosearch.run(**{**table_run, "accuracy": "predictor", "accuracy_table": half})
+    truth = pd.read_csv(accuracy_table).set_index("arch").accuracy
+    # the table is nearly additive in the decisions, so that a prediction is near the truth
+    assert all(abs(truth[row.arch] - row.accuracy) < 0.05 for row in result.front.itertuples())
+
+
+def test_accuracy_by_training(table_run):
+    result = cosearch.run(**{**table_run, "accuracy": "train", "accuracy_table": None, "trials": 2})
+    assert set(result.front.accuracy_source) == {"train"}
+    assert (result.front.accuracy > 0).all()
+
+
+@pytest.mark.parametrize("energy", [True, False])
+def test_a_measured_device_has_no_accelerator(table_run, accuracy_table, tmp_path, monkeypatch, capsys, energy):
+    table = pd.read_csv(accuracy_table).sample(60, random_state=1)
+    macs = [tiny_space.space().workload(json.loads(a)).macs for a in table.arch]
+    measured = pd.DataFrame({"arch": table.arch, "latency_ms": np.array(macs) * 1e-6})
+    if energy:
+        measured["energy_mj"] = measured.latency_ms * 3
+    measured.to_csv(tmp_path / "phone.csv", index=False)
+    result = cosearch.run(**{**table_run, "device": str(tmp_path / "phone.csv"), "quiet": False})
+    assert "no accelerator to search" in " ".join(capsys.readouterr().out.split())
+    assert not (table_run["out"] / "best/accelerator.json").exists()
+    assert ("energy_mj" in result.front) == energy
+    for row in result.front.itertuples():
+        assert row.latency_ms == pytest.approx(tiny_space.space().workload(json.loads(row.arch)).macs * 1e-6, rel=0.3)
+    assert command(monkeypatch, "show", str(table_run["out"])) == 0
+    cosearch.resume(table_run["out"], trials=12, quiet=True)
+
+
+def test_constraints_hold_for_every_row(table_run):
+    free = cosearch.run(**{**table_run, "trials": 40, "out": table_run["out"].with_name("free")})
+    limit = float(free.front.latency_ms.median())
+    result = cosearch.run(**{**table_run, "trials": 40, "max_latency_ms": limit})
+    assert (result.front.latency_ms <= limit).all()
+    assert result.finalist.latency_ms <= limit
+
+
+def test_limits_that_few_networks_meet_do_not_end_a_run(table_run):
+    """Fewer admissible networks than trials, and none of them all-conv: searched to exhaustion, baseline left out."""
+    free = cosearch.run(**{**table_run, "trials": 100, "out": table_run["out"].with_name("free")})
+    limit = float(free.front.energy_mj.min()) * 1.0001
+    result = cosearch.run(**{**table_run, "trials": 100, "max_energy_mj": limit, "baselines": True})
+    assert (result.front.energy_mj <= limit).all()
+    assert 0 < len(study(table_run["out"]).trials) < 100
+
+
+@pytest.mark.parametrize(
+    "objectives", ["accuracy,edp", "energy_mj", "accuracy,lut,dsp", "accuracy,params,macs", "accuracy,throughput_fps"]
+)
+def test_other_objectives(table_run, objectives):
+    result = cosearch.run(**{**table_run, "objectives": objectives})
+    names = objectives.split(",")
+    points = np.stack([result.front[n] * (-1 if n in ("accuracy", "throughput_fps") else 1) for n in names], 1)
+    assert not any(dominates(a, b) for a in points for b in points)
+
+
+def test_an_evaluation_that_fails_is_recorded_and_the_search_goes_on(table_run, monkeypatch):
+    from cosearch import accuracy
+
+    known = accuracy.TableAccuracy.__call__
+
+    def sometimes(self, arch):
+        if arch["layer1"] == "add_k3_e1":
+            raise CosearchError("the loss became nan")
+        return float("nan") if arch["layer2"] == "add_k3_e1" else known(self, arch)
+
+    monkeypatch.setattr(accuracy.TableAccuracy, "__call__", sometimes)
+    result = cosearch.run(**{**table_run, "trials": 30})
+    states = [t.state.name for t in study(table_run["out"]).trials]
+    assert len(states) == 30
+    assert "FAIL" in states
+    assert "COMPLETE" in states
+    assert not any('layer1": "add' in a or 'layer2": "add' in a for a in result.front.arch)
+
+
+# -- bad input: exit status 2, one line, nothing written --
+
+
+def command(monkeypatch, *arguments: str) -> int:
+    """Exit status of the command line."""
+    monkeypatch.setattr(sys, "argv", ["cosearch", *arguments])
+    try:
+        main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def one_line(capsys) -> str:
+    """What was printed on stderr, which must be one line and no traceback."""
+    err = capsys.readouterr().err.strip()
+    assert err.startswith("cosearch: ")
+    assert "\n" not in err
+    assert "Traceback" not in err
+    return err
+
+
+BAD = [
+    (["--space", "shiftad"], "did you mean 'shiftadd'"),
+    (["--space", "no_module:space"], "no module"),
+    (["--space", ":space"], "no module"),
+    (["--device", "zcu103"], "did you mean 'zcu102'"),
+    (["--device", "absent.json"], "absent.json"),
+    (["--device", "absent.csv"], "absent.csv"),
+    (["--objectives", "accuracy,latency"], "did you mean 'latency_ms'"),
+    (["--objectives", "accuracy,accuracy"], "each may be given once"),
+    (["--objectives", ""], "unknown objective ''"),
+    (["--objectives", "accuracy,area_mm2"], "area of ecp5-25f is unknown"),
+    (["--data", "digit"], "did you mean 'digits'"),
+    (["--data", "absent.npz"], "check the path"),
+    (["--strategy", "evolution"], "did you mean 'evolutionary'"),
+    (["--max-latency-ms", "1e-9"], "the least that tiny reaches on ecp5-25f is"),
+    (["--max-energy-mj", "1e-9"], "the least that tiny reaches on ecp5-25f is"),
+    (["--max-area-mm2", "1"], "area of ecp5-25f is unknown"),
+    (["--trails", "5"], "No such option: --trails"),
+    (["--trials", "many"], "valid integer"),
+    (["--accuracy", "table"], "needs --accuracy-table"),
+    (["--accuracy", "table", "--accuracy-table", "absent.csv"], "check the path"),
+    (["--accuracy-table", "absent.csv"], "--accuracy table or predictor"),
+    (["--accuracy", "oracle"], "accuracy"),
+    (["--trials", "0"], "trials"),
+    (["--config", "absent.yaml"], "check the path"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD, ids=[" ".join(a) for a, _ in BAD])
+def test_bad_input(monkeypatch, tmp_path, capsys, options, arguments, words):
+    import re
+
+    monkeypatch.chdir(tmp_path)
+    base = ["run", "--quiet", "--space", tiny_space.NAME, "--device", "ecp5-25f", "--data", options["data"]]
+    assert command(monkeypatch, *base, *arguments) == 2
+    assert re.search(words, one_line(capsys))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("arch,accuracy\n", "no rows"),
+        ("arch,latency_ms\nlayer1=skip,3\n", "expected arch,accuracy"),
+        ("arch,accuracy\nlayer1=conv_k3_e1;layer2=conv_k3_e1,0.5\n", "line 2: decision 'layer3' is missing"),
+        ("arch,accuracy\nlayer1=conv_k3_e1;layer2=conv_k3_e1;layer3=skip,0.5\n", "1 of the 100 networks"),
+        ("arch,accuracy\nlayer1=conv_k3_e1;layer2=conv_k3_e1;layer3=skip,50\n", "not percent"),
+        ("arch,accuracy\nlayer1=conv_k3_e1;layer2=conv_k3_e1;layer3=skip,high\n", "line 2: accuracy is 'high'"),
+    ],
+)
+def test_bad_accuracy_tables_are_found_before_anything_is_written(monkeypatch, tmp_path, capsys, options, table, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "table.csv").write_text(table)
+    base = ["run", "--quiet", "--space", tiny_space.NAME, "--device", "ecp5-25f", "--data", options["data"]]
+    assert command(monkeypatch, *base, "--accuracy", "table", "--accuracy-table", "table.csv") == 2
+    assert words in one_line(capsys)
+    assert [p.name for p in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_an_unknown_key_in_yaml(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text("trails: 5\n")
+    assert command(monkeypatch, "run", "--config", "run.yaml") == 2
+    assert "did you mean 'trials'" in one_line(capsys)
+
+
+def test_a_directory_that_exists_is_not_touched(monkeypatch, capsys, options, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("two years")
+    assert command(monkeypatch, "run", "--quiet", "--data", options["data"], "--out", str(tmp_path / "mine")) == 2
+    assert "exists: choose another --out" in one_line(capsys)
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_an_out_below_a_file_cannot_be_made(monkeypatch, capsys, options, tmp_path):
+    (tmp_path / "file").write_text("")
+    arguments = [f"--{k.replace('_', '-')}={v}" for k, v in options.items() if k != "quiet"]
+    assert command(monkeypatch, "run", "--quiet", *arguments, "--out", str(tmp_path / "file" / "run")) == 2
+    assert "cannot make the run directory" in one_line(capsys)
+
+
+def test_resume_and_show_of_what_is_no_finished_run(monkeypatch, capsys, tmp_path, finished):
+    for verb in ("resume", "show"):
+        assert command(monkeypatch, verb, str(tmp_path)) == 2
+        assert "is not a run directory" in one_line(capsys)
+    shutil.copytree(finished.path, tmp_path / "copy")
+    for trials, words in (("5", "has 24 already"), ("more", "expected a number"), ("-3", "has 24 already")):
+        assert command(monkeypatch, "resume", str(tmp_path / "copy"), f"--trials={trials}") == 2
+        assert words in one_line(capsys)
+    (tmp_path / "copy" / "result.json").unlink()
+    assert command(monkeypatch, "show", str(tmp_path / "copy")) == 2
+    assert "finish the run with: cosearch resume" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("result.json", "{", "damaged"),
+        ("result.json", "[]", "damaged"),
+        ("front.csv", "", "damaged|missing"),
+        ("config.yaml", "trails: 3", "did you mean 'trials'"),
+    ],
+)
+def test_show_of_a_damaged_run(monkeypatch, capsys, tmp_path, finished, name, content, words):
+    import re
+
+    shutil.copytree(finished.path, tmp_path / "copy")
+    (tmp_path / "copy" / name).write_text(content)
+    assert command(monkeypatch, "show", str(tmp_path / "copy")) == 2
+    assert re.search(words, one_line(capsys))
+
+
+@pytest.mark.parametrize(("name", "size"), [("supernet.safetensors", 100), ("study.db", 100), ("study.db", 5000)])
+def test_resume_of_a_damaged_run(monkeypatch, capsys, tmp_path, finished, name, size):
+    shutil.copytree(finished.path, tmp_path / "copy")
+    file = tmp_path / "copy" / name
+    file.write_bytes(file.read_bytes()[:size])
+    assert command(monkeypatch, "resume", "--quiet", str(tmp_path / "copy")) == 2
+    assert "damaged" in one_line(capsys)
+
+
+def test_lists(monkeypatch, capsys):
+    assert command(monkeypatch, "spaces") == 0
+    assert "shiftadd" in capsys.readouterr().out
+    assert command(monkeypatch, "devices") == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("ecp5-85f", "zcu102", "fpga"))
+
+
+def test_python_errors_are_the_same(options):
+    with pytest.raises(ConfigError, match="did you mean 'trials'"):
+        cosearch.run(trails=3)
+    with pytest.raises(RunError, match="not a run directory"):
+        cosearch.load("/")
