@@ -167,7 +167,7 @@ def _weight_gradient(x: Tensor, weight: Tensor, gradient: Tensor, sizes: _Sizes)
         sizes.groups,
         (False, True, False),
     )[1]
-    return correlation - weight * gradient.sum((0, 2, 3)).view(-1, 1, 1, 1)
+    return correlation - weight * gradient.flatten(2).sum(2).sum(0).view(-1, 1, 1, 1)
 
 
 class _AddConv2d(torch.autograd.Function):

@@ -107,6 +107,12 @@ def test_patterns_have_four_entries_and_beat_any_other_assignment() -> None:
         assert float(kernel[kept].square().sum()) == pytest.approx(best, rel=1e-6)
 
 
+def test_a_library_of_sparse_kernels_still_has_four_positions() -> None:
+    (pattern,) = pattern_library([torch.zeros(1, 1, 3, 3)])
+    assert len(set(pattern)) == 4
+    assert 4 in pattern
+
+
 def test_connectivity_drops_the_weakest_kernels() -> None:
     weight = _weight(4, 4, 3, 3)
     mask = pattern_mask(weight, 4 / 9 / 2)

@@ -50,6 +50,13 @@ def test_coefficients_are_powers_of_two_or_zero_and_refit_helps() -> None:
     assert _relative(one, target) <= float((unfitted - target).norm() / target.norm()) + 1e-3
 
 
+def test_the_basis_is_the_least_squares_fit_to_the_coefficients() -> None:
+    target = torch.randn(4, 24, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    code = smart_exchange(target, basis_bits=None)
+    residual = target - code.matrices()
+    assert float((code.coefficients.transpose(1, 2) @ residual).abs().max()) < 1e-9
+
+
 def test_threshold_makes_zero_rows_and_storage_is_the_formula() -> None:
     target = torch.randn(2, 30, 3, generator=torch.Generator().manual_seed(2))
     target[:, ::2] *= 0.05
