@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     from cosearch.hardware.mapping import LevelLoops, Mapping
     from cosearch.hardware.report import LayerRow, best_mapping, layer_report, lower_bound
     from cosearch.hardware.repricing import SensitivityRow, sensitivity
+    from cosearch.hardware.sweep import Grid, grid
     from cosearch.hardware.tensor import CostTensor, HardwareFront, NetworkCost, accelerator_tensor, cost_tensor
 
 _LAZY = {
+    "Grid": "sweep",
+    "grid": "sweep",
     "Cost": "cost",
     "LayerRow": "report",
     "LevelLoops": "mapping",
@@ -48,6 +51,7 @@ __all__ = [
     "Cost",
     "CostTensor",
     "Engine",
+    "Grid",
     "HardwareFront",
     "LayerRow",
     "LevelLoops",
@@ -65,6 +69,7 @@ __all__ = [
     "best_mapping",
     "cost_tensor",
     "evaluate",
+    "grid",
     "layer_report",
     "load_device",
     "lower_bound",

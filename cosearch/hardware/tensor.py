@@ -378,6 +378,17 @@ class CostTensor:
         table, live = np.asarray(counts), np.asarray(live_activation_bytes, float)
         return [self.hardware_front(row, float(b), **options) for row, b in zip(table, live, strict=True)]
 
+    def networks(
+        self, counts: ArrayLike, accelerators: ArrayLike | None = None, policy: float = 1.0
+    ) -> tuple[Floats, Floats]:
+        """Latency and energy of many networks on a list of accelerators, [network, accelerator], nothing resident.
+
+        accelerators: as `cosearch.hardware.sweep.grid` takes them; its `Grid` streams what does not fit memory.
+        """
+        from cosearch.hardware.sweep import grid
+
+        return grid(self, accelerators, policy=policy).networks(counts)
+
     def best_accelerator(
         self,
         counts_row: ArrayLike,
@@ -420,9 +431,9 @@ class CostTensor:
         latency, energy = np.zeros(len(best.shared)), np.zeros(len(best.shared))
         for kind in (*needed, "vector"):
             ms, mj = self._sums(kind, len(self.tables) - 1, slice(None), counts, pipelined)
-            least = ms.min(axis=(1, 2))
+            least = ms.min(axis=(1, 2), initial=np.inf)  # no engine of a kind: nothing is feasible
             latency = np.maximum(latency, least) if pipelined else latency + least
-            energy += mj.min(axis=(1, 2))
+            energy += mj.min(axis=(1, 2), initial=np.inf)
         candidates = []
         for (case, column), at in groups.items():
             of = best.of_shared[at]
