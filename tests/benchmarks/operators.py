@@ -36,8 +36,9 @@ Row = tuple[str, ...]
 def best_ms(*calls: Callable[[], object]) -> list[float]:
     """The least milliseconds of each call over single runs that take turns: at least 6, at most REPEATS or SECONDS."""
     least = [float("inf")] * len(calls)
-    for call in calls:
-        call()
+    for _ in range(3):  # caches, allocator, clock
+        for call in calls:
+            call()
     begin = time.perf_counter()
     for repeat in range(REPEATS):
         if repeat >= 6 and time.perf_counter() - begin > SECONDS:
