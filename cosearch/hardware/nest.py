@@ -7,6 +7,7 @@ that unrolling leaves.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -27,6 +28,7 @@ from cosearch.workload import Layer
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+_THREADED = 4096
 _AT = {dim: i for i, dim in enumerate(DIMS)}
 
 
@@ -171,21 +173,29 @@ def count_nests(
     read_bits, write_bits = np.empty((total, depth, 3)), np.empty((total, depth, 3))
     bounds = loop_bounds(layer)
     widths = (layer.weight_bits * layer.has_weights, layer.input_bits, layer.accumulator_bits, layer.output_bits)
-    for combination in range(len(n.orders)):
+    fixed = (
+        np.array([float(bounds[dim]) for dim in DIMS]),
+        np.array([v // g for g, v in _window(layer)], np.int64),
+        np.array([[tensor in level.holds for tensor in TENSORS] for level in levels]),
+        np.array([level.keeps for level in levels]),
+        np.array([tensor in resident for tensor in TENSORS]),
+        np.array(widths, float),
+        RELEVANCE,
+    )
+    spatial = np.ascontiguousarray(n.spatial)
+
+    def one_order(combination: int) -> None:
         part = slice(combination * size, (combination + 1) * size)
-        analyse(
-            n.temporal,
-            np.ascontiguousarray(n.spatial),
-            n.orders[combination : combination + 1],
-            np.array([float(bounds[dim]) for dim in DIMS]),
-            np.array([v // g for g, v in _window(layer)], np.int64),
-            np.array([[tensor in level.holds for tensor in TENSORS] for level in levels]),
-            np.array([level.keeps for level in levels]),
-            np.array([tensor in resident for tensor in TENSORS]),
-            np.array(widths, float),
-            RELEVANCE,
-            *(cycles[part], read_bits[part], write_bits[part], footprint[part], used[part]),
-        )
+        order = n.orders[combination : combination + 1]
+        filled = (cycles[part], read_bits[part], write_bits[part], footprint[part], used[part])
+        analyse(n.temporal, spatial, order, *fixed, *filled)
+
+    if total < _THREADED:
+        for combination in range(len(n.orders)):
+            one_order(combination)
+    else:  # the compiled loop lets go of the interpreter; each order fills its own part
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(one_order, range(len(n.orders))))
     outer = n.temporal[:, -1:] if engine.fill_per == "tile" else n.temporal[:, 1:]
     fills = np.tile(outer.reshape(size, -1).prod(1), len(n.orders))
     above = np.cumprod(n.spatial.prod(2)[:, ::-1], axis=1)[:, ::-1]

@@ -91,7 +91,7 @@ def _moved(
     return words
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def analyse(
     temporal: Floats,
     spatial: Floats,

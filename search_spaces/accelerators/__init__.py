@@ -21,6 +21,9 @@ ACCELERATORS: dict[str, str] = {
     "tpu-os": "search_spaces.accelerators.asic:space",
     "nvdla": "search_spaces.accelerators.asic:space",
     "eyeriss": "search_spaces.accelerators.asic:space",
+    "pim": "search_spaces.accelerators.pim:space",
+    "cpu": "search_spaces.accelerators.processor:space",
+    "gpu": "search_spaces.accelerators.processor:space",
 }
 """Device name -> the function that makes its space; it is called with the device's name."""
 
