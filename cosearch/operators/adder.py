@@ -27,7 +27,7 @@ from cosearch.workload import Layer
 if TYPE_CHECKING:
     from cosearch.operators._add_kernels import Geometry
 
-BLOCK_BYTES = 1 << 24
+BLOCK_BYTES = 1 << 26
 
 
 def _blocks(taps: Tensor, k_group: int) -> list[slice]:
@@ -42,7 +42,7 @@ def plain_add_conv2d(
     """The adder response in slices, subtractions and sums only: the form for ONNX, GPU and float64.
 
     x: N C H W; weight: K C/groups R S. Returns: N K P Q. Blocked over output channels: the peak of temporaries is
-    about BLOCK_BYTES (16 MiB), or N C P Q values if one output channel of each group needs more.
+    about BLOCK_BYTES (64 MiB), or N C P Q values if one output channel of each group needs more.
     Its autograd gradient is the true sign gradient, not the published surrogate: train with `add_conv2d`.
     """
     stride, (pad_h, pad_w), dilation = pair("stride", stride), pair("padding", padding, 0), pair("dilation", dilation)
