@@ -7,7 +7,6 @@ energy) on one device from a table of measurements, and has no accelerator axis.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +62,9 @@ class AcceleratorCosts:
 
     def fronts(self, archs: Sequence[Arch]) -> list[NetworkFront]:
         return [self._front(arch) for arch in archs]
+
+    def free(self) -> "AcceleratorCosts":
+        return AcceleratorCosts(self.space, self.tensor, _limited(("latency_ms", "energy_mj"), self.constraints))
 
     def _front(self, arch: Arch) -> NetworkFront:
         key = arch_key(arch)
@@ -120,6 +122,11 @@ def price_workload(
     best = tensor.best_accelerator(list(counts.values()), objective, None, live, crossing)
     accelerator = best.accelerator(0)
     return accelerator, layer_report(workload, accelerator, objective)
+
+
+def _limited(names: tuple[str, ...], constraints: Mapping[str, float]) -> Objectives:
+    """Objectives whose fronts hold the least of every cost that is limited."""
+    return Objectives(tuple(dict.fromkeys((*names, *(name.removeprefix("max_") for name in constraints)))))
 
 
 @dataclass(frozen=True)
@@ -182,6 +189,9 @@ class MeasuredCosts:
     def fronts(self, archs: Sequence[Arch]) -> list[PredictedFront]:
         return [self._front(arch) for arch in archs]
 
+    def free(self) -> "MeasuredCosts":
+        return MeasuredCosts(self.space, self.measurements, _limited(tuple(self.models), self.constraints))
+
     def _front(self, arch: Arch) -> PredictedFront:
         key = arch_key(arch)
         if key not in self._fronts:
@@ -192,10 +202,15 @@ class MeasuredCosts:
             self._fronts[key] = PredictedFront(values if meets else {})
         return self._fronts[key]
 
-    @cached_property
-    def errors(self) -> dict[str, float]:
-        """Metric -> relative cross-validated error of the prediction."""
-        return {metric: model.relative_error for metric, model in self.models.items()}
+
+def unmeasured_choices(space: Decisions, measurements: "Measurements") -> list[str]:
+    """Operators (the first part of a choice's name) that the space offers and no measured network has."""
+
+    def operators(archs: Sequence[Mapping[str, Any]]) -> set[str]:
+        return {str(choice).split("_")[0] for arch in archs for choice in arch.values()}
+
+    offered = {str(choice).split("_")[0] for options in space.choices.values() for choice in options}
+    return sorted(offered - operators(measurements.archs))
 
 
 MEASURED_METRICS = ("latency_ms", "energy_mj")
@@ -228,7 +243,7 @@ def read_table(path: Path, space: Decisions, required: str, optional: tuple[str,
         bad = np.flatnonzero(~np.isfinite(column) | (column < 0))
         if len(bad):
             got = table[metric].iloc[bad[0]]
-            raise DataError(f"{path}, line {bad[0] + 2}: {metric} is {got!r}, expected a number of at least 0")
+            raise DataError(f"{path}, line {bad[0] + 2}: {metric} is {str(got)!r}, expected a number of at least 0")
         values[metric] = column
     if not archs:
         raise DataError(f"{path} holds no rows: expected arch,{required}")

@@ -52,9 +52,15 @@ class BlockChoice:
         if text == "skip":
             return None
         parts = text.split("_")
-        if len(parts) != 3 or parts[0] not in OPERATORS or parts[1][:1] != "k" or parts[2][:1] != "e":
+        numbers = [part[1:] for part in parts[1:] if part[1:].isdecimal()]
+        if (
+            len(parts) != 3
+            or parts[0] not in OPERATORS
+            or [p[:1] for p in parts[1:]] != ["k", "e"]
+            or len(numbers) != 2
+        ):
             raise ConfigError(f"block {text!r}: expected skip or OPERATOR_kN_eN with one of {', '.join(OPERATORS)}")
-        return cls(parts[0], int(parts[1][1:]), int(parts[2][1:]))
+        return cls(parts[0], int(numbers[0]), int(numbers[1]))
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,15 @@ class Front(Protocol):
 
 
 class Costs(Protocol):
-    """What networks cost: known without training."""
+    """What networks cost: known without training. constraints: `max_<metric>` -> limit."""
+
+    constraints: Mapping[str, float]
 
     def fronts(self, archs: Sequence[Arch]) -> list[Front]:
         """For each network its hardware front under the constraints; empty if it cannot meet them."""
+
+    def free(self) -> "Costs":
+        """The same costs without constraints; its fronts show what the constraints limit."""
 
 
 @dataclass(frozen=True)
@@ -154,26 +159,39 @@ class History:
 def cheapest(space: Decisions, costs: Costs, metric: str = "latency_ms") -> Arch | None:
     """A network of least cost found by coordinate descent: each decision in turn takes its best choice.
 
-    Exact where decisions do not interact. Returns None if no network visited has an accelerator at all.
+    While the constraints are not met, best is what comes nearest to meeting them. Exact where decisions do not
+    interact.
+    Returns None if no network visited meets the constraints.
     """
+    free = costs.free() if costs.constraints else costs
 
-    def cost(arch: Arch) -> float:
+    def badness(arch: Arch) -> tuple[bool, float]:
         [front] = costs.fronts([arch])
-        return float(front.metric(metric).min()) if len(front) else np.inf
+        if len(front):
+            return False, float(front.metric(metric).min())
+        return True, _excess(free.fronts([arch])[0], costs.constraints)
 
     arch = {name: options[-1] for name, options in space.choices.items()}
-    best = cost(arch)
+    best = badness(arch)
     for _ in range(3):
         before = best
         for name, options in space.choices.items():
             for option in options:
                 trial = {**arch, name: option}
-                value = cost(trial)
+                value = badness(trial)
                 if value < best:
                     arch, best = trial, value
         if best >= before:
             break
-    return arch if np.isfinite(best) else None
+    return None if best[0] else arch
+
+
+def _excess(front: Front, constraints: Mapping[str, float]) -> float:
+    """The worst ratio of a cost to its limit, on the point where that is least."""
+    if not len(front) or not constraints:
+        return np.inf
+    ratios = [front.metric(name.removeprefix("max_")) / limit for name, limit in constraints.items()]
+    return float(np.max(ratios, axis=0).min())
 
 
 def require_space(space: Any) -> Decisions:

@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cosearch.errors import ConfigError
+from search_spaces.decisions import Decisions, arch_key
+
+SPACE = Decisions({"op": ("conv", "shift", "add"), "kernel": (3, 5), "scale": (0.5, 1.0, 1.5), "fixed": ("x",)})
+spaces = st.dictionaries(
+    st.text("abcdef", min_size=1, max_size=3),
+    st.lists(st.integers(0, 9), min_size=1, max_size=4, unique=True).map(tuple),
+    min_size=1,
+    max_size=6,
+).map(Decisions)
+seeds = st.integers(0, 2**32)
+
+
+def changed(space: Decisions, a, b) -> list[str]:
+    return [name for name in space.choices if a[name] != b[name]]
+
+
+@given(spaces, seeds)
+def test_encode_and_decode_are_inverse(space, seed):
+    arch = space.sample(np.random.default_rng(seed))
+    space.check(arch)
+    assert space.decode(space.encode(arch)) == arch
+    row = space.one_hot([arch])[0]
+    assert row.sum() == len(space.choices)
+    flat = [(name, option) for name, options in space.choices.items() for option in options]
+    assert {flat[i] for i in np.flatnonzero(row)} == set(arch.items())
+
+
+@given(spaces, seeds)
+def test_every_neighbour_differs_in_one_decision(space, seed):
+    rng = np.random.default_rng(seed)
+    arch = space.sample(rng)
+    found = space.neighbours(arch)
+    assert len(found) == sum(len(options) - 1 for options in space.choices.values())
+    assert len({arch_key(a) for a in found}) == len(found)
+    assert all(len(changed(space, arch, a)) == 1 for a in found)
+    shuffled = space.neighbours(arch, rng)
+    assert sorted(map(arch_key, shuffled)) == sorted(map(arch_key, found))
+
+
+@given(spaces, seeds, st.sampled_from((None, 0.0, 0.3, 1.0)))
+def test_mutation_changes_at_least_one_open_decision(space, seed, rate):
+    rng = np.random.default_rng(seed)
+    arch = space.sample(rng)
+    before = dict(arch)
+    child = space.mutate(arch, rng, rate)
+    space.check(child)
+    assert arch == before
+    open_names = [n for n, options in space.choices.items() if len(options) > 1]
+    assert len(changed(space, arch, child)) >= min(1, len(open_names))
+    if rate == 1.0:
+        assert changed(space, arch, child) == open_names
+
+
+@given(spaces, seeds)
+def test_crossover_takes_each_decision_from_a_parent(space, seed):
+    rng = np.random.default_rng(seed)
+    a, b = space.sample(rng), space.sample(rng)
+    child = space.crossover(a, b, rng)
+    assert all(child[name] in (a[name], b[name]) for name in space.choices)
+    assert space.crossover(a, a, rng) == a
+
+
+def test_sampling_is_uniform():
+    rng = np.random.default_rng(0)
+    drawn = [SPACE.sample(rng) for _ in range(3000)]
+    for name, options in SPACE.choices.items():
+        for option in options:
+            share = sum(a[name] == option for a in drawn) / len(drawn)
+            assert abs(share - 1 / len(options)) < 0.04
+
+
+def test_size_and_key():
+    assert SPACE.size == len(SPACE) == 18
+    archs = {arch_key(SPACE.decode(i)) for i in np.ndindex(3, 2, 3, 1)}
+    assert len(archs) == 18
+    assert arch_key({"b": 1, "a": 2}) == arch_key({"a": 2, "b": 1})
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"oop": "conv"}, "unknown decision 'oop': did you mean 'op'"),
+        ({"op": "convv"}, "decision 'op' is 'convv': expected one of conv, shift, add"),
+        ({"kernel": "3"}, "decision 'kernel' is '3'"),
+        ({"kernel": [3]}, "decision 'kernel' is"),
+    ],
+)
+def test_foreign_archs_are_named(change, match):
+    arch = {**SPACE.sample(np.random.default_rng(0)), **change}
+    with pytest.raises(ConfigError, match=match):
+        SPACE.encode(arch)
+
+
+def test_missing_decisions_bad_indices_and_empty_spaces():
+    with pytest.raises(ConfigError, match="'kernel' is missing"):
+        SPACE.check({"op": "conv"})
+    with pytest.raises(ConfigError, match="got list"):
+        SPACE.check([1])  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="2 indices, expected one for each of 4"):
+        SPACE.decode([0, 0])
+    for index in (3, -1):
+        with pytest.raises(ConfigError, match="for decision 'op', expected 0 to 2"):
+            SPACE.decode([index, 0, 0, 0])
+    for choices in ({}, {"a": ()}, {"a": (1, 1)}):
+        with pytest.raises(ConfigError):
+            Decisions(choices)

@@ -1,0 +1,115 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from cosearch.errors import ConfigError
+from cosearch.strategies.evolutionary import order_networks
+from cosearch.strategies.objectives import Objectives, crowding, one_standard_error, ranks, recommend, undominated
+
+# few distinct values, so that ties and equal points occur
+points = st.integers(1, 12).flatmap(
+    lambda n: st.integers(1, 3).flatmap(lambda d: arrays(np.float64, (n, d), elements=st.integers(0, 4).map(float)))
+)
+
+
+def dominates(a, b) -> bool:
+    return bool((a <= b).all() and (a < b).any())
+
+
+@given(points)
+def test_undominated_against_every_pair(p):
+    kept = undominated(p)
+    for i, point in enumerate(p):
+        beaten = any(dominates(other, point) for other in p)
+        repeated = any((other == point).all() for other in p[:i])
+        assert kept[i] == (not beaten and not repeated)
+
+
+@given(points)
+def test_ranks_by_peeling(p):
+    expected, left, rank = np.full(len(p), -1), list(range(len(p))), 0
+    while left:
+        front = [i for i in left if not any(dominates(p[j], p[i]) for j in left)]
+        expected[front] = rank
+        left = [i for i in left if i not in front]
+        rank += 1
+    assert np.array_equal(ranks(p), expected)
+
+
+def test_crowding_by_hand():
+    p = np.array([[0.0, 4.0], [1.0, 2.0], [3.0, 1.0], [4.0, 0.0], [9.0, 9.0]])
+    got = crowding(p, np.array([0, 0, 0, 0, 1]))
+    assert got[[0, 3, 4]].tolist() == [np.inf] * 3
+    assert got[1] == pytest.approx((3 - 0) / 4 + (4 - 1) / 4)
+    assert got[2] == pytest.approx((4 - 1) / 4 + (2 - 0) / 4)
+
+
+@given(points)
+def test_crowding_properties(p):
+    rank = ranks(p)
+    got = crowding(p, rank)
+    assert (got >= 0).all()
+    for r in set(rank):
+        members = np.flatnonzero(rank == r)
+        for column in p[members].T:
+            assert np.isinf(got[members][column == column.min()]).any()
+            assert np.isinf(got[members][column == column.max()]).any()
+
+
+def test_networks_are_ordered_by_their_best_point():
+    order = order_networks([np.array([[5.0, 5.0]]), np.array([[9.0, 9.0], [1.0, 1.0]]), np.array([[2.0, 2.0]])])
+    assert order.tolist() == [1, 2, 0]
+
+
+def test_an_empty_set():
+    assert undominated(np.zeros((0, 2))).tolist() == []
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0.1, 10), st.floats(0.1, 10)), min_size=1, max_size=12),
+    st.integers(10, 1000),
+    st.floats(0, 1),
+)
+def test_recommend_against_its_definition(rows, images, floor):
+    accuracy, latency, energy = (np.array(c) for c in zip(*rows, strict=True))
+    columns = {"accuracy": accuracy, "latency_ms": latency, "energy_mj": energy}
+    chosen = recommend(columns, Objectives(min_accuracy=floor), images)
+    best = accuracy.max()
+    needed = min(max(floor, best - (best * (1 - best) / images) ** 0.5), best)
+    assert accuracy[chosen] >= needed
+    admitted = [a for a in range(len(rows)) if accuracy[a] >= needed]
+    least = min(latency[i] * energy[i] for i in admitted)
+    assert latency[chosen] * energy[chosen] == pytest.approx(least, rel=1e-9)
+
+
+def test_recommend_without_accuracy_takes_the_cheapest_that_is_accurate_enough():
+    columns = {"accuracy": np.array([0.9, 0.5, 0.8]), "energy_mj": np.array([3.0, 1.0, 2.0])}
+    assert recommend(columns, Objectives(("energy_mj",)), 100) == 1
+    assert recommend(columns, Objectives(("energy_mj",), min_accuracy=0.7), 100) == 2
+    assert recommend(columns, Objectives(("energy_mj",), min_accuracy=0.95), 100) == 0
+
+
+def test_recommend_prefers_throughput_high_and_breaks_ties_by_accuracy():
+    columns = {"accuracy": np.array([0.9, 0.9, 0.901]), "throughput_fps": np.array([10.0, 30.0, 30.0])}
+    assert recommend(columns, Objectives(("accuracy", "throughput_fps")), 100) == 2
+
+
+def test_one_standard_error():
+    assert one_standard_error(np.array([0.5, 0.9]), 100) == pytest.approx(0.87)
+    assert one_standard_error(np.array([1.0]), 100) == 1.0
+
+
+def test_minimised_turns_what_is_maximised():
+    got = Objectives(("accuracy", "latency_ms")).minimised({"accuracy": [0.5, 0.6], "latency_ms": 2.0})
+    assert got.tolist() == [[-0.5, 2.0], [-0.6, 2.0]]
+
+
+@pytest.mark.parametrize(
+    ("names", "match"),
+    [((), "no objectives"), (("latency",), "did you mean 'latency_ms'"), (("macs", "macs"), "each may be given once")],
+)
+def test_bad_objectives(names, match):
+    with pytest.raises(ConfigError, match=match):
+        Objectives(names)

@@ -1,0 +1,344 @@
+"""The elastic supernet: shared weights, extraction, calibration, simulation, training and its checkpoint."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from cosearch.config import RunConfig
+from cosearch.data import Split
+from cosearch.errors import ConfigError, RunError
+from cosearch.integer import to_integer
+from cosearch.macro import BlockChoice
+from cosearch.runs import RunDirectory
+from cosearch.seeding import numpy_stream
+from cosearch.supernet.blocks import Unit, calibrate, set_simulation
+from cosearch.supernet.checkpoint import restore, save
+from cosearch.supernet.elastic import Supernet
+from cosearch.supernet.training import (
+    DivergedError,
+    Recipe,
+    accuracy,
+    augment,
+    batches,
+    make_optimizer,
+    rate_at,
+    scale_adder_gradients,
+    torch_device,
+    train_network,
+    train_supernet_epoch,
+)
+from search_spaces.networks.shiftadd import space
+from tests import tiny_space
+
+SPACE = space()
+
+
+def random_paths(n: int) -> list:
+    return [SPACE.blocks(SPACE.sample(np.random.default_rng(i))) for i in range(n)]
+
+
+@pytest.fixture(scope="module")
+def supernet() -> Supernet:
+    made = SPACE.supernet(3)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():  # gains and offsets of each operator apart, so that a mix-up shows
+        for name, parameter in made.named_parameters():
+            if "gamma" in name or "beta" in name:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return made
+
+
+@pytest.mark.parametrize("index", range(8))
+def test_an_extracted_network_computes_what_its_path_does(supernet, digits, index):
+    path = random_paths(8)[index]
+    x = torch.from_numpy(digits.train.x[:64])
+    network = supernet.extract(path).train()  # batch statistics, as paths have them
+    supernet.train()
+    with torch.no_grad():
+        assert torch.allclose(network(x), supernet(x, path), atol=2e-4, rtol=1e-3)
+    assert network.choices == tuple(path)
+
+
+def test_extraction_copies(supernet):
+    path = random_paths(1)[0]
+    network = supernet.extract(path)
+    before = [p.clone() for p in supernet.parameters()]
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(1.0)
+    assert all(torch.equal(a, b) for a, b in zip(before, supernet.parameters(), strict=True))
+
+
+def test_conv_and_shift_read_one_tensor_and_add_its_own(supernet):
+    elastic = supernet.blocks[1].depthwise
+    full = elastic.weights["linear"]
+    assert (
+        elastic.weight("conv", 8, 48, 5).data_ptr() == elastic.weight("shift", 8, 48, 5).data_ptr() == full.data_ptr()
+    )
+    assert elastic.weight("add", 8, 48, 5).data_ptr() != full.data_ptr()
+    # a smaller kernel is the centre, a smaller expansion the first channels
+    assert torch.equal(elastic.weight("conv", 8, 24, 3), full[:24, :, 1:4, 1:4])
+
+
+def test_a_step_on_one_path_moves_what_it_shares_and_nothing_else(digits):
+    made = SPACE.supernet(0)
+    before = {n: p.detach().clone() for n, p in made.named_parameters()}
+    path = [BlockChoice("shift", 3, 1)] * len(SPACE.macro.positions)
+    F.cross_entropy(made(torch.from_numpy(digits.train.x[:32]), path), torch.from_numpy(digits.train.y[:32])).backward()
+    torch.optim.SGD(made.parameters(), lr=0.1).step()
+    moved = {n for n, p in made.named_parameters() if not torch.equal(p, before[n])}
+    assert {n for n in moved if "blocks" in n and n.split(".")[-1] not in ("linear", "shift")} == set()
+    assert any(n.endswith("weights.linear") for n in moved)
+    linear = dict(made.named_parameters())["blocks.1.depthwise.weights.linear"]
+    changed = linear != before["blocks.1.depthwise.weights.linear"]
+    assert changed[:8, :, 1:4, 1:4].any()
+    assert not changed[8:].any()
+    assert not changed[:, :, 0].any()
+
+
+def test_sharing_keeps_the_supernet_small(supernet):
+    largest = max(
+        sum(p.numel() for p in SPACE.build(SPACE.largest(op)).parameters()) for op in ("conv", "shift", "add")
+    )
+    assert sum(p.numel() for p in supernet.parameters()) <= 2.5 * largest
+
+
+def test_a_position_without_a_block_is_refused():
+    macro = SPACE.macro
+    options = {p.name: (None,) for p in macro.positions}
+    with pytest.raises(ConfigError, match="'layer1' has no choice but skip"):
+        Supernet(macro, options)
+
+
+def test_the_seed_decides_the_weights():
+    a, b, c = SPACE.supernet(1), SPACE.supernet(1), SPACE.supernet(2)
+    assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+    assert not torch.equal(a.stem.weight, c.stem.weight)
+    first, second = SPACE.build(SPACE.largest(), 5), SPACE.build(SPACE.largest(), 5)
+    assert all(torch.equal(x, y) for x, y in zip(first.parameters(), second.parameters(), strict=True))
+
+
+# -- calibration and simulation --
+
+
+def test_calibration_measures_statistics_and_ranges(supernet, digits):
+    network = supernet.extract([BlockChoice("add", 3, 3)] * len(SPACE.macro.positions))
+    x = torch.from_numpy(digits.train.x[:200])
+    with torch.no_grad():
+        for unit in network.units():
+            unit.bn.running_mean.fill_(99.0)
+    calibrate(network, x, batch_size=200)
+    assert not network.training
+    with torch.no_grad():
+        y = F.conv2d(x, network.stem.weight, None, network.stem.stride, 1)
+        assert torch.allclose(network.stem.bn.running_mean, y.mean((0, 2, 3)), atol=1e-4)
+        assert torch.allclose(network.stem.bn.running_var, y.var((0, 2, 3)), rtol=1e-3)
+        # one batch: evaluation then sees what calibration saw, up to n / (n - 1) in the variance
+        out = network.stem(x)
+    assert float(network.stem.amax) == pytest.approx(float(out.max()), rel=1e-2)
+    low, high = network.blocks[0].expand.entry_range.tolist()  # the stem's outputs, after their ReLU
+    assert low == 0.0
+    assert high == pytest.approx(float(network.stem.amax))
+    assert network.blocks[1].expand.entry_range[0] < 0  # block 1 ends in a sum without ReLU
+
+
+def test_calibration_starts_anew(supernet, digits):
+    network = supernet.extract(random_paths(4)[3])
+    x = torch.from_numpy(digits.train.x[:128])
+    calibrate(network, 10 * x)
+    calibrate(network, x)
+    once = supernet.extract(random_paths(4)[3])
+    calibrate(once, x)
+    assert all(
+        torch.equal(a, b) for a, b in zip(network.state_dict().values(), once.state_dict().values(), strict=True)
+    )
+
+
+def test_calibrating_rescues_a_sub_network(digits):
+    """With the statistics of another network accuracy is chance; measured anew it is not."""
+    made = tiny_space.space().supernet(0)
+    tiny = tiny_space.space()
+    recipe = Recipe(epochs=10)
+    optimizer = make_optimizer(made, recipe)
+
+    def sampler(epoch: int, step: int):
+        return tuple(tiny.blocks(tiny.sample(numpy_stream(0, epoch, step))))
+
+    for epoch in range(recipe.epochs):
+        train_supernet_epoch(made, optimizer, sampler, digits.train, recipe, 0, epoch)
+    arch = {"layer1": "conv_k5_e6", "layer2": "conv_k5_e6", "layer3": "conv_k5_e6"}
+    network = made.extract(tiny.blocks(arch))
+    network.eval()
+    stale = accuracy(network, digits.validation)
+    calibrate(network, torch.from_numpy(digits.train.x[:256]))
+    fresh = accuracy(network, digits.validation)
+    assert fresh > 0.4
+    assert fresh > stale + 0.1
+
+
+@pytest.mark.parametrize("op", ["conv", "shift", "add"])
+def test_the_simulation_follows_the_integer_network(digits, op):
+    network = tiny_space.space().build(dict.fromkeys(("layer1", "layer2", "layer3"), f"{op}_k3_e1"), 4)
+    x = torch.from_numpy(digits.train.x[:256])
+    calibrate(network, x)
+    integer = to_integer(network, x)
+    set_simulation(network, True)
+    images = torch.from_numpy(digits.validation.x[:100])
+    with torch.no_grad():
+        simulated = network(images).double()
+    exact = integer(images).double()
+    assert not any(torch.equal(a, b) for a, b in zip(simulated, exact, strict=True))  # other units: only compare shape
+    correlation = torch.stack(
+        [torch.corrcoef(torch.stack([a, b]))[0, 1] for a, b in zip(simulated, exact, strict=True)]
+    )
+    assert correlation.median() > 0.99
+    assert (simulated.argmax(1) == exact.argmax(1)).double().mean() >= 0.8
+    set_simulation(network, False)
+    with torch.no_grad():
+        assert not torch.equal(network(images).double(), simulated)
+
+
+# -- training --
+
+
+def test_augmentation_moves_little_and_repeats_with_its_seed(digits):
+    x = torch.from_numpy(digits.train.x[:64])
+    still = Recipe(1, rotation_degrees=0, scale=0, shift_pixels=0)
+    assert torch.allclose(augment(x, still, False, torch.Generator()), x, atol=1e-4)
+    flipped = augment(x, still, True, torch.Generator().manual_seed(0))
+    mirrored = [torch.allclose(a, b.flip(-1), atol=1e-4) for a, b in zip(flipped, x, strict=True)]
+    same = [torch.allclose(a, b, atol=1e-4) for a, b in zip(flipped, x, strict=True)]
+    assert all(m or s for m, s in zip(mirrored, same, strict=True))
+    assert 16 < sum(mirrored) < 48
+    a, b = (augment(x, Recipe(1), False, torch.Generator().manual_seed(7)) for _ in range(2))
+    assert torch.equal(a, b)
+    assert not torch.allclose(a, x, atol=1e-2)
+
+
+def test_batches_visit_each_image_at_most_once_and_differ_between_epochs(digits):
+    still = Recipe(1, rotation_degrees=0, scale=0, shift_pixels=0, batch_size=100)
+    labels = [torch.cat([y for _, y in batches(digits.train, still, False, 0, e, "cpu")]) for e in (0, 0, 1)]
+    assert torch.equal(labels[0], labels[1])
+    assert not torch.equal(labels[0], labels[2])
+    assert len(labels[0]) == len(digits.train) // 100 * 100
+    few = Split(digits.train.x[:10], digits.train.y[:10])
+    assert [len(y) for _, y in batches(few, still, False, 0, 0, "cpu")] == [10]
+
+
+def test_the_rate_warms_up_and_falls_to_zero():
+    recipe = Recipe(1, learning_rate=0.2, warmup_fraction=0.1)
+    rates = [rate_at(recipe, step, 100) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.02 * (i + 1) for i in range(10)])
+    assert rates[10] == 0.2
+    assert rates[55] == pytest.approx(0.1)
+    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
+    assert rates[-1] < 1e-3 * 0.2
+
+
+def test_adder_gradients_get_adder_nets_length_over_the_entries_in_use():
+    parameter = torch.nn.Parameter(torch.zeros(6, 2))
+    parameter.grad = torch.zeros(6, 2)
+    parameter.grad[:3] = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    direction = parameter.grad / parameter.grad.norm()
+    scale_adder_gradients([parameter, torch.nn.Parameter(torch.ones(1))], 0.2)
+    assert float(parameter.grad.norm()) == pytest.approx(0.2 * 6**0.5)
+    assert torch.allclose(parameter.grad / parameter.grad.norm(), direction)
+
+
+def test_weight_decay_spares_adders_and_norms():
+    network = SPACE.build({p.name: "add_k3_e1" for p in SPACE.macro.positions})
+    decayed, rest = make_optimizer(network, Recipe(1)).param_groups
+    adders = [unit.weight for unit in network.modules() if isinstance(unit, Unit) and unit.op == "add"]
+    ids = {id(p) for p in decayed["params"]}
+    assert decayed["weight_decay"] > 0
+    assert rest["weight_decay"] == 0
+    assert not ids & {id(p) for p in adders}
+    assert id(network.stem.weight) in ids
+    assert id(network.stem.bn.weight) not in ids
+
+
+def test_training_twice_gives_the_same_weights_and_reports_epochs(digits):
+    few = Split(digits.train.x[:128], digits.train.y[:128])
+    seen: list[int] = []
+    arch = {"layer1": "add_k3_e1", "layer2": "shift_k3_e1", "layer3": "conv_k3_e1"}
+    networks = [tiny_space.space().build(arch, 1) for _ in range(3)]
+    train_network(networks[0], few, Recipe(epochs=2), 1, on_epoch=seen.append)
+    train_network(networks[1], few, Recipe(epochs=2), 1)
+    train_network(networks[2], few, Recipe(epochs=2), 2)
+    assert seen == [1, 2]
+    pairs = zip(networks[0].state_dict().values(), networks[1].state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert not torch.equal(networks[0].stem.weight, networks[2].stem.weight)
+
+
+def test_a_loss_that_is_not_finite_is_an_error(digits):
+    few = Split(digits.train.x[:128] * np.float32(1e30), digits.train.y[:128])
+    made = tiny_space.space()
+    with pytest.raises(DivergedError, match=r"learning rate 1e\+30") as caught:
+        train_network(made.build(made.largest()), few, Recipe(epochs=2, learning_rate=1e30), 0)
+    assert "\n" not in str(caught.value)
+    net = made.supernet(0)
+    recipe = Recipe(epochs=2, learning_rate=1e30)
+    path = tuple(made.blocks(made.largest()))
+    with pytest.raises(DivergedError, match="of the supernet"):
+        train_supernet_epoch(net, make_optimizer(net, recipe), lambda e, s: path, few, recipe, 0, 0)
+
+
+def test_cuda_is_refused_where_there_is_none(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert torch_device("auto") == torch_device("cpu") == "cpu"
+    with pytest.raises(ConfigError, match="torch sees no CUDA device"):
+        torch_device("cuda")
+
+
+# -- the checkpoint --
+
+
+def trained(run: RunDirectory, digits, first: int, last: int, fresh: bool) -> Supernet:
+    tiny = tiny_space.space()
+    recipe = Recipe(epochs=4)
+    net = tiny.supernet(0)
+    optimizer = make_optimizer(net, recipe)
+    done = 0 if fresh else restore(run, net, optimizer, "tiny", 4)
+    assert done == first
+
+    def sampler(epoch: int, step: int):
+        return tuple(tiny.blocks(tiny.sample(numpy_stream(0, epoch, step))))
+
+    for epoch in range(first, last):
+        train_supernet_epoch(net, optimizer, sampler, digits.train, recipe, 0, epoch)
+    save(run, net, optimizer, "tiny", last, 4)
+    return net
+
+
+def test_training_goes_on_from_a_checkpoint_bit_for_bit(digits, tmp_path):
+    whole = RunDirectory.create(tmp_path / "whole", RunConfig())
+    parts = RunDirectory.create(tmp_path / "parts", RunConfig())
+    straight = trained(whole, digits, 0, 4, fresh=True)
+    trained(parts, digits, 0, 1, fresh=False)
+    resumed = trained(parts, digits, 1, 4, fresh=False)
+    for (name, a), b in zip(straight.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    file = "supernet.safetensors"
+    assert (whole.path / file).read_bytes() == (parts.path / file).read_bytes()
+
+
+def test_a_foreign_checkpoint_is_refused(digits, tmp_path):
+    run = RunDirectory.create(tmp_path / "run", RunConfig())
+    tiny = tiny_space.space()
+    net = tiny.supernet(0)
+    optimizer = make_optimizer(net, Recipe(1))
+    assert restore(run, net, optimizer, "tiny", 4) == 0
+    save(run, net, optimizer, "tiny", 2, 4)
+    with pytest.raises(RunError, match="of space tiny over 4 epochs, this run is tiny over 5"):
+        restore(run, net, optimizer, "tiny", 5)
+    with pytest.raises(RunError, match="this run is shiftadd"):
+        restore(run, net, optimizer, "shiftadd", 4)
+    save(run, net, optimizer, "shiftadd", 2, 4)
+    other = SPACE.supernet(0)
+    with pytest.raises(RunError, match="does not fit the supernet") as caught:
+        restore(run, other, make_optimizer(other, Recipe(1)), "shiftadd", 4)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,169 @@
+import json
+
+import numpy as np
+import pytest
+
+from cosearch.costs import AcceleratorCosts, MeasuredCosts, Measurements, host_bytes, read_table
+from cosearch.errors import ConfigError, DataError
+from cosearch.hardware.tensor import cost_tensor
+from cosearch.strategies import Objectives
+from cosearch.strategies.base import cheapest
+from search_spaces.accelerators import fpga
+from tests import tiny_space
+
+SPACE = tiny_space.space()
+SIZES = {
+    "rows": (2, 8), "cols": (4, 8), "weight_kib": (4.5, 36), "activation_kib": (4.5, 18), "port_bits": (64,),
+    "clock_mhz": (75.0, 150.0),
+}  # fmt: skip
+LINE = "layer1=conv_k3_e1;layer2=add_k3_e1;layer3=skip"
+
+
+def archs(n: int) -> list[dict]:
+    rng = np.random.default_rng(0)
+    return [SPACE.sample(rng) for _ in range(n)]
+
+
+@pytest.fixture(scope="module")
+def tensor():
+    return cost_tensor(SPACE.layer_table(), fpga.space("ecp5-25f", choices=SIZES), cache=False)
+
+
+# -- tables --
+
+
+def write(tmp_path, text: str):
+    (tmp_path / "table.csv").write_text(text)
+    return tmp_path / "table.csv"
+
+
+def test_both_ways_to_write_an_arch(tmp_path):
+    arch = {"layer1": "conv_k3_e1", "layer2": "add_k3_e1", "layer3": "skip"}
+    quoted = json.dumps(arch).replace('"', '""')
+    path = write(tmp_path, f'arch,latency_ms,energy_mj,note\n{LINE},1.5,2,a\n"{quoted}",3,0,b\n')
+    table = read_table(path, SPACE, "latency_ms", ("energy_mj",))
+    assert table.archs == (arch, arch)
+    assert table.values["latency_ms"].tolist() == [1.5, 3.0]
+    assert table.values["energy_mj"].tolist() == [2.0, 0.0]
+    assert "energy_mj" not in read_table(path, SPACE, "latency_ms").values
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("", "not a readable CSV"),
+        ("arch,latency_ms\n", "holds no rows"),
+        ("net,latency_ms\na,1\n", "has columns net, latency_ms; expected arch,latency_ms"),
+        ("arch,energy_mj\na,1\n", "expected arch,latency_ms"),
+        (f"arch,latency_ms\n{LINE},1\n{LINE},fast\n", "line 3: latency_ms is 'fast'"),
+        (f"arch,latency_ms\n{LINE},-1\n", "line 2: latency_ms is"),
+        (f"arch,latency_ms\n{LINE},inf\n", "line 2: latency_ms is"),
+        (f"arch,latency_ms\n{LINE},\n", "line 2: latency_ms is 'nan'"),
+        (f"arch,latency_ms,energy_mj\n{LINE},1,x\n", "line 2: energy_mj is 'x'"),
+        (
+            f"arch,latency_ms\n{LINE},1\nlayer1=conv,1\n",
+            "line 3: decision 'layer2' is missing|line 3: decision 'layer1'",
+        ),
+        ("arch,latency_ms\nplain words,1\n", "line 2: arch 'plain words'"),
+        ('arch,latency_ms\n"{bad json",1\n', "line 2"),
+        ('arch,latency_ms\n"[1, 2]",1\n', "line 2"),
+        (",1\n", "expected arch,latency_ms"),
+        ("arch,latency_ms\n,1\n", "line 2"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path, text, match):
+    with pytest.raises(DataError, match=match) as caught:
+        read_table(write(tmp_path, text), SPACE, "latency_ms", ("energy_mj",))
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_no_tables(tmp_path):
+    with pytest.raises(DataError, match="check the path"):
+        read_table(tmp_path / "absent.csv", SPACE, "latency_ms")
+    with pytest.raises(DataError, match="not a readable CSV"):
+        read_table(tmp_path, SPACE, "latency_ms")
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00\x01" * 30)
+    with pytest.raises(DataError, match=r"binary\.csv"):
+        read_table(tmp_path / "binary.csv", SPACE, "latency_ms")
+
+
+# -- a measured device --
+
+
+def measured(constraints=None, objectives=None, energy: bool = True) -> MeasuredCosts:
+    known = archs(60)
+    latency = np.array([SPACE.workload(a).macs * 1e-6 + 0.01 for a in known])
+    values = {"latency_ms": latency} | ({"energy_mj": 3 * latency} if energy else {})
+    return MeasuredCosts(
+        SPACE, Measurements("phone.csv", tuple(known), values), objectives or Objectives(), constraints
+    )
+
+
+def test_measured_costs_predict_and_count():
+    costs = measured()
+    assert costs.metrics == ("latency_ms", "energy_mj", "params", "macs")
+    assert set(costs.errors) == {"latency_ms", "energy_mj"}
+    for arch, front in zip(archs(10), costs.fronts(archs(10)), strict=True):
+        workload = SPACE.workload(arch)
+        assert len(front) == 1
+        assert front.metric("macs") == [workload.macs]
+        assert front.metric("params") == [workload.weight_count]
+        assert front.metric("energy_mj") == pytest.approx(3 * front.metric("latency_ms"), rel=1e-6)
+        assert front.metric("latency_ms")[0] == pytest.approx(workload.macs * 1e-6 + 0.01, rel=0.3)
+        with pytest.raises(ConfigError, match="gives no 'lut'"):
+            front.metric("lut")
+
+
+def test_a_measured_device_keeps_limits():
+    free = np.array([f.metric("latency_ms")[0] for f in measured().fronts(archs(40))])
+    limit = float(np.median(free))
+    costs = measured({"max_latency_ms": limit})
+    assert [len(f) for f in costs.fronts(archs(40))] == [int(v <= limit) for v in free]
+    assert [len(f) for f in costs.free().fronts(archs(40))] == [1] * 40
+    found = cheapest(SPACE, measured({"max_latency_ms": float(free.min()) * 1.0001}))
+    assert found is not None
+
+
+def test_what_was_not_measured_cannot_be_asked_for():
+    with pytest.raises(ConfigError, match="measures no 'energy_mj'"):
+        measured(energy=False)
+    with pytest.raises(ConfigError, match="measures no 'area_mm2'"):
+        measured({"max_area_mm2": 1.0})
+
+
+# -- accelerators --
+
+
+def test_fronts_keep_the_limits_and_the_accelerator_that_they_name(tensor):
+    [free] = AcceleratorCosts(SPACE, tensor, Objectives()).fronts([SPACE.largest()])
+    limit = float(np.median(free.metric("energy_mj")))
+    costs = AcceleratorCosts(SPACE, tensor, Objectives(), {"max_energy_mj": limit})
+    [front] = costs.fronts([SPACE.largest()])
+    assert 0 < len(front) < len(free)
+    assert (front.metric("energy_mj") <= limit).all()
+    for point in range(len(front)):
+        cost = costs.tensor.evaluate_on(
+            costs.accelerator(SPACE.largest(), point), costs._demand(SPACE.largest())[1]["counts_row"],
+            live_activation_bytes=SPACE.workload(SPACE.largest()).live_activation_bytes, objective="edp",
+            host_bytes=host_bytes(SPACE.workload(SPACE.largest())),
+        )  # fmt: skip
+        assert cost.feasible
+        product = front.metric("latency_ms")[point] * front.metric("energy_mj")[point]
+        assert cost.latency_ms * cost.energy_mj <= product * (1 + 1e-9)
+
+
+def test_the_least_limit_that_can_be_met_is_met(tensor):
+    free = AcceleratorCosts(SPACE, tensor, Objectives())
+    least = min(float(f.metric("energy_mj").min()) for f in free.fronts(everything()))
+    found = cheapest(SPACE, AcceleratorCosts(SPACE, tensor, Objectives(), {"max_energy_mj": least * 1.000001}))
+    assert found is not None
+    assert cheapest(SPACE, AcceleratorCosts(SPACE, tensor, Objectives(), {"max_energy_mj": least * 0.999})) is None
+
+
+def everything() -> list[dict]:
+    return [SPACE.decode(i) for i in np.ndindex(*(len(options) for options in SPACE.choices.values()))]
+
+
+def test_host_bytes_are_the_image_and_the_logits():
+    assert host_bytes(SPACE.workload(SPACE.largest())) >= 7 * 7 + 10
+    assert host_bytes(SPACE.workload(SPACE.largest())) <= 8 * 8 + 10
