@@ -16,6 +16,8 @@ import pandas as pd
 import pytest
 
 import cosearch
+import cosearch.engine
+from cosearch import finalists
 from cosearch.cli import main
 from cosearch.config import RunConfig
 from cosearch.data import load_dataset
@@ -72,9 +74,20 @@ def accuracy_table(tmp_path_factory) -> Path:
     return path
 
 
+def train_here(run, trainings, workers, on_epochs) -> None:
+    """`train_all` without worker processes, whose start takes longer than these trainings."""
+    config = run.config
+    dataset = load_dataset(config.data, seed=config.seed)
+    space = tiny_space.space(dataset.input_shape, len(dataset.classes))
+    for training in trainings:
+        if finalists.load_trained(run, training) is None:
+            finalists.train(run, dataset, space, training, on_epochs)
+
+
 @pytest.fixture
-def table_run(options, accuracy_table, tmp_path) -> dict:
-    """Options of a run that trains nothing but the finalists."""
+def table_run(options, accuracy_table, tmp_path, monkeypatch) -> dict:
+    """Options of a run that trains nothing but the finalists, and those in this process."""
+    monkeypatch.setattr(cosearch.engine, "train_all", train_here)
     return {
         **options, "accuracy": "table", "accuracy_table": accuracy_table, "finalist_epochs": 1, "finalist_seeds": 1,
         "baselines": False, "trials": 10, "out": tmp_path / "run",
@@ -236,8 +249,6 @@ def test_load_gives_the_result_again(finished):
 
 
 def test_show_prints_the_tables_and_computes_nothing(finished, monkeypatch, capsys):
-    import cosearch.engine
-
     def forbidden(*_):
         raise AssertionError("show must not compute")
 
