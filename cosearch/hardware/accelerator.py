@@ -46,6 +46,8 @@ class Resources:
         return all(need <= have for need, have in zip(self.counts, budget.counts, strict=True))
 
 
+BITSERIAL_LANES = 32
+"""Lanes of a bit-serial element."""
 RESOURCES: tuple[str, ...] = tuple(f.name for f in fields(Resources))
 
 
@@ -152,12 +154,16 @@ class UnitEnergies:
 
         Operator: multiply ``b_w b_i / 64``, shift ``b_i / 8``, L1 response two additions (difference, sign) of
         ``max(b_w, b_i) / 8``, pool and elementwise one addition of ``b_i / 8``. Element: plus the accumulator, plus
-        registers of ``(b_w + b_i + 24) / 40``.
+        registers of ``(b_w + b_i + 24) / 40``. Bit-serial: a logic multiply, and accumulator and registers ``b_w b_i``
+        times, shared by 32 lanes.
         """
         weight, value = layer.weight_bits, layer.input_bits
         if layer.kind in ("pool", "elementwise"):
             weight = 0
             operator = self.add_pj * value / 8
+        elif layer.kind == "bitserial":
+            per_lane = (self.accumulate_pj + self.registers_pj) / BITSERIAL_LANES
+            return weight * value * (self.logic_multiply_pj / 64 + per_lane)
         elif layer.kind == "shift":
             operator = self.shift_pj * value / 8
         elif layer.kind == "add":
@@ -178,6 +184,7 @@ class Engine:
     mapspace: the mappings to search; None for the array template of `cosearch.hardware.array`.
     accumulator_depth: partial sums kept beside each column (weight-stationary only).
     windowed: columns keep a window of input pixels, from which a depthwise layer's kernel is unrolled over the rows.
+    lanes: bit products that a bit-serial element adds per cycle; an operation takes ``b_w b_i`` cycles there.
     fabric: ``hard`` multiplies in hard blocks, ``logic`` in look-up tables or standard cells.
     levels: memories private to the engine, innermost first.
     """
@@ -190,11 +197,16 @@ class Engine:
     accumulator_depth: int = 0
     fill_cycles: int = 0
     windowed: bool = False
+    lanes: int = 1
     fabric: Fabric = "hard"
     fill_per: FillPer = "tile"
     levels: tuple[MemoryLevel, ...] = ()
     resources: Resources = field(default_factory=Resources)
     mapspace: Mapspace | None = None
+
+    def cycles_per_operation(self, layer: Layer) -> int:
+        """1, or ``b_w b_i`` where the operands arrive bit by bit."""
+        return layer.weight_bits * layer.input_bits if layer.kind == "bitserial" else 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kinds", tuple(self.kinds))

@@ -329,7 +329,7 @@ def mapping_of(layer: Layer, tiles: Tiles, tile: int, option: int, engine: Engin
     bounds = Bounds.of(layer)
     stationary = engine.dataflow == "output-stationary"
     unroll = unrollings(
-        bounds, stationary, np.array([engine.rows]), np.array([engine.cols]), np.array([engine.windowed])
+        bounds, stationary, np.array([engine.rows * engine.lanes]), np.array([engine.cols]), np.array([engine.windowed])
     )
     size = {dim: int(getattr(tiles, dim)[tile]) for dim in "GKCPQ"} | {"N": 1, "R": bounds.R, "S": bounds.S}
     part = {dim: min(int(getattr(unroll, dim)[option, 0]), size[dim]) for dim in "GKCPQRS"}
@@ -397,6 +397,8 @@ def count(
     cols: Ints,
     accumulator_depth: Ints,
     windowed: NDArray[np.bool_],
+    lanes: Ints,
+    cycles_per_operation: int,
 ) -> Counts:
     """Counts of every (tiling, unrolling) on every array configuration of one dataflow.
 
@@ -407,8 +409,9 @@ def count(
     In a window the input slides: ``input_reads = tiles G P R slid(Q)``.
     Output-stationary: ``cycles = tiles (ceil(G/g) ceil(K/k) ceil(P/p) ceil(Q/q) C R S + rows + cols - 2)``,
     ``weight_reads = tiles G K C R S ceil(P/p) ceil(Q/q)``, the same input_reads, no updates.
+    Bit-serial elements stand for `lanes` rows each and take `cycles_per_operation` cycles a step.
     """
-    unroll = unrollings(bounds, output_stationary, rows, cols, windowed)
+    unroll = unrollings(bounds, output_stationary, rows * lanes, cols, windowed)
     options, configurations = unroll.valid.shape
     shape = (len(tiles) * options, configurations)
     G, K, C, P, Q = (getattr(tiles, name)[:, None, None] for name in "GKCPQ")
@@ -420,13 +423,13 @@ def count(
     input_reads = steps * P * Q * G * C * kernel * k1
     if output_stationary:
         pixels = _ceil(P, unroll.P) * _ceil(Q, unroll.Q)
-        cycles = steps * (passes * pixels * C * kernel + fill)
+        cycles = steps * (passes * pixels * C * kernel * cycles_per_operation + fill)
         weight_reads = steps * G * K * C * kernel * pixels
         updates = np.zeros_like(cycles)
         valid = np.broadcast_to(unroll.valid, cycles.shape)
     else:
         reductions = _ceil(C, unroll.C) * _ceil(np.asarray(bounds.R), unroll.R) * _ceil(np.asarray(bounds.S), unroll.S)
-        cycles = steps * (passes * reductions * P * Q + fill)
+        cycles = steps * (passes * reductions * P * Q * cycles_per_operation + fill)
         chunks = _ceil(P, np.maximum(1, accumulator_depth // Q))
         weight_reads = steps * G * K * C * kernel * chunks
         updates = steps * P * Q * G * K * reductions

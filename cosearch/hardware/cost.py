@@ -200,13 +200,15 @@ def evaluate_batch(
     operation_pj: float = 0.0,
     resident: Sequence[str] = (),
     overhead_cycles: Tensor | float = 0.0,
+    cycles_per_operation: int = 1,
     round_rows: bool = True,
 ) -> BatchCost:
     """Cost of a batch of loop nests of one layer.
 
     levels: the hierarchy, innermost first. resident: tensors that stay in the level below DRAM: no DRAM traffic, no
-    fill, no capacity check for them. overhead_cycles: added to the compute time. round_rows: whole rows per (tensor,
-    kind) as the hardware moves them; without it everything is differentiable in the bounds almost everywhere.
+    fill, no capacity check for them. overhead_cycles: added to the compute time, after cycles_per_operation.
+    round_rows: whole rows per (tensor, kind) as the hardware moves them; without it everything is differentiable in
+    the bounds almost everywhere.
     """
     bounds = torch.tensor([float(v) for v in (loop_bounds(layer)[d] for d in DIMS)], dtype=n.temporal.dtype)
     bounds = bounds.to(n.temporal.device)
@@ -246,7 +248,7 @@ def evaluate_batch(
                 footprint[i] = footprint[i] + _tile(tensor, extents.reach[:, i], layer) * widths[tensor]
     _outputs(layer, levels, n, extents, resident, (reads, writes, read_bits, write_bits), footprint)
     used = [_fanout(extents, i + 1, count, every) for i in range(count)]
-    compute = n.temporal.flatten(1).prod(1) + overhead_cycles
+    compute = n.temporal.flatten(1).prod(1) * cycles_per_operation + overhead_cycles
     rd, wr = (
         torch.stack([torch.stack(r, 1) for r in read_bits], 1),
         torch.stack([torch.stack(w, 1) for w in write_bits], 1),
@@ -411,6 +413,7 @@ def evaluate(layer: Layer, accelerator: Accelerator, mapping: Mapping, resident:
         operation_pj=accelerator.energies.operation_pj(layer, engine.fabric),
         resident=resident,
         overhead_cycles=float(engine.fill_cycles * passes),
+        cycles_per_operation=engine.cycles_per_operation(layer),
     )
     for i, level in enumerate(levels):
         room = level.capacity_bytes * 8 / (2 if level.double_buffered else 1)
@@ -444,7 +447,9 @@ def evaluate(layer: Layer, accelerator: Accelerator, mapping: Mapping, resident:
             for x, tensor in enumerate(TENSORS)
             if tensor in level.holds
         },
-        utilisation=layer.macs / (cycles * engine.rows * engine.cols),
+        utilisation=layer.macs
+        * engine.cycles_per_operation(layer)
+        / (cycles * engine.rows * engine.lanes * engine.cols),
         bound=max(times, key=lambda name: times[name]),
         footprint_bits={level.name: float(cost.footprint_bits[0, i]) for i, level in enumerate(levels)},
     )

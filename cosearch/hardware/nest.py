@@ -224,7 +224,8 @@ def totals(
     layer: Layer, accelerator: Accelerator, engine: Engine, levels: Sequence[MemoryLevel], counts: NestCounts
 ) -> Totals:
     """Whole-layer figures of a batch: what `evaluate` returns for each mapping."""
-    cycles = np.maximum(counts.cycles + engine.fill_cycles * counts.fills, -(-layer.output_count // accelerator.lanes))
+    array = counts.cycles * engine.cycles_per_operation(layer) + engine.fill_cycles * counts.fills
+    cycles = np.maximum(array, -(-layer.output_count // accelerator.lanes))
     fixed = layer.macs * accelerator.energies.operation_pj(layer, engine.fabric)
     pj = np.full(len(cycles), fixed + layer.output_count * accelerator.energies.requantise_pj)
     fits = np.ones(len(cycles), bool)

@@ -76,12 +76,14 @@ def layer_front(
     """
     bounds = Bounds.of(layer)
     tiles = useful_tiles(bounds, enumerate_tiles(bounds), layer, weight_bits, activation_bits)
+    serial = layer.weight_bits * layer.input_bits if engines.kind == "bitserial" else 1
     groups = []
     for stationary in (False, True):
         where = np.flatnonzero(engines.output_stationary == stationary)
         if len(where):
             rows, cols, depth = engines.rows[where], engines.cols[where], engines.accumulator_depth[where]
-            groups.append((where, count(bounds, tiles, stationary, rows, cols, depth, engines.windowed[where])))
+            extras = engines.windowed[where], engines.lanes[where], serial
+            groups.append((where, count(bounds, tiles, stationary, rows, cols, depth, *extras)))
     return LayerFront(layer, bounds, tiles, tuple(groups))
 
 

@@ -151,10 +151,12 @@ def lower_bound(layer: Layer, accelerator: Accelerator, residency: Residency | N
     read += 0.0 if resident.activations else float(bounds.inputs * layer.input_bits)
     written = 0.0 if resident.activations else float(bounds.outputs * layer.output_bits)
     engine = accelerator.engine_for(layer.kind)
-    elements = accelerator.lanes if engine is None else engine.rows * engine.cols
+    rate: float = accelerator.lanes
+    if engine is not None:
+        rate = engine.rows * engine.lanes * engine.cols / engine.cycles_per_operation(layer)
     requantised = layer.kind not in VECTOR_KINDS
     cycles = max(
-        layer.macs / elements,
+        layer.macs / rate,
         read / dram.read_bits_per_cycle + written / dram.write_bits_per_cycle
         if dram.shared_port
         else max(read / dram.read_bits_per_cycle, written / dram.write_bits_per_cycle),

@@ -25,6 +25,7 @@ class EngineTable:
     output_stationary: NDArray[np.bool_]
     accumulator_depth: Ints
     windowed: NDArray[np.bool_]
+    lanes: Ints
     logic: NDArray[np.bool_]
     fmax_mhz: Floats
     resources: Ints
@@ -158,6 +159,7 @@ def engine_table(kind: str, engines: Sequence[Engine], fmax_mhz: Sequence[float]
         np.array([e.dataflow == "output-stationary" for e in engines], bool),
         np.array([e.accumulator_depth for e in engines], np.int64),
         np.array([e.windowed for e in engines], bool),
+        np.array([e.lanes for e in engines], np.int64),
         np.array([e.fabric == "logic" for e in engines], bool),
         np.array(fmax_mhz, float),
         np.array([resource_row(e.resources) for e in engines], np.int64).reshape(len(engines), len(RESOURCES)),

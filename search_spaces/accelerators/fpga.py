@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cosearch.errors import ConfigError, nearest
 from cosearch.hardware.accelerator import (
     ACCOUNTINGS,
+    BITSERIAL_LANES,
     DATAFLOWS,
     FABRICS,
     Accelerator,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from cosearch.hardware.tables import EngineTable, Prices, SharedTable
 
 KINDS: tuple[str, ...] = ("mac", "shift", "add")
+ENGINE_KINDS: tuple[str, ...] = (*KINDS, "bitserial")
 CHOICES: dict[str, tuple[Any, ...]] = {
     "rows": (2, 4, 8, 12, 16, 24, 32),
     "cols": (4, 8, 12, 16, 24, 32, 48),
@@ -52,13 +54,15 @@ def space(
     choices: Mapping[str, Sequence[Any]] | None = None,
     accounting: Accounting = "element",
     scale_modelled: Mapping[str, float] | None = None,
+    kinds: Sequence[str] = KINDS,
 ) -> "FpgaSpace":
     """The accelerators that fit one part.
 
     part: a built-in part, a part file, or a `Part`. choices: replaces some of `CHOICES` and of the part's own.
     accounting: ``element`` charges each operation and element with its accumulator and operand registers;
         ``operator`` only the multiplier, shifter or adder, as many published shift/add figures do.
-    scale_modelled: factors on unit costs of the part, by name.
+    scale_modelled: factors on unit costs of the part, by name. kinds: arithmetic kinds that may have an engine, of mac,
+        shift, add and bitserial (LUT dot products whose operands arrive bit by bit).
 
     Raises: ConfigError for a choice or an accounting that does not exist; what `load_device` raises.
     """
@@ -70,7 +74,10 @@ def space(
     if accounting not in ACCOUNTINGS:
         raise ConfigError(f"accounting={accounting!r}, expected one of {', '.join(ACCOUNTINGS)}")
     merged = {name: tuple(given.get(name, values)) for name, values in CHOICES.items()}
-    return FpgaSpace(device.scaled(scale_modelled or {}), tuple(merged.items()), accounting)
+    for kind in kinds:
+        if kind not in ENGINE_KINDS:
+            raise ConfigError(f"the fpga space has no engine for kind {kind!r}: {nearest(kind, ENGINE_KINDS)}")
+    return FpgaSpace(device.scaled(scale_modelled or {}), tuple(merged.items()), accounting, tuple(kinds))
 
 
 def element_name(kind: str, fabric: str) -> str:
@@ -172,6 +179,8 @@ class FpgaSpace:
             rows, cols, dataflow, windowed, fabric, depth = combo
             if kind != "mac" and fabric == "hard":
                 continue
+            if kind == "bitserial" and (windowed or dataflow == "output-stationary"):
+                continue
             if dataflow == "output-stationary":
                 if windowed or depth != choices["accumulator_depth"][0]:
                     continue
@@ -180,7 +189,8 @@ class FpgaSpace:
             resources = self.engine_resources(element, rows, cols, depth, windowed)
             slow = self.fmax_mhz(element, rows, cols) < min(choices["clock_mhz"])
             if (resources + self._base()).fits(self.budget) and not slow:
-                levels = self._private_levels(rows, cols, depth, windowed)
+                lanes = BITSERIAL_LANES if kind == "bitserial" else 1
+                levels = self._private_levels(rows * lanes, cols, depth, windowed)
                 engines.append(
                     Engine(
                         kind,
@@ -191,6 +201,7 @@ class FpgaSpace:
                         accumulator_depth=depth,
                         fill_cycles=rows + cols - 2,
                         windowed=windowed,
+                        lanes=lanes,
                         fabric=fabric,
                         levels=levels,
                         resources=resources,

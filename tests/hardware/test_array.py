@@ -33,7 +33,19 @@ ENGINES = {
     "weight-stationary": {"dataflow": ("weight-stationary",), "windowed": (False,)},
     "windowed": {"dataflow": ("weight-stationary",), "windowed": (True,)},
     "output-stationary": {"dataflow": ("output-stationary",), "windowed": (False,)},
+    "bitserial": {"dataflow": ("weight-stationary",), "windowed": (False,)},
 }
+
+
+def kind_of(engine):
+    return "bitserial" if engine == "bitserial" else "mac"
+
+
+def on(engine, layer):
+    """The layer as the engine's kind; 3-bit weights and 2-bit inputs where they arrive bit by bit."""
+    if engine != "bitserial":
+        return layer
+    return dataclasses.replace(layer, kind="bitserial", weight_bits=3, input_bits=2)
 
 
 def build(engine, rows=10, cols=4, depth=16, weight_kib=1.0, activation_kib=2.0, **choices):
@@ -47,12 +59,13 @@ def build(engine, rows=10, cols=4, depth=16, weight_kib=1.0, activation_kib=2.0,
             "weight_kib": (weight_kib,),
             "activation_kib": (activation_kib,),
             "port_bits": (64,),
-            "clock_mhz": (100.0,),
-            "fabric": ("hard",),
+            "clock_mhz": (75.0,),
+            "fabric": ("logic",) if engine == "bitserial" else ("hard",),
             **choices,
         },
+        kinds=(kind_of(engine),),
     )
-    return space.accelerator(0, {"mac": 0})
+    return space.accelerator(0, {kind_of(engine): 0})
 
 
 def every_mapping(layer, accelerator):
@@ -63,7 +76,7 @@ def every_mapping(layer, accelerator):
     names = [level.name for level in hierarchy(accelerator, engine)]
     stationary = engine.dataflow == "output-stationary"
     unroll = unrollings(
-        bounds, stationary, np.array([engine.rows]), np.array([engine.cols]), np.array([engine.windowed])
+        bounds, stationary, np.array([engine.rows * engine.lanes]), np.array([engine.cols]), np.array([engine.windowed])
     )
     for option in range(len(unroll.valid)):
         if unroll.valid[option, 0]:
@@ -89,6 +102,7 @@ def brute_force(layer, accelerator, residency):
             operation_pj=accelerator.energies.operation_pj(layer),
             resident=resident_tensors(residency),
             overhead_cycles=engine.fill_cycles * torch.tensor(tiles, dtype=torch.float64),
+            cycles_per_operation=engine.cycles_per_operation(layer),
         )
         cycles = cost.cycles.clamp(min=-(-layer.output_count // accelerator.lanes))
         ms = cycles / (accelerator.clock_mhz * 1e3)
@@ -109,7 +123,7 @@ SOME = [case for i, case in enumerate(EVERY) if i % 7 == 0]  # each layer, engin
 )
 def test_the_best_mapping_equals_brute_force(name, engine, residency):
     """Every mapping of the declared mapspace through the general evaluator: no better one, for three policies."""
-    layer, accelerator = LAYERS[name], build(engine)
+    layer, accelerator = on(engine, LAYERS[name]), build(engine)
     points = brute_force(layer, accelerator, residency)
     for policy in (1.0, 0.5, 0.0):
         mapping = best_mapping(layer, accelerator, policy, residency)
@@ -142,7 +156,7 @@ engines = st.sampled_from(sorted(ENGINES))
 @settings(max_examples=60, deadline=None)
 @given(small_layers(), engines, st.integers(1, 12), st.integers(1, 12), st.sampled_from([0.0, 0.5, 1.0]))
 def test_never_below_the_lower_bound(layer, engine, rows, cols, policy):
-    accelerator = build(engine, rows, cols, weight_kib=8, activation_kib=16)
+    layer, accelerator = on(engine, layer), build(engine, rows, cols, weight_kib=8, activation_kib=16)
     mapping = best_mapping(layer, accelerator, policy)
     cost = evaluate(layer, accelerator, mapping)
     bound = lower_bound(layer, accelerator)
@@ -159,7 +173,7 @@ def optimum(layer, accelerator, policy):
 @settings(max_examples=40, deadline=None)
 @given(small_layers(), engines, st.sampled_from([0.0, 1.0]))
 def test_more_of_anything_never_costs_more(layer, engine, policy):
-    accelerator = build(engine, weight_kib=8, activation_kib=16)
+    layer, accelerator = on(engine, layer), build(engine, weight_kib=8, activation_kib=16)
     cost = optimum(layer, accelerator, policy) * (1 + 1e-9)
     bigger = tuple(dataclasses.replace(level, capacity_bytes=2 * level.capacity_bytes) for level in accelerator.levels)
     wider = tuple(
@@ -189,6 +203,17 @@ def test_depthwise_uses_the_diagonal_of_a_plain_array_and_the_columns_of_a_windo
     cost = evaluate(layer, windowed, best_mapping(layer, windowed, 1.0, Residency(True, True)), ["W", "I", "O"])
     assert cost.cycles == 3 * 64 + 16
     assert cost.accesses["activation_buffer", "I"][0] == 24 * 8 * 3 * 10
+
+
+def test_doubling_both_widths_quadruples_bit_serial_time():
+    """10 x 32 lanes x 4 columns: 24 outputs in 6 passes, 16 channels at once, 64 pixels, b_w b_i cycles each."""
+    accelerator = build("bitserial", 10, 4, 64, 64, 64, port_bits=(1024,))
+    cycles = []
+    for bits in (2, 4):
+        layer = dataclasses.replace(LAYERS["pointwise"], kind="bitserial", weight_bits=bits, input_bits=bits)
+        mapping = best_mapping(layer, accelerator, 1.0, Residency(True, True))
+        cycles.append(evaluate(layer, accelerator, mapping, ["W", "I", "O"]).cycles - 12)
+    assert cycles == [6 * 64 * 4, 6 * 64 * 16]
 
 
 def test_a_layer_that_does_not_fit_names_itself():
