@@ -36,7 +36,9 @@ class SupernetAccuracy:
 
         self.space, self.supernet, self.dataset, self.device = space, supernet, dataset, device
         self.images = len(dataset.validation)
-        self._calibration = torch.from_numpy(dataset.train.x[:CALIBRATION_IMAGES]).to(device)
+        # spread over the training images, which may be sorted by class
+        spread = np.linspace(0, len(dataset.train) - 1, min(CALIBRATION_IMAGES, len(dataset.train))).astype(int)
+        self._calibration = torch.from_numpy(dataset.train.x[spread]).to(device)
         self._known: dict[str, float] = {}
 
     def __call__(self, arch: Arch) -> float:

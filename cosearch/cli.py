@@ -1,6 +1,8 @@
 """The command line: parse, call the function that Python users call, print. Errors: one line, exit status 2."""
 
 import inspect
+import os
+import signal
 import sys
 import types
 import typing
@@ -190,18 +192,26 @@ def _print_result(result: Any, quiet: bool) -> None:
         print_result(result)
 
 
+def _terminate(number: int, frame: Any) -> None:
+    """A polite end: as Ctrl-C, so that everything is kept and training processes end too."""
+    raise KeyboardInterrupt
+
+
 def main() -> None:
-    """Entry point. Exit status 0, 2 for an error a user can mend, 130 for Ctrl-C."""
+    """Entry point. Exit status: 0, 2 for an error that a user can mend, 3 for a run stopped on request."""
+    # threads that wait for each other sleep: on a busy machine spinning ones cost far more than they save
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except CosearchError as error:
         print(f"cosearch: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_status)
     except _UsageError as error:
         print(f"cosearch: {error.format_message()} (see cosearch --help)", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
-        print("cosearch: interrupted; continue with: cosearch resume RUN", file=sys.stderr)
+        print("cosearch: interrupted", file=sys.stderr)
         sys.exit(130)
 
 

@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from cosearch.errors import ConfigError, nearest
 
 MAX_YAML_BYTES = 1 << 20
+DATASETS = ("digits", "cifar10", "cifar100")
+FILE_SUFFIXES = (".csv", ".json", ".yaml", ".yml")
+"""A device with one of these endings is a file."""
 _brief = reprlib.Repr()  # a few aliases in YAML can stand for gigabytes of text
 _brief.maxlevel, _brief.maxstring, _brief.maxother = 2, 80, 80
 
@@ -51,7 +54,10 @@ class RunConfig(BaseModel):
         300, ge=1, le=10_000_000, description="Accuracy evaluations of the search; each baseline gets as many."
     )
     minutes: float | None = Field(
-        None, gt=0, description="Stop after this long; a run that it stops is not reproducible and can be resumed."
+        None,
+        gt=0,
+        description="Stop after this long with exit status 3; everything is kept, and resume goes on. Where it stops "
+        "depends on the machine.",
     )
     baselines: bool = Field(
         True, description="Also search conv-only networks and at random, to show what co-search buys."
@@ -68,7 +74,20 @@ class RunConfig(BaseModel):
     @field_validator("objectives", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    def with_absolute_paths(self) -> "RunConfig":
+        """Files and folders by their full paths, so that the run can be resumed from anywhere."""
+        update: dict[str, Any] = {}
+        data, device = Path(self.data).expanduser(), Path(self.device).expanduser()
+        if self.data not in DATASETS and data.exists():
+            update["data"] = str(data.resolve())
+        if device.suffix in FILE_SUFFIXES:
+            update["device"] = str(device.resolve())
+        for name in ("data_dir", "accuracy_table"):
+            if getattr(self, name) is not None:
+                update[name] = getattr(self, name).expanduser().resolve()
+        return self.model_copy(update=update)
 
     @property
     def constraints(self) -> dict[str, float]:

@@ -22,6 +22,8 @@ MIN_SIZE, MAX_SIZE = 8, 224
 MAX_BYTES = 8 * 2**30
 """Largest array read from a file: what a 24 GiB machine can hold beside its float copy."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
+MAX_PIXEL = 1e6
+"""Beyond this float32 loses the differences between pixels."""
 TEST_FRACTION = VALIDATION_FRACTION = 0.2
 
 Images = npt.NDArray[np.float32]
@@ -44,6 +46,7 @@ class Dataset:
     """A dataset split for a search: `development()` is what a finalist trains on, `open_test` is for the end.
 
     mirror: whether a mirrored image keeps its class (true of CIFAR's objects, not of digits).
+    mean, std: per channel, of the training pixels; what `standardise` takes from every image.
     """
 
     name: str
@@ -52,6 +55,8 @@ class Dataset:
     _test: Split
     classes: tuple[str, ...]
     content_hash: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     mirror: bool = False
 
     @property
@@ -306,18 +311,34 @@ def _split(name: str, raw: _Raw, seed: int) -> Dataset:
     held, kept = _stratified(y[rest], VALIDATION_FRACTION * len(y) / len(rest) if raw.x_test is None else 0.1, rng)
     validation, train = rest[held], rest[kept]
 
-    mean = x[train].mean(axis=(0, 2, 3), keepdims=True)
-    std = x[train].std(axis=(0, 2, 3), keepdims=True) + 1e-6
-    standard = lambda images, labels: Split(np.ascontiguousarray((images - mean) / std), np.ascontiguousarray(labels))  # noqa: E731
+    pixels = x[train].astype(np.float64)
+    mean, std = pixels.mean(axis=(0, 2, 3)), pixels.std(axis=(0, 2, 3))
+    if not np.isfinite(std).all() or float(np.abs(mean).max()) > MAX_PIXEL:
+        raise DataError(f"{name}: pixels are as large as {np.abs(pixels).max():.3g}: scale them to 0..1 or 0..255")
+    if not (std > 0).any():
+        raise DataError(f"{name}: all training pixels are equal ({mean[0]:g}): there is nothing to learn from")
+
+    def split(images: Images, labels: Labels) -> Split:
+        return Split(standardise(images, mean, std), np.ascontiguousarray(labels))
+
     return Dataset(
         name,
-        standard(x[train], y[train]),
-        standard(x[validation], y[validation]),
-        standard(x_test, y_test),
+        split(x[train], y[train]),
+        split(x[validation], y[validation]),
+        split(x_test, y_test),
         classes,
         digest.hexdigest(),
+        tuple(mean.tolist()),
+        tuple(std.tolist()),
         raw.mirror,
     )
+
+
+def standardise(images: Images, mean: npt.ArrayLike, std: npt.ArrayLike) -> Images:
+    """(images - mean) / std per channel. images: [n, channels, height, width], uint8 already as fractions of 255."""
+    view = (1, -1, 1, 1)
+    centred = images - np.asarray(mean, np.float32).reshape(view)
+    return np.ascontiguousarray(centred / (np.asarray(std, np.float32).reshape(view) + np.float32(1e-6)))
 
 
 def _stratified(

@@ -1,50 +1,50 @@
 """The main job, top to bottom: check everything, train the supernet, search, train the finalists, compare, write.
 
-`prepare` does all the checking and writes nothing. The phases after it each leave their results in the run directory
-and skip what is there already, so that `resume` is the same road walked again.
+`problem.prepare` does all the checking and writes nothing. The phases after it each leave their results in the run
+directory and skip what is there already, so that `resume` is the same road walked again.
 """
 
+import io
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import cached_property
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cosearch import registry, results
-from cosearch.accuracy import (
-    AccuracySource,
-    PredictorAccuracy,
-    SupernetAccuracy,
-    TableAccuracy,
-    TrainAccuracy,
-    require_fractions,
+from cosearch.accuracy import AccuracySource, SupernetAccuracy, TrainAccuracy
+from cosearch.comparison import (
+    CO_SEARCH,
+    CONV_ONLY,
+    RANDOM,
+    Choice,
+    default_accelerator,
+    design,
+    front_table,
+    mapping_document,
+    notes,
+    on_default,
+    recommended,
 )
 from cosearch.config import RunConfig
-from cosearch.costs import RESOURCES, AcceleratorCosts, MeasuredCosts, read_table, unknown_device
-from cosearch.data import Dataset, load_dataset
-from cosearch.errors import ConfigError, CosearchError, InfeasibleError, RunError, UnknownNameError
-from cosearch.finalists import Training, load_trained, train_all
+from cosearch.costs import AcceleratorCosts
+from cosearch.errors import ConfigError, CosearchError, InfeasibleError, RunError, StoppedError
+from cosearch.finalists import Trained, Training, load_trained, train_all
 from cosearch.hardware.accelerator import Accelerator
-from cosearch.hardware.report import layer_report
-from cosearch.hardware.tensor import NetworkCost, cost_tensor
+from cosearch.problem import Problem, fingerprint, prepare
 from cosearch.progress import Reporter
 from cosearch.results import Design, Result
 from cosearch.runs import RunDirectory, TrialLog, write_atomic
 from cosearch.seeding import numpy_stream
-from cosearch.strategies import STRATEGIES, Objectives, make
-from cosearch.strategies.base import Candidate, Failure, Told, cheapest
-from cosearch.strategies.objectives import MAXIMISED, recommend, undominated
-from search_spaces import accelerators, networks
+from cosearch.strategies import Objectives, make
+from cosearch.strategies.base import Candidate, Failure, Told
 from search_spaces.decisions import Arch
 
-CHECKPOINTS = 12
-"""How often a supernet's training is saved."""
-
-
+CHECKPOINT_SECONDS = 30.0
+"""A supernet's training is saved after the epoch in which this much time has passed since the last time."""
 PARALLEL_PIXELS = 32 * 32
 """Images from this size on use several threads per operation; for smaller ones the threads wait for each other."""
 
@@ -59,136 +59,6 @@ def start_threads(n: int, pixels: int) -> int:
     inside = n if pixels >= PARALLEL_PIXELS else 1
     torch.set_num_threads(inside)
     return n // inside
-
-
-def load_problem_data(config: RunConfig) -> tuple[Dataset, Any]:
-    """The dataset and the network space made for it.
-
-    Raises: DataError, UnknownNameError, ConfigError.
-    """
-    factory = networks.find(config.space)
-    dataset = load_dataset(config.data, config.data_dir, config.seed)
-    return dataset, factory(dataset.input_shape, len(dataset.classes))
-
-
-@dataclass(frozen=True)
-class Problem:
-    """All that a search needs, checked. device_name: the part, or the measurement file.
-
-    known_accuracy: the source, if it is a table or a predictor.
-    """
-
-    config: RunConfig
-    dataset: Dataset
-    space: Any
-    objectives: Objectives
-    costs: AcceleratorCosts | MeasuredCosts
-    device_name: str
-    known_accuracy: AccuracySource | None
-
-    @cached_property
-    def conv_only(self) -> Any | None:
-        """The same space restricted to convolutions, if it can be."""
-        return self.space.restricted("conv") if hasattr(self.space, "restricted") else None
-
-    def costs_of(self, space: Any) -> Any:
-        """The same costs for a sub-space."""
-        if isinstance(self.costs, AcceleratorCosts):
-            return AcceleratorCosts(space, self.costs.tensor, self.objectives, self.costs.constraints)
-        return self.costs
-
-
-def prepare(config: RunConfig, reporter: Reporter) -> Problem:
-    """Check and load everything that can be wrong. Writes nothing.
-
-    Raises: a CosearchError of one line.
-    """
-    objectives = Objectives(config.objectives, config.min_accuracy)
-    registry.find("strategies", STRATEGIES, config.strategy)
-    needs_table = config.accuracy in ("table", "predictor")
-    if needs_table and config.accuracy_table is None:
-        raise ConfigError(f"--accuracy {config.accuracy} needs --accuracy-table FILE (a CSV of arch,accuracy)")
-    if config.accuracy_table is not None and not needs_table:
-        raise ConfigError(f"--accuracy-table is read with --accuracy table or predictor, not {config.accuracy}")
-    dataset, space = load_problem_data(config)
-    known = None
-    if config.accuracy_table is not None:
-        known = _known_accuracy(config.accuracy_table, config.accuracy, space, len(dataset.validation))
-    costs, device_name, objectives = _costs(config, space, objectives, reporter)
-    costs.fronts([{name: options[-1] for name, options in space.choices.items()}])  # an unknown metric shows here
-    _require_feasible(space, costs, config.constraints, device_name)
-    return Problem(config, dataset, space, objectives, costs, device_name, known)
-
-
-def _known_accuracy(path: Path, kind: str, space: Any, images: int) -> AccuracySource:
-    """Raises: DataError, ConfigError."""
-    table = read_table(path, space, "accuracy")
-    require_fractions(table)
-    source = TableAccuracy if kind == "table" else PredictorAccuracy
-    return source(space, table, images)
-
-
-def _costs(
-    config: RunConfig, space: Any, objectives: Objectives, reporter: Reporter
-) -> tuple[AcceleratorCosts | MeasuredCosts, str, Objectives]:
-    """Costs, the device's name, and the objectives: of the default ones, those that the device has."""
-    if Path(config.device).suffix == ".csv":
-        table = read_table(Path(config.device), space, "latency_ms", ("energy_mj",))
-        if objectives.names == Objectives().names and "energy_mj" not in table.values:
-            objectives = replace(objectives, names=("accuracy", "latency_ms"))
-        measured = MeasuredCosts(space, table, objectives, config.constraints)
-        spread = ", ".join(f"{name} within {error:.1%}" for name, error in measured.errors.items())
-        reporter.say(
-            f"Device {config.device}: {len(table.archs)} measured networks; predictions, cross-validated: {spread}. "
-            "There is no accelerator to search: the device is given."
-        )
-        return measured, config.device, objectives
-    try:
-        device = accelerators.find(config.device, accounting=config.accounting)
-    except UnknownNameError as error:
-        known = [*accelerators.ACCELERATORS, *accelerators.FAMILIES]
-        raise (error if ":" in config.device else unknown_device(config.device, known)) from None
-    layers = space.layer_table()
-    with reporter.phase(f"pricing {len(layers)} layer shapes", len(layers)) as phase:
-        priced = 0
-
-        def advance(done: int, _: int) -> None:
-            nonlocal priced
-            phase.advance(done - priced)
-            priced = done
-
-        tensor = cost_tensor(layers, device, progress=advance)
-        phase.advance(len(layers) - priced, f"{len(device):.3g} accelerators on {device.name}")
-    return AcceleratorCosts(space, tensor, objectives, config.constraints), device.name, objectives
-
-
-def _require_feasible(space: Any, costs: Any, constraints: Mapping[str, float], device: str) -> None:
-    """Raises: InfeasibleError with the best value that can be reached, if some constraint cannot be met."""
-    if not constraints:
-        return
-    free = _without_constraints(costs)
-    for name, limit in constraints.items():
-        metric = name.removeprefix("max_")
-        arch = cheapest(space, free, metric)
-        if arch is None:
-            raise InfeasibleError(f"no network of {space.name} runs on {device} at all: choose a larger device")
-        least = float(free.fronts([arch])[0].metric(metric).min())
-        if least > limit:
-            raise InfeasibleError(
-                f"--{name.replace('_', '-')} {limit:g} cannot be met: the least that {space.name} reaches on {device} "
-                f"is {least:.4g}; raise the limit above it"
-            )
-    if cheapest(space, costs) is None:
-        raise InfeasibleError(
-            f"the limits {dict(constraints)} can each be met on {device}, but not together: raise one"
-        )
-
-
-def _without_constraints(costs: Any) -> Any:
-    if isinstance(costs, AcceleratorCosts):
-        return AcceleratorCosts(costs.space, costs.tensor, Objectives(), None)
-    names = ("accuracy", *costs.measurements.values)
-    return MeasuredCosts(costs.space, costs.measurements, Objectives(names), None)
 
 
 def run(config: RunConfig | None = None, **options: Any) -> Result:
@@ -209,8 +79,14 @@ def run(config: RunConfig | None = None, **options: Any) -> Result:
     started = time.monotonic()
     problem = prepare(config, reporter)
     reporter.say(_plan(problem))
-    run_directory = RunDirectory.create(out, config.model_copy(update={"out": out}))
-    return _carry_out(run_directory, problem, reporter, started)
+    kept = config.with_absolute_paths().model_copy(update={"out": out.resolve()})
+    run_directory = RunDirectory.create(out, kept)
+    with run_directory.locked():
+        run_directory.write_json(INPUTS, fingerprint(problem))
+        return _carry_out(run_directory, problem, reporter, started)
+
+
+INPUTS = "inputs.json"
 
 
 def _plan(problem: Problem) -> str:
@@ -239,16 +115,28 @@ def resume(path: Path | str, trials: int | None = None, quiet: bool | None = Non
     config = run_directory.config
     if trials is not None and trials < config.trials:
         raise ConfigError(f"--trials {trials}: the run has {config.trials} already; give more, or +N for N more")
-    update: dict[str, Any] = {"trials": trials or config.trials, "minutes": None}
-    if quiet is not None:
-        update["quiet"] = quiet
-    config = RunConfig.make({**config.model_dump(), **update})
+    asked = {"trials": trials or config.trials, "minutes": None}
+    config = RunConfig.make({**config.model_dump(), **asked, "quiet": config.quiet if quiet is None else quiet})
     reporter = Reporter(config.quiet)
     started = time.monotonic()
-    problem = prepare(config, reporter)
     with run_directory.locked():
+        problem = prepare(config, reporter)
+        if (run_directory.path / INPUTS).is_file():
+            _require_same_inputs(run_directory, fingerprint(problem))
+        else:
+            run_directory.write_json(INPUTS, fingerprint(problem))
         run_directory.reconfigure(config)
-    return _carry_out(run_directory, problem, reporter, started)
+        return _carry_out(run_directory, problem, reporter, started)
+
+
+def _require_same_inputs(run: RunDirectory, found: Mapping[str, str]) -> None:
+    """Raises: RunError naming what has changed since the run was started."""
+    known = run.read_json(INPUTS)
+    changed = sorted(name for name in known.keys() | found.keys() if known.get(name) != found.get(name))
+    if changed:
+        raise RunError(
+            f"{run.path}: {', '.join(changed)} changed since this run was started: put it back, or start a new run"
+        )
 
 
 def _free_name(config: RunConfig) -> Path:
@@ -260,44 +148,53 @@ def _free_name(config: RunConfig) -> Path:
 
 
 def _carry_out(run: RunDirectory, problem: Problem, reporter: Reporter, started: float) -> Result:
+    """All phases, in a directory that is locked.
+
+    Raises: StoppedError if the user stops it; everything done until then is kept.
+    """
     config = problem.config
     deadline = started + 60 * config.minutes if config.minutes else float("inf")
     at_once = start_threads(config.threads, int(np.prod(problem.dataset.input_shape[1:])))
     seconds: dict[str, float] = {"preparing": time.monotonic() - started}
-    with run.locked():
-        run.log("start", threads=config.threads, seed=config.seed, data_hash=problem.dataset.content_hash)
-        default = _default_accelerator(problem)
+    run.log("start", threads=config.threads, seed=config.seed)
+    try:
+        default = default_accelerator(problem)
         with _timed(seconds, "supernet"):
             accuracy = _accuracy_source(run, problem, reporter, deadline)
         with _timed(seconds, "search"):
             found = _searches(run, problem, accuracy, at_once, reporter, deadline)
-        chosen = {name: _recommended(told, problem, accuracy.images) for name, told in found.items()}
+        chosen = {name: recommended(told, problem, accuracy.images) for name, told in found.items()}
         with _timed(seconds, "finalists"):
-            _train_finalists(run, [arch for arch, _ in chosen.values()], problem, reporter)
-        designs = _designs(run, problem, chosen, default)
-        notes = _notes(problem, chosen, designs)
-        result = Result(str(run.path), _front_table(found[CO_SEARCH], problem), tuple(designs), tuple(notes))
-        _write(run, problem, result, chosen[CO_SEARCH])
-        run.log("finished", seconds={name: round(value, 2) for name, value in seconds.items()})
+            trained = _train_finalists(run, chosen, problem, reporter, deadline)
+        with _timed(seconds, "comparing"):
+            designs = [design(problem, name, chosen[name], found[name], trained[name]) for name in chosen]
+            designs += _on_default(designs, problem, default)
+            lines = tuple(notes(problem, chosen, designs))
+            table = front_table(found[CO_SEARCH], problem)
+            result = Result(str(run.path), table, tuple(designs), lines, problem.objectives.names, problem.costs_are)
+            _write(run, problem, result, chosen[CO_SEARCH])
+    except KeyboardInterrupt:
+        raise StoppedError(f"interrupted; what was done is kept, continue with: cosearch resume {run.path}") from None
+    run.log("finished", seconds={name: round(value, 2) for name, value in seconds.items()})
     reporter.say("Time by phase: " + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))
     return result
 
 
-class _timed:
-    def __init__(self, seconds: dict[str, float], name: str) -> None:
-        self.seconds, self.name = seconds, name
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    seconds[name] = time.monotonic() - started
 
-    def __enter__(self) -> None:
-        self.started = time.monotonic()
 
-    def __exit__(self, *_: object) -> None:
-        self.seconds[self.name] = time.monotonic() - self.started
+def _on_default(designs: Sequence[Design], problem: Problem, default: Accelerator | None) -> list[Design]:
+    if default is None:
+        return []
+    return [on_default(d, problem, default) for d in designs if d.name in (CONV_ONLY, CO_SEARCH)]
 
 
 BATCH = 20
 """Networks proposed together; a divisor of the strategies' generations."""
-CO_SEARCH, CONV_ONLY, RANDOM = "co-search", "conv-only", "random search"
-_Chosen = tuple[Arch, int]
 
 
 def _accuracy_source(run: RunDirectory, problem: Problem, reporter: Reporter, deadline: float) -> AccuracySource:
@@ -327,23 +224,25 @@ def _trained_supernet(run: RunDirectory, problem: Problem, device: str, reporter
     def path(epoch: int, step: int) -> Any:
         return tuple(space.blocks(space.sample(numpy_stream(config.seed, "path", epoch, step))))
 
-    every = max(1, recipe.epochs // CHECKPOINTS)
+    saved = time.monotonic()
     with reporter.phase("training the supernet", recipe.epochs, done) as phase:
         for epoch in range(done, recipe.epochs):
-            if time.monotonic() > deadline:
-                raise _out_of_time(run)
             loss = train_supernet_epoch(
                 supernet, optimizer, path, dataset.train, recipe, config.seed, epoch, dataset.mirror, device
             )
             phase.advance(1, f"loss {loss:.3f}")
-            if (epoch + 1) % every == 0 or epoch + 1 == recipe.epochs:
+            now = time.monotonic()
+            if epoch + 1 == recipe.epochs or now > min(deadline, saved + CHECKPOINT_SECONDS):
                 save(run, supernet, optimizer, space.name, epoch + 1, recipe.epochs)
                 run.log("supernet", epoch=epoch + 1, loss=round(loss, 5))
+                saved = now
+            if now > deadline:
+                raise _out_of_time(run)
     return supernet
 
 
-def _out_of_time(run: RunDirectory) -> CosearchError:
-    return CosearchError(f"stopped by --minutes; what was done is kept, continue with: cosearch resume {run.path}")
+def _out_of_time(run: RunDirectory) -> StoppedError:
+    return StoppedError(f"stopped by --minutes; what was done is kept, continue with: cosearch resume {run.path}")
 
 
 def _searches(
@@ -440,55 +339,31 @@ def _evaluate(
     return {"accuracy": value} | {n: float(front.metric(n)[candidate.point]) for n in objectives.costs}
 
 
-def _columns(told: Sequence[Told], names: Sequence[str]) -> tuple[dict[str, Any], list[_Chosen]]:
-    """Every (network, point of its hardware front) as columns, and what each row is."""
-    good = [t for t in told if t.accuracy is not None]
-    rows = [(t.candidate.arch, i) for t in good for i in range(len(t.front))]
-    columns = {name: np.concatenate([t.front.metric(name) for t in good]) for name in names}
-    columns["accuracy"] = np.concatenate([np.full(len(t.front), t.accuracy) for t in good])
-    return columns, rows
+def _train_finalists(
+    run: RunDirectory, chosen: Mapping[str, Choice], problem: Problem, reporter: Reporter, deadline: float
+) -> dict[str, list[Trained]]:
+    """Train every chosen network with every seed; networks that were chosen twice are trained once."""
+    from cosearch.supernet.training import torch_device
 
-
-def _recommended(told: Sequence[Told], problem: Problem, images: int) -> _Chosen:
-    columns, rows = _columns(told, problem.objectives.costs)
-    return rows[recommend(columns, problem.objectives, images)]
-
-
-def _front_table(told: Sequence[Told], problem: Problem) -> Any:
-    """The front of everything evaluated, best accuracy first. Accuracies are the search's own."""
-    import pandas as pd
-
-    metrics = tuple(dict.fromkeys((*problem.objectives.costs, *problem.costs.metrics)))
-    columns, rows = _columns(told, metrics)
-    keep = np.flatnonzero(undominated(problem.objectives.minimised({n: columns[n] for n in problem.objectives.names})))
-    table = pd.DataFrame({"accuracy": columns["accuracy"][keep], **{n: columns[n][keep] for n in metrics}})
-    table["accuracy_source"] = problem.config.accuracy
-    if isinstance(problem.costs, AcceleratorCosts):
-        table["accelerator"] = [problem.costs.accelerator(*rows[i]).name for i in keep]
-    import json
-
-    table["arch"] = [json.dumps(rows[i][0]) for i in keep]
-    sort = [*problem.objectives.names, "arch"]
-    return table.sort_values(sort, ascending=[n not in MAXIMISED for n in sort], ignore_index=True)
-
-
-def _default_accelerator(problem: Problem) -> Accelerator | None:
-    """The least-EDP design for the largest conv-only network, fixed before any search."""
-    if isinstance(problem.costs, AcceleratorCosts) and problem.config.baselines and problem.conv_only is not None:
-        return problem.costs.least_edp_cost(problem.space.largest("conv")).accelerator(0)
-    return None
-
-
-def _train_finalists(run: RunDirectory, archs: Sequence[Arch], problem: Problem, reporter: Reporter) -> None:
     config = problem.config
-    trainings = _trainings(archs, problem)
+    trainings = _trainings([arch for arch, _ in chosen.values()], problem)
     open_ones = [t for t in trainings if load_trained(run, t) is None]
-    workers = 1 if config.torch_device == "cuda" else config.threads
+    workers = 1 if torch_device(config.torch_device) == "cuda" else config.threads
     epochs = config.finalist_epochs
-    with reporter.phase(
-        "training finalists, epochs", epochs * len(trainings), epochs * (len(trainings) - len(open_ones))
-    ) as phase:
-        train_all(run, trainings, workers, phase.advance)
+    done = epochs * (len(trainings) - len(open_ones))
+
+    def on_epochs(n: int) -> None:
+        phase.advance(n)
+        if time.monotonic() > deadline:
+            raise _out_of_time(run)
+
+    with reporter.phase("training finalists, epochs", epochs * len(trainings), done) as phase:
+        train_all(run, trainings, workers, on_epochs)
+    results = {}
+    for name, (arch, _) in chosen.items():
+        loaded = [load_trained(run, training) for training in _trainings([arch], problem)]
+        results[name] = [t for t in loaded if t is not None]
+    return results
 
 
 def _trainings(archs: Sequence[Arch], problem: Problem) -> list[Training]:
@@ -500,106 +375,8 @@ def _trainings(archs: Sequence[Arch], problem: Problem) -> list[Training]:
     ]
 
 
-def _designs(
-    run: RunDirectory, problem: Problem, chosen: Mapping[str, _Chosen], default: Accelerator | None
-) -> list[Design]:
-    designs = [_design(run, problem, name, arch, point) for name, (arch, point) in chosen.items()]
-    by_name = {design.name: design for design in designs}
-    if default is not None:
-        for name in (CONV_ONLY, CO_SEARCH):
-            if name in chosen:
-                designs.append(_on_default(by_name[name], problem, default))
-    return designs
-
-
-def _design(run: RunDirectory, problem: Problem, name: str, arch: Arch, point: int) -> Design:
-    [front] = problem.costs.fronts([arch])
-    trained = [load_trained(run, training) for training in _trainings([arch], problem)]
-    done = [t for t in trained if t is not None]
-    assert len(done) == len(trained)
-    values = {n: float(front.metric(n)[point]) for n in problem.costs.metrics}
-    accelerator = problem.costs.accelerator(arch, point).name if isinstance(problem.costs, AcceleratorCosts) else ""
-    return Design(
-        name,
-        arch,
-        accelerator,
-        values["latency_ms"],
-        values.get("energy_mj"),
-        {n: values[n] for n in RESOURCES if n in values},
-        tuple(t.integer_accuracy for t in done),
-        tuple(t.float_accuracy for t in done),
-        done[0].images,
-        None,
-    )
-
-
-def _on_default(design: Design, problem: Problem, accelerator: Accelerator) -> Design:
-    assert isinstance(problem.costs, AcceleratorCosts)
-    cost: NetworkCost = problem.costs.on(accelerator, design.arch)
-    resources = {n: float(getattr(accelerator.resources, n)) for n in RESOURCES}
-    name = f"{design.name} @ default"
-    if not cost.feasible:
-        return replace(
-            design, name=name, accelerator=accelerator.name, latency_ms=None, energy_mj=None, resources=resources,
-            infeasible=f"cannot run there: {cost.reason}",
-        )  # fmt: skip
-    return replace(
-        design, name=name, accelerator=accelerator.name, latency_ms=cost.latency_ms, energy_mj=cost.energy_mj,
-        resources=resources,
-    )  # fmt: skip
-
-
-def _notes(problem: Problem, chosen: Mapping[str, _Chosen], designs: Sequence[Design]) -> list[str]:
-    notes = results.bought(designs)
-    if problem.config.baselines and problem.conv_only is not None and CONV_ONLY not in chosen:
-        notes.append(f"{CONV_ONLY}: no network of only convolutions meets the limits")
-    if CONV_ONLY in chosen and isinstance(problem.costs, AcceleratorCosts):
-        notes.append(_sensitivity(problem, chosen[CO_SEARCH], chosen[CONV_ONLY]))
-    return notes
-
-
-FACTORS = (0.5, 2.0)
-
-
-def _sensitivity(problem: Problem, finalist: _Chosen, baseline: _Chosen) -> str:
-    """Whether finalist and baseline keep their order of energy when each modelled unit cost is halved or doubled.
-
-    Under the changed costs each network gets its best accelerator anew, among the array sizes of the two designs.
-    """
-    costs = problem.costs
-    assert isinstance(costs, AcceleratorCosts)
-    device: Any = costs.tensor.space
-    chosen = [costs.accelerator(*finalist), problem.costs_of(problem.conv_only).accelerator(*baseline)]
-    engines = [engine for accelerator in chosen for engine in accelerator.engines]
-    sizes = {
-        "rows": sorted({engine.rows for engine in engines}),
-        "cols": sorted({engine.cols for engine in engines}),
-    }
-    archs = [finalist[0], baseline[0]]
-    used = costs.space.counts(archs, costs.tensor.layers).any(0)
-    layers = [layer for layer, needed in zip(costs.tensor.layers, used, strict=True) if needed]
-
-    def ratio(scale: Mapping[str, float]) -> float:
-        options = {"accounting": problem.config.accounting, "choices": sizes, "scale_modelled": scale}
-        tensor = cost_tensor(layers, accelerators.find(problem.config.device, **options), cache=False)
-        priced = AcceleratorCosts(problem.space, tensor, Objectives())
-        try:
-            ours, theirs = (priced.least_edp_cost(arch).energy_mj for arch in archs)
-        except InfeasibleError:
-            return float("nan")
-        return float(ours[0] / theirs[0])
-
-    base = ratio({})
-    changed = {(name, factor): ratio({name: factor}) for name in device.modelled for factor in FACTORS}
-    known = {case: value for case, value in changed.items() if np.isfinite(value)}
-    turned = [f"{name} x{factor:g}" for (name, factor), value in known.items() if (value < 1) != (base < 1)]
-    span = f"energy ratio to conv-only {base:.2f}, {min(known.values()):.2f} to {max(known.values()):.2f}"
-    span += "".join(f"; no design fits with {name} x{factor:g}" for name, factor in changed.keys() - known.keys())
-    verdict = f"the order turns with {', '.join(turned)}" if turned else "the order of finalist and conv-only holds"
-    return f"sensitivity: with each of {len(device.modelled)} modelled unit costs halved and doubled {verdict} ({span})"
-
-
-def _write(run: RunDirectory, problem: Problem, result: Result, finalist: _Chosen) -> None:
+def _write(run: RunDirectory, problem: Problem, result: Result, finalist: Choice) -> None:
+    """front.csv, best/ and, last, result.json: a run with it is finished."""
     arch, point = finalist
     write_atomic(run.path / "front.csv", result.front.to_csv(index=False))
     network = {
@@ -607,19 +384,24 @@ def _write(run: RunDirectory, problem: Problem, result: Result, finalist: _Chose
         "version": 1,
         "space": problem.config.space,
         "input_shape": list(problem.dataset.input_shape),
+        "pixel_mean": list(problem.dataset.mean),
+        "pixel_std": list(problem.dataset.std),
         "classes": list(problem.dataset.classes),
         "arch": arch,
     }
     run.write_json("best/network.json", network)
     run.write_json("best/workload.json", problem.space.workload(arch).to_json())
     if isinstance(problem.costs, AcceleratorCosts):
-        accelerator = problem.costs.accelerator(arch, point)
-        run.write_json("best/accelerator.json", accelerator.to_json())
-        run.write_json("best/mapping.json", _mapping_document(problem, arch, accelerator))
-    first = _trainings([arch], problem)[0]
-    loaded = run.load_tensors(f"{first.name}.safetensors")
-    assert loaded is not None
-    run.save_tensors("best/weights.safetensors", loaded[0], loaded[1])
+        run.write_json("best/accelerator.json", problem.costs.accelerator(arch, point).to_json())
+        run.write_json("best/mapping.json", mapping_document(problem, finalist))
+    first = _trainings([arch], problem)[0]  # the first seed, not the best on the test images
+    for source, target in (("", "weights"), (".integer", "integer")):
+        loaded = run.load_tensors(f"{first.name}{source}.safetensors")
+        if loaded is None:
+            raise RunError(
+                f"{run.path / first.name}{source}.safetensors is missing: remove {first.name}.json and resume"
+            )
+        run.save_tensors(f"best/{target}.safetensors", *loaded)
     run.write_json(
         "result.json",
         {
@@ -629,32 +411,11 @@ def _write(run: RunDirectory, problem: Problem, result: Result, finalist: _Chose
             "data": problem.config.data,
             "data_hash": problem.dataset.content_hash,
             "objectives": list(problem.objectives.names),
-            "designs": [design.to_json() for design in result.designs],
+            "costs_are": problem.costs_are,
+            "designs": [d.to_json() for d in result.designs],
             "notes": list(result.notes),
         },
     )
-
-
-def _mapping_document(problem: Problem, arch: Arch, accelerator: Accelerator) -> dict[str, Any]:
-    rows = layer_report(problem.space.workload(arch), accelerator)
-    return {
-        "format": "cosearch.mapping",
-        "version": 1,
-        "accelerator": accelerator.name,
-        "layers": [
-            {
-                "layer": row.layer.name,
-                "engine": row.engine,
-                "mapping": row.mapping.to_json() if row.mapping is not None else None,
-                "cycles": row.cycles,
-                "latency_ms": row.latency_ms,
-                "energy_mj": row.energy_mj,
-                "utilisation": row.utilisation,
-                "bound": row.bound,
-            }
-            for row in rows
-        ],
-    }
 
 
 def load(path: Path | str) -> Result:
@@ -662,8 +423,6 @@ def load(path: Path | str) -> Result:
 
     Raises: RunError if it is not one, or not finished.
     """
-    import io
-
     import pandas as pd
 
     run_directory = RunDirectory.open(Path(path))
@@ -671,9 +430,49 @@ def load(path: Path | str) -> Result:
     try:
         front = pd.read_csv(io.StringIO((run_directory.path / "front.csv").read_text(encoding="utf-8")))
         designs = tuple(Design.from_json(design) for design in data["designs"])
-        return Result(str(path), front, designs, tuple(data["notes"]))
+        return Result(
+            str(path), front, designs, tuple(data["notes"]), tuple(data["objectives"]), str(data["costs_are"])
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{path}: front.csv or result.json is missing or damaged ({error}): write them again with: "
             f"cosearch resume {path}"
         ) from error
+
+
+def load_network(path: Path | str) -> "Classifier":
+    """The finalist of a finished run as a callable on images; the dataset is not needed.
+
+    Raises: RunError.
+    """
+    from cosearch.integer import from_tensors
+
+    run_directory = RunDirectory.open(Path(path))
+    described = run_directory.read_json("best/network.json")
+    loaded = run_directory.load_tensors("best/integer.safetensors")
+    if loaded is None:
+        raise RunError(f"{path}/best/integer.safetensors is missing: finish the run with: cosearch resume {path}")
+    mean, std = tuple(described["pixel_mean"]), tuple(described["pixel_std"])
+    return Classifier(from_tensors(*loaded), mean, std, tuple(described["classes"]))
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """The integer network of a finalist with the scaling of its images."""
+
+    network: Any
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...]
+
+    def __call__(self, images: Any) -> list[str]:
+        """images: [n, channels, height, width], uint8, or float on the scale of the training data. Returns: classes."""
+        import torch
+
+        from cosearch.data import standardise
+        from cosearch.integer import integer_predictions
+
+        pixels = np.asarray(images)
+        scaled = pixels.astype(np.float32) / np.float32(255 if pixels.dtype == np.uint8 else 1)
+        found = integer_predictions(self.network, torch.from_numpy(standardise(scaled, self.mean, self.std)))
+        return [self.classes[i] for i in found.tolist()]

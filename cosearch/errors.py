@@ -5,7 +5,9 @@ from collections.abc import Iterable
 
 
 class CosearchError(Exception):
-    """Base of every error raised for a user; the command line prints it on one line, exit status 2."""
+    """Base of every error raised for a user; the command line prints it on one line and ends with its status."""
+
+    exit_status = 2
 
 
 class UnknownNameError(CosearchError, KeyError):
@@ -36,6 +38,12 @@ class InfeasibleError(CosearchError):
 
 class RunError(CosearchError):
     """A run directory that is missing, foreign, damaged or in use."""
+
+
+class StoppedError(CosearchError):
+    """A run that a user stopped, by Ctrl-C, a signal or --minutes; what was done is kept."""
+
+    exit_status = 3
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -10,12 +10,13 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cosearch.errors import CosearchError
+from cosearch.errors import CosearchError, RunError
 from cosearch.runs import RunDirectory
 from search_spaces.decisions import Arch, arch_key
 
@@ -38,18 +39,31 @@ class Training:
 
 @dataclass(frozen=True)
 class Trained:
-    """Test accuracies of a training: of the integer network, and of the float network it came from."""
+    """What a training reached on the test images.
 
-    integer_accuracy: float
+    correct: one character an image, 1 where the integer network is right. float_accuracy: of the network it came from.
+    """
+
+    correct: str
     float_accuracy: float
-    images: int
+
+    @property
+    def integer_accuracy(self) -> float:
+        return self.correct.count("1") / len(self.correct)
 
 
 def load_trained(run: RunDirectory, training: Training) -> Trained | None:
+    """The result of a training that is done.
+
+    Raises: RunError if the file is damaged.
+    """
     if not (run.path / f"{training.name}.json").is_file():
         return None
     data = run.read_json(f"{training.name}.json")
-    return Trained(**data["test"])
+    try:
+        return Trained(**data["test"])
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{run.path / training.name}.json is damaged ({error}): remove it and resume") from error
 
 
 def train_all(
@@ -67,17 +81,20 @@ def train_all(
     loads: list[list[Training]] = [[] for _ in range(max(1, min(workers, len(open_trainings))))]
     for training in sorted(open_trainings, key=lambda t: (-t.operations, t.name)):
         min(loads, key=lambda load: sum(t.operations for t in load)).append(training)
-    processes = [_start(run, load) for load in loads if load]
+    (run.path / FOLDER).mkdir(exist_ok=True)
+    processes = [_start(run, number, load) for number, load in enumerate(loads) if load]
     try:
-        _watch(processes, on_epochs)
+        _watch(run, processes, on_epochs)
     finally:
         for process in processes:
             if process.poll() is None:
                 process.kill()
             process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
 
 
-def _start(run: RunDirectory, trainings: Sequence[Training]) -> "subprocess.Popen[str]":
+def _start(run: RunDirectory, number: int, trainings: Sequence[Training]) -> "subprocess.Popen[str]":
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path),
@@ -87,23 +104,25 @@ def _start(run: RunDirectory, trainings: Sequence[Training]) -> "subprocess.Pope
         [sys.executable, "-m", "cosearch.finalists"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=(run.path / FOLDER / f"worker{number}.log").open("w"),
         text=True,
         env=environment,
     )
     assert process.stdin is not None
-    json.dump({"run": str(run.path), "trainings": [asdict(t) for t in trainings]}, process.stdin)
-    process.stdin.close()
+    # the pipe stays open: when it closes, this process has ended, and so does the worker
+    print(
+        json.dumps({"run": str(run.path), "trainings": [asdict(t) for t in trainings]}), file=process.stdin, flush=True
+    )
     return process
 
 
-def _watch(processes: "Sequence[subprocess.Popen[str]]", on_epochs: Callable[[int], None]) -> None:
+def _watch(run: RunDirectory, processes: "Sequence[subprocess.Popen[str]]", on_epochs: Callable[[int], None]) -> None:
     import selectors
 
     with selectors.DefaultSelector() as selector:
-        for process in processes:
+        for number, process in enumerate(processes):
             assert process.stdout is not None
-            selector.register(process.stdout, selectors.EVENT_READ, process)
+            selector.register(process.stdout, selectors.EVENT_READ, (number, process))
         while selector.get_map():
             for key, _ in selector.select():
                 line = key.fileobj.readline()  # type: ignore[union-attr]
@@ -111,12 +130,11 @@ def _watch(processes: "Sequence[subprocess.Popen[str]]", on_epochs: Callable[[in
                     on_epochs(int(json.loads(line)["epochs"]))
                     continue
                 selector.unregister(key.fileobj)
-                process = key.data
+                number, process = key.data
                 if process.wait() != 0:
-                    message = (process.stderr.read() or "").strip().splitlines()
-                    raise CosearchError(
-                        message[-1] if message else f"a training process ended with {process.returncode}"
-                    )
+                    log = run.path / FOLDER / f"worker{number}.log"
+                    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+                    raise CosearchError(lines[-1] if lines else f"a training process ended with {process.returncode}")
 
 
 def train(run: RunDirectory, dataset: Any, space: Any, training: Training, on_epoch: Callable[[int], None]) -> Trained:
@@ -126,7 +144,7 @@ def train(run: RunDirectory, dataset: Any, space: Any, training: Training, on_ep
     """
     import torch
 
-    from cosearch.integer import integer_accuracy, to_integer
+    from cosearch.integer import integer_predictions, to_integer, to_tensors
     from cosearch.supernet.training import accuracy, finalist_recipe, torch_device, train_network
 
     config = run.config
@@ -139,9 +157,11 @@ def train(run: RunDirectory, dataset: Any, space: Any, training: Training, on_ep
     test = dataset.open_test()
     float_accuracy = accuracy(network, test, device)
     integer = to_integer(network, torch.from_numpy(split.x))
-    result = Trained(integer_accuracy(integer, test), float_accuracy, len(test))
+    right = integer_predictions(integer, torch.from_numpy(test.x)) == torch.from_numpy(test.y)
+    result = Trained("".join("1" if image else "0" for image in right.tolist()), float_accuracy)
     metadata = {"format": "cosearch.network", "version": "1", "arch": json.dumps(training.arch)}
     run.save_tensors(f"{training.name}.safetensors", network.state_dict(), metadata)
+    run.save_tensors(f"{training.name}.integer.safetensors", *to_tensors(integer))
     run.write_json(
         f"{training.name}.json",
         {"arch": training.arch, "seed": training.seed, "epochs": config.finalist_epochs, "test": asdict(result)},
@@ -152,19 +172,27 @@ def train(run: RunDirectory, dataset: Any, space: Any, training: Training, on_ep
 def _main() -> int:
     import torch
 
-    from cosearch.engine import load_problem_data
+    from cosearch.problem import load_data_and_space
 
-    job = json.load(sys.stdin)
+    job = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     run = RunDirectory.open(Path(job["run"]))
     torch.set_num_threads(1)
     try:
-        dataset, space = load_problem_data(run.config)
+        dataset, space = load_data_and_space(run.config)
         for item in job["trainings"]:
             train(run, dataset, space, Training(**item), _report)
     except CosearchError as error:
         print(error, file=sys.stderr)
         return 2
     return 0
+
+
+def _end_with_parent() -> None:
+    # the descriptor itself: a thread that waits in sys.stdin would hold its lock when the interpreter ends
+    while os.read(0, 1024):
+        pass
+    os._exit(1)
 
 
 def _report(_: int) -> None:

@@ -9,14 +9,17 @@ the input's range is moved to its end, which is exact: |w - x| = |end - x| + |w 
 constant joins the offset.
 """
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from cosearch.data import Split
-from cosearch.errors import CosearchError
+from cosearch.errors import CosearchError, RunError
 from cosearch.macro import ACCUMULATOR_BITS, ACTIVATION_BITS, OPERATORS
 from cosearch.operators.adder import add_conv2d
 from cosearch.operators.shift import shift_weight
@@ -227,11 +230,79 @@ def to_integer(network: Network, images: Tensor) -> IntegerNetwork:
 
 
 @torch.no_grad()
-def integer_accuracy(network: IntegerNetwork, split: Split, batch_size: int = 128) -> float:
+def integer_predictions(network: IntegerNetwork, x: Tensor, batch_size: int = 128) -> Tensor:
+    """Class of each image. x: n x C x H x W, standardised. Returns: n, int64."""
+    return torch.cat([network(batch).argmax(1) for batch in x.split(batch_size)])
+
+
+def integer_accuracy(network: IntegerNetwork, split: Split) -> float:
     """Fraction of the split that the integer network classifies correctly, in [0, 1]."""
-    right = 0
-    for x, y in zip(
-        torch.from_numpy(split.x).split(batch_size), torch.from_numpy(split.y).split(batch_size), strict=True
-    ):
-        right += int((network(x).argmax(1) == y).sum())
-    return right / len(split)
+    predicted = integer_predictions(network, torch.from_numpy(split.x))
+    return float((predicted == torch.from_numpy(split.y)).double().mean())
+
+
+FORMAT = {"format": "cosearch.integer", "version": "1"}
+
+
+def to_tensors(network: IntegerNetwork) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Everything that the hardware needs, as named int64 tensors and JSON metadata; `from_tensors` reads it."""
+    tensors: dict[str, Tensor] = {}
+
+    def requantise(name: str, value: Requantise) -> dict[str, Any]:
+        for part in ("multiplier", "shift", "offset"):
+            tensors[f"{name}.{part}"] = getattr(value, part)
+        return {"low": value.low, "high": value.high}
+
+    def conv(layer: IntegerConv) -> dict[str, Any]:
+        tensors[f"{layer.name}.weight"] = layer.weight
+        fixed = {"name": layer.name, "op": layer.op, "stride": layer.stride, "groups": layer.groups}
+        return {**fixed, **requantise(layer.name, layer.requantise)}
+
+    structure = {
+        "input_step": network.input_step,
+        "stem": conv(network.stem),
+        "blocks": [
+            {
+                "layers": [conv(layer) for layer in block.layers],
+                "residual": asdict(block.residual) if block.residual else None,
+            }
+            for block in network.blocks
+        ],
+        "head": conv(network.head),
+        "pool": requantise("pool", network.pool),
+    }
+    tensors["classifier.weight"], tensors["classifier.bias"] = network.classifier_weight, network.classifier_bias
+    return tensors, {**FORMAT, "network": json.dumps(structure)}
+
+
+def from_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> IntegerNetwork:
+    """Raises: RunError if the tensors are not an integer network of a version that this code reads."""
+    if any(metadata.get(key) != value for key, value in FORMAT.items()):
+        raise RunError(f"expected tensors with {FORMAT}, got {dict(metadata)}"[:200])
+
+    def requantise(name: str, data: Mapping[str, Any]) -> Requantise:
+        multiplier, shift, offset = (tensors[f"{name}.{part}"] for part in ("multiplier", "shift", "offset"))
+        return Requantise(multiplier, shift, offset, int(data["low"]), int(data["high"]))
+
+    def conv(data: Mapping[str, Any]) -> IntegerConv:
+        name = str(data["name"])
+        weight, stride, groups = tensors[f"{name}.weight"], int(data["stride"]), int(data["groups"])
+        return IntegerConv(name, str(data["op"]), weight, stride, groups, requantise(name, data))
+
+    def block(data: Mapping[str, Any]) -> IntegerBlock:
+        first, second, third = (conv(layer) for layer in data["layers"])
+        return IntegerBlock((first, second, third), Residual(**data["residual"]) if data["residual"] else None)
+
+    try:
+        structure = json.loads(metadata["network"])
+        return IntegerNetwork(
+            float(structure["input_step"]),
+            conv(structure["stem"]),
+            tuple(block(data) for data in structure["blocks"]),
+            conv(structure["head"]),
+            requantise("pool", structure["pool"]),
+            tensors["classifier.weight"],
+            tensors["classifier.bias"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"the integer network is damaged: {error}") from error

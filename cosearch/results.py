@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Z95 = 1.959963984540054
+AT_DEFAULT = " @ default"
+"""Ending of the name of a design that runs on the default accelerator."""
 
 
 def wilson(fraction: float, n: int, z: float = Z95) -> tuple[float, float]:
@@ -22,48 +24,69 @@ def wilson(fraction: float, n: int, z: float = Z95) -> tuple[float, float]:
 class Design:
     """One (network, accelerator) pair of the comparison.
 
-    integer_accuracies, float_accuracies: on the test images, one per training seed. search_accuracy: what the search
-    saw. infeasible: why the pair cannot run; its costs are then None.
+    costs: metric -> value; empty if the pair cannot run, and infeasible says why. correct: per training seed one
+    character a test image, 1 where the integer network is right. float_accuracies: of the networks they came from.
+    search_accuracy: what the search saw.
     """
 
     name: str
     arch: dict[str, Any]
     accelerator: str
-    latency_ms: float | None
-    energy_mj: float | None
-    resources: dict[str, float]
-    integer_accuracies: tuple[float, ...]
+    costs: dict[str, float]
+    correct: tuple[str, ...]
     float_accuracies: tuple[float, ...]
-    test_images: int
-    search_accuracy: float | None
+    search_accuracy: float
     infeasible: str = ""
+
+    @property
+    def integer_accuracies(self) -> tuple[float, ...]:
+        """On the test images, one per training seed."""
+        return tuple(seed.count("1") / len(seed) for seed in self.correct)
+
+    @property
+    def test_images(self) -> int:
+        return len(self.correct[0])
 
     @property
     def accuracy(self) -> float:
         """Mean over training seeds of the integer network's test accuracy."""
-        return sum(self.integer_accuracies) / len(self.integer_accuracies)
+        return sum(self.integer_accuracies) / len(self.correct)
 
     @property
     def interval(self) -> tuple[float, float]:
+        """95% Wilson interval of `accuracy` over the draw of test images; the spread over seeds is beside it."""
         return wilson(self.accuracy, self.test_images)
+
+    @property
+    def latency_ms(self) -> float | None:
+        return self.costs.get("latency_ms")
+
+    @property
+    def energy_mj(self) -> float | None:
+        return self.costs.get("energy_mj")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Design":
-        lists = {key: tuple(data[key]) for key in ("integer_accuracies", "float_accuracies")}
+        lists: dict[str, Any] = {key: tuple(data[key]) for key in ("correct", "float_accuracies")}
         return cls(**{**data, **lists})
 
 
 @dataclass(frozen=True)
 class Result:
-    """path: the run directory. front: one row per (network, accelerator) that nothing evaluated dominates."""
+    """path: the run directory. front: one row per (network, accelerator) that nothing evaluated dominates.
+
+    objectives: what was optimised. costs_are: how the costs are known (modelled, or predicted from measurements).
+    """
 
     path: str
     front: "pd.DataFrame"
     designs: tuple[Design, ...]
     notes: tuple[str, ...]
+    objectives: tuple[str, ...]
+    costs_are: str
 
     @property
     def finalist(self) -> Design:
@@ -79,17 +102,33 @@ def bought(designs: Sequence[Design]) -> list[str]:
             lines.append(f"{other.name}: {other.infeasible}")
             continue
         gains = [
-            f"{_ratio(ours, theirs)} {label}"
-            for label, ours, theirs in (
-                ("energy", finalist.energy_mj, other.energy_mj),
-                ("latency", finalist.latency_ms, other.latency_ms),
-            )
-            if ours is not None and theirs
+            f"{finalist.costs[metric] / other.costs[metric]:.2f}x {metric.split('_')[0]}"
+            for metric in ("energy_mj", "latency_ms")
+            if other.costs.get(metric)
         ]
-        points = 100 * (finalist.accuracy - other.accuracy)
-        lines.append(f"against {other.name}: {', '.join(gains)} at {points:+.2f} points of accuracy")
+        mean, low, high = (100 * value for value in accuracy_difference(finalist, other))
+        points = f"{mean:+.2f} points of accuracy [{low:+.2f}, {high:+.2f}]"
+        lines.append(f"against {other.name}: {', '.join(gains)} at {points}")
     return lines
 
 
-def _ratio(ours: float, theirs: float) -> str:
-    return f"{ours / theirs:.2f}x"
+RESAMPLES = 2000
+
+
+def accuracy_difference(ours: Design, theirs: Design) -> tuple[float, float, float]:
+    """Mean difference of accuracy and its 95% interval, paired on the test images.
+
+    Bootstrap over images and, on each side, over training seeds; seeded, so that it gives the same answer twice.
+    """
+    import numpy as np
+
+    a, b = (np.array([[c == "1" for c in seed] for seed in d.correct], dtype=float) for d in (ours, theirs))
+    rng = np.random.default_rng(0)
+    n = a.shape[1]
+    drawn = np.empty(RESAMPLES)
+    for i in range(RESAMPLES):
+        images = rng.integers(n, size=n)
+        mine, other = a[rng.integers(len(a), size=len(a))], b[rng.integers(len(b), size=len(b))]
+        drawn[i] = mine[:, images].mean() - other[:, images].mean()
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return float(a.mean() - b.mean()), float(low), float(high)

@@ -183,6 +183,8 @@ class TrialLog:
         failed = isinstance(result, Failure)
         if isinstance(result, Failure):
             attributes["reason"] = result.reason
+        else:
+            attributes["accuracy"] = result["accuracy"]  # also where it is no objective
         self.study.add_trial(
             create_trial(
                 state=TrialState.FAIL if failed else TrialState.COMPLETE,
@@ -206,7 +208,8 @@ class TrialLog:
             self.space.check(arch)
             candidate = Candidate(trial.number, arch)
             if trial.state == TrialState.COMPLETE:
-                told.append((candidate, dict(zip(self.objectives.names, trial.values, strict=True))))
+                values = dict(zip(self.objectives.names, trial.values, strict=True))
+                told.append((candidate, {"accuracy": trial.user_attrs["accuracy"], **values}))
             else:
                 told.append((candidate, Failure(trial.user_attrs.get("reason", "failed"))))
         return told

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cosearch.results import Design, Result
+from cosearch.results import AT_DEFAULT, Design, Result
 
 if TYPE_CHECKING:
     from cosearch.hardware.accelerator import Accelerator
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from cosearch.workload import Workload
 
 FRONT_ROWS = 12
+USUAL = ("accuracy", "latency_ms", "energy_mj", "lut", "ff", "dsp", "bram")
 
 
 def console(width: int = 112) -> Any:
@@ -44,25 +45,30 @@ def print_result(result: Result) -> None:
     """The front, the designs side by side, and what co-search bought."""
     out = console()
     front = result.front
-    names = [n for n in ("accuracy", "latency_ms", "energy_mj", "lut", "ff", "dsp", "bram") if n in front]
+    names = [n for n in dict.fromkeys((*result.objectives, *USUAL)) if n in front]
     step = max(1, -(-len(front) // FRONT_ROWS))
     rows = [tuple(_number(name, front[name].iloc[i]) for name in names) for i in range(0, len(front), step)]
     shown = f"{len(rows)} of {len(front)} designs" if step > 1 else f"{len(front)} designs"
     source = front["accuracy_source"].iloc[0] if len(front) else ""
     out.print(_table(f"Pareto front: {shown}; accuracy from: {source}", names, rows))
-    columns = ("design", "test accuracy", "float", "latency_ms", "energy_mj", "LUT", "FF", "DSP", "BRAM")
-    seeds = len(result.finalist.integer_accuracies)
-    title = (
-        f"Designs: test accuracy of the integer network, mean of {seeds} trainings from scratch [95% interval];\n"
-        "latency and energy are modelled; @ default: on the default accelerator"
-    )
-    out.print(_table(title, columns, [_design_row(design) for design in result.designs]))
+    seeds = len(result.finalist.correct)
+    title = f"Designs: accuracy of the integer network on the test images, {seeds} trainings from scratch"
+    columns = ("design", "mean [95% interval]", "least to most", "float network", "in the search")
+    own = [design for design in result.designs if not design.name.endswith(AT_DEFAULT)]
+    out.print(_table(title, columns, [_accuracy_row(design) for design in own]))
+    metrics = [n for n in dict.fromkeys((*result.objectives, *USUAL)) if any(n in d.costs for d in result.designs)]
+    title = f"Costs, {result.costs_are}"
+    if len(own) < len(result.designs):
+        title += f";{AT_DEFAULT}: on the default accelerator"
+    rows = [(d.name, *(_number(n, d.costs.get(n)) for n in metrics)) for d in result.designs]
+    out.print(_table(title, ("design", *metrics), rows))
     finalist = result.finalist
     out.print("[bold]Recommended finalist[/bold]")
     out.print("  network: " + ", ".join(f"{name} {choice}" for name, choice in finalist.arch.items()))
     if finalist.accelerator:
         out.print(f"  accelerator: {finalist.accelerator}", markup=False)
-    out.print("[bold]What co-search bought[/bold]")
+    if result.notes:
+        out.print("[bold]What co-search bought[/bold]")
     for note in result.notes:
         out.print(f"  {note}", markup=False)
     out.print(f"Run directory: {result.path}", markup=False)
@@ -119,15 +125,15 @@ def _compact(mapping: "LoopMapping") -> str:
     return " ".join(parts)
 
 
-def _design_row(design: Design) -> tuple[str, ...]:
+def _accuracy_row(design: Design) -> tuple[str, ...]:
     low, high = design.interval
+    reached = design.integer_accuracies
     return (
         design.name,
         f"{design.accuracy:.4f} \\[{low:.3f}, {high:.3f}]",
+        f"{min(reached):.4f} to {max(reached):.4f}",
         f"{sum(design.float_accuracies) / len(design.float_accuracies):.4f}",
-        _number("latency_ms", design.latency_ms),
-        _number("energy_mj", design.energy_mj),
-        *(_number(n, design.resources.get(n)) for n in ("lut", "ff", "dsp", "bram")),
+        f"{design.search_accuracy:.4f}",
     )
 
 
@@ -136,4 +142,4 @@ def _number(name: str, value: Any) -> str:
         return "-"
     if name == "accuracy":
         return f"{value:.4f}"
-    return f"{value:.4g}" if name in ("latency_ms", "energy_mj") else f"{value:,.0f}"
+    return f"{value:.4g}" if name in ("latency_ms", "energy_mj", "edp", "area_mm2") else f"{value:,.0f}"

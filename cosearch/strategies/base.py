@@ -72,16 +72,19 @@ ATTEMPTS = 200
 
 
 class History:
-    """What was asked and told; proposals draw from the stream (seed, trial number), so that they can be replayed."""
+    """What was asked and told; proposals draw from the stream (seed, name, trial number), so that they can be replayed.
 
-    def __init__(self, space: Decisions, costs: Costs, objectives: Objectives, seed: int) -> None:
-        self.space, self.costs, self.objectives, self.seed = space, costs, objectives, seed
+    name: of the strategy, so that no two strategies make the same draws.
+    """
+
+    def __init__(self, space: Decisions, costs: Costs, objectives: Objectives, seed: int, name: str) -> None:
+        self.space, self.costs, self.objectives, self.seed, self.name = space, costs, objectives, seed, name
         self.told: list[Told] = []
         self.seen: dict[str, Arch] = {}  # in the order of asking, which a replay repeats
         self.next_number = 0
 
     def stream(self, number: int) -> np.random.Generator:
-        return numpy_stream(self.seed, "propose", number)
+        return numpy_stream(self.seed, self.name, number)
 
     def candidate(self, arch: Arch) -> Candidate:
         """Number and record a network as asked, on the point of its front with the least product of costs."""

@@ -23,7 +23,7 @@ POINTS_PER_NETWORK = 16
 
 class Evolutionary:
     def __init__(self, space: Decisions, costs: Costs, objectives: Objectives, seed: int = 0) -> None:
-        self.history = History(space, costs, objectives, seed)
+        self.history = History(space, costs, objectives, seed, "evolutionary")
         self._parents: tuple[int, list[Arch]] = (-1, [])
 
     def ask(self, n: int = 1) -> list[Candidate]:

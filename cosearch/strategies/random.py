@@ -9,7 +9,7 @@ from search_spaces.decisions import Decisions
 
 class RandomSearch:
     def __init__(self, space: Decisions, costs: Costs, objectives: Objectives, seed: int = 0) -> None:
-        self.history = History(space, costs, objectives, seed)
+        self.history = History(space, costs, objectives, seed, "random")
 
     def ask(self, n: int = 1) -> list[Candidate]:
         return self.history.ask(n, lambda number: self.history.fresh_sample(self.history.stream(number)))

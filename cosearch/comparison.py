@@ -1,0 +1,178 @@
+"""From what a search evaluated to what a user reads: the front, the designs side by side, what co-search bought."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cosearch.costs import RESOURCES, AcceleratorCosts, host_bytes
+from cosearch.finalists import Trained
+from cosearch.hardware.accelerator import Accelerator
+from cosearch.hardware.report import layer_report
+from cosearch.hardware.repricing import sensitivity
+from cosearch.problem import Problem
+from cosearch.results import AT_DEFAULT, Design, bought
+from cosearch.strategies.base import Told
+from cosearch.strategies.objectives import MAXIMISED, recommend, undominated
+from search_spaces.decisions import Arch
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CO_SEARCH, CONV_ONLY, RANDOM = "co-search", "conv-only", "random search"
+Choice = tuple[Arch, int]
+"""A network and a point of its hardware front."""
+
+
+def _columns(told: Sequence[Told], names: Sequence[str]) -> tuple[dict[str, Any], list[Choice]]:
+    """Every (network, point of its hardware front) as columns, and what each row is."""
+    good = [t for t in told if t.accuracy is not None]
+    rows = [(t.candidate.arch, i) for t in good for i in range(len(t.front))]
+    columns = {name: np.concatenate([t.front.metric(name) for t in good]) for name in names}
+    columns["accuracy"] = np.concatenate([np.full(len(t.front), t.accuracy) for t in good])
+    return columns, rows
+
+
+def recommended(told: Sequence[Told], problem: Problem, images: int) -> Choice:
+    """The design to take of all that were evaluated; `recommend` says how. images: behind each accuracy."""
+    columns, rows = _columns(told, problem.objectives.costs)
+    return rows[recommend(columns, problem.objectives, images)]
+
+
+def front_table(told: Sequence[Told], problem: Problem) -> "pd.DataFrame":
+    """The front of everything evaluated, best accuracy first. Accuracies are the search's own."""
+    import pandas as pd
+
+    metrics = tuple(dict.fromkeys((*problem.objectives.costs, *problem.costs.metrics)))
+    columns, rows = _columns(told, metrics)
+    keep = np.flatnonzero(undominated(problem.objectives.minimised({n: columns[n] for n in problem.objectives.names})))
+    table = pd.DataFrame({"accuracy": columns["accuracy"][keep], **{n: columns[n][keep] for n in metrics}})
+    table["accuracy_source"] = problem.config.accuracy
+    if isinstance(problem.costs, AcceleratorCosts):
+        table["accelerator"] = [problem.costs.accelerator(*rows[i]).name for i in keep]
+    table["arch"] = [json.dumps(rows[i][0]) for i in keep]
+    sort = [*problem.objectives.names, "arch"]
+    return table.sort_values(sort, ascending=[n not in MAXIMISED for n in sort], ignore_index=True)
+
+
+def default_accelerator(problem: Problem) -> Accelerator | None:
+    """The least-EDP design for the largest conv-only network; None for a given device or without baselines."""
+    if isinstance(problem.costs, AcceleratorCosts) and problem.config.baselines and problem.conv_only is not None:
+        return problem.costs.least_edp_cost(problem.space.largest("conv")).accelerator(0)
+    return None
+
+
+def design(problem: Problem, name: str, choice: Choice, told: Sequence[Told], trained: Sequence[Trained]) -> Design:
+    """A design on the accelerator that the search chose for it."""
+    arch, point = choice
+    [front] = problem.costs.fronts([arch])
+    metrics = tuple(dict.fromkeys((*problem.objectives.costs, *problem.costs.metrics)))
+    accelerator = problem.costs.accelerator(arch, point).name if isinstance(problem.costs, AcceleratorCosts) else ""
+    seen = next(t.accuracy for t in told if t.candidate.arch == arch)
+    assert seen is not None
+    return Design(
+        name,
+        arch,
+        accelerator,
+        {n: float(front.metric(n)[point]) for n in metrics},
+        tuple(t.correct for t in trained),
+        tuple(t.float_accuracy for t in trained),
+        seen,
+    )
+
+
+def on_default(found: Design, problem: Problem, accelerator: Accelerator) -> Design:
+    """The same network on the default accelerator; infeasible with the reason if it cannot run there."""
+    assert isinstance(problem.costs, AcceleratorCosts)
+    cost = problem.costs.on(accelerator, found.arch)
+    moved = replace(found, name=found.name + AT_DEFAULT, accelerator=accelerator.name)
+    if not cost.feasible:
+        return replace(moved, costs={}, infeasible=f"cannot run there: {cost.reason}")
+    resources = {n: float(getattr(accelerator.resources, n)) for n in RESOURCES}
+    return replace(moved, costs={"latency_ms": cost.latency_ms, "energy_mj": cost.energy_mj, **resources})
+
+
+def notes(problem: Problem, chosen: Mapping[str, Choice], designs: Sequence[Design]) -> list[str]:
+    """What co-search bought, and what a reader must know before believing it."""
+    lines = [*_below_minimum(problem, designs[0]), *bought(designs)]
+    if problem.config.baselines and problem.conv_only is not None and CONV_ONLY not in chosen:
+        lines.append(f"{CONV_ONLY}: no network of only convolutions meets the limits")
+    if CONV_ONLY in chosen and isinstance(problem.costs, AcceleratorCosts):
+        lines.append(_sensitivity(problem, chosen))
+    return lines
+
+
+def _below_minimum(problem: Problem, finalist: Design) -> list[str]:
+    needed = problem.config.min_accuracy
+    lines = []
+    if finalist.search_accuracy < needed:
+        lines.append(
+            f"NO design reaches --min-accuracy {needed:g} in the search; the best has {finalist.search_accuracy:.4f}"
+        )
+    if finalist.accuracy < needed:
+        lines.append(
+            f"the trained finalist does not reach --min-accuracy {needed:g}: {finalist.accuracy:.4f} on the test images"
+        )
+    return lines
+
+
+def _sensitivity(problem: Problem, chosen: Mapping[str, Choice]) -> str:
+    """Do finalist and conv-only keep their order of energy when each modelled unit cost is halved or doubled?"""
+    costs = problem.costs
+    assert isinstance(costs, AcceleratorCosts)
+    space: Any = costs.tensor.space
+    if not hasattr(space, "modelled"):
+        return "sensitivity: not known, the accelerator space does not say which unit costs are modelled"
+    sides = {CO_SEARCH: (costs, chosen[CO_SEARCH]), CONV_ONLY: (problem.costs_of(problem.conv_only), chosen[CONV_ONLY])}
+    rows = sensitivity(
+        space,
+        {name: problem.space.workload(choice[0]) for name, (_, choice) in sides.items()},
+        accelerators={name: priced.accelerator(*choice) for name, (priced, choice) in sides.items()},
+    )
+    ratios = {(row.cost, row.factor): dict(row.values)[CO_SEARCH] / dict(row.values)[CONV_ONLY] for row in rows}
+    base = ratios.pop(("", 1.0))
+    known = {case: ratio for case, ratio in ratios.items() if np.isfinite(ratio)}
+    turned = [f"{name} x{factor:g}" for (name, factor), ratio in known.items() if (ratio < 1) != (base < 1)]
+    verdict = f"the order turns with {', '.join(turned)}" if turned else "the order of finalist and conv-only holds"
+    lost = "".join(f"; neither runs with {name} x{factor:g}" for name, factor in ratios.keys() - known.keys())
+    span = (
+        f"energy ratio {base:.2f}, {min(known.values()):.2f} to {max(known.values()):.2f}" if known else "none priced"
+    )
+    return (
+        f"sensitivity: each of {len(space.modelled)} modelled unit costs halved and doubled: {verdict} ({span}{lost})"
+    )
+
+
+def mapping_document(problem: Problem, choice: Choice) -> dict[str, Any]:
+    """The finalist's mapping, layer by layer, with host transfer, so that latency and energy add up."""
+    assert isinstance(problem.costs, AcceleratorCosts)
+    arch, point = choice
+    workload = problem.space.workload(arch)
+    accelerator = problem.costs.accelerator(arch, point)
+    [front] = problem.costs.fronts([arch])
+    rows = layer_report(workload, accelerator)
+    total = {name: float(front.metric(name)[point]) for name in ("latency_ms", "energy_mj")}
+    layers = [
+        {
+            "layer": row.layer.name,
+            "engine": row.engine,
+            "mapping": row.mapping.to_json() if row.mapping is not None else None,
+            "cycles": row.cycles,
+            "latency_ms": row.latency_ms,
+            "energy_mj": row.energy_mj,
+            "utilisation": row.utilisation,
+            "bound": row.bound,
+        }
+        for row in rows
+    ]
+    ms, mj = problem.costs.tensor.host_cost(host_bytes(workload), int(front.hardware.shared[point]))
+    return {
+        "format": "cosearch.mapping",
+        "version": 1,
+        "accelerator": accelerator.name,
+        "total": total,
+        "host_transfer": {"bytes": host_bytes(workload), "latency_ms": ms, "energy_mj": mj},
+        "layers": layers,
+    }

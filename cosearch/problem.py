@@ -1,0 +1,185 @@
+"""A search problem, checked: data, network space, device and what networks cost on it. Nothing here writes."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cosearch import registry
+from cosearch.accuracy import AccuracySource, PredictorAccuracy, TableAccuracy, require_fractions
+from cosearch.config import RunConfig
+from cosearch.costs import AcceleratorCosts, MeasuredCosts, read_table, unknown_device, unmeasured_choices
+from cosearch.data import Dataset, load_dataset
+from cosearch.errors import ConfigError, InfeasibleError, UnknownNameError
+from cosearch.hardware.tensor import cost_tensor
+from cosearch.progress import Reporter
+from cosearch.strategies import STRATEGIES, Objectives
+from cosearch.strategies.base import cheapest
+from search_spaces import accelerators, networks
+from search_spaces.decisions import Decisions
+
+
+def load_data_and_space(config: RunConfig) -> tuple[Dataset, Any]:
+    """The dataset and the network space made for it.
+
+    Raises: DataError, UnknownNameError, ConfigError.
+    """
+    factory = networks.find(config.space)
+    if not callable(factory):
+        raise ConfigError(
+            f"--space {config.space}: expected a function (input_shape, num_classes), got {factory!r:.60}"
+        )
+    dataset = load_dataset(config.data, config.data_dir, config.seed)
+    try:
+        space = factory(dataset.input_shape, len(dataset.classes))
+    except TypeError as error:
+        raise ConfigError(f"--space {config.space} takes no (input_shape, num_classes): {error}") from error
+    lacking = [name for name in SPACE_METHODS if not hasattr(space, name)]
+    if not isinstance(space, Decisions) or lacking:
+        raise ConfigError(
+            f"--space {config.space} made a {type(space).__name__}, which is no network space: inherit "
+            f"search_spaces.decisions.Decisions and give it {', '.join(SPACE_METHODS)}"
+        )
+    return dataset, space
+
+
+SPACE_METHODS = ("blocks", "workload", "build", "supernet", "layer_table", "counts")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """All that a search needs, checked. device_name: the part, or the measurement file.
+
+    known_accuracy: the source, if it is a table or a predictor. costs_are: how costs are known, for people.
+    """
+
+    config: RunConfig
+    dataset: Dataset
+    space: Any
+    objectives: Objectives
+    costs: AcceleratorCosts | MeasuredCosts
+    device_name: str
+    costs_are: str
+    known_accuracy: AccuracySource | None
+
+    @cached_property
+    def conv_only(self) -> Any | None:
+        """The same space restricted to convolutions, if it can be."""
+        return self.space.restricted("conv") if hasattr(self.space, "restricted") else None
+
+    def costs_of(self, space: Any) -> Any:
+        """The same costs for a sub-space."""
+        if isinstance(self.costs, AcceleratorCosts):
+            return AcceleratorCosts(space, self.costs.tensor, self.objectives, self.costs.constraints)
+        return self.costs
+
+
+def prepare(config: RunConfig, reporter: Reporter) -> Problem:
+    """Check and load everything that can be wrong. Writes nothing.
+
+    Raises: a CosearchError of one line.
+    """
+    objectives = Objectives(config.objectives, config.min_accuracy)
+    registry.find("strategies", STRATEGIES, config.strategy)
+    needs_table = config.accuracy in ("table", "predictor")
+    if needs_table and config.accuracy_table is None:
+        raise ConfigError(f"--accuracy {config.accuracy} needs --accuracy-table FILE (a CSV of arch,accuracy)")
+    if config.accuracy_table is not None and not needs_table:
+        raise ConfigError(f"--accuracy-table is read with --accuracy table or predictor, not {config.accuracy}")
+    dataset, space = load_data_and_space(config)
+    known = None
+    if config.accuracy_table is not None:
+        known = _known_accuracy(config.accuracy_table, config.accuracy, space, len(dataset.validation))
+    costs, device_name, costs_are, objectives = _costs(config, space, objectives, reporter)
+    costs.fronts([{name: options[-1] for name, options in space.choices.items()}])  # an unknown metric shows here
+    _require_feasible(space, costs, config.constraints, device_name)
+    return Problem(config, dataset, space, objectives, costs, device_name, costs_are, known)
+
+
+def _known_accuracy(path: Path, kind: str, space: Any, images: int) -> AccuracySource:
+    """Raises: DataError, ConfigError."""
+    table = read_table(path, space, "accuracy")
+    require_fractions(table)
+    source = TableAccuracy if kind == "table" else PredictorAccuracy
+    return source(space, table, images)
+
+
+def _costs(
+    config: RunConfig, space: Any, objectives: Objectives, reporter: Reporter
+) -> tuple[AcceleratorCosts | MeasuredCosts, str, str, Objectives]:
+    """Costs, the device's name, how costs are known, and the objectives: of the default ones, those the device has."""
+    if Path(config.device).suffix == ".csv":
+        table = read_table(Path(config.device), space, "latency_ms", ("energy_mj",))
+        if objectives.names == Objectives().names and "energy_mj" not in table.values:
+            objectives = replace(objectives, names=("accuracy", "latency_ms"))
+        measured = MeasuredCosts(space, table, objectives, config.constraints)
+        errors = "; ".join(
+            f"{name}: error {model.relative_error:.1%}, guessing the mean {model.relative_spread:.1%}"
+            for name, model in measured.models.items()
+        )
+        unseen = unmeasured_choices(space, table)
+        costs_are = f"predicted from {len(table.archs)} measurements ({errors})"
+        reporter.say(f"Device {config.device}: costs are {costs_are}, leave-one-out, relative root mean square.")
+        reporter.say("There is no accelerator to search: the device is given.")
+        if unseen:
+            reporter.say(f"Not one measured network has {', '.join(unseen)}: predictions for these are extrapolation.")
+        return measured, config.device, costs_are, objectives
+    try:
+        device = accelerators.find(config.device, accounting=config.accounting)
+    except UnknownNameError as error:
+        known = list(dict.fromkeys((*accelerators.ACCELERATORS, *accelerators.FAMILIES)))
+        raise (error if ":" in config.device else unknown_device(config.device, known)) from None
+    layers = space.layer_table()
+    with reporter.phase(f"pricing {len(layers)} layer shapes", len(layers)) as phase:
+        priced = 0
+
+        def advance(done: int, _: int) -> None:
+            nonlocal priced
+            phase.advance(done - priced)
+            priced = done
+
+        tensor = cost_tensor(layers, device, progress=advance)
+        phase.advance(len(layers) - priced, f"{len(device):.3g} accelerators on {device.name}")
+    return AcceleratorCosts(space, tensor, objectives, config.constraints), device.name, "modelled", objectives
+
+
+def _require_feasible(space: Any, costs: Any, constraints: Mapping[str, float], device: str) -> None:
+    """Raises: InfeasibleError with the best value that can be reached, if some constraint cannot be met."""
+    if not constraints:
+        return
+    free = costs.free()
+    for name, limit in constraints.items():
+        metric = name.removeprefix("max_")
+        arch = cheapest(space, free, metric)
+        if arch is None:
+            raise InfeasibleError(f"no network of {space.name} runs on {device} at all: choose a larger device")
+        least = float(free.fronts([arch])[0].metric(metric).min())
+        if least > limit:
+            raise InfeasibleError(
+                f"--{name.replace('_', '-')} {limit:g} cannot be met: the least that {space.name} reaches on {device} "
+                f"is {least:.4g}; raise the limit above it"
+            )
+    if cheapest(space, costs) is None:
+        raise InfeasibleError(
+            f"the limits {dict(constraints)} can each be met on {device}, but not together: raise one"
+        )
+
+
+def fingerprint(problem: Problem) -> dict[str, str]:
+    """Hashes of what a run depends on beside its configuration; a resumed run must find the same."""
+
+    def digest(content: bytes) -> str:
+        return hashlib.sha256(content).hexdigest()
+
+    found = {"data": problem.dataset.content_hash, "space": digest(json.dumps(dict(problem.space.choices)).encode())}
+    if isinstance(problem.costs, AcceleratorCosts):
+        space: Any = problem.costs.tensor.space
+        found["device and unit costs"] = digest(json.dumps(space.describe(), sort_keys=True, default=str).encode())
+    else:
+        found["measurements"] = digest(Path(problem.config.device).read_bytes())
+    if problem.config.accuracy_table is not None:
+        found["accuracy table"] = digest(problem.config.accuracy_table.read_bytes())
+    return found
