@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -31,6 +31,9 @@ from cosearch.hardware.pricing import RESIDENCIES, ColumnTable, best_costs, colu
 from cosearch.hardware.single import one_accelerator
 from cosearch.hardware.tables import AcceleratorSpace, EngineTable, Floats, Ints, NestSpace, Prices, SharedTable
 from cosearch.workload import Layer, Workload
+
+if TYPE_CHECKING:
+    from cosearch.hardware.mapping import Mapping as LayerMapping
 
 POLICIES: tuple[float, ...] = (1.0, 0.5, 0.0)
 VECTOR_KINDS: tuple[str, ...] = ("pool", "elementwise")
@@ -163,7 +166,8 @@ class HardwareFront:
 
     shared: index of the shared configuration; engines: [n, kinds] index of each kind's engine, -1 where the network
     does not need it; policies: likewise, the mapping policy's index. residency: index into `RESIDENCIES`.
-    reason: why the front is empty, if it is.
+    reason: why the front is empty, if it is. layers: what the network is made of; grid: the policies that the indices
+    mean.
     """
 
     kinds: tuple[str, ...]
@@ -177,6 +181,8 @@ class HardwareFront:
     residency: Ints
     reason: str
     space: AcceleratorSpace = field(repr=False)
+    layers: tuple[Layer, ...] = field(repr=False)
+    grid: tuple[float, ...] = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.latency_ms)
@@ -216,6 +222,25 @@ class HardwareFront:
         """Point i as a value."""
         chosen = {kind: int(e) for kind, e in zip(self.kinds, self.engines[i], strict=True) if e >= 0}
         return self.space.accelerator(int(self.shared[i]), chosen)
+
+    def mappings(self, i: int) -> "list[tuple[Layer, LayerMapping | None]]":
+        """The mapping of every layer shape at point i; None for what runs on the vector unit.
+
+        Raises: HardwareError in a space whose layers have a closed-form cost and no mappings.
+        """
+        from cosearch.hardware.report import best_mapping
+
+        accelerator = self.accelerator(i)
+        residency = RESIDENCIES[int(self.residency[i])]
+        found: list[tuple[Layer, LayerMapping | None]] = []
+        for layer in self.layers:
+            kind = next((k for k in self.kinds if layer.kind in self.space.serves[k]), None)
+            if kind is None:
+                found.append((layer, None))
+                continue
+            policy = self.grid[int(self.policies[i, self.kinds.index(kind)])]
+            found.append((layer, best_mapping(layer, accelerator, policy, residency)))
+        return found
 
     def take(self, index: Any) -> "HardwareFront":
         arrays = ("latency_ms", "energy_mj", "area_mm2", "resources", "shared", "engines", "policies", "residency")
@@ -357,7 +382,7 @@ class CostTensor:
         if pipelined:
             static = found.options.latency * self.prices.static_power_w
             found = replace(found, options=replace(found.options, energy=found.options.energy + static))
-        front = self._front(found, needed)
+        front = self._front(found, needed, tuple(self.layers[i] for i in np.flatnonzero(counts)))
         keep = np.ones(len(front), bool)
         for name, limit in limits.items():
             keep &= front.metric(name) <= limit
@@ -479,7 +504,7 @@ class CostTensor:
         mj = host_bytes * 8 * (self.prices.dram_pj_per_bit + self.prices.buffer_pj_per_bit) * 1e-9
         return float(ms), float(mj + ms * self.prices.static_power_w)
 
-    def _front(self, found: Solution, needed: tuple[str, ...]) -> HardwareFront:
+    def _front(self, found: Solution, needed: tuple[str, ...], layers: tuple[Layer, ...]) -> HardwareFront:
         n = len(found.options)
         engines = np.full((n, len(self.kinds)), -1, np.int64)
         policies = np.full((n, len(self.kinds)), -1, np.int64)
@@ -498,6 +523,8 @@ class CostTensor:
             found.residency,
             "" if n else "no accelerator within the budget runs this network: no tile fits, or engines are too large",
             self.space,
+            layers,
+            self.policies,
         )
 
     def evaluate(

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from cosearch.errors import ConfigError, HardwareError, InfeasibleError
-from cosearch.hardware import cost_tensor
+from cosearch.hardware import accelerator_tensor, cost_tensor, evaluate
+from cosearch.hardware.pricing import RESIDENCIES
+from cosearch.hardware.report import resident_tensors
 from cosearch.workload import Layer, distinct_layers
 from search_spaces.accelerators import fpga
 
@@ -233,3 +235,20 @@ def test_pipelined_interval_is_the_slowest_engine_and_equals_brute_force(small_s
     single = tensor.hardware_front(counts, live)
     assert front.throughput_fps.max() >= single.throughput_fps.max()
     assert front.energy_mj.min() <= single.energy_mj.min()
+
+
+def test_mappings_of_a_point_add_up_to_its_cost(small_space, network):
+    layers = distinct_layers([network])
+    tensor = cost_tensor(layers, small_space, cache=False)
+    counts = counts_of(network, layers)
+    front = tensor.hardware_front(counts, network.live_activation_bytes)
+    accelerator, residency = front.accelerator(0), RESIDENCIES[int(front.residency[0])]
+    total = float(counts[tensor.vector_rows] @ accelerator_tensor(layers, accelerator).latency["vector"][3][:, 0, 0, 0])
+    for layer, mapping in front.mappings(0):
+        if mapping is None:
+            assert layer.kind in ("pool", "elementwise")
+            continue
+        times = counts[layers.index(layer)]
+        total += times * evaluate(layer, accelerator, mapping, resident_tensors(residency)).latency_ms
+    assert residency.activations
+    assert total == pytest.approx(front.latency_ms[0])
