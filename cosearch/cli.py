@@ -152,9 +152,13 @@ def devices() -> None:
         if name in FAMILIES:
             rows.append((name, "", "", "", f"family; its default device is {FAMILIES[name]}"))
             continue
+        count = f"{len(space):.2g} accelerators"
+        if not hasattr(space, "part"):  # silicon: limited by --max-area-mm2, not by what a part holds
+            rows.append((name, "-", "-", "-", f"array template; {count}"))
+            continue
         budget = space.budget
         size = (f"{budget.lut:,}", f"{budget.dsp:,}", f"{budget.bram:,}")
-        rows.append((name, *size, f"{space.part.title}; {len(space):.2g} accelerators"))
+        rows.append((name, *size, f"{space.part.title}; {count}"))
     print_table("Devices", ("device", "LUTs", "DSP blocks", "block RAMs", "what it is"), rows)
 
 

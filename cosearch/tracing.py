@@ -14,6 +14,7 @@ Trace with the batch that is to be priced: the second operand of an attention pr
 Importing this module imports neither torch nor onnx.
 """
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -347,11 +348,10 @@ def read_workload(spec: str | Path, input_shape: Sequence[int] | None = None) ->
 def _read_json(path: str) -> Workload:
     file = sized_file(path, LARGEST_JSON_BYTES)
     try:
-        return Workload.from_json(file.read_text(encoding="utf-8"))
-    except HardwareError:
-        raise
-    except ValueError as error:  # not JSON, or not text
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # not JSON, or not text
         raise DataError(f"{path!r} is not a workload file ({error}): expected what Workload.to_json gives") from error
+    return Workload.from_json(document)
 
 
 def _from_factory(path: str, input_shape: Sequence[int] | None) -> Workload:

@@ -102,7 +102,7 @@ def measured(constraints=None, objectives=None, energy: bool = True) -> Measured
 def test_measured_costs_predict_and_count():
     costs = measured()
     assert costs.metrics == ("latency_ms", "energy_mj", "params", "macs")
-    assert set(costs.errors) == {"latency_ms", "energy_mj"}
+    assert set(costs.models) == {"latency_ms", "energy_mj"}
     for arch, front in zip(archs(10), costs.fronts(archs(10)), strict=True):
         workload = SPACE.workload(arch)
         assert len(front) == 1

@@ -62,9 +62,10 @@ def test_predictions_stay_positive():
 @pytest.mark.parametrize(
     ("archs", "values", "match"),
     [
-        (ARCHS[:4], COST[:4], "needs at least 5 pairs"),
-        (ARCHS[:6], COST[:5], "6 networks and 5 values"),
+        (ARCHS[:4], COST[:4], "4 distinct networks: the additive predictor needs at least 5"),
+        (ARCHS[:6], COST[:5], "6 networks but 5 values"),
         ([], [], "needs at least 5"),
+        ([ARCHS[0]] * 9, COST[:9], "1 distinct networks"),
         (ARCHS[:6], [1.0] * 6, "all equal"),
         (ARCHS[:6], [1, 2, 3, np.nan, 4, 5], "not finite"),
         (ARCHS[:6], [1, 2, 3, np.inf, 4, 5], "not finite"),
