@@ -1,130 +1,309 @@
 # mypy: disable-error-code="call-arg, var-annotated, type-var, misc, assignment"
-"""Numba kernels of one butterfly factor on columns N x channels x L, float32, on a CPU.
+"""Numba kernels of a whole butterfly chain on columns N x channels x L, float32, on a CPU.
 
-For block b and diagonal tau a factor is an r x s product over L columns whose rows are t apart. Four rows of r by
-sixteen columns stay in registers; nothing is permuted or copied, as a batched matrix product would need.
+A unit of work is a window of columns of one image. It goes through all factors while its intermediates, which are
+often many times wider than the ends of the chain, stay in a second-level cache; only the ends touch memory. The
+backward pass computes the intermediates again instead of keeping them. For block b and diagonal tau a factor is an
+r x s product whose rows are t apart: eight (or four) rows of r by sixteen columns stay in registers, and nothing is
+permuted, as a batched matrix product would need.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
 import torch
-from numba import types
+from numba import njit, types
+from numpy.typing import NDArray
 from torch import Tensor
 
-from cosearch.operators._simd import FLOATS, LANES, compile_kernel, load, plus_product, run, spread, store, zero
+from cosearch.operators._simd import (
+    FLOATS,
+    INTS,
+    LANES,
+    compile_kernel,
+    copy,
+    load,
+    plus_product,
+    run,
+    spread,
+    store,
+    total,
+    zero,
+)
+
+SCRATCH_FLOATS = 1 << 17  # 512 KiB for the intermediates of a window
+SEGMENTS = 8  # sums of a factor's gradient, added up at the end: fixed, so that threads do not change the result
+FIELDS = 9
+"""Per factor in a table: blocks, r, s, t, rows at once of F and of its transpose, and where its packed weights, its
+transpose's and its gradient begin."""
 
 
-def _apply(x, w, y, n, b, r, s, t, length, start, stop):  # type: ignore[no-untyped-def]
-    """Units (n, b, tau) start..stop of y = F x. x: N x (b s t) x L, y: N x (b r t) x L, w: b t r/4 s 4."""
-    blocks, step = (r + 3) // 4, t * length
-    whole = length // LANES * LANES
+@njit(nogil=True, error_model="numpy")
+def _factor(x, x0, x_pitch, w, w0, y, y0, y_pitch, sizes, columns):  # type: ignore[no-untyped-def]
+    """y = F x for `columns` columns, a multiple of LANES. sizes: blocks, r, s, t and the rows computed at once."""
+    blocks, r, s, t, high = sizes
+    strips = (r + high - 1) // high
+    x_step, y_step = t * x_pitch, t * y_pitch
+    for block in range(blocks):
+        for tau in range(t):
+            weights = w0 + (block * t + tau) * strips * s * high
+            source, target = x0 + (block * s * t + tau) * x_pitch, y0 + (block * r * t + tau) * y_pitch
+            for left in range(0, columns, LANES):
+                of = weights
+                for strip in range(strips):
+                    s0, s1, s2, s3 = zero(), zero(), zero(), zero()
+                    to, at, rest = target + strip * high * y_step + left, source + left, r - strip * high
+                    if high == 8:
+                        s4, s5, s6, s7 = zero(), zero(), zero(), zero()
+                        for _ in range(s):
+                            value = load(x, at)
+                            s0 = plus_product(s0, spread(w, of), value)
+                            s1 = plus_product(s1, spread(w, of + 1), value)
+                            s2 = plus_product(s2, spread(w, of + 2), value)
+                            s3 = plus_product(s3, spread(w, of + 3), value)
+                            s4 = plus_product(s4, spread(w, of + 4), value)
+                            s5 = plus_product(s5, spread(w, of + 5), value)
+                            s6 = plus_product(s6, spread(w, of + 6), value)
+                            s7 = plus_product(s7, spread(w, of + 7), value)
+                            at += x_step
+                            of += 8
+                        if rest > 4:
+                            store(y, to + 4 * y_step, s4)
+                        if rest > 5:
+                            store(y, to + 5 * y_step, s5)
+                        if rest > 6:
+                            store(y, to + 6 * y_step, s6)
+                        if rest > 7:
+                            store(y, to + 7 * y_step, s7)
+                    else:
+                        for _ in range(s):
+                            value = load(x, at)
+                            s0 = plus_product(s0, spread(w, of), value)
+                            s1 = plus_product(s1, spread(w, of + 1), value)
+                            s2 = plus_product(s2, spread(w, of + 2), value)
+                            s3 = plus_product(s3, spread(w, of + 3), value)
+                            at += x_step
+                            of += 4
+                    store(y, to, s0)
+                    if rest > 1:
+                        store(y, to + y_step, s1)
+                    if rest > 2:
+                        store(y, to + 2 * y_step, s2)
+                    if rest > 3:
+                        store(y, to + 3 * y_step, s3)
+
+
+@njit(nogil=True, error_model="numpy")
+def _add_gradient(x, x0, x_pitch, g, g0, g_pitch, dw, d0, sizes, columns):  # type: ignore[no-untyped-def]
+    """dw[b, i, j, tau] += sum over the columns of g[b, i, tau] x[b, j, tau]."""
+    blocks, r, s, t, _ = sizes
+    x_step, g_step = t * x_pitch, t * g_pitch
+    for block in range(blocks):
+        for tau in range(t):
+            xs, gs = x0 + (block * s * t + tau) * x_pitch, g0 + (block * r * t + tau) * g_pitch
+            for i in range(0, r, 4):
+                i1, i2, i3 = min(i + 1, r - 1), min(i + 2, r - 1), min(i + 3, r - 1)
+                for j in range(0, s, 2):
+                    j1 = min(j + 1, s - 1)
+                    a0, a1, a2, a3 = zero(), zero(), zero(), zero()
+                    b0, b1, b2, b3 = zero(), zero(), zero(), zero()
+                    for left in range(0, columns, LANES):
+                        c0, c1 = load(x, xs + j * x_step + left), load(x, xs + j1 * x_step + left)
+                        v0, v1 = load(g, gs + i * g_step + left), load(g, gs + i1 * g_step + left)
+                        v2, v3 = load(g, gs + i2 * g_step + left), load(g, gs + i3 * g_step + left)
+                        a0, b0 = plus_product(a0, v0, c0), plus_product(b0, v0, c1)
+                        a1, b1 = plus_product(a1, v1, c0), plus_product(b1, v1, c1)
+                        a2, b2 = plus_product(a2, v2, c0), plus_product(b2, v2, c1)
+                        a3, b3 = plus_product(a3, v3, c0), plus_product(b3, v3, c1)
+                    at = d0 + ((block * r + i) * s + j) * t + tau
+                    down = s * t
+                    dw[at] += total(a0)
+                    if i + 1 < r:
+                        dw[at + down] += total(a1)
+                    if i + 2 < r:
+                        dw[at + 2 * down] += total(a2)
+                    if i + 3 < r:
+                        dw[at + 3 * down] += total(a3)
+                    if j + 1 < s:
+                        at += t
+                        dw[at] += total(b0)
+                        if i + 1 < r:
+                            dw[at + down] += total(b1)
+                        if i + 2 < r:
+                            dw[at + 2 * down] += total(b2)
+                        if i + 3 < r:
+                            dw[at + 3 * down] += total(b3)
+
+
+@njit(nogil=True, error_model="numpy")
+def _fill(source, start, pitch, rows, target, to, window, width):  # type: ignore[no-untyped-def]
+    """Rows of `width` columns into rows of `window`, the rest of a row zero."""
+    for row in range(rows):
+        copy(target, to + row * window, source, start + row * pitch, width)
+        for v in range(width, window):
+            target[to + row * window + v] = 0.0
+
+
+def _apply(x, w, y, table, length, window, start, stop):  # type: ignore[no-untyped-def]
+    """Windows start..stop of y = F_N .. F_1 x. table: `FIELDS` sizes per factor."""
+    factors = table.size // FIELDS
+    n_in = table[0] * table[2] * table[3]
+    last = (factors - 1) * FIELDS
+    n_out = table[last] * table[last + 1] * table[last + 3]
+    widest = n_in
+    for f in range(factors):
+        at = f * FIELDS
+        widest = max(widest, table[at] * table[at + 1] * table[at + 3])
+    here, there = np.empty(widest * window, np.float32), np.empty(widest * window, np.float32)
+    windows = (length + window - 1) // window
     for unit in range(start, stop):
-        tau, nb = unit % t, unit // t
-        weights = ((nb % b) * t + tau) * blocks * s * 4
-        source, target = (nb * s * t + tau) * length, (nb * r * t + tau) * length
-        for left in range(0, whole, LANES):
-            for block in range(blocks):
-                s0, s1, s2, s3 = zero(), zero(), zero(), zero()
-                at, of = source + left, weights + block * s * 4
-                for _ in range(s):
-                    value = load(x, at)
-                    s0 = plus_product(s0, spread(w, of), value)
-                    s1 = plus_product(s1, spread(w, of + 1), value)
-                    s2 = plus_product(s2, spread(w, of + 2), value)
-                    s3 = plus_product(s3, spread(w, of + 3), value)
-                    at += step
-                    of += 4
-                to = target + block * 4 * step + left
-                store(y, to, s0)
-                if block * 4 + 1 < r:
-                    store(y, to + step, s1)
-                if block * 4 + 2 < r:
-                    store(y, to + 2 * step, s2)
-                if block * 4 + 3 < r:
-                    store(y, to + 3 * step, s3)
-        for i in range(r):
-            of = weights + (i // 4) * s * 4 + i % 4
-            for left in range(whole, length):
-                total = np.float32(0.0)
-                for j in range(s):
-                    total += w[of + j * 4] * x[source + j * step + left]
-                y[target + i * step + left] = total
+        image, left = unit // windows, unit % windows * window
+        width = min(window, length - left)
+        origin, target = image * n_in * length + left, image * n_out * length + left
+        _fill(x, origin, length, n_in, here, 0, window, width)
+        columns = (width + LANES - 1) // LANES * LANES
+        for f in range(factors):
+            at = f * FIELDS
+            sizes = (table[at], table[at + 1], table[at + 2], table[at + 3], table[at + 4])
+            if f == factors - 1 and width == columns:
+                _factor(here, 0, window, w, table[at + 6], y, target, length, sizes, columns)
+            else:
+                _factor(here, 0, window, w, table[at + 6], there, 0, window, sizes, columns)
+            here, there = there, here
+        if width != columns:
+            for row in range(n_out):
+                copy(y, target + row * length, here, row * window, width)
 
 
-def _weight_gradient(x, g, dw, n, b, r, s, t, length, start, stop):  # type: ignore[no-untyped-def]
-    """Units (b, tau) start..stop of dw[b, i, j, tau] = sum over n and L of g[b, i, tau] x[b, j, tau]."""
-    step = t * length
-    whole = length // LANES * LANES
-    lanes = np.empty(8 * LANES, np.float32)
-    for unit in range(start, stop):
-        block, tau = unit // t, unit % t
-        for i in range(0, r, 4):
-            i1, i2, i3 = min(i + 1, r - 1) - i, min(i + 2, r - 1) - i, min(i + 3, r - 1) - i
-            for j in range(0, s, 2):
-                j1 = min(j + 1, s - 1) - j
-                a0, a1, a2, a3 = zero(), zero(), zero(), zero()
-                b0, b1, b2, b3 = zero(), zero(), zero(), zero()
-                for image in range(n):
-                    gs = (((image * b + block) * r + i) * t + tau) * length
-                    xs = (((image * b + block) * s + j) * t + tau) * length
-                    for left in range(0, whole, LANES):
-                        x0, x1 = load(x, xs + left), load(x, xs + j1 * step + left)
-                        g0, g1 = load(g, gs + left), load(g, gs + i1 * step + left)
-                        g2, g3 = load(g, gs + i2 * step + left), load(g, gs + i3 * step + left)
-                        a0, b0 = plus_product(a0, g0, x0), plus_product(b0, g0, x1)
-                        a1, b1 = plus_product(a1, g1, x0), plus_product(b1, g1, x1)
-                        a2, b2 = plus_product(a2, g2, x0), plus_product(b2, g2, x1)
-                        a3, b3 = plus_product(a3, g3, x0), plus_product(b3, g3, x1)
-                store(lanes, 0, a0)
-                store(lanes, LANES, a1)
-                store(lanes, 2 * LANES, a2)
-                store(lanes, 3 * LANES, a3)
-                store(lanes, 4 * LANES, b0)
-                store(lanes, 5 * LANES, b1)
-                store(lanes, 6 * LANES, b2)
-                store(lanes, 7 * LANES, b3)
-                for v in range(min(2, s - j)):
-                    for u in range(min(4, r - i)):
-                        total = np.float32(0.0)
-                        for lane in range(LANES):
-                            total += lanes[(v * 4 + u) * LANES + lane]
-                        for image in range(n):
-                            gs = (((image * b + block) * r + i + u) * t + tau) * length
-                            xs = (((image * b + block) * s + j + v) * t + tau) * length
-                            for left in range(whole, length):
-                                total += g[gs + left] * x[xs + left]
-                        dw[((block * r + i + u) * s + j + v) * t + tau] = total
+def _gradients(x, g, w, back, dx, dw, table, length, window, start, stop):  # type: ignore[no-untyped-def]
+    """Segments start..stop: dx, and each segment's own sum dw, from w packed as F and `back` packed as its transpose."""
+    factors = table.size // FIELDS
+    n_in = table[0] * table[2] * table[3]
+    kept, widest = n_in, n_in
+    for f in range(factors):
+        at = f * FIELDS
+        width = table[at] * table[at + 1] * table[at + 3]
+        kept, widest = kept + width, max(widest, width)
+    n_out = table[(factors - 1) * FIELDS] * table[(factors - 1) * FIELDS + 1] * table[(factors - 1) * FIELDS + 3]
+    values = np.empty(kept * window, np.float32)  # the input and every factor's output
+    here, there = np.empty(widest * window, np.float32), np.empty(widest * window, np.float32)
+    per_image = (length + window - 1) // window
+    units = x.size // (n_in * length) * per_image
+    size = dw.size // SEGMENTS
+    for segment in range(start, stop):
+        for unit in range(segment * units // SEGMENTS, (segment + 1) * units // SEGMENTS):
+            image, left = unit // per_image, unit % per_image * window
+            width = min(window, length - left)
+            columns = (width + LANES - 1) // LANES * LANES
+            origin, target = image * n_in * length + left, image * n_out * length + left
+            _fill(x, origin, length, n_in, values, 0, window, width)
+            _fill(g, target, length, n_out, here, 0, window, width)
+            base = 0
+            for f in range(factors - 1):
+                at = f * FIELDS
+                sizes = (table[at], table[at + 1], table[at + 2], table[at + 3], table[at + 4])
+                following = base + sizes[0] * sizes[2] * sizes[3] * window
+                _factor(values, base, window, w, table[at + 6], values, following, window, sizes, columns)
+                base = following
+            for f in range(factors - 1, -1, -1):
+                at = f * FIELDS
+                sizes = (table[at], table[at + 1], table[at + 2], table[at + 3], table[at + 4])
+                into = segment * size + table[at + 8]
+                _add_gradient(values, base, window, here, 0, window, dw, into, sizes, columns)
+                flipped = (sizes[0], sizes[2], sizes[1], sizes[3], table[at + 5])
+                _factor(here, 0, window, back, table[at + 7], there, 0, window, flipped, columns)
+                here, there = there, here
+                if f > 0:
+                    base -= table[at - FIELDS] * table[at - FIELDS + 2] * table[at - FIELDS + 3] * window
+            for row in range(n_in):
+                copy(dx, origin + row * length, here, row * window, width)
 
 
 @cache
 def _compiled(name: str) -> Callable[..., None]:
-    function = {"apply": _apply, "weight_gradient": _weight_gradient}[name]
-    return compile_kernel(function, FLOATS, FLOATS, FLOATS, *[types.int64] * 8)
+    function, arrays = {"apply": (_apply, 3), "gradients": (_gradients, 6)}[name]
+    return compile_kernel(function, *[FLOATS] * arrays, INTS, *[types.int64] * 4)
 
 
-def apply(x: Tensor, weight: Tensor, threads: int) -> Tensor:
-    """y = F x. x: N x (b s t) x L; weight: b x r x s x t. Returns: N x (b r t) x L."""
-    n, _, length = x.shape
+def _rows_at_once(r: int) -> int:
+    """Eight, or four where eight would compute four more rows for nothing."""
+    return 4 if 0 < r % 8 <= 4 else 8
+
+
+def _packed(weight: Tensor, high: int) -> Tensor:
+    """b x r x s x t as b, t, r / high, s, high, flat."""
     b, r, s, t = weight.shape
-    padded = torch.nn.functional.pad(weight, (0, 0, 0, 0, 0, -r % 4))
-    packed = padded.view(b, -1, 4, s, t).permute(0, 4, 1, 3, 2).reshape(-1)
+    padded = torch.nn.functional.pad(weight, (0, 0, 0, 0, 0, -r % high))
+    return padded.view(b, -1, high, s, t).permute(0, 4, 1, 3, 2).reshape(-1)
+
+
+def _table(shapes: Sequence[tuple[int, int, int, int]]) -> NDArray[np.int64]:
+    rows, packed, back, plain = [], 0, 0, 0
+    for b, r, s, t in shapes:
+        high, flat = _rows_at_once(r), _rows_at_once(s)
+        rows.append((b, r, s, t, high, flat, packed, back, plain))
+        packed += b * t * s * -(-r // high) * high
+        back += b * t * r * -(-s // flat) * flat
+        plain += b * r * s * t
+    return np.array(rows, np.int64).reshape(-1)
+
+
+def _window(length: int, weights: Sequence[Tensor]) -> int:
+    """Columns of a window: what the scratch holds, a multiple of LANES, no more than there are."""
+    widest = max(w.shape[0] * max(w.shape[1], w.shape[2]) * w.shape[3] for w in weights)
+    return max(1, min(SCRATCH_FLOATS // widest, length + LANES - 1, 16 * LANES) // LANES) * LANES
+
+
+def _joined(x: Tensor) -> Tensor:
+    """Short images side by side as one, since a window never spans two: N x C x L to 1 x C x N L."""
+    return x.transpose(0, 1).reshape(1, x.shape[1], -1)
+
+
+def _wasteful(x: Tensor) -> bool:
+    n, _, length = x.shape
+    return n > 1 and -length % LANES > length // 2
+
+
+def _apart(y: Tensor, n: int) -> Tensor:
+    return y.view(y.shape[1], n, -1).transpose(0, 1)
+
+
+def apply(x: Tensor, weights: Sequence[Tensor], threads: int) -> Tensor:
+    """y = F_N .. F_1 x. x: N x n_in x L; weights: per factor b x r x s x t. Returns: N x n_out x L."""
+    if _wasteful(x):
+        return _apart(apply(_joined(x), weights, threads), len(x))
+    n, _, length = x.shape
+    b, r, _, t = weights[-1].shape
+    packed = torch.cat([_packed(w, _rows_at_once(w.shape[1])) for w in weights])
     y = torch.empty(n, b * r * t, length)
     arrays = (x.contiguous().view(-1).numpy(), packed.numpy(), y.view(-1).numpy())
+    table, window = _table([_shape(w) for w in weights]), _window(length, weights)
     kernel = _compiled("apply")
-    sizes = (n, b, r, s, t, length)
-    run(lambda start, stop: kernel(*arrays, *sizes, start, stop), n * b * t, n * weight.numel() * length, threads)
+    work = n * length * sum(w.numel() for w in weights)
+    run(lambda start, stop: kernel(*arrays, table, length, window, start, stop), n * -(-length // window), work, threads)
     return y
 
 
-def weight_gradient(x: Tensor, gradient: Tensor, weight: Tensor, threads: int) -> Tensor:
-    """dF of y = F x for the gradient of y; shapes as `apply`."""
+def gradients(x: Tensor, gradient: Tensor, weights: Sequence[Tensor], threads: int) -> tuple[Tensor, list[Tensor]]:
+    """dx and the dF of y = F_N .. F_1 x for the gradient of y; shapes as `apply`."""
+    if _wasteful(x):
+        dx, dw = gradients(_joined(x), _joined(gradient), weights, threads)
+        return _apart(dx, len(x)), dw
     n, _, length = x.shape
+    packed = torch.cat([_packed(w, _rows_at_once(w.shape[1])) for w in weights])
+    back = torch.cat([_packed(w.transpose(1, 2), _rows_at_once(w.shape[2])) for w in weights])
+    dx, sums = torch.empty(x.shape), torch.zeros(SEGMENTS, sum(w.numel() for w in weights))
+    operands = (x.contiguous(), gradient.contiguous(), packed, back, dx, sums)
+    arrays = [a.view(-1).numpy() for a in operands]
+    table, window = _table([_shape(w) for w in weights]), _window(length, weights)
+    kernel = _compiled("gradients")
+    work = 3 * n * length * sums.shape[1]
+    run(lambda start, stop: kernel(*arrays, table, length, window, start, stop), SEGMENTS, work, threads)
+    parts = sums.sum(0).split([w.numel() for w in weights])
+    return dx, [part.view(w.shape) for part, w in zip(parts, weights, strict=True)]
+
+
+def _shape(weight: Tensor) -> tuple[int, int, int, int]:
     b, r, s, t = weight.shape
-    dw = torch.empty(weight.shape)
-    arrays = (x.contiguous().view(-1).numpy(), gradient.contiguous().view(-1).numpy(), dw.view(-1).numpy())
-    kernel = _compiled("weight_gradient")
-    sizes = (n, b, r, s, t, length)
-    run(lambda start, stop: kernel(*arrays, *sizes, start, stop), b * t, n * weight.numel() * length, threads)
-    return dw
+    return b, r, s, t

@@ -146,6 +146,18 @@ def plus(typing: Any, left: Any, right: Any) -> Any:
 
 
 @intrinsic
+def total(typing: Any, value: Any) -> Any:
+    """Sum of the sixteen lanes, in pairs."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.FloatType(), [ir.FloatType(), _VECTOR])
+        reduce = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.fadd.v{LANES}f32")
+        return builder.call(reduce, [ir.Constant(ir.FloatType(), -0.0), args[0]], fastmath=("reassoc",))
+
+    return types.float32(value), generate
+
+
+@intrinsic
 def copy(typing: Any, target: Any, to: Any, source: Any, start: Any, count: Any) -> Any:
     """target[to : to + count] = source[start : start + count]."""
 

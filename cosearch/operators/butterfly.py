@@ -248,24 +248,22 @@ def _fit_factor(matrix: Tensor, later: Tensor, early: Tensor, factor: Factor, ol
     return torch.where(weight > 0, moment / weight, old)
 
 
-class _ApplyFactor(torch.autograd.Function):
+class _ApplyChain(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, *weights: Tensor) -> Tensor:
         from cosearch.operators import _chain_kernels
 
-        ctx.save_for_backward(x, weight)
-        return _chain_kernels.apply(x.detach(), weight.detach(), torch.get_num_threads())
+        ctx.save_for_backward(x, *weights)
+        return _chain_kernels.apply(x.detach(), [w.detach() for w in weights], torch.get_num_threads())
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
         from cosearch.operators import _chain_kernels
 
-        x, weight = ctx.saved_tensors
-        threads = torch.get_num_threads()
-        dx = _chain_kernels.apply(gradient, weight.transpose(1, 2), threads) if ctx.needs_input_grad[0] else None
-        dw = _chain_kernels.weight_gradient(x, gradient, weight, threads) if ctx.needs_input_grad[1] else None
-        return dx, dw
+        x, *weights = ctx.saved_tensors
+        dx, dw = _chain_kernels.gradients(x, gradient, weights, torch.get_num_threads())
+        return dx, *dw
 
 
 def _plain_factor(x: Tensor, weight: Tensor) -> Tensor:
@@ -284,10 +282,11 @@ def apply_chain(x: Tensor, weights: Sequence[Tensor], plain: bool = False) -> Te
     x: N x (groups n_in) x L; weights: groups x B x r x s x t per factor. Returns: N x (groups n_out) x L. float32 on
     a CPU runs in the numba kernels of `_chain_kernels` unless `plain`; the rest as grouped convolutions.
     """
-    fast = not plain and x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0
-    for weight in weights:
-        blocks = weight.flatten(0, 1)
-        x = _ApplyFactor.apply(x, blocks) if fast else _plain_factor(x, blocks)
+    blocks = [weight.flatten(0, 1) for weight in weights]
+    if not plain and x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0:
+        return _ApplyChain.apply(x, *blocks)
+    for weight in blocks:
+        x = _plain_factor(x, weight)
     return x
 
 
