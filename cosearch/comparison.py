@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cosearch.costs import RESOURCES, AcceleratorCosts, host_bytes
+from cosearch.costs import AcceleratorCosts, host_bytes
+from cosearch.errors import HardwareError
 from cosearch.finalists import Trained
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.hardware.report import layer_report
@@ -83,14 +84,20 @@ def design(problem: Problem, name: str, choice: Choice, told: Sequence[Told], tr
     )
 
 
-def on_default(found: Design, problem: Problem, accelerator: Accelerator) -> Design:
-    """The same network on the default accelerator; infeasible with the reason if it cannot run there."""
+def on_default(found: Design, problem: Problem, accelerator: Accelerator) -> Design | None:
+    """The same network on the default accelerator; infeasible with the reason if it cannot run there.
+
+    None for devices that are priced in closed form only, as points of their own space.
+    """
     assert isinstance(problem.costs, AcceleratorCosts)
-    cost = problem.costs.on(accelerator, found.arch)
     moved = replace(found, name=found.name + AT_DEFAULT, accelerator=accelerator.name)
+    try:
+        cost = problem.costs.on(accelerator, found.arch)
+    except HardwareError:
+        return None
     if not cost.feasible:
         return replace(moved, costs={}, infeasible=f"cannot run there: {cost.reason}")
-    resources = {n: float(getattr(accelerator.resources, n)) for n in RESOURCES}
+    resources = {n: float(getattr(accelerator.resources, n)) for n in problem.costs.resources}
     return replace(moved, costs={"latency_ms": cost.latency_ms, "energy_mj": cost.energy_mj, **resources})
 
 
@@ -152,7 +159,10 @@ def mapping_document(problem: Problem, choice: Choice) -> dict[str, Any]:
     workload = problem.space.workload(arch)
     accelerator = problem.costs.accelerator(arch, point)
     [front] = problem.costs.fronts([arch])
-    rows = layer_report(workload, accelerator)
+    try:
+        rows = layer_report(workload, accelerator)
+    except HardwareError:
+        rows = []  # devices priced in closed form (processors, crossbars) have no mappings
     total = {name: float(front.metric(name)[point]) for name in ("latency_ms", "energy_mj")}
     layers = [
         {

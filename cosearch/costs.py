@@ -57,8 +57,15 @@ class AcceleratorCosts:
         self._fronts: dict[str, NetworkFront] = {}
 
     @property
+    def resources(self) -> tuple[str, ...]:
+        """The resources that the device has."""
+        budget: Any = self.tensor.space.budget if self.tensor.space is not None else None
+        return tuple(name for name in RESOURCES if getattr(budget, name, 0))
+
+    @property
     def metrics(self) -> tuple[str, ...]:
-        return ("latency_ms", "energy_mj", *RESOURCES, "params", "macs")
+        area = () if self.resources else ("area_mm2",)
+        return ("latency_ms", "energy_mj", *self.resources, *area, "params", "macs")
 
     def fronts(self, archs: Sequence[Arch]) -> list[NetworkFront]:
         return [self._front(arch) for arch in archs]
@@ -108,14 +115,12 @@ def host_bytes(workload: Workload) -> float:
     return first.N * first.C * height * width * first.input_bits / 8 + last.output_bytes
 
 
-def price_workload(
-    workload: Workload, device: str, objective: str = "edp", accounting: str = "element"
-) -> tuple[Accelerator, list[LayerRow]]:
+def price_workload(workload: Workload, device: str, objective: str = "edp") -> tuple[Accelerator, list[LayerRow]]:
     """The accelerator of a device that is best for one network, and the network on it layer by layer.
 
     Raises: UnknownNameError, HardwareError, InfeasibleError.
     """
-    space = accelerators.find(device, accounting=accounting)
+    space = accelerators.find(device)
     counts = workload.shape_counts()
     tensor = cost_tensor(tuple(counts), space)
     live, crossing = workload.live_activation_bytes, host_bytes(workload)

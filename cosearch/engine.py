@@ -190,7 +190,8 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 def _on_default(designs: Sequence[Design], problem: Problem, default: Accelerator | None) -> list[Design]:
     if default is None:
         return []
-    return [on_default(d, problem, default) for d in designs if d.name in (CONV_ONLY, CO_SEARCH)]
+    moved = (on_default(d, problem, default) for d in designs if d.name in (CONV_ONLY, CO_SEARCH))
+    return [d for d in moved if d is not None]
 
 
 BATCH = 20

@@ -15,6 +15,7 @@ from cosearch.costs import AcceleratorCosts, MeasuredCosts, read_table, unknown_
 from cosearch.data import Dataset, load_dataset
 from cosearch.errors import ConfigError, InfeasibleError, UnknownNameError
 from cosearch.hardware.tensor import cost_tensor
+from cosearch.macro import OPERATORS
 from cosearch.progress import Reporter
 from cosearch.strategies import STRATEGIES, Objectives
 from cosearch.strategies.base import cheapest
@@ -67,8 +68,10 @@ class Problem:
 
     @cached_property
     def conv_only(self) -> Any | None:
-        """The same space restricted to convolutions, if it can be."""
-        return self.space.restricted("conv") if hasattr(self.space, "restricted") else None
+        """The same space restricted to convolutions, if that leaves something out."""
+        if not hasattr(self.space, "restricted") or self.space.operators == ("conv",):
+            return None
+        return self.space.restricted("conv")
 
     def costs_of(self, space: Any) -> Any:
         """The same costs for a sub-space."""
@@ -93,7 +96,7 @@ def prepare(config: RunConfig, reporter: Reporter) -> Problem:
     known = None
     if config.accuracy_table is not None:
         known = _known_accuracy(config.accuracy_table, config.accuracy, space, len(dataset.validation))
-    costs, device_name, costs_are, objectives = _costs(config, space, objectives, reporter)
+    space, costs, device_name, costs_are, objectives = _costs(config, space, objectives, reporter)
     costs.fronts([{name: options[-1] for name, options in space.choices.items()}])  # an unknown metric shows here
     _require_feasible(space, costs, config.constraints, device_name)
     return Problem(config, dataset, space, objectives, costs, device_name, costs_are, known)
@@ -109,8 +112,11 @@ def _known_accuracy(path: Path, kind: str, space: Any, images: int) -> AccuracyS
 
 def _costs(
     config: RunConfig, space: Any, objectives: Objectives, reporter: Reporter
-) -> tuple[AcceleratorCosts | MeasuredCosts, str, str, Objectives]:
-    """Costs, the device's name, how costs are known, and the objectives: of the default ones, those the device has."""
+) -> tuple[Any, AcceleratorCosts | MeasuredCosts, str, str, Objectives]:
+    """The part of the space that the device runs, costs, the device's name, how costs are known, and the objectives.
+
+    Of the default objectives, those that the device has.
+    """
     if Path(config.device).suffix == ".csv":
         table = read_table(Path(config.device), space, "latency_ms", ("energy_mj",))
         if objectives.names == Objectives().names and "energy_mj" not in table.values:
@@ -126,12 +132,17 @@ def _costs(
         reporter.say("There is no accelerator to search: the device is given.")
         if unseen:
             reporter.say(f"Not one measured network has {', '.join(unseen)}: predictions for these are extrapolation.")
-        return measured, config.device, costs_are, objectives
+        return space, measured, config.device, costs_are, objectives
     try:
-        device = accelerators.find(config.device, accounting=config.accounting)
+        # only FPGA parts know two accountings; any other device is asked for by its name alone
+        options = {"accounting": config.accounting} if config.accounting != "element" else {}
+        device = accelerators.find(config.device, **options)
+    except TypeError as error:
+        raise ConfigError(f"--accounting {config.accounting}: {config.device} knows only 'element'") from error
     except UnknownNameError as error:
         known = list(dict.fromkeys((*accelerators.ACCELERATORS, *accelerators.FAMILIES)))
         raise (error if ":" in config.device else unknown_device(config.device, known)) from None
+    space = _runnable(space, device, reporter)
     layers = space.layer_table()
     with reporter.phase(f"pricing {len(layers)} layer shapes", len(layers)) as phase:
         priced = 0
@@ -143,7 +154,22 @@ def _costs(
 
         tensor = cost_tensor(layers, device, progress=advance)
         phase.advance(len(layers) - priced, f"{len(device):.3g} accelerators on {device.name}")
-    return AcceleratorCosts(space, tensor, objectives, config.constraints), device.name, "modelled", objectives
+    costs = AcceleratorCosts(space, tensor, objectives, config.constraints)
+    return space, costs, device.name, "modelled", objectives
+
+
+def _runnable(space: Any, device: Any, reporter: Reporter) -> Any:
+    """The networks of a space whose operators the device has engines for."""
+    if not hasattr(space, "restricted"):
+        return space
+    kinds = {kind for served in device.serves.values() for kind in served}
+    operators = [operator for operator in space.operators if OPERATORS[operator].kind in kinds]
+    if not operators:
+        raise InfeasibleError(f"{device.name} has no engine for {', '.join(space.operators)}: choose another device")
+    if len(operators) < len(space.operators):
+        missing = ", ".join(operator for operator in space.operators if operator not in operators)
+        reporter.say(f"{device.name} has no engine for {missing}: networks of {', '.join(operators)} are searched.")
+    return space.restricted(*operators)
 
 
 def _require_feasible(space: Any, costs: Any, constraints: Mapping[str, float], device: str) -> None:

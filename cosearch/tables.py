@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cosearch.workload import Workload
 
 FRONT_ROWS = 12
-USUAL = ("accuracy", "latency_ms", "energy_mj", "lut", "ff", "dsp", "bram")
+USUAL = ("accuracy", "latency_ms", "energy_mj", "area_mm2", "lut", "ff", "dsp", "bram")
 
 
 def console(width: int = 112) -> Any:

@@ -68,18 +68,27 @@ class ShiftAddSpace(Decisions):
         }
         return Supernet(self.macro, options, seed)
 
-    def restricted(self, operator: str) -> "ShiftAddSpace":
-        """The sub-space in which every block that is not skipped uses one operator.
+    @property
+    def operators(self) -> tuple[str, ...]:
+        """The operators that some block can use."""
+        used = {str(choice).split("_")[0] for options in self.choices.values() for choice in options}
+        return tuple(operator for operator in OPERATORS if operator in used)
+
+    def restricted(self, *operators: str) -> "ShiftAddSpace":
+        """The sub-space in which every block that is not skipped uses one of these operators.
 
         Raises: ConfigError for an operator that the space does not have.
         """
-        if operator not in OPERATORS:
-            raise ConfigError(f"operator {operator!r}: expected one of {', '.join(OPERATORS)}")
+        for operator in operators:
+            if operator not in self.operators:
+                raise ConfigError(f"operator {operator!r}: expected some of {', '.join(self.operators)}")
+        if set(operators) == set(self.operators):
+            return self
         kept = {
-            name: tuple(c for c in options if c == "skip" or str(c).startswith(f"{operator}_"))
+            name: tuple(c for c in options if c == "skip" or str(c).split("_")[0] in operators)
             for name, options in self.choices.items()
         }
-        return ShiftAddSpace(kept, self.macro, f"{self.name}-{operator}")
+        return ShiftAddSpace(kept, self.macro, "-".join(("shiftadd", *operators)))
 
     def largest(self, operator: str = "conv") -> Arch:
         """The network with the widest and largest block of one operator everywhere."""
