@@ -77,7 +77,7 @@ def design(problem: Problem, name: str, choice: Choice, told: Sequence[Told], tr
         name,
         arch,
         accelerator,
-        {n: float(front.metric(n)[point]) for n in metrics},
+        {n: float(front.metric(n)[point]) for n in metrics if np.isfinite(front.metric(n)[point])},
         tuple(t.correct for t in trained),
         tuple(t.float_accuracy for t in trained),
         seen,

@@ -64,7 +64,8 @@ class AcceleratorCosts:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        area = () if self.resources else ("area_mm2",)
+        space: Any = self.tensor.space
+        area = ("area_mm2",) if space is not None and space.budget.area_um2 else ()
         return ("latency_ms", "energy_mj", *self.resources, *area, "params", "macs")
 
     def fronts(self, archs: Sequence[Arch]) -> list[NetworkFront]:
