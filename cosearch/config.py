@@ -51,7 +51,7 @@ class RunConfig(BaseModel):
     )
     strategy: str = Field("evolutionary", description="Search strategy: evolutionary or random.")
     trials: int = Field(
-        300, ge=1, le=10_000_000, description="Accuracy evaluations of the search; each baseline gets as many."
+        200, ge=1, le=10_000_000, description="Accuracy evaluations of the search; each baseline gets as many."
     )
     minutes: float | None = Field(
         None,
@@ -62,7 +62,7 @@ class RunConfig(BaseModel):
     baselines: bool = Field(
         True, description="Also search conv-only networks and at random, to show what co-search buys."
     )
-    supernet_epochs: int = Field(100, ge=1, le=100_000, description="Epochs of supernet training.")
+    supernet_epochs: int = Field(90, ge=1, le=100_000, description="Epochs of supernet training.")
     finalist_epochs: int = Field(30, ge=1, le=100_000, description="Epochs of each finalist's stand-alone training.")
     finalist_seeds: int = Field(3, ge=1, le=100, description="Training seeds of each finalist.")
     seed: int = Field(0, ge=0, lt=2**63, description="Decides every random choice.")

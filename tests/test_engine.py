@@ -633,3 +633,52 @@ def test_python_errors_are_the_same(options):
         cosearch.run(trails=3)
     with pytest.raises(RunError, match="not a run directory"):
         cosearch.load("/")
+
+
+def test_the_finalist_can_be_used_without_its_data(finished, options):
+    from cosearch.data import load_dataset
+
+    network = cosearch.load_network(finished.path)
+    dataset = load_dataset(options["data"])
+    raw = np.load(options["data"])
+    shown = dataset.open_test()
+    mean, std = np.array(network.mean).reshape(1, -1, 1, 1), np.array(network.std).reshape(1, -1, 1, 1)
+    images = shown.x * (std + 1e-6) + mean
+    assert images.min() >= raw["x"].min() - 1e-4
+    said = network(images.astype(np.float32))
+    right = np.mean([dataset.classes.index(name) == label for name, label in zip(said, shown.y, strict=True)])
+    assert right == pytest.approx(finished.finalist.integer_accuracies[0], abs=1.5 / len(shown))
+
+
+def test_resume_refuses_other_data(monkeypatch, capsys, table_run, tmp_path):
+    data = tmp_path / "mine.npz"
+    shutil.copy(table_run["data"], data)
+    result = cosearch.run(**{**table_run, "data": str(data)}, out=tmp_path / "run")
+    arrays = dict(np.load(data))
+    arrays["x"] = arrays["x"][::-1].copy()
+    np.savez(data, **arrays)
+    assert command(monkeypatch, "resume", result.path) == 2
+    assert "data changed since this run was started" in one_line(capsys)
+
+
+def test_a_run_can_be_resumed_from_another_folder(table_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(table_run["data"]).parent)
+    result = cosearch.run(**{**table_run, "data": Path(table_run["data"]).name}, out=tmp_path / "run")
+    monkeypatch.chdir("/")
+    assert cosearch.resume(result.path).front.equals(result.front)
+
+
+def test_a_device_without_some_engines_is_searched_with_the_others(finished, options, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cosearch.engine, "train_all", train_here)
+    monkeypatch.setattr(finalists, "train_all", train_here)
+    small = {**options, "space": "shiftadd", "device": "nvdla", "trials": 3, "supernet_epochs": 1, "finalist_epochs": 1}
+    result = cosearch.run(**{**small, "quiet": False, "finalist_seeds": 1}, out=tmp_path / "run")
+    assert "no engine for shift, add" in capsys.readouterr().out
+    assert all(choice == "skip" or choice.startswith("conv") for choice in result.finalist.arch.values())
+    assert "area_mm2" in result.front
+    assert [design.name for design in result.designs] == ["co-search", "random search"]
+
+
+def test_a_minimum_accuracy_that_is_missed_is_said(table_run, tmp_path):
+    result = cosearch.run(**{**table_run, "min_accuracy": 0.9999}, out=tmp_path / "run")
+    assert result.notes[0].startswith("NO design reaches --min-accuracy 0.9999")
