@@ -1,0 +1,70 @@
+"""`cosearch cost`: one network, layer by layer, from a workload file."""
+
+import json
+import sys
+
+import pytest
+
+from cosearch.cli import main
+from cosearch.costs import host_bytes, price_workload
+from cosearch.workload import Layer, Workload
+
+NETWORK = Workload(
+    "two",
+    (Layer("first", K=16, C=3, P=16, Q=16, R=3, S=3), Layer("second", "shift", K=32, C=16, P=16, Q=16, weight_bits=4)),
+)
+
+
+def run(monkeypatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["cosearch", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture
+def workload_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("COSEARCH_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "two.json"
+    path.write_text(json.dumps(NETWORK.to_json()))
+    return path
+
+
+def test_the_table_names_every_layer_and_adds_up(workload_file, monkeypatch, capsys):
+    assert run(monkeypatch, "cost", "--device", "ecp5-25f", "--model", str(workload_file)) == 0
+    printed = capsys.readouterr().out
+    accelerator, rows = price_workload(NETWORK, "ecp5-25f")
+    assert [row.layer.name for row in rows] == ["first", "second"]
+    assert [row.engine for row in rows] == ["mac", "shift"]
+    for word in ("first", "second", accelerator.name, f"{sum(row.latency_ms for row in rows):.4g} ms"):
+        assert word in printed
+    assert all(row.latency_ms >= row.roofline_ms and 0 < row.utilisation <= 1 for row in rows)
+
+
+def test_the_objective_decides_the_accelerator(workload_file):
+    def total(objective: str, metric: str) -> float:
+        return sum(getattr(row, metric) for row in price_workload(NETWORK, "ecp5-25f", objective)[1])
+
+    assert total("latency_ms", "latency_ms") <= total("energy_mj", "latency_ms")
+    assert total("energy_mj", "energy_mj") <= total("latency_ms", "energy_mj")
+
+
+def test_host_bytes_are_the_image_and_the_result():
+    assert host_bytes(NETWORK) == 3 * 16 * 16 + 32 * 16 * 16
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--model", "resnet19"), "resnet18"),
+        (("--model", "nothing.json"), "nothing.json"),
+        (("--device", "zcu103"), "zcu102"),
+        (("--input-shape", "1,x"), "1,3,224,224"),
+    ],
+)
+def test_bad_input(workload_file, monkeypatch, capsys, arguments, words):
+    model = () if "--model" in arguments else ("--model", str(workload_file))
+    assert run(monkeypatch, "cost", *arguments, *model) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert words in said[0]
