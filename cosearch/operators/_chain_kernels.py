@@ -8,7 +8,9 @@ r x s product whose rows are t apart: eight (or four) rows of r by sixteen colum
 permuted, as a batched matrix product would need.
 """
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -34,6 +36,7 @@ from cosearch.operators._simd import (
 
 SCRATCH_FLOATS = 1 << 17  # 512 KiB for the intermediates of a window
 SEGMENTS = 8  # sums of a factor's gradient, added up at the end: fixed, so that threads do not change the result
+LEAST_FOR_GRADIENT = 4 * LANES  # columns of a window: every window ends in sums over lanes, which cost about as much
 FIELDS = 9
 """Per factor in a table: blocks, r, s, t, rows at once of F and of its transpose, and where its packed weights, its
 transpose's and its gradient begin."""
@@ -137,12 +140,12 @@ def _add_gradient(x, x0, x_pitch, g, g0, g_pitch, dw, d0, sizes, columns):  # ty
 
 
 @njit(nogil=True, error_model="numpy")
-def _fill(source, start, pitch, rows, target, to, window, width):  # type: ignore[no-untyped-def]
-    """Rows of `width` columns into rows of `window`, the rest of a row zero."""
+def _fill(source, start, length, rows, target, pitch, width):  # type: ignore[no-untyped-def]
+    """Rows of `width` values into rows of `pitch`, zero as far as a product reads on."""
     for row in range(rows):
-        copy(target, to + row * window, source, start + row * pitch, width)
-        for v in range(width, window):
-            target[to + row * window + v] = 0.0
+        copy(target, row * pitch, source, start + row * length, width)
+        for v in range(width, (width + LANES - 1) // LANES * LANES):
+            target[row * pitch + v] = 0.0
 
 
 def _apply(x, w, y, table, length, window, start, stop):  # type: ignore[no-untyped-def]
@@ -155,29 +158,30 @@ def _apply(x, w, y, table, length, window, start, stop):  # type: ignore[no-unty
     for f in range(factors):
         at = f * FIELDS
         widest = max(widest, table[at] * table[at + 1] * table[at + 3])
-    here, there = np.empty(widest * window, np.float32), np.empty(widest * window, np.float32)
+    pitch = window + LANES  # a power of two would put the rows of a product into one set of the cache
+    here, there = np.empty(widest * pitch, np.float32), np.empty(widest * pitch, np.float32)
     windows = (length + window - 1) // window
     for unit in range(start, stop):
         image, left = unit // windows, unit % windows * window
         width = min(window, length - left)
         origin, target = image * n_in * length + left, image * n_out * length + left
-        _fill(x, origin, length, n_in, here, 0, window, width)
+        _fill(x, origin, length, n_in, here, pitch, width)
         columns = (width + LANES - 1) // LANES * LANES
         for f in range(factors):
             at = f * FIELDS
             sizes = (table[at], table[at + 1], table[at + 2], table[at + 3], table[at + 4])
             if f == factors - 1 and width == columns:
-                _factor(here, 0, window, w, table[at + 6], y, target, length, sizes, columns)
+                _factor(here, 0, pitch, w, table[at + 6], y, target, length, sizes, columns)
             else:
-                _factor(here, 0, window, w, table[at + 6], there, 0, window, sizes, columns)
+                _factor(here, 0, pitch, w, table[at + 6], there, 0, pitch, sizes, columns)
             here, there = there, here
         if width != columns:
             for row in range(n_out):
-                copy(y, target + row * length, here, row * window, width)
+                copy(y, target + row * length, here, row * pitch, width)
 
 
 def _gradients(x, g, w, back, dx, dw, table, length, window, start, stop):  # type: ignore[no-untyped-def]
-    """Segments start..stop: dx, and each segment's own sum dw, from w packed as F and `back` packed as its transpose."""
+    """Segments start..stop: dx, and each segment's own sum dw; w is F as packed, back its transpose."""
     factors = table.size // FIELDS
     n_in = table[0] * table[2] * table[3]
     kept, widest = n_in, n_in
@@ -186,8 +190,9 @@ def _gradients(x, g, w, back, dx, dw, table, length, window, start, stop):  # ty
         width = table[at] * table[at + 1] * table[at + 3]
         kept, widest = kept + width, max(widest, width)
     n_out = table[(factors - 1) * FIELDS] * table[(factors - 1) * FIELDS + 1] * table[(factors - 1) * FIELDS + 3]
-    values = np.empty(kept * window, np.float32)  # the input and every factor's output
-    here, there = np.empty(widest * window, np.float32), np.empty(widest * window, np.float32)
+    pitch = window + LANES  # as in `_apply`
+    values = np.empty(kept * pitch, np.float32)  # the input and every factor's output
+    here, there = np.empty(widest * pitch, np.float32), np.empty(widest * pitch, np.float32)
     per_image = (length + window - 1) // window
     units = x.size // (n_in * length) * per_image
     size = dw.size // SEGMENTS
@@ -197,27 +202,27 @@ def _gradients(x, g, w, back, dx, dw, table, length, window, start, stop):  # ty
             width = min(window, length - left)
             columns = (width + LANES - 1) // LANES * LANES
             origin, target = image * n_in * length + left, image * n_out * length + left
-            _fill(x, origin, length, n_in, values, 0, window, width)
-            _fill(g, target, length, n_out, here, 0, window, width)
+            _fill(x, origin, length, n_in, values, pitch, width)
+            _fill(g, target, length, n_out, here, pitch, width)
             base = 0
             for f in range(factors - 1):
                 at = f * FIELDS
                 sizes = (table[at], table[at + 1], table[at + 2], table[at + 3], table[at + 4])
-                following = base + sizes[0] * sizes[2] * sizes[3] * window
-                _factor(values, base, window, w, table[at + 6], values, following, window, sizes, columns)
+                following = base + sizes[0] * sizes[2] * sizes[3] * pitch
+                _factor(values, base, pitch, w, table[at + 6], values, following, pitch, sizes, columns)
                 base = following
             for f in range(factors - 1, -1, -1):
                 at = f * FIELDS
                 sizes = (table[at], table[at + 1], table[at + 2], table[at + 3], table[at + 4])
                 into = segment * size + table[at + 8]
-                _add_gradient(values, base, window, here, 0, window, dw, into, sizes, columns)
+                _add_gradient(values, base, pitch, here, 0, pitch, dw, into, sizes, columns)
                 flipped = (sizes[0], sizes[2], sizes[1], sizes[3], table[at + 5])
-                _factor(here, 0, window, back, table[at + 7], there, 0, window, flipped, columns)
+                _factor(here, 0, pitch, back, table[at + 7], there, 0, pitch, flipped, columns)
                 here, there = there, here
                 if f > 0:
-                    base -= table[at - FIELDS] * table[at - FIELDS + 2] * table[at - FIELDS + 3] * window
+                    base -= table[at - FIELDS] * table[at - FIELDS + 2] * table[at - FIELDS + 3] * pitch
             for row in range(n_in):
-                copy(dx, origin + row * length, here, row * window, width)
+                copy(dx, origin + row * length, here, row * pitch, width)
 
 
 @cache
@@ -231,28 +236,65 @@ def _rows_at_once(r: int) -> int:
     return 4 if 0 < r % 8 <= 4 else 8
 
 
-def _packed(weight: Tensor, high: int) -> Tensor:
+def _in_rows(weight: Tensor, high: int) -> Tensor:
     """b x r x s x t as b, t, r / high, s, high, flat."""
     b, r, s, t = weight.shape
     padded = torch.nn.functional.pad(weight, (0, 0, 0, 0, 0, -r % high))
     return padded.view(b, -1, high, s, t).permute(0, 4, 1, 3, 2).reshape(-1)
 
 
-def _table(shapes: Sequence[tuple[int, int, int, int]]) -> NDArray[np.int64]:
+@dataclass(frozen=True)
+class Packed:
+    """A chain's factors as the kernels read them: `forth` applies it, `back` its transpose. See `FIELDS` for table."""
+
+    shapes: tuple[tuple[int, int, int, int], ...]
+    table: NDArray[np.int64]
+    forth: NDArray[np.float32]
+    back: NDArray[np.float32]
+
+    @property
+    def n_in(self) -> int:
+        b, _, s, t = self.shapes[0]
+        return b * s * t
+
+    @property
+    def n_out(self) -> int:
+        b, r, _, t = self.shapes[-1]
+        return b * r * t
+
+    @property
+    def sizes(self) -> list[int]:
+        return [math.prod(shape) for shape in self.shapes]
+
+    def window(self, length: int, least: int = LANES) -> int:
+        """Columns of a window: what the scratch holds, a multiple of LANES, no more than there are."""
+        widest = max(b * max(r, s) * t for b, r, s, t in self.shapes)
+        fit = max(SCRATCH_FLOATS // widest, least)
+        return min(fit, length + LANES - 1, 16 * LANES) // LANES * LANES
+
+    def new_sums(self) -> Tensor:
+        """Zeros that `gradients` adds to."""
+        return torch.zeros(SEGMENTS, sum(self.sizes))
+
+    def weight_gradients(self, sums: Tensor) -> list[Tensor]:
+        parts = sums.sum(0).split(self.sizes)
+        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+
+def pack(weights: Sequence[Tensor], with_back: bool) -> Packed:
+    """weights: per factor b x r x s x t, input side first. with_back: also what `gradients` needs."""
     rows, packed, back, plain = [], 0, 0, 0
+    shapes = tuple((int(b), int(r), int(s), int(t)) for b, r, s, t in (w.shape for w in weights))
     for b, r, s, t in shapes:
         high, flat = _rows_at_once(r), _rows_at_once(s)
         rows.append((b, r, s, t, high, flat, packed, back, plain))
         packed += b * t * s * -(-r // high) * high
         back += b * t * r * -(-s // flat) * flat
         plain += b * r * s * t
-    return np.array(rows, np.int64).reshape(-1)
-
-
-def _window(length: int, weights: Sequence[Tensor]) -> int:
-    """Columns of a window: what the scratch holds, a multiple of LANES, no more than there are."""
-    widest = max(w.shape[0] * max(w.shape[1], w.shape[2]) * w.shape[3] for w in weights)
-    return max(1, min(SCRATCH_FLOATS // widest, length + LANES - 1, 16 * LANES) // LANES) * LANES
+    forth = torch.cat([_in_rows(w, _rows_at_once(w.shape[1])) for w in weights])
+    flipped = [w.transpose(1, 2) for w in weights] if with_back else []
+    reverse = torch.cat([_in_rows(w, _rows_at_once(w.shape[1])) for w in flipped]) if flipped else torch.empty(0)
+    return Packed(shapes, np.array(rows, np.int64).reshape(-1), forth.numpy(), reverse.numpy())
 
 
 def _joined(x: Tensor) -> Tensor:
@@ -260,50 +302,38 @@ def _joined(x: Tensor) -> Tensor:
     return x.transpose(0, 1).reshape(1, x.shape[1], -1)
 
 
+def _apart(y: Tensor, n: int) -> Tensor:
+    return y.view(y.shape[1], n, -1).transpose(0, 1)
+
+
 def _wasteful(x: Tensor) -> bool:
     n, _, length = x.shape
     return n > 1 and -length % LANES > length // 2
 
 
-def _apart(y: Tensor, n: int) -> Tensor:
-    return y.view(y.shape[1], n, -1).transpose(0, 1)
+def _flat(value: Tensor) -> NDArray[np.float32]:
+    return value.contiguous().view(-1).numpy()
 
 
-def apply(x: Tensor, weights: Sequence[Tensor], threads: int) -> Tensor:
-    """y = F_N .. F_1 x. x: N x n_in x L; weights: per factor b x r x s x t. Returns: N x n_out x L."""
+def apply(x: Tensor, chain: Packed, threads: int) -> Tensor:
+    """y = F_N .. F_1 x. x: N x n_in x L. Returns: N x n_out x L."""
     if _wasteful(x):
-        return _apart(apply(_joined(x), weights, threads), len(x))
+        return _apart(apply(_joined(x), chain, threads), len(x))
     n, _, length = x.shape
-    b, r, _, t = weights[-1].shape
-    packed = torch.cat([_packed(w, _rows_at_once(w.shape[1])) for w in weights])
-    y = torch.empty(n, b * r * t, length)
-    arrays = (x.contiguous().view(-1).numpy(), packed.numpy(), y.view(-1).numpy())
-    table, window = _table([_shape(w) for w in weights]), _window(length, weights)
-    kernel = _compiled("apply")
-    work = n * length * sum(w.numel() for w in weights)
-    run(lambda start, stop: kernel(*arrays, table, length, window, start, stop), n * -(-length // window), work, threads)
+    y, window, kernel = torch.empty(n, chain.n_out, length), chain.window(length), _compiled("apply")
+    arguments = (_flat(x), chain.forth, _flat(y), chain.table, length, window)
+    work = n * length * sum(chain.sizes)
+    run(lambda start, stop: kernel(*arguments, start, stop), n * -(-length // window), work, threads)
     return y
 
 
-def gradients(x: Tensor, gradient: Tensor, weights: Sequence[Tensor], threads: int) -> tuple[Tensor, list[Tensor]]:
-    """dx and the dF of y = F_N .. F_1 x for the gradient of y; shapes as `apply`."""
+def gradients(x: Tensor, gradient: Tensor, chain: Packed, sums: Tensor, threads: int) -> Tensor:
+    """dx of y = F_N .. F_1 x for the gradient of y; adds the factors' gradients to sums. Shapes as `apply`."""
     if _wasteful(x):
-        dx, dw = gradients(_joined(x), _joined(gradient), weights, threads)
-        return _apart(dx, len(x)), dw
+        return _apart(gradients(_joined(x), _joined(gradient), chain, sums, threads), len(x))
     n, _, length = x.shape
-    packed = torch.cat([_packed(w, _rows_at_once(w.shape[1])) for w in weights])
-    back = torch.cat([_packed(w.transpose(1, 2), _rows_at_once(w.shape[2])) for w in weights])
-    dx, sums = torch.empty(x.shape), torch.zeros(SEGMENTS, sum(w.numel() for w in weights))
-    operands = (x.contiguous(), gradient.contiguous(), packed, back, dx, sums)
-    arrays = [a.view(-1).numpy() for a in operands]
-    table, window = _table([_shape(w) for w in weights]), _window(length, weights)
-    kernel = _compiled("gradients")
-    work = 3 * n * length * sums.shape[1]
-    run(lambda start, stop: kernel(*arrays, table, length, window, start, stop), SEGMENTS, work, threads)
-    parts = sums.sum(0).split([w.numel() for w in weights])
-    return dx, [part.view(w.shape) for part, w in zip(parts, weights, strict=True)]
-
-
-def _shape(weight: Tensor) -> tuple[int, int, int, int]:
-    b, r, s, t = weight.shape
-    return b, r, s, t
+    dx, kernel = torch.empty(x.shape), _compiled("gradients")
+    arrays = (_flat(x), _flat(gradient), chain.forth, chain.back, _flat(dx), _flat(sums))
+    arguments = (*arrays, chain.table, length, chain.window(length, LEAST_FOR_GRADIENT))
+    run(lambda start, stop: kernel(*arguments, start, stop), SEGMENTS, 3 * n * length * sum(chain.sizes), threads)
+    return dx

@@ -23,11 +23,12 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from cosearch.errors import OperatorError
-from cosearch.operators.common import ConvOperator, LinearOperator, Pair, is_count, new_bias, require
+from cosearch.operators.common import ConvOperator, LinearOperator, Pair, is_count, kernel_positions, new_bias, require
 from cosearch.workload import Layer
 
 Shape = Literal["any", "monotone", "bulging"]
 MAX_FACTORS = 4
+BLOCK_COLUMNS = 512  # of the patches that are unfolded at once
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,8 @@ def _divisors(n: int) -> list[int]:
 
 
 @lru_cache(maxsize=256)
-def generate_chain(n_out: int, n_in: int, compression: float, shape: Shape = "any", fill: float = 0.5) -> Chain:
-    """A chain with at most n_out n_in / compression parameters that is narrow, hence fast.
+def generate_chain(n_out: int, n_in: int, compression: float, shape: Shape = "any", fill: float = 0.9) -> Chain:
+    """A chain with at most n_out n_in / compression parameters, and nearly as many, that is narrow, hence fast.
 
     Of the chains with at least `fill` of the most parameters that the limit allows, the one whose widest intermediate
     is narrowest, then the one with most parameters. fill = 1 takes the most parameters whatever the width; chains
@@ -254,7 +255,8 @@ class _ApplyChain(torch.autograd.Function):
         from cosearch.operators import _chain_kernels
 
         ctx.save_for_backward(x, *weights)
-        return _chain_kernels.apply(x.detach(), [w.detach() for w in weights], torch.get_num_threads())
+        chain = _chain_kernels.pack([w.detach() for w in weights], False)
+        return _chain_kernels.apply(x.detach(), chain, torch.get_num_threads())
 
     @staticmethod
     @once_differentiable
@@ -262,8 +264,85 @@ class _ApplyChain(torch.autograd.Function):
         from cosearch.operators import _chain_kernels
 
         x, *weights = ctx.saved_tensors
-        dx, dw = _chain_kernels.gradients(x, gradient, weights, torch.get_num_threads())
-        return dx, *dw
+        chain = _chain_kernels.pack(weights, True)
+        sums = chain.new_sums()
+        dx = _chain_kernels.gradients(x, gradient, chain, sums, torch.get_num_threads())
+        return dx, *chain.weight_gradients(sums)
+
+
+class _ApplyToPatches(torch.autograd.Function):
+    """A chain on the patches of N x C x H x W, unfolded a few images at a time, so that they stay in cache."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: "ButterflyConv2d", *weights: Tensor) -> Tensor:
+        from cosearch.operators import _chain_kernels
+
+        ctx.save_for_backward(x, *weights)
+        ctx.layer = layer
+        chain = _chain_kernels.pack([w.detach() for w in weights], False)
+        n, k, p, q = layer.output_shape(tuple(x.shape))
+        y, patches = torch.empty(n, k, p * q), _Patches(layer, x)
+        for images in patches.blocks():
+            y[images] = _chain_kernels.apply(patches.unfold(x[images]), chain, torch.get_num_threads())
+        return y.view(n, k, p, q)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        from cosearch.operators import _chain_kernels
+
+        x, *weights = ctx.saved_tensors
+        chain = _chain_kernels.pack(weights, True)
+        sums, dx, patches = chain.new_sums(), torch.empty(x.shape), _Patches(ctx.layer, x)
+        for images in patches.blocks():
+            columns, upstream = patches.unfold(x[images]), gradient[images].flatten(2)
+            into = _chain_kernels.gradients(columns, upstream, chain, sums, torch.get_num_threads())
+            dx[images] = patches.fold(into)
+        return dx, None, *chain.weight_gradients(sums)
+
+
+class _Patches:
+    """Unfolds and folds blocks of images of one shape."""
+
+    def __init__(self, layer: "ButterflyConv2d", x: Tensor) -> None:
+        self.layer, self.n = layer, len(x)
+        self.size, self.out = tuple(x.shape[2:]), layer.output_shape(tuple(x.shape))[2:]
+        self.step = max(1, BLOCK_COLUMNS // math.prod(self.out))
+        self.buffer = torch.empty(0)
+
+    def blocks(self) -> list[slice]:
+        return [slice(start, start + self.step) for start in range(0, self.n, self.step)]
+
+    def _padded(self, x: Tensor) -> Tensor:
+        high, wide = self.layer.padding
+        return F.pad(x, (wide, wide, high, high))
+
+    def unfold(self, x: Tensor) -> Tensor:
+        """n x C x H x W to n x (C R S) x (P Q); the result is overwritten by the next call of the same size."""
+        padded, (n, c) = self._padded(x), x.shape[:2]
+        (r, s), (p, q), (down, across), (high, wide) = (
+            self.layer.kernel_size,
+            self.out,
+            self.layer.stride,
+            self.layer.dilation,
+        )
+        a, b, row, column = padded.stride()
+        steps = (a, b, row * high, column * wide, row * down, column * across)
+        patches = padded.as_strided((n, c, r, s, p, q), steps)
+        if self.buffer.shape != patches.shape:
+            self.buffer = torch.empty(patches.shape)
+        return self.buffer.copy_(patches).view(n, c * r * s, p * q)
+
+    def fold(self, columns: Tensor) -> Tensor:
+        """The transpose of `unfold`: sums of the columns at each input."""
+        (high, wide), (h, w) = self.layer.padding, self.size
+        n, c = len(columns), self.layer.in_channels
+        total = torch.zeros(n, c, h + 2 * high, w + 2 * wide)
+        parts = columns.view(n, c, -1, *self.out)
+        positions = kernel_positions(total, self.layer.kernel_size, self.layer.stride, self.layer.dilation)
+        for i, (_, _, window) in enumerate(positions):
+            total[(slice(None), slice(None), *window)] += parts[:, :, i]
+        return total[:, :, high : high + h, wide : wide + w]
 
 
 def _plain_factor(x: Tensor, weight: Tensor) -> Tensor:
@@ -276,6 +355,10 @@ def _plain_factor(x: Tensor, weight: Tensor) -> Tensor:
     return y.reshape(n, b, t, r, length).transpose(2, 3).reshape(n, -1, length)
 
 
+def _in_kernel(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0
+
+
 def apply_chain(x: Tensor, weights: Sequence[Tensor], plain: bool = False) -> Tensor:
     """Apply a chain, or one per group side by side, to columns.
 
@@ -283,7 +366,7 @@ def apply_chain(x: Tensor, weights: Sequence[Tensor], plain: bool = False) -> Te
     a CPU runs in the numba kernels of `_chain_kernels` unless `plain`; the rest as grouped convolutions.
     """
     blocks = [weight.flatten(0, 1) for weight in weights]
-    if not plain and x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0:
+    if not plain and _in_kernel(x):
         return _ApplyChain.apply(x, *blocks)
     for weight in blocks:
         x = _plain_factor(x, weight)
@@ -375,11 +458,15 @@ class ButterflyConv2d(ConvOperator):
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
         n, k, p, q = self.output_shape(tuple(x.shape))
-        if self.kernel_size == (1, 1) and self.padding == (0, 0):
-            columns = x[:, :, :: self.stride[0], :: self.stride[1]]
+        pointwise = self.kernel_size == (1, 1) and self.padding == (0, 0)
+        if not pointwise and not self.is_plain and _in_kernel(x):
+            y = _ApplyToPatches.apply(x, self, *(w.flatten(0, 1) for w in self.factors))
         else:
-            columns = F.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)
-        y = apply_chain(columns.reshape(n, -1, p * q), list(self.factors), self.is_plain).reshape(n, k, p, q)
+            if pointwise:
+                columns = x[:, :, :: self.stride[0], :: self.stride[1]]
+            else:
+                columns = F.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)
+            y = apply_chain(columns.reshape(n, -1, p * q), list(self.factors), self.is_plain).reshape(n, k, p, q)
         return y if self.bias is None else y + self.bias.view(-1, 1, 1)
 
     def dense_weight(self) -> Tensor:

@@ -68,9 +68,11 @@ def test_kernels_equal_plain_torch_on_any_geometry(data: st.DataObject) -> None:
     shape = (draw(1, 6), groups * c_group, h, w, groups * k_group, kernel, stride, padding, dilation, groups)
     x, weight, how = _operands(shape)
     fast, slow = _with_gradients(x, weight, how), _with_gradients(x.double(), weight.double(), how)
-    for got, want in zip(fast[:3], slow[:3], strict=True):
-        scale = 1 + float(want.abs().max())
-        assert torch.allclose(got.double(), want, rtol=1e-5, atol=1e-5 * scale)
+    reach = float(x.abs().max() + weight.abs().max())
+    total = float(slow[3].abs().sum((0, 2, 3)).max())  # dw's terms may cancel: rounding follows their magnitudes
+    scales = (float(slow[0].abs().max()), float(slow[1].abs().max()), reach * total)
+    for got, want, scale in zip(fast[:3], slow[:3], scales, strict=True):
+        assert torch.allclose(got.double(), want, rtol=1e-5, atol=1e-5 + 1e-6 * scale)
 
 
 def test_row_bands_of_a_large_map_join_without_a_seam() -> None:

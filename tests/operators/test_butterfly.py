@@ -209,7 +209,7 @@ def test_the_generator_finds_the_best_chain_of_an_exhaustive_search() -> None:
 def test_large_layers_are_generated_quickly_near_their_budget() -> None:
     full, narrow = generate_chain(512, 4608, 4.0, fill=1.0), generate_chain(512, 4608, 4.0)
     assert 4.0 <= 512 * 4608 / chain_parameters(full) < 4.6
-    assert 4.0 <= 512 * 4608 / chain_parameters(narrow) < 9
+    assert 4.0 <= 512 * 4608 / chain_parameters(narrow) < 4.5  # what is asked for, not twice as much
     assert max(f.p for f in narrow) <= max(f.p for f in full)
 
 
@@ -225,6 +225,33 @@ def test_kernels_equal_the_grouped_convolutions() -> None:
             results.append((y, *torch.autograd.grad(y, (x, *weights), upstream)))
         for fast, slow in zip(*results, strict=True):
             assert torch.allclose(fast, slow, rtol=1e-4, atol=1e-4 * float(slow.detach().abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("batch", "stride", "padding", "dilation", "groups", "size"),
+    [(3, 1, 1, 1, 1, (5, 7)), (2, 2, (1, 0), 1, 2, (9, 12)), (5, 1, 2, (1, 2), 1, (3, 4)), (2, 3, 1, 1, 4, (25, 23))],
+)
+def test_patches_unfolded_by_blocks_equal_the_plain_form(
+    batch: int,
+    stride: int,
+    padding: object,
+    dilation: object,
+    groups: int,
+    size: tuple,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from cosearch.operators import butterfly
+
+    monkeypatch.setattr(butterfly, "BLOCK_COLUMNS", 64)
+    layer = ButterflyConv2d(8, 16, 3, stride, padding, dilation, groups, compression=1.2)
+    x = torch.randn(batch, 8, *size, requires_grad=True)
+    results = []
+    for module in (layer, layer.plain()):
+        y = module(x)
+        upstream = torch.linspace(-1, 1, y.numel()).view_as(y)
+        results.append((y, *torch.autograd.grad(y, (x, *module.parameters()), upstream)))
+    for fast, slow in zip(*results, strict=True):
+        assert torch.allclose(fast, slow, rtol=1e-4, atol=2e-5 * float(slow.detach().abs().max()))
 
 
 def test_results_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
