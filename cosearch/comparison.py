@@ -16,7 +16,7 @@ from cosearch.hardware.repricing import sensitivity
 from cosearch.problem import Problem
 from cosearch.results import AT_DEFAULT, Design, bought
 from cosearch.strategies.base import Told
-from cosearch.strategies.objectives import MAXIMISED, recommend, undominated
+from cosearch.strategies.objectives import MAXIMISED, one_standard_error, recommend, undominated
 from search_spaces.decisions import Arch
 
 if TYPE_CHECKING:
@@ -36,10 +36,17 @@ def _columns(told: Sequence[Told], names: Sequence[str]) -> tuple[dict[str, Any]
     return columns, rows
 
 
-def recommended(told: Sequence[Told], problem: Problem, images: int) -> Choice:
-    """The design to take of all that were evaluated; `recommend` says how. images: behind each accuracy."""
-    columns, rows = _columns(told, problem.objectives.costs)
-    return rows[recommend(columns, problem.objectives, images)]
+def recommended(found: Mapping[str, Sequence[Told]], problem: Problem, images: int) -> dict[str, Choice]:
+    """For each search the design to take: the least product of costs among those that are accurate enough.
+
+    One bar for all searches, so that what they chose can be compared: within one standard error of the best accuracy
+    of the search that reached least, and never below --min-accuracy. images: behind each accuracy.
+    """
+    tables = {name: _columns(told, problem.objectives.costs) for name, told in found.items()}
+    bar = problem.objectives.min_accuracy
+    if "accuracy" in problem.objectives.names:
+        bar = max(bar, min(one_standard_error(columns["accuracy"], images) for columns, _ in tables.values()))
+    return {name: rows[recommend(columns, problem.objectives, bar)] for name, (columns, rows) in tables.items()}
 
 
 def front_table(told: Sequence[Told], problem: Problem) -> "pd.DataFrame":

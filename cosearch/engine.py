@@ -163,7 +163,7 @@ def _carry_out(run: RunDirectory, problem: Problem, reporter: Reporter, started:
             accuracy = _accuracy_source(run, problem, reporter, deadline)
         with _timed(seconds, "search"):
             found = _searches(run, problem, accuracy, at_once, reporter, deadline)
-        chosen = {name: recommended(told, problem, accuracy.images) for name, told in found.items()}
+        chosen = recommended(found, problem, accuracy.images)
         with _timed(seconds, "finalists"):
             trained = _train_finalists(run, chosen, problem, reporter, deadline)
         with _timed(seconds, "comparing"):

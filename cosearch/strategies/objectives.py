@@ -94,7 +94,10 @@ def crowding(points: Matrix, rank: npt.NDArray[np.int64]) -> npt.NDArray[np.floa
 
 
 def one_standard_error(accuracy: npt.NDArray[np.float64], images: int) -> float:
-    """The least accuracy that is within one standard error of the best, given the images it was measured on."""
+    """The least accuracy that is within one standard error of the best, given the images it was measured on.
+
+    Source: the one-standard-error rule of Breiman et al. (CART, 1984).
+    """
     best = float(accuracy.max())
     return best - float(np.sqrt(best * (1 - best) / images))
 
@@ -108,16 +111,12 @@ def product(columns: Mapping[str, npt.NDArray[np.float64]], objectives: Objectiv
     return total
 
 
-def recommend(columns: Mapping[str, npt.NDArray[np.float64]], objectives: Objectives, images: int) -> int:
-    """Which row to take: of those within one standard error of the best accuracy, the least product of the costs.
+def recommend(columns: Mapping[str, npt.NDArray[np.float64]], objectives: Objectives, needed: float) -> int:
+    """Which row to take: of those that are accurate enough, the least product of the costs.
 
-    columns: name -> [n], accuracy among them. images: on how many the accuracy was measured. If accuracy is no
-    objective, every row that reaches `min_accuracy` is accurate enough.
-    The one-standard-error rule is Breiman's (CART, 1984).
+    columns: name -> [n], accuracy among them. needed: the accuracy that is enough; if no row reaches it, the most
+    accurate rows are looked at.
     """
     accuracy = columns["accuracy"]
-    needed = objectives.min_accuracy
-    if "accuracy" in objectives.names:
-        needed = max(needed, one_standard_error(accuracy, images))
     costs = np.where(accuracy >= min(needed, float(accuracy.max())), product(columns, objectives), np.inf)
     return int(np.lexsort((-accuracy, costs))[0])
