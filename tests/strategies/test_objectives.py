@@ -69,31 +69,29 @@ def test_an_empty_set():
 
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.floats(0.1, 10), st.floats(0.1, 10)), min_size=1, max_size=12),
-    st.integers(10, 1000),
     st.floats(0, 1),
 )
-def test_recommend_against_its_definition(rows, images, floor):
+def test_recommend_against_its_definition(rows, needed):
     accuracy, latency, energy = (np.array(c) for c in zip(*rows, strict=True))
     columns = {"accuracy": accuracy, "latency_ms": latency, "energy_mj": energy}
-    chosen = recommend(columns, Objectives(min_accuracy=floor), images)
-    best = accuracy.max()
-    needed = min(max(floor, best - (best * (1 - best) / images) ** 0.5), best)
-    assert accuracy[chosen] >= needed
-    admitted = [a for a in range(len(rows)) if accuracy[a] >= needed]
+    chosen = recommend(columns, Objectives(), needed)
+    enough = min(needed, accuracy.max())
+    assert accuracy[chosen] >= enough
+    admitted = [a for a in range(len(rows)) if accuracy[a] >= enough]
     least = min(latency[i] * energy[i] for i in admitted)
     assert latency[chosen] * energy[chosen] == pytest.approx(least, rel=1e-9)
 
 
 def test_recommend_without_accuracy_takes_the_cheapest_that_is_accurate_enough():
     columns = {"accuracy": np.array([0.9, 0.5, 0.8]), "energy_mj": np.array([3.0, 1.0, 2.0])}
-    assert recommend(columns, Objectives(("energy_mj",)), 100) == 1
-    assert recommend(columns, Objectives(("energy_mj",), min_accuracy=0.7), 100) == 2
-    assert recommend(columns, Objectives(("energy_mj",), min_accuracy=0.95), 100) == 0
+    assert recommend(columns, Objectives(("energy_mj",)), 0.0) == 1
+    assert recommend(columns, Objectives(("energy_mj",)), 0.7) == 2
+    assert recommend(columns, Objectives(("energy_mj",)), 0.95) == 0
 
 
 def test_recommend_prefers_throughput_high_and_breaks_ties_by_accuracy():
     columns = {"accuracy": np.array([0.9, 0.9, 0.901]), "throughput_fps": np.array([10.0, 30.0, 30.0])}
-    assert recommend(columns, Objectives(("accuracy", "throughput_fps")), 100) == 2
+    assert recommend(columns, Objectives(("accuracy", "throughput_fps")), 0.9) == 2
 
 
 def test_one_standard_error():

@@ -1,0 +1,61 @@
+"""What is recommended: one bar of accuracy for all searches."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from cosearch.comparison import recommended
+from cosearch.strategies.base import Candidate, Told
+from cosearch.strategies.objectives import Objectives
+
+
+class OnePoint:
+    """A hardware front of one accelerator."""
+
+    def __init__(self, energy_mj: float) -> None:
+        self.energy_mj = energy_mj
+
+    def __len__(self) -> int:
+        return 1
+
+    def metric(self, name: str) -> np.ndarray:
+        return np.array([{"energy_mj": self.energy_mj}[name]])
+
+
+@dataclass
+class FakeProblem:
+    objectives: Objectives = field(default_factory=lambda: Objectives(("accuracy", "energy_mj")))
+
+
+def told(*rows: tuple[str, float | None, float]) -> list[Told]:
+    return [Told(Candidate(i, {"a": name}, 0), accuracy, OnePoint(mj)) for i, (name, accuracy, mj) in enumerate(rows)]
+
+
+def chosen(found: dict[str, list[Told]], images: int, problem: Any = None) -> dict[str, str]:
+    picked = recommended(found, problem or FakeProblem(), images)
+    return {name: arch["a"] for name, (arch, _) in picked.items()}
+
+
+FOUND = {
+    "co-search": told(("best", 0.99, 9.0), ("good", 0.95, 3.0), ("poor", 0.80, 1.0), ("failed", None, 0.1)),
+    "conv-only": told(("conv", 0.95, 5.0), ("small", 0.85, 2.0)),
+}
+
+
+def test_every_search_is_held_to_the_bar_that_the_worst_one_reaches():
+    # the bar is one standard error below 0.95: a search with 0.99 may take what is as accurate as conv-only's best
+    assert chosen(FOUND, 10_000) == {"co-search": "good", "conv-only": "conv"}
+
+
+def test_a_search_alone_is_held_to_its_own_best():
+    assert chosen({"co-search": FOUND["co-search"]}, 10_000) == {"co-search": "best"}
+
+
+def test_few_images_lower_the_bar():
+    assert chosen(FOUND, 4) == {"co-search": "good", "conv-only": "small"}
+
+
+def test_a_minimum_accuracy_raises_the_bar_and_what_misses_it_gives_its_best():
+    strict = FakeProblem(Objectives(("accuracy", "energy_mj"), min_accuracy=0.97))
+    assert chosen(FOUND, 10_000, strict) == {"co-search": "best", "conv-only": "conv"}
