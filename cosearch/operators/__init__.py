@@ -34,7 +34,7 @@ _MODULE_OF = {
         "spline_scores",
     ),
     "pruning": ("Admm", "EarlyBird", "Reweighted", "mask_distance", "purify", "scheme_projection"),
-    "unused_paths": ("remove_unused_paths",),
+    "unused_paths": ("remove_unused_paths", "shrink_unused_paths"),
     "quantised": ("QuantConv2d", "QuantLinear", "best_step", "learned_step"),
     "smartexchange": ("SmartExchangeConv2d", "SmartExchangeLinear", "smart_exchange"),
     "shift": (

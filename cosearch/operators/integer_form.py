@@ -190,10 +190,9 @@ def integer_form(layer: nn.Module, weight_bits: int = 8) -> IntegerForm:
     return IntegerForm(stages, exponent, v_exponent, whole << (at - exponent), linear)
 
 
-def _geometry(layer: Any) -> tuple[Any, ...]:
-    if isinstance(layer, ConvOperator):
-        return layer.stride, layer.padding, layer.dilation, layer.groups
-    return (1, 1), (0, 0), (1, 1), 1
+def _geometry(layer: Any) -> dict[str, Any]:
+    names = ("stride", "padding", "dilation", "groups")
+    return {name: getattr(layer, name) for name in names} if isinstance(layer, ConvOperator) else {}
 
 
 def _as_kernel(weight: Tensor) -> Tensor:
@@ -205,25 +204,25 @@ def _moved(places: int, v: Tensor, accumulator_bits: int) -> Tensor:
     return v << places
 
 
-def _product(weight: Tensor, how: tuple[Any, ...]) -> Stage:
+def _product(weight: Tensor, how: dict[str, Any]) -> Stage:
     kernel = _as_kernel(weight)
-    return lambda v, accumulator_bits: integer_conv2d(v, kernel, *how, accumulator_bits)
+    return lambda v, accumulator_bits: integer_conv2d(v, kernel, **how, accumulator_bits=accumulator_bits)
 
 
-def _shift_stage(layer: ShiftConv2d | ShiftLinear, how: tuple[Any, ...]) -> tuple[tuple[Stage, ...], int]:
+def _shift_stage(layer: ShiftConv2d | ShiftLinear, how: dict[str, Any]) -> tuple[tuple[Stage, ...], int]:
     codes = layer.codes()
     codes = type(codes)(_as_kernel(codes.sign), _as_kernel(codes.exponent))
-    stage: Stage = lambda v, bits: integer_shift_conv2d(v, codes, *how, bits)[0]  # noqa: E731
+    stage: Stage = lambda v, bits: integer_shift_conv2d(v, codes, **how, accumulator_bits=bits)[0]  # noqa: E731
     return (stage,), int(codes.exponent.min())
 
 
-def _add_stage(weight: Tensor, exponent: int, v_exponent: int, how: tuple[Any, ...]) -> tuple[tuple[Stage, ...], int]:
+def _add_stage(weight: Tensor, exponent: int, v_exponent: int, how: dict[str, Any]) -> tuple[tuple[Stage, ...], int]:
     """Weights and inputs on their finer step: a difference needs one."""
     finer = min(exponent, v_exponent)
     aligned, places = weight << (exponent - finer), v_exponent - finer
 
     def stage(v: Tensor, bits: int) -> Tensor:
-        return integer_add_conv2d(_moved(places, v, bits), aligned, *how, bits)
+        return integer_add_conv2d(_moved(places, v, bits), aligned, **how, accumulator_bits=bits)
 
     return (stage,), finer
 
@@ -246,16 +245,18 @@ def _product_weight(layer: nn.Module, split: Callable[[str, Tensor], tuple[Tenso
 def _low_rank_stages(layer: Any, split: Callable[[str, Tensor], tuple[Tensor, int]]) -> tuple[tuple[Stage, ...], int]:
     names = ("first", "core", "last") if isinstance(layer, TuckerConv2d) else ("first", "last")
     parts = [split(name, getattr(layer, name)) for name in names]
-    stride, padding, dilation, groups = _geometry(layer)
-    plain = ((1, 1), (0, 0), (1, 1), groups)
+    how = _geometry(layer)
+    plain = {"groups": how.get("groups", 1)}
     if isinstance(layer, SpatialConv2d):
-        down = ((stride[0], 1), (padding[0], 0), (dilation[0], 1), groups)
-        across = ((1, stride[1]), (0, padding[1]), (1, dilation[1]), groups)
-        steps = [down, across]
+        moves = {name: value for name, value in how.items() if name != "groups"}
+        none = {"stride": 1, "padding": 0, "dilation": 1}
+        down = {name: (value[0], none[name]) for name, value in moves.items()}
+        across = {name: (none[name], value[1]) for name, value in moves.items()}
+        steps = [down | plain, across | plain]
     elif isinstance(layer, TuckerConv2d):
-        steps = [plain, (stride, padding, dilation, groups), plain]
+        steps = [plain, how, plain]
     else:
-        steps = [(stride, padding, dilation, groups), plain]
+        steps = [how, plain]
     stages = tuple(_product(weight, how) for (weight, _), how in zip(parts, steps, strict=True))
     return stages, sum(e for _, e in parts)
 

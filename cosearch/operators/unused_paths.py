@@ -1,4 +1,4 @@
-"""Clear the channels of a pruned network that nothing feeds or nothing reads, without changing what it computes.
+"""Clear or cut out the channels of a pruned network that nothing feeds or nothing reads; its outputs stay the same.
 
 A filter without weights emits a constant, which later batch norms and activations turn into another constant: it is
 folded into the next layer's bias and its weights there are cleared. A channel that no later weight reads makes its
@@ -8,6 +8,7 @@ A constant other than zero is not folded through zero padding, where border pixe
 stays. Operations that are not known keep all their channels. Batch norms count as at inference.
 """
 
+import copy
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ _POINTWISE_MODULES: tuple[type[nn.Module], ...] = (
     *(nn.Identity, nn.Dropout, nn.Dropout2d),
 )
 _POINTWISE_CALLS = (torch.relu, F.relu, F.relu6, F.gelu, F.silu, F.hardswish, torch.sigmoid, torch.tanh)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _ADDS = (torch.add, "add", "add_", "__add__")
 
 
@@ -63,6 +65,122 @@ def remove_unused_paths(module: nn.Module, example: Tensor) -> dict[str, Kept]:
     return {str(n.target): _kept(walk.layer(n)) for n in graph.nodes if walk.layer(n) is not None}
 
 
+def shrink_unused_paths(module: nn.Module, example: Tensor) -> tuple[nn.Module, dict[str, Kept]]:
+    """A smaller copy of a network: `remove_unused_paths`, and what it cleared is cut out of weights and batch norms.
+
+    Channels that are added, normalised or filtered depthwise together are cut together. Grouped convolutions other
+    than depthwise ones, layers that are called twice and operations that are not known keep all their channels.
+    Returns: the copy, and per layer name what it kept of the original's outputs and inputs.
+    """
+    copied = copy.deepcopy(module)
+    remove_unused_paths(copied, example)
+    traced = fx.GraphModule(copied, _Tracer().trace(copied))
+    modes = {m: m.training for m in copied.modules()}
+    traced.eval()
+    with torch.no_grad():
+        ShapeProp(traced).propagate(example)
+        walk = _Walk(traced)
+        while walk.forward() | walk.backward():
+            pass
+        kept = _Cut(walk).apply()
+    for m, training in modes.items():
+        m.training = training
+    return copied, kept
+
+
+class _Cut:
+    """Which channels of every node stay, and the layers cut down to them."""
+
+    def __init__(self, walk: "_Walk") -> None:
+        self.walk = walk
+        self.parent = {node: node for node in walk.nodes}
+        frozen = set()
+        for node in walk.nodes:
+            sources, module = node.all_input_nodes, walk.module(node)
+            if node in walk.weighted:
+                groups = getattr(walk.layer(node), "groups", 1)
+                if groups > 1 and groups == walk.channels(node) == walk.channels(sources[0]):
+                    self.join(node, sources[0])
+                elif groups > 1:
+                    frozen |= {node, sources[0]}
+            elif walk.flatten_factor(node):
+                continue
+            elif (walk.pointwise(node) is not None and len(sources) == 1) or walk.is_sum(node):
+                for source in sources:
+                    self.join(node, source)
+                if isinstance(module, _NORMS) and walk.calls[node.target] > 1:
+                    frozen.add(node)
+            else:
+                frozen |= {node, *sources}
+        self.flattened = {self.root(node): node for node in walk.nodes if walk.flatten_factor(node)}
+        for node in walk.nodes:  # flattened channels that meet other ones must fit them: keep both whole
+            flat = self.flattened.get(self.root(node))
+            if flat is not None and flat is not node and (node in walk.weighted or walk.flatten_factor(node)):
+                frozen |= {flat, flat.all_input_nodes[0], node, *node.all_input_nodes}
+        self.masks: dict[fx.Node, Tensor] = {}
+        for node in walk.nodes:
+            root = self.root(node)
+            needed = walk.needed[node] | (node in frozen)
+            self.masks[root] = self.masks[root] | needed if root in self.masks else needed
+        for mask in self.masks.values():
+            if mask.numel() and not bool(mask.any()):
+                mask[0] = True  # a layer has at least one channel
+
+    def root(self, node: fx.Node) -> fx.Node:
+        while self.parent[node] is not node:
+            node = self.parent[node]
+        return node
+
+    def join(self, left: fx.Node, right: fx.Node) -> None:
+        self.parent[self.root(left)] = self.root(right)
+
+    def mask(self, node: fx.Node) -> Tensor:
+        """The channels of a node's output that stay."""
+        root = self.root(node)
+        flat = self.flattened.get(root)
+        if flat is None:
+            return self.masks[root]
+        return self.mask(flat.all_input_nodes[0]).repeat_interleave(self.walk.flatten_factor(flat))
+
+    def apply(self) -> dict[str, Kept]:
+        kept = {}
+        for node in self.walk.nodes:
+            module = self.walk.module(node)
+            if node in self.walk.weighted:
+                outputs, inputs = self.mask(node), self.mask(node.all_input_nodes[0])
+                _cut_layer(self.walk.layer(node), outputs, inputs)
+                kept[str(node.target)] = Kept(*(tuple(m.nonzero().flatten().tolist()) for m in (outputs, inputs)))
+            elif isinstance(module, _NORMS) and not bool(self.mask(node).all()):
+                _cut_norm(module, self.mask(node))
+        return kept
+
+
+def _cut_layer(layer: Any, outputs: Tensor, inputs: Tensor) -> None:
+    groups = getattr(layer, "groups", 1)
+    rows = slice(None) if groups > 1 else inputs  # a depthwise filter has one input; other groups are never cut
+    layer.weight = nn.Parameter(layer.weight[outputs][:, rows].detach(), layer.weight.requires_grad)
+    if layer.bias is not None:
+        layer.bias = nn.Parameter(layer.bias[outputs].detach(), layer.bias.requires_grad)
+    if isinstance(layer, MaskedConv2d | MaskedLinear):
+        layer.mask = layer.mask[outputs][:, rows]
+    names = ("out_channels", "in_channels") if hasattr(layer, "in_channels") else ("out_features", "in_features")
+    for name, mask in zip(names, (outputs, inputs), strict=True):
+        setattr(layer, name, int(mask.sum()))
+    if groups > 1 and not bool(outputs.all()):
+        layer.groups = layer.out_channels
+
+
+def _cut_norm(norm: Any, mask: Tensor) -> None:
+    for name in ("weight", "bias"):
+        value = getattr(norm, name)
+        if value is not None:
+            setattr(norm, name, nn.Parameter(value[mask].detach(), value.requires_grad))
+    for name in ("running_mean", "running_var"):
+        value = getattr(norm, name)
+        setattr(norm, name, None if value is None else value[mask])
+    norm.num_features = int(mask.sum())
+
+
 def _kept(layer: Any) -> Kept:
     grouped = _grouped(layer)
     per_output = grouped.abs().sum((2, 3)).flatten() > 0
@@ -97,6 +215,7 @@ class _Walk:
         self.nodes = list(traced.graph.nodes)
         self.calls = Counter(node.target for node in self.nodes if node.op == "call_module")
         self.constant: dict[fx.Node, Tensor] = {}
+        self.needed: dict[fx.Node, Tensor] = {}
 
     def module(self, node: fx.Node) -> nn.Module | None:
         return self.modules[str(node.target)] if node.op == "call_module" else None
@@ -105,6 +224,11 @@ class _Walk:
         """The weighted layer of a node; one that is called from several nodes is left alone."""
         module = self.module(node)
         return module if isinstance(module, Weighted) and self.calls[node.target] == 1 else None
+
+    @property
+    def weighted(self) -> list[fx.Node]:
+        """Nodes of weighted layers whose channels are known on both sides."""
+        return [node for node in self.nodes if self.layer(node) is not None and self.foldable_input(node)]
 
     @staticmethod
     def channels(node: fx.Node) -> int:
@@ -202,7 +326,7 @@ class _Walk:
     def backward(self) -> bool:
         """Carry needs from the output to the inputs and clear what nobody reads. Returns: whether a weight changed."""
         changed = False
-        needed = {node: torch.zeros(self.channels(node), dtype=torch.bool) for node in self.nodes}
+        self.needed = needed = {node: torch.zeros(self.channels(node), dtype=torch.bool) for node in self.nodes}
         for node in reversed(self.nodes):
             sources = node.all_input_nodes
             layer, function = self.layer(node), self.pointwise(node)
