@@ -134,12 +134,14 @@ def block_punched_mask(weight: Tensor, density: float, block: tuple[int, int] = 
 def pattern_library(weights: Sequence[Tensor], size: int = 8) -> tuple[Pattern, ...]:
     """The most frequent patterns: each 3x3 kernel's centre and its three greatest other positions.
 
+    Kernels without any weight left do not vote, unless there are no others.
     Raises: OperatorError unless 1 <= size <= 56 and the weights are 3x3 kernels. Source: PatDNN.
     """
     require(is_count(size) and size <= 56, "size", size, "an integer from 1 to 56")
     counts: dict[Pattern, int] = {}
-    for weight in weights:
-        kernels = _kernels(weight).abs()
+    every = [_kernels(weight).abs() for weight in weights]
+    live = [kernels[kernels.any(1)] for kernels in every]
+    for kernels in live if any(len(kernels) for kernels in live) else every:
         others = kernels.clone()
         others[:, 4] = -1.0
         top = others.topk(PATTERN_SIZE - 1, dim=1).indices

@@ -108,9 +108,20 @@ def test_patterns_have_four_entries_and_beat_any_other_assignment() -> None:
 
 
 def test_a_library_of_sparse_kernels_still_has_four_positions() -> None:
-    (pattern,) = pattern_library([torch.zeros(1, 1, 3, 3)])
-    assert len(set(pattern)) == 4
-    assert 4 in pattern
+    for count in range(4):
+        for positions in itertools.combinations([i for i in range(9) if i != 4], count):
+            weight = torch.zeros(1, 1, 9)
+            weight[0, 0, list(positions)] = 0.1
+            (pattern,) = pattern_library([weight.view(1, 1, 3, 3)])
+            assert len(set(pattern)) == 4
+            assert {4, *positions} <= set(pattern)
+
+
+def test_kernels_without_weights_do_not_vote() -> None:
+    weight = torch.zeros(4, 3, 3, 3)
+    weight[1, 2] = torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 2.0], [0.0, 3.0, 4.0]])
+    assert pattern_library([weight], 1) == ((4, 5, 7, 8),)
+    assert pattern_library([torch.zeros(2, 2, 3, 3), weight], 8) == ((4, 5, 7, 8),)
 
 
 def test_connectivity_drops_the_weakest_kernels() -> None:
