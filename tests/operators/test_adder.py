@@ -21,6 +21,8 @@ SHAPES = [  # n, c, h, w, k, (r, s), stride, padding, dilation, groups
     (1, 4, 9, 8, 6, (5, 3), (3, 1), (2, 0), (1, 2), 2),
     (2, 5, 4, 4, 9, (2, 2), (2, 3), (3, 2), (2, 1), 1),
     (1, 3, 3, 3, 4, (1, 1), (2, 2), (0, 0), (1, 1), 1),
+    (3, 5, 4, 5, 7, (1, 1), (1, 1), (0, 0), (1, 1), 1),
+    (2, 66, 2, 3, 65, (1, 1), (1, 1), (0, 0), (1, 1), 1),
     (4, 8, 4, 4, 8, (3, 3), (1, 1), (1, 1), (1, 1), 8),
     (9, 5, 6, 7, 10, (3, 3), (1, 1), (1, 1), (1, 1), 5),
     (5, 3, 23, 9, 3, (5, 3), (3, 2), (2, 1), (1, 1), 3),
@@ -130,7 +132,7 @@ def test_plain_forms_gradient_passes_gradcheck() -> None:
     assert torch.autograd.gradcheck(lambda a, b: plain_add_conv2d(a, b, 2, 1, 1, 2), (x, weight))
 
 
-@pytest.mark.parametrize("shape", SHAPES[:7], ids=str)
+@pytest.mark.parametrize("shape", SHAPES[:9], ids=str)
 def test_results_do_not_depend_on_the_number_of_threads(shape: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     from cosearch.operators import _simd
 
