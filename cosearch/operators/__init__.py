@@ -13,7 +13,7 @@ _MODULE_OF = {
     "composite": ("ShiftAddConv2d",),
     "conversion": ("OPERATORS", "Conversion", "Rule", "convert", "to_plain"),
     "integer": ("integer_add_conv2d", "integer_conv2d", "integer_shift_conv2d"),
-    "integer_form": ("IntegerForm", "integer_form", "round_to_grid"),
+    "integer_forms": ("IntegerForm", "integer_form", "round_to_grid"),
     "lowrank": (
         "LowRankConv2d",
         "LowRankLinear",

@@ -202,6 +202,8 @@ def add_conv2d(
 
 def add_linear(x: Tensor, weight: Tensor) -> Tensor:
     """The adder response of vectors. x: ... x C; weight: K C. Returns: ... x K."""
+    if x.numel() == 0:
+        return F.linear(x, weight)  # no vectors: empty, of the right shape
     flat = x.reshape(-1, x.shape[-1])
     columns = flat.t()[None, :, :, None]  # every vector becomes a pixel of one image
     response = add_conv2d(columns, weight[:, :, None, None])

@@ -366,6 +366,9 @@ def apply_chain(x: Tensor, weights: Sequence[Tensor], plain: bool = False) -> Te
     a CPU runs in the numba kernels of `_chain_kernels` unless `plain`; the rest as grouped convolutions.
     """
     blocks = [weight.flatten(0, 1) for weight in weights]
+    if x.numel() == 0:
+        b, r, _, t = blocks[-1].shape
+        return x.new_zeros(x.shape[0], b * r * t, x.shape[2])
     if not plain and _in_kernel(x):
         return _ApplyChain.apply(x, *blocks)
     for weight in blocks:
@@ -404,7 +407,7 @@ class ButterflyLinear(LinearOperator):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
-        columns = x.reshape(1, -1, self.in_features).transpose(1, 2)
+        columns = x.reshape(1, x.numel() // self.in_features, self.in_features).transpose(1, 2)
         y = apply_chain(columns, list(self.factors), self.is_plain).transpose(1, 2)
         y = y.reshape(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y + self.bias
@@ -466,7 +469,9 @@ class ButterflyConv2d(ConvOperator):
                 columns = x[:, :, :: self.stride[0], :: self.stride[1]]
             else:
                 columns = F.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)
-            y = apply_chain(columns.reshape(n, -1, p * q), list(self.factors), self.is_plain).reshape(n, k, p, q)
+            y = apply_chain(
+                columns.reshape(n, self.groups * self.chain[0].q, p * q), list(self.factors), self.is_plain
+            ).reshape(n, k, p, q)
         return y if self.bias is None else y + self.bias.view(-1, 1, 1)
 
     def dense_weight(self) -> Tensor:

@@ -33,6 +33,8 @@ class _Closeness(torch.autograd.Function):
         ctx.sharpness = sharpness
         n, groups, width, length = columns.shape
         count = prototypes.shape[2]
+        if columns.numel() == 0:
+            return columns.new_zeros(n, groups, count, length)
         weight = prototypes.transpose(1, 2).reshape(groups * count, width, 1, 1)
         response = add_conv2d(columns.reshape(n, groups * width, length, 1), weight, groups=groups)
         return response.view(n, groups, count, length)
@@ -90,7 +92,7 @@ class _ProductQuantised(nn.Module):
         quantised = torch.einsum("gdm,ngml->ngdl", self.prototypes, self.assignment(columns))
         quantised = quantised.reshape(n, self.parts, groups // self.parts * self.width, length)
         weight = self.weight.reshape(self.parts, -1, quantised.shape[2])
-        return torch.einsum("pok,npkl->npol", weight, quantised).reshape(n, -1, length)
+        return torch.einsum("pok,npkl->npol", weight, quantised).reshape(n, self.weight.shape[0], length)
 
     def table(self) -> Tensor:
         """Products of weights and prototypes: parts x D / parts x m x O / parts."""
@@ -103,13 +105,17 @@ class _ProductQuantised(nn.Module):
         """The distance form by table: the index of the nearest prototype, then additions only. N x O x L."""
         require(self.form == "distance", "form", self.form, "'distance': the angle form has no index")
         n, groups, _, length = columns.shape
-        index = _Closeness.apply(columns, self.prototypes, self.sharpness).argmax(2).view(n, self.parts, -1, length)
+        index = (
+            _Closeness.apply(columns, self.prototypes, self.sharpness)
+            .argmax(2)
+            .view(n, self.parts, groups // self.parts, length)
+        )
         table = self.table()
         total = torch.zeros(n, self.parts, table.shape[3], length, dtype=columns.dtype, device=columns.device)
         for j in range(groups // self.parts):
             for part in range(self.parts):
                 total[:, part] += table[part, j][index[:, part, j]].transpose(1, 2)
-        return total.reshape(n, -1, length)
+        return total.reshape(n, self.weight.shape[0], length)
 
     @torch.no_grad()
     def _calibrate(self, columns: Tensor, seed: int) -> None:
@@ -179,7 +185,7 @@ class PecanConv2d(ConvOperator, _ProductQuantised):
         """N x D x d x L of the unfolded input."""
         self.check_input(x)
         unfolded = F.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)
-        return unfolded.view(len(x), -1, self.width, unfolded.shape[2])
+        return unfolded.view(x.shape[0], self.prototypes.shape[0], self.width, unfolded.shape[2])
 
     def _shaped(self, y: Tensor, x: Tensor) -> Tensor:
         y = y.view(self.output_shape(tuple(x.shape)))
@@ -231,8 +237,8 @@ class PecanLinear(LinearOperator, _ProductQuantised):
 
     def columns(self, x: Tensor) -> Tensor:
         self.check_input(x)
-        flat = x.reshape(-1, self.in_features)
-        return flat.t().reshape(1, -1, self.width, len(flat))
+        flat = x.reshape(x.numel() // self.in_features, self.in_features)
+        return flat.t().reshape(1, self.prototypes.shape[0], self.width, flat.shape[0])
 
     def _shaped(self, y: Tensor, x: Tensor) -> Tensor:
         y = y[0].t().reshape(*x.shape[:-1], self.out_features)

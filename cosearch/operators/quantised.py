@@ -121,7 +121,7 @@ class _Quantised(nn.Module):
     def quantise_input(self, x: Tensor) -> Tensor:
         if self.activation_bits is None:
             return x
-        if not self.calibrated:
+        if not self.calibrated and x.numel():
             self.calibrate(x)
         return learned_step(x, self.input_step, self.activation_bits, self.signed_input, max(1, x[:1].numel()))
 

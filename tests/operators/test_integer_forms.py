@@ -6,7 +6,7 @@ from torch import nn
 
 from cosearch import operators
 from cosearch.errors import OperatorError
-from cosearch.operators.integer_form import integer_form, round_to_grid, split_dyadic
+from cosearch.operators.integer_forms import integer_form, round_to_grid, split_dyadic
 
 CONV: dict[str, Callable[..., nn.Module]] = {
     "shift q": lambda *a: operators.ShiftConv2d(*a, bits=4),
