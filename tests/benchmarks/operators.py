@@ -91,7 +91,7 @@ def add_rows() -> list[Row]:
         times = best_ms(*calls)
         forward, dense, backward, dense_backward = times[0], times[1], times[-2], times[-1]
         name = f"{batch} x {c} x {size} x {size}, {kernel}x{kernel}" + (" depthwise" if groups > 1 else f" -> {c}")
-        cdist = f"{times[2] / forward:.0f}x" if groups == 1 else ""
+        cdist = f"{times[2] / forward:.1f}x" if groups == 1 else ""
         unfold = f"{times[3] / forward:.0f}x" if len(times) == 6 else ""
         rows.append(
             (
@@ -289,8 +289,9 @@ def main() -> None:
             step_rows(),
         ),
         "\n## Factored layers: speed-up over the dense layer (target: above 1 at 4 times compression)\n",
-        "Butterfly chains are the default of compression=4: at most a quarter of the parameters, at least an eighth "
-        "of them, as narrow as possible. Low rank is SVD for linear and 1x1 layers, Tucker-2 for 3x3.\n",
+        "Butterfly chains are the default of compression=4: at most a quarter of the parameters and nearly as many, as "
+        "narrow as possible. Step is a forward and a backward pass. Low rank is SVD for linear and 1x1 layers, "
+        "Tucker-2 for 3x3.\n",
         table(
             (
                 "shape",

@@ -46,7 +46,7 @@ def test_a_convolution_has_the_shapes_gradients_layers_and_plain_form_of_one(nam
     assert all(p.grad is not None for p in layer.parameters())
     workload = Workload.from_module(nn.Sequential(layer), (2, 8, 9, 7))
     last = workload.layers[-1]
-    assert (last.K, last.P, last.Q) == tuple(y.shape[1:])
+    assert tuple(y.shape[1:]) == (last.K, last.P, last.Q)
     with torch.no_grad():
         assert torch.allclose(layer.eval().plain()(x), layer(x), rtol=1e-4, atol=1e-4)
 
