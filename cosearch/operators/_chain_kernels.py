@@ -25,12 +25,15 @@ from cosearch.operators._simd import (
     LANES,
     compile_kernel,
     copy,
+    eighths,
+    halves,
     load,
+    plus,
     plus_product,
+    quarters,
     run,
     spread,
     store,
-    total,
     zero,
 )
 
@@ -99,8 +102,12 @@ def _factor(x, x0, x_pitch, w, w0, y, y0, y_pitch, sizes, columns):  # type: ign
 
 @njit(nogil=True, error_model="numpy")
 def _add_gradient(x, x0, x_pitch, g, g0, g_pitch, dw, d0, sizes, columns):  # type: ignore[no-untyped-def]
-    """dw[b, i, j, tau] += sum over the columns of g[b, i, tau] x[b, j, tau]."""
+    """dw[b, i, j, tau] += sum over the columns of g[b, i, tau] x[b, j, tau], in tiles of four i by two j.
+
+    A tile is LANES values: for the first j, then the second, two parts of each i's sum (`Packed.weight_gradients`).
+    """
     blocks, r, s, t, _ = sizes
+    at = d0
     x_step, g_step = t * x_pitch, t * g_pitch
     for block in range(blocks):
         for tau in range(t):
@@ -119,24 +126,9 @@ def _add_gradient(x, x0, x_pitch, g, g0, g_pitch, dw, d0, sizes, columns):  # ty
                         a1, b1 = plus_product(a1, v1, c0), plus_product(b1, v1, c1)
                         a2, b2 = plus_product(a2, v2, c0), plus_product(b2, v2, c1)
                         a3, b3 = plus_product(a3, v3, c0), plus_product(b3, v3, c1)
-                    at = d0 + ((block * r + i) * s + j) * t + tau
-                    down = s * t
-                    dw[at] += total(a0)
-                    if i + 1 < r:
-                        dw[at + down] += total(a1)
-                    if i + 2 < r:
-                        dw[at + 2 * down] += total(a2)
-                    if i + 3 < r:
-                        dw[at + 3 * down] += total(a3)
-                    if j + 1 < s:
-                        at += t
-                        dw[at] += total(b0)
-                        if i + 1 < r:
-                            dw[at + down] += total(b1)
-                        if i + 2 < r:
-                            dw[at + 2 * down] += total(b2)
-                        if i + 3 < r:
-                            dw[at + 3 * down] += total(b3)
+                    a = quarters(halves(a0, a1), halves(a2, a3))
+                    store(dw, at, plus(load(dw, at), eighths(a, quarters(halves(b0, b1), halves(b2, b3)))))
+                    at += LANES
 
 
 @njit(nogil=True, error_model="numpy")
@@ -274,11 +266,21 @@ class Packed:
 
     def new_sums(self) -> Tensor:
         """Zeros that `gradients` adds to."""
-        return torch.zeros(SEGMENTS, sum(self.sizes))
+        return torch.zeros(SEGMENTS, LANES * sum(_tiles(*shape) for shape in self.shapes))
 
     def weight_gradients(self, sums: Tensor) -> list[Tensor]:
-        parts = sums.sum(0).split(self.sizes)
-        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        """Per factor b x r x s x t from the tiles of `gradients`."""
+        parts = sums.sum(0).split([LANES * _tiles(*shape) for shape in self.shapes])
+        found = []
+        for part, (b, r, s, t) in zip(parts, self.shapes, strict=True):
+            tiles = part.view(b, t, -(-r // 4), -(-s // 2), 2, 4, 2).sum(6)  # b, t, i / 4, j / 2, j, i
+            whole = tiles.permute(0, 2, 5, 3, 4, 1).reshape(b, -(-r // 4) * 4, -(-s // 2) * 2, t)
+            found.append(whole[:, :r, :s].contiguous())
+        return found
+
+
+def _tiles(b: int, r: int, s: int, t: int) -> int:
+    return b * t * -(-r // 4) * -(-s // 2)
 
 
 def pack(weights: Sequence[Tensor], with_back: bool) -> Packed:
@@ -290,7 +292,7 @@ def pack(weights: Sequence[Tensor], with_back: bool) -> Packed:
         rows.append((b, r, s, t, high, flat, packed, back, plain))
         packed += b * t * s * -(-r // high) * high
         back += b * t * r * -(-s // flat) * flat
-        plain += b * r * s * t
+        plain += _tiles(b, r, s, t) * LANES
     forth = torch.cat([_in_rows(w, _rows_at_once(w.shape[1])) for w in weights])
     flipped = [w.transpose(1, 2) for w in weights] if with_back else []
     reverse = torch.cat([_in_rows(w, _rows_at_once(w.shape[1])) for w in flipped]) if flipped else torch.empty(0)

@@ -146,15 +146,35 @@ def plus(typing: Any, left: Any, right: Any) -> Any:
 
 
 @intrinsic
-def total(typing: Any, value: Any) -> Any:
-    """Sum of the sixteen lanes, in pairs."""
+def halves(typing: Any, left: Any, right: Any) -> Any:
+    """Lanes i and i + 8 added: of left in lanes 0-7, of right in lanes 8-15."""
+    return _folding(left, right, LANES)
+
+
+@intrinsic
+def quarters(typing: Any, left: Any, right: Any) -> Any:
+    """As `halves`, within runs of eight lanes."""
+    return _folding(left, right, LANES // 2)
+
+
+@intrinsic
+def eighths(typing: Any, left: Any, right: Any) -> Any:
+    """As `halves`, within runs of four lanes."""
+    return _folding(left, right, LANES // 4)
+
+
+def _folding(left: Any, right: Any, span: int) -> Any:
+    """Add the halves of every run of `span` lanes of two vectors: their results side by side in one vector."""
+    starts = range(0, 2 * LANES, span)
+    low = [start + i for start in starts for i in range(span // 2)]
+    high = [i + span // 2 for i in low]
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(ir.FloatType(), [ir.FloatType(), _VECTOR])
-        reduce = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.fadd.v{LANES}f32")
-        return builder.call(reduce, [ir.Constant(ir.FloatType(), -0.0), args[0]], fastmath=("reassoc",))
+        lower = builder.shuffle_vector(args[0], args[1], ir.Constant(_INDEX, low))
+        upper = builder.shuffle_vector(args[0], args[1], ir.Constant(_INDEX, high))
+        return builder.fadd(lower, upper)
 
-    return types.float32(value), generate
+    return _lanes(left, right), generate
 
 
 @intrinsic
