@@ -83,6 +83,16 @@ def test_linear_layers_equal_their_integer_form_bit_for_bit(name: str) -> None:
     _check(LINEAR[name](12, 8), (3, 2, 12))
 
 
+def test_an_adder_with_weights_coarser_than_its_inputs_takes_the_inputs_step() -> None:
+    layer = operators.AddConv2d(3, 4, 3, bias=False).double()
+    with torch.no_grad():
+        layer.weight.copy_(torch.randint(-9, 9, layer.weight.shape) * 4.0)
+    v = torch.randint(-50, 50, (2, 3, 6, 5))
+    form = integer_form(layer)
+    assert form.exponent == 0
+    assert torch.equal(layer(v.double()), form(v).double())
+
+
 def test_rounding_moves_a_weight_by_at_most_half_a_step_of_its_width() -> None:
     layer = operators.TuckerConv2d(8, 8, 3, ranks=4)
     before = [p.detach().clone() for p in layer.parameters()]
