@@ -246,12 +246,13 @@ def main() -> None:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "processor ?")
+    load = os.getloadavg()[0]  # of other work: rows measured beside it may be noisy
     cold = compile_seconds()
     sections = [
         "# Operators beside torch\n",
         f"{datetime.date.today()}, {processor}, {threads} thread(s), Python {platform.python_version()}, torch "
         f"{torch.__version__}, commit {commit}. `python -m tests.benchmarks.operators [threads]`. "
-        f"Least of up to {REPEATS} interleaved runs. Cold compilation of all adder kernels, numba's import included: "
+        f"Least of up to {REPEATS} interleaved runs, load average {load:.1f} at the start. Cold compilation of all adder kernels, numba's import included: "
         f"{cold:.1f} s.\n",
         "## Adder: response and gradients\n",
         "forward / conv2d: how many times conv2d's time (target: at most 8); cdist, unfold: how many times ours those "
