@@ -252,7 +252,8 @@ def main() -> None:
         "# Operators beside torch\n",
         f"{datetime.date.today()}, {processor}, {threads} thread(s), Python {platform.python_version()}, torch "
         f"{torch.__version__}, commit {commit}. `python -m tests.benchmarks.operators [threads]`. "
-        f"Least of up to {REPEATS} interleaved runs, load average {load:.1f} at the start. Cold compilation of all adder kernels, numba's import included: "
+        f"Least of up to {REPEATS} interleaved runs, load average {load:.1f} at the start. "
+        f"Cold compilation of all adder kernels, numba's import included: "
         f"{cold:.1f} s.\n",
         "## Adder: response and gradients\n",
         "forward / conv2d: how many times conv2d's time (target: at most 8); cdist, unfold: how many times ours those "
