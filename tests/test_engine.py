@@ -653,7 +653,7 @@ def test_the_finalist_can_be_used_without_its_data(finished, options):
 def test_resume_refuses_other_data(monkeypatch, capsys, table_run, tmp_path):
     data = tmp_path / "mine.npz"
     shutil.copy(table_run["data"], data)
-    result = cosearch.run(**{**table_run, "data": str(data)}, out=tmp_path / "run")
+    result = cosearch.run(**{**table_run, "data": str(data), "out": tmp_path / "run"})
     arrays = dict(np.load(data))
     arrays["x"] = arrays["x"][::-1].copy()
     np.savez(data, **arrays)
@@ -663,16 +663,14 @@ def test_resume_refuses_other_data(monkeypatch, capsys, table_run, tmp_path):
 
 def test_a_run_can_be_resumed_from_another_folder(table_run, tmp_path, monkeypatch):
     monkeypatch.chdir(Path(table_run["data"]).parent)
-    result = cosearch.run(**{**table_run, "data": Path(table_run["data"]).name}, out=tmp_path / "run")
+    result = cosearch.run(**{**table_run, "data": Path(table_run["data"]).name, "out": tmp_path / "run"})
     monkeypatch.chdir("/")
     assert cosearch.resume(result.path).front.equals(result.front)
 
 
-def test_a_device_without_some_engines_is_searched_with_the_others(finished, options, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cosearch.engine, "train_all", train_here)
-    monkeypatch.setattr(finalists, "train_all", train_here)
-    small = {**options, "space": "shiftadd", "device": "nvdla", "trials": 3, "supernet_epochs": 1, "finalist_epochs": 1}
-    result = cosearch.run(**{**small, "quiet": False, "finalist_seeds": 1}, out=tmp_path / "run")
+def test_a_device_without_some_engines_is_searched_with_the_others(options, tmp_path, capsys):
+    small = {**options, "device": "nvdla", "trials": 3, "supernet_epochs": 1, "finalist_epochs": 1, "finalist_seeds": 1}
+    result = cosearch.run(**{**small, "quiet": False, "out": tmp_path / "run"})
     assert "no engine for shift, add" in capsys.readouterr().out
     assert all(choice == "skip" or choice.startswith("conv") for choice in result.finalist.arch.values())
     assert "area_mm2" in result.front
@@ -680,5 +678,5 @@ def test_a_device_without_some_engines_is_searched_with_the_others(finished, opt
 
 
 def test_a_minimum_accuracy_that_is_missed_is_said(table_run, tmp_path):
-    result = cosearch.run(**{**table_run, "min_accuracy": 0.9999}, out=tmp_path / "run")
+    result = cosearch.run(**{**table_run, "min_accuracy": 0.9999, "out": tmp_path / "run"})
     assert result.notes[0].startswith("NO design reaches --min-accuracy 0.9999")
