@@ -139,11 +139,11 @@ def _sensitivity(problem: Problem, chosen: Mapping[str, Choice]) -> str:
     space: Any = costs.tensor.space
     if not hasattr(space, "modelled"):
         return "sensitivity: not known, the accelerator space does not say which unit costs are modelled"
-    sides = {CO_SEARCH: (costs, chosen[CO_SEARCH]), CONV_ONLY: (problem.costs_of(problem.conv_only), chosen[CONV_ONLY])}
+    sides = {name: chosen[name] for name in (CO_SEARCH, CONV_ONLY)}
     rows = sensitivity(
         space,
-        {name: problem.space.workload(choice[0]) for name, (_, choice) in sides.items()},
-        accelerators={name: priced.accelerator(*choice) for name, (priced, choice) in sides.items()},
+        {name: problem.space.workload(arch) for name, (arch, _) in sides.items()},
+        accelerators={name: costs.accelerator(*choice) for name, choice in sides.items()},
     )
     ratios = {(row.cost, row.factor): dict(row.values)[CO_SEARCH] / dict(row.values)[CONV_ONLY] for row in rows}
     base = ratios.pop(("", 1.0))

@@ -219,9 +219,6 @@ def unmeasured_choices(space: Decisions, measurements: "Measurements") -> list[s
     return sorted(offered - operators(measurements.archs))
 
 
-MEASURED_METRICS = ("latency_ms", "energy_mj")
-
-
 def read_table(path: Path, space: Decisions, required: str, optional: tuple[str, ...] = ()) -> Measurements:
     """Read ``arch,<required>[,<optional>...]`` from a CSV; arch is JSON, or ``name=choice`` pairs joined by ``;``.
 

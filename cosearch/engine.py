@@ -279,7 +279,7 @@ def _search(
     deadline: float,
 ) -> list[Told]:
     config, objectives = problem.config, problem.objectives
-    costs = problem.costs_of(space)
+    costs: Any = problem.costs  # a network of a sub-space is priced as a network of the whole
     strategy: Any = make(strategy_name, space, costs, objectives, config.seed)
     trials = min(config.trials, space.size)
     log = TrialLog(run, name, space, objectives)

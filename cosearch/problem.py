@@ -73,12 +73,6 @@ class Problem:
             return None
         return self.space.restricted("conv")
 
-    def costs_of(self, space: Any) -> Any:
-        """The same costs for a sub-space."""
-        if isinstance(self.costs, AcceleratorCosts):
-            return AcceleratorCosts(space, self.costs.tensor, self.objectives, self.costs.constraints)
-        return self.costs
-
 
 def prepare(config: RunConfig, reporter: Reporter) -> Problem:
     """Check and load everything that can be wrong. Writes nothing.

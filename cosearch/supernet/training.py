@@ -14,12 +14,9 @@ from torch.nn import functional as F
 
 from cosearch.data import Split
 from cosearch.errors import ConfigError, CosearchError
-from cosearch.macro import BlockChoice
 from cosearch.seeding import derive, torch_stream
 from cosearch.supernet.blocks import Network, Unit, calibrate
-from cosearch.supernet.elastic import Supernet
-
-Path = tuple[BlockChoice | None, ...]
+from cosearch.supernet.elastic import Path, Supernet
 
 
 class DivergedError(CosearchError):
