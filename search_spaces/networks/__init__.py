@@ -5,6 +5,7 @@ from typing import Any
 from cosearch import registry
 
 SPACES: dict[str, str] = {
+    "nasbench201": "search_spaces.networks.nasbench201:space",
     "shiftadd": "search_spaces.networks.shiftadd:space",
 }
 

@@ -1,0 +1,284 @@
+"""`nasbench201`: the 15,625 cells of NAS-Bench-201, stacked into one fixed macro.
+
+A cell has four nodes; each of the six edges carries one of five operations and a node sums what reaches it. Three
+stages of five cells (16, 32, 64 channels) follow a 3x3 stem; two residual blocks between them halve the image.
+Hardware runs the *effective* cell: edges that lie on no path from the cell's input to its output do nothing.
+Source: Dong and Yang, NAS-Bench-201, ICLR 2020.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cosearch.errors import ConfigError, UnknownNameError, nearest
+from cosearch.macro import ACCUMULATOR_BITS, ACTIVATION_BITS
+from cosearch.workload import INPUT, Kind, Layer, Workload, distinct_layers
+from search_spaces.decisions import Arch, Choice, Decisions
+
+OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
+"""(from, to) in the published order."""
+NAMES = tuple(f"{a}-{b}" for a, b in EDGES)
+SIZE = len(OPERATIONS) ** len(EDGES)
+STEM_CHANNELS, STAGES, CELLS = 16, 3, 5
+_PUBLISHED_SEED = 88
+_PRICED = OPERATIONS[2:]
+"""Operations that hardware runs; `none` and `skip_connect` are wires."""
+
+
+def to_string(arch: Mapping[str, Any]) -> str:
+    """The published notation, ``|op~0|+|op~0|op~1|+|op~0|op~1|op~2|``."""
+    nodes = (
+        "|" + "".join(f"{arch[name]}~{a}|" for name, (a, b) in zip(NAMES, EDGES, strict=True) if b == node)
+        for node in (1, 2, 3)
+    )
+    return "+".join(nodes)
+
+
+def from_string(text: str) -> Arch:
+    """The inverse of `to_string`.
+
+    Raises: ConfigError, or UnknownNameError for an operation that does not exist.
+    """
+    nodes = [[part.rsplit("~", 1) for part in node.split("|") if part] for node in text.strip().split("+")]
+    if [[pair[-1] for pair in node] for node in nodes] != [["0"], ["0", "1"], ["0", "1", "2"]]:
+        raise ConfigError(f"cell {text[:120]!r}: expected |op~0|+|op~0|op~1|+|op~0|op~1|op~2|")
+    operations = [pair[0] for node in nodes for pair in node]
+    for operation in operations:
+        if operation not in OPERATIONS:
+            raise UnknownNameError(f"unknown operation {operation[:40]!r}: {nearest(operation, OPERATIONS)}")
+    return dict(zip(NAMES, operations, strict=True))
+
+
+@lru_cache(maxsize=1)
+def _published_order() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(index -> place in the product order of the choices, the inverse)."""
+    order = list(range(SIZE))
+    random.Random(_PUBLISHED_SEED).shuffle(order)
+    places = np.array(order, dtype=np.int64)
+    return places, np.argsort(places)
+
+
+def cell(index: int) -> Arch:
+    """The cell with a published index, 0 to 15,624.
+
+    Raises: ConfigError if there is no such index.
+    """
+    if not 0 <= index < SIZE:
+        raise ConfigError(f"index {index}: NAS-Bench-201 has networks 0 to {SIZE - 1}")
+    place = int(_published_order()[0][index])
+    digits = np.unravel_index(place, (len(OPERATIONS),) * len(EDGES))
+    return {name: OPERATIONS[int(d)] for name, d in zip(NAMES, digits, strict=True)}
+
+
+def index_of(arch: Mapping[str, Any]) -> int:
+    """The published index of a cell."""
+    digits = tuple(OPERATIONS.index(arch[name]) for name in NAMES)
+    return int(_published_order()[1][np.ravel_multi_index(digits, (len(OPERATIONS),) * len(EDGES))])
+
+
+def effective(arch: Mapping[str, Any]) -> Arch:
+    """The cell with every edge that lies on no path from input to output set to ``none``."""
+    operations = _effective(tuple(str(arch[name]) for name in NAMES))
+    return dict(zip(NAMES, operations, strict=True))
+
+
+@lru_cache(maxsize=SIZE)
+def _effective(operations: tuple[str, ...]) -> tuple[str, ...]:
+    live = [edge for edge, operation in zip(EDGES, operations, strict=True) if operation != "none"]
+    reached, leading = {0}, {3}
+    for a, b in sorted(live):
+        if a in reached:
+            reached.add(b)
+    for a, b in sorted(live, reverse=True):
+        if b in leading:
+            leading.add(a)
+    used = {(a, b) for a, b in live if a in reached and b in leading}
+    return tuple(op if edge in used else "none" for edge, op in zip(EDGES, operations, strict=True))
+
+
+def connected(arch: Mapping[str, Any]) -> bool:
+    """Whether any path leads from the cell's input to its output."""
+    return any(operation != "none" for operation in effective(arch).values())
+
+
+def published_class(arch: Mapping[str, Any]) -> str:
+    """NAS-Bench-201's own key of isomorphic cells; 6,466 of them.
+
+    It writes a missing input as ``#`` and a skip as its source, so it tells apart some cells that differ only in dead
+    edges, and not a shared edge from two equal ones. `function_class` is coarser.
+    """
+    nodes = ["0"]
+    for node in (1, 2, 3):
+        terms = []
+        for source in range(node):
+            operation, value = str(arch[f"{source}-{node}"]), nodes[source]
+            if operation == "none" or value == "#":
+                terms.append("#")
+            else:
+                terms.append(value if operation == "skip_connect" else f"({value})@{operation}")
+        nodes.append("+".join(sorted(terms)))
+    return nodes[-1]
+
+
+def function_class(arch: Mapping[str, Any]) -> str:
+    """A key equal for cells that compute the same expression, dead edges and skips removed; 4,930 of them.
+
+    Every published class lies in one of these, so sets split by it share no isomorphic cells.
+    """
+    nodes: list[tuple[str, ...]] = [("0",)]
+    for node in (1, 2, 3):
+        terms: list[str] = []
+        for source in range(node):
+            operation, value = str(arch[f"{source}-{node}"]), nodes[source]
+            if operation == "none" or not value:
+                continue
+            terms.extend(value if operation == "skip_connect" else (f"({'+'.join(value)})@{operation}",))
+        nodes.append(tuple(sorted(terms)))
+    return "+".join(nodes[-1])
+
+
+@dataclass(frozen=True)
+class NasBench201Space(Decisions):
+    """The cells for one input shape and number of classes; `nasbench201.space` makes it."""
+
+    input_shape: tuple[int, int, int] = (3, 32, 32)
+    num_classes: int = 10
+    name: str = "nasbench201"
+
+    @property
+    def description(self) -> str:
+        return "NAS-Bench-201 cells; each of six edges: none, skip, 1x1 or 3x3 convolution, or 3x3 average pooling"
+
+    def workload(self, arch: Arch) -> Workload:
+        """The network's layers as hardware sees them: the effective cell, 15 times, and what is around it."""
+        self.check(arch)
+        return _stack(f"{self.name}[{to_string(arch)}]", effective(arch), self.input_shape, self.num_classes)
+
+    def canonical(self, arch: Arch) -> Arch:
+        """The effective cell: archs with the same one cost the same."""
+        return effective(arch)
+
+    def layer_table(self) -> tuple[Layer, ...]:
+        """The distinct layers of all networks of the space."""
+        everything = dict.fromkeys(NAMES, "skip_connect")
+        return distinct_layers(
+            self.workload({**everything, "0-1": operation, "0-3": operation}) for operation in _PRICED
+        )
+
+    def counts(self, archs: Sequence[Arch], layers: Sequence[Layer]) -> npt.NDArray[np.int64]:
+        """[archs, layers]: how often each of `layers` occurs in each network.
+
+        A network's layers follow from how many edges of each kind and how many additions its cell has.
+        Raises: HardwareError if `layers` lacks one that a network has.
+        """
+        from cosearch.workload import count_layers
+
+        features = np.array([_features(tuple(effective(arch).values())) for arch in archs], dtype=np.int64)
+        shapes = {tuple(row): i for i, row in enumerate(np.unique(features, axis=0))} if len(archs) else {}
+        examples: dict[int, Arch] = {}
+        rows = np.array([shapes[tuple(row)] for row in features], dtype=np.int64)
+        for arch, row in zip(archs, rows, strict=True):
+            examples.setdefault(int(row), arch)
+        table = [count_layers(self.workload(examples[row]), layers) for row in range(len(shapes))]
+        return np.array(table, dtype=np.int64).reshape(-1, len(layers))[rows]
+
+
+def _features(operations: tuple[str, ...]) -> tuple[int, ...]:
+    """(edges of each priced operation, additions) of an effective cell."""
+    inputs = [sum(op != "none" for op, (_, b) in zip(operations, EDGES, strict=True) if b == n) for n in (1, 2, 3)]
+    return (*(operations.count(op) for op in _PRICED), sum(max(0, n - 1) for n in inputs))
+
+
+def _stack(name: str, arch: Arch, input_shape: tuple[int, int, int], num_classes: int) -> Workload:
+    layers: list[Layer] = []
+    inputs: list[tuple[int, ...]] = []
+
+    def append(layer: Layer, *producers: int) -> int:
+        layers.append(layer)
+        inputs.append(producers)
+        return len(layers) - 1
+
+    def conv(prefix: str, source: int, c: int, k: int, size: tuple[int, int], kernel: int, stride: int = 1) -> int:
+        return append(_layer(prefix, "mac", c, k, size, kernel, stride), source)
+
+    def add(prefix: str, a: int, b: int, channels: int, size: tuple[int, int]) -> int:
+        return append(_layer(prefix, "elementwise", 2 * channels, channels, size), a, b)
+
+    size, channels = input_shape[1:], STEM_CHANNELS
+    last = conv("stem", INPUT, input_shape[0], channels, size, 3)
+    for stage in range(STAGES):
+        if stage:
+            half, prefix = (-(-size[0] // 2), -(-size[1] // 2)), f"reduction{stage}"
+            left = conv(f"{prefix}.conv_a", last, channels, 2 * channels, half, 3, 2)
+            left = conv(f"{prefix}.conv_b", left, 2 * channels, 2 * channels, half, 3)
+            pool = append(_layer(f"{prefix}.pool", "pool", channels, channels, half, 2, 2), last)
+            right = conv(f"{prefix}.shortcut", pool, channels, 2 * channels, half, 1)
+            size, channels = half, 2 * channels
+            last = add(f"{prefix}.residual", left, right, channels, size)
+        for c in range(CELLS):
+            nodes: list[int | None] = [last]
+            for node in (1, 2, 3):
+                total: int | None = None
+                for source in range(node):
+                    operation, value = arch[f"{source}-{node}"], nodes[source]
+                    if operation == "none" or value is None:
+                        continue
+                    prefix = f"stage{stage + 1}.cell{c + 1}.{source}-{node}"
+                    if operation == "avg_pool_3x3":
+                        value = append(_layer(prefix, "pool", channels, channels, size, 3), value)
+                    elif operation != "skip_connect":
+                        kernel = 3 if operation == "nor_conv_3x3" else 1
+                        value = conv(prefix, value, channels, channels, size, kernel)
+                    total = value if total is None else add(f"{prefix}.add", total, value, channels, size)
+                nodes.append(total)
+            # a cell without a path gives zeros, which cost nothing: what follows reads its input instead
+            last = nodes[3] if nodes[3] is not None else last
+    last = append(_layer("pool", "pool", channels, channels, (1, 1), size[0], size[0], size[1]), last)
+    conv("classifier", last, channels, num_classes, (1, 1), 1)
+    return Workload(name, tuple(layers), tuple(inputs))
+
+
+@lru_cache(maxsize=1 << 12)
+def _layer(
+    name: str,
+    kind: Kind,
+    c: int,
+    k: int,
+    size: tuple[int, int],
+    kernel: int = 1,
+    stride: int = 1,
+    width: int | None = None,
+) -> Layer:
+    return Layer(
+        name,
+        kind,
+        K=k,
+        C=c,
+        P=size[0],
+        Q=size[1],
+        R=kernel,
+        S=kernel if width is None else width,
+        stride=(stride, stride),
+        groups=1 if kind == "mac" else k,
+        weight_bits=8,
+        input_bits=ACTIVATION_BITS,
+        output_bits=ACTIVATION_BITS,
+        accumulator_bits=ACCUMULATOR_BITS,
+    )
+
+
+def space(input_shape: tuple[int, int, int] = (3, 32, 32), num_classes: int = 10) -> NasBench201Space:
+    """The NAS-Bench-201 space for images of (channels, height, width) and a number of classes.
+
+    Raises: ConfigError if the image is smaller than 8x8.
+    """
+    if min(input_shape[1:]) < 8:
+        raise ConfigError(f"images of {input_shape[1]}x{input_shape[2]}: the nasbench201 space starts at 8x8")
+    choices: dict[str, tuple[Choice, ...]] = dict.fromkeys(NAMES, OPERATIONS)
+    return NasBench201Space(choices, input_shape, num_classes)
