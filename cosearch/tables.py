@@ -77,7 +77,19 @@ def print_result(result: Result) -> None:
 def print_layers(workload: "Workload", accelerator: "Accelerator", rows: "Sequence[LayerRow]") -> None:
     """One line per layer, and the totals; all figures are modelled."""
     out = console(150)
-    columns = ("layer", "kind", "MMACs", "cycles", "uJ", "energy split", "use", "x roof", "bound", "engine: mapping")
+    columns = (
+        "layer",
+        "kind",
+        "MMACs",
+        "cycles",
+        "uJ",
+        "energy split",
+        "use",
+        "x roof",
+        "bound",
+        "best of",
+        "engine: mapping",
+    )
     table = [
         (
             row.layer.name,
@@ -89,6 +101,7 @@ def print_layers(workload: "Workload", accelerator: "Accelerator", rows: "Sequen
             f"{row.utilisation:.0%}",
             f"{row.latency_ms / row.roofline_ms:.2f}" if row.roofline_ms else "-",
             row.bound,
+            f"{row.mapspace:,}" if row.mapspace else "-",
             f"{row.engine}: {_compact(row.mapping)}" if row.mapping else row.engine,
         )
         for row in rows
@@ -97,6 +110,7 @@ def print_layers(workload: "Workload", accelerator: "Accelerator", rows: "Sequen
     energy: Counter[str] = Counter()
     for row in rows:
         energy.update(row.energy_pj)
+    out.print("Best of: how many mappings the mapspace of this layer has; the least of all of them is shown, exactly.")
     out.print("Mapping: memory levels by their initials, loops outermost first, after | what runs in parallel.")
     out.print(
         f"{workload.macs / 1e6:,.1f} MMACs, {workload.weight_count / 1e6:.3g} M weights; modelled: "

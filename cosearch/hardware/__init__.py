@@ -20,8 +20,9 @@ from cosearch.hardware.parts import Part, UnitCost, load_device, part_names
 if TYPE_CHECKING:
     from cosearch.hardware.cost import Cost, evaluate
     from cosearch.hardware.mapping import LevelLoops, Mapping
-    from cosearch.hardware.report import LayerRow, best_mapping, layer_report, lower_bound
+    from cosearch.hardware.report import LayerRow, layer_report, lower_bound
     from cosearch.hardware.repricing import SensitivityRow, sensitivity
+    from cosearch.hardware.single import best, mapspace_size
     from cosearch.hardware.sweep import Grid, grid
     from cosearch.hardware.tensor import CostTensor, HardwareFront, NetworkCost, accelerator_tensor, cost_tensor
 
@@ -33,7 +34,8 @@ _LAZY = {
     "LevelLoops": "mapping",
     "Mapping": "mapping",
     "SensitivityRow": "repricing",
-    "best_mapping": "report",
+    "best": "single",
+    "mapspace_size": "single",
     "evaluate": "cost",
     "layer_report": "report",
     "lower_bound": "report",
@@ -66,13 +68,14 @@ __all__ = [
     "UnitCost",
     "UnitEnergies",
     "accelerator_tensor",
-    "best_mapping",
+    "best",
     "cost_tensor",
     "evaluate",
     "grid",
     "layer_report",
     "load_device",
     "lower_bound",
+    "mapspace_size",
     "part_names",
     "sensitivity",
 ]

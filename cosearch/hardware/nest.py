@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from itertools import product
 from typing import Any
 
@@ -100,7 +99,7 @@ def enumerate_nests(layer: Layer, engine: Engine, names: Sequence[str]) -> Nests
 
 def _mapspace(engine: Engine) -> Mapspace:
     if engine.mapspace is None:
-        raise HardwareError(f"engine {engine.name!r} declares no mapspace: use best_mapping for the array template")
+        raise HardwareError(f"engine {engine.name!r} declares no mapspace")
     return engine.mapspace
 
 
@@ -137,13 +136,6 @@ def _table(trips: dict[str, int], homes: dict[str, list[int]], levels: int) -> F
         for position, level in enumerate(homes[dim]):
             table[:, level, at] = values[grid[at], position]
     return table
-
-
-@cache
-def mapspace_size(layer: Layer, accelerator: Accelerator) -> int:
-    """Mappings in the declared mapspace of the layer's engine."""
-    engine = engine_of(layer, accelerator)
-    return len(enumerate_nests(layer, engine, [level.name for level in hierarchy(accelerator, engine)]))
 
 
 @dataclass(frozen=True)
@@ -336,23 +328,12 @@ def score(objective: Objective, result: Totals) -> Floats:
     return result.latency_ms if objective == "latency" else result.energy_mj
 
 
-def best_nest(layer: Layer, accelerator: Accelerator, objective: Objective = "latency") -> Mapping:
-    """The exact optimum of the declared mapspace; ties go to the lower energy, then latency.
-
-    Raises: HardwareError naming the layer if no mapping fits.
-    """
-    engine = engine_of(layer, accelerator)
-    levels = hierarchy(accelerator, engine)
-    nests = enumerate_nests(layer, engine, [level.name for level in levels])
-    result = totals(layer, accelerator, engine, levels, count_nests(layer, engine, levels, nests))
+def best_of(objective: Objective, result: Totals) -> int | None:
+    """Position of the best mapping; ties go to the lower energy, then latency. None if no mapping fits."""
     value = score(objective, result)
-    at = int(np.lexsort((result.latency_ms, result.energy_mj, value))[0])
-    if not math.isfinite(value[at]):
-        raise HardwareError(
-            f"layer {layer.name!r}: no mapping of {accelerator.name!r} fits; give it larger buffers "
-            f"({', '.join(f'{level.name} {level.capacity_bytes:g} B' for level in levels[:-1])})"
-        )
-    return nest_mapping(nests, at, [level.name for level in levels])
+    tied = np.flatnonzero(value == value.min())
+    at = int(tied[np.lexsort((result.latency_ms[tied], result.energy_mj[tied]))[0]])
+    return at if math.isfinite(value[at]) else None
 
 
 def nest_mapping(n: Nests, at: int, names: Sequence[str]) -> Mapping:

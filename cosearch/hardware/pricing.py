@@ -22,6 +22,11 @@ class Residency:
     weights: bool
     activations: bool
 
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The tensors that stay, as `cost.evaluate` names them."""
+        return (*("W" if self.weights else ""), *("IO" if self.activations else ""))
+
 
 RESIDENCIES: tuple[Residency, ...] = tuple(Residency(w, a) for w in (False, True) for a in (False, True))
 

@@ -1,7 +1,6 @@
 """What each layer of a network does on one accelerator: mapping, cycles, energy split, distance to the bounds."""
 
 from collections.abc import Mapping as Dict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,45 +8,24 @@ import numpy as np
 
 from cosearch.errors import HardwareError
 from cosearch.hardware.accelerator import Accelerator
-from cosearch.hardware.array import Bounds, mapping_of
-from cosearch.hardware.cost import Cost, engine_of, evaluate, hierarchy
+from cosearch.hardware.array import Bounds
+from cosearch.hardware.cost import engine_of
 from cosearch.hardware.mapping import Mapping
-from cosearch.hardware.nest import best_nest, weighted
-from cosearch.hardware.pricing import Residency, best_costs, columns, layer_front, vector_costs
+from cosearch.hardware.nest import weighted
+from cosearch.hardware.pricing import Residency, columns, vector_costs
+from cosearch.hardware.single import NOTHING_RESIDENT, best, mapspace_size
 from cosearch.hardware.tables import tables_of
 from cosearch.hardware.tensor import POLICIES, VECTOR_KINDS, accelerator_tensor
 from cosearch.workload import Layer, Workload
 
 
-def best_mapping(
-    layer: Layer, accelerator: Accelerator, policy: float = 1.0, residency: Residency | None = None
-) -> Mapping:
-    """The mapping that minimises ``policy x 1 W x latency + (1 - policy) x energy``: 1 latency, 0 energy.
-
-    Raises: HardwareError if no engine runs the layer's kind or no mapping fits.
-    """
-    engine = engine_of(layer, accelerator)
-    if engine.mapspace is not None:
-        return best_nest(layer, accelerator, partial(weighted, policy))
-    resident = residency or Residency(weights=False, activations=False)
-    tables, shared, prices = tables_of(accelerator)
-    table = next(t for t in tables if t.kind == layer.kind)
-    front = layer_front(layer, table, shared.weight_bits.tolist(), shared.activation_bits.tolist())
-    _, _, chosen = best_costs(front, table, shared, columns(shared, resident), resident, prices, (policy,))
-    index = int(chosen[0, 0, 0])
-    if index < 0:
-        raise HardwareError(
-            f"layer {layer.name!r}: no mapping fits accelerator {accelerator.name!r}; "
-            "give it larger buffers, or deeper accumulators if one output row does not fit"
-        )
-    [(_, counts)] = front.groups
-    names = [level.name for level in hierarchy(accelerator, engine)]
-    return mapping_of(layer, front.tiles, int(counts.tile[index]), int(counts.option[index]), engine, names)
-
-
 @dataclass(frozen=True)
 class LayerRow:
-    """One line of the report. roofline_ms, compulsory_mj: bounds that no mapping can beat."""
+    """One line of the report.
+
+    roofline_ms, compulsory_mj: bounds that no mapping can beat. mapspace: mappings of which this one is the best, 0 on
+    the vector unit.
+    """
 
     layer: Layer
     engine: str
@@ -60,6 +38,7 @@ class LayerRow:
     bound: str
     roofline_ms: float
     compulsory_mj: float
+    mapspace: int
 
 
 def layer_report(workload: Workload, accelerator: Accelerator, objective: str = "edp") -> list[LayerRow]:
@@ -82,19 +61,15 @@ def _renamed(row: LayerRow, layer: Layer) -> LayerRow:
     return LayerRow(**{**row.__dict__, "layer": layer})
 
 
-def resident_tensors(residency: Residency) -> Sequence[str]:
-    return [*("W" if residency.weights else ""), *("IO" if residency.activations else "")]
-
-
 def _row(layer: Layer, accelerator: Accelerator, policies: Dict[str, float], residency: Residency) -> LayerRow:
     least = lower_bound(layer, accelerator, residency)
     if accelerator.engine_for(layer.kind) is None and layer.kind in VECTOR_KINDS:
         return _vector_row(layer, accelerator, residency, least)
-    mapping = best_mapping(layer, accelerator, policies[engine_of(layer, accelerator).name], residency)
-    cost: Cost = evaluate(layer, accelerator, mapping, resident_tensors(residency))
+    engine = engine_of(layer, accelerator).name
+    mapping, cost = best(layer, accelerator, partial(weighted, policies[engine]), residency)
     return LayerRow(
         layer=layer,
-        engine=engine_of(layer, accelerator).name,
+        engine=engine,
         mapping=mapping,
         cycles=cost.cycles,
         latency_ms=cost.latency_ms,
@@ -104,6 +79,7 @@ def _row(layer: Layer, accelerator: Accelerator, policies: Dict[str, float], res
         bound=cost.bound,
         roofline_ms=least.latency_ms,
         compulsory_mj=least.energy_mj,
+        mapspace=mapspace_size(layer, accelerator),
     )
 
 
@@ -126,6 +102,7 @@ def _vector_row(layer: Layer, accelerator: Accelerator, residency: Residency, le
         bound="compute" if cycles <= np.ceil(ideal) else "memories",
         roofline_ms=least.latency_ms,
         compulsory_mj=least.energy_mj,
+        mapspace=0,
     )
 
 
@@ -137,19 +114,18 @@ class LowerBound:
     energy_mj: float
 
 
-def lower_bound(layer: Layer, accelerator: Accelerator, residency: Residency | None = None) -> LowerBound:
+def lower_bound(layer: Layer, accelerator: Accelerator, residency: Residency = NOTHING_RESIDENT) -> LowerBound:
     """Roofline latency and compulsory energy of one layer.
 
     ``cycles = max(operations / elements, compulsory DRAM bits / DRAM bits per cycle, outputs / lanes)``; energy:
     operations, every word once through DRAM, requantisation, static power for that long. Tensors that stay on chip
     cross no DRAM.
     """
-    resident = residency or Residency(weights=False, activations=False)
     bounds = Bounds.of(layer)
     dram = accelerator.levels[-1]
-    read = 0.0 if resident.weights else float(layer.weight_count * layer.weight_bits)
-    read += 0.0 if resident.activations else float(bounds.inputs * layer.input_bits)
-    written = 0.0 if resident.activations else float(bounds.outputs * layer.output_bits)
+    read = 0.0 if residency.weights else float(layer.weight_count * layer.weight_bits)
+    read += 0.0 if residency.activations else float(bounds.inputs * layer.input_bits)
+    written = 0.0 if residency.activations else float(bounds.outputs * layer.output_bits)
     engine = accelerator.engine_for(layer.kind)
     rate: float = accelerator.lanes
     if engine is not None:

@@ -27,8 +27,9 @@ from numpy.typing import ArrayLike
 from cosearch.errors import ConfigError, HardwareError, InfeasibleError, nearest
 from cosearch.hardware.accelerator import RESOURCES, Accelerator
 from cosearch.hardware.combine import Candidate, Options, Problem, Solution, solve
+from cosearch.hardware.nest import weighted
 from cosearch.hardware.pricing import RESIDENCIES, ColumnTable, best_costs, columns, layer_front, vector_costs
-from cosearch.hardware.single import one_accelerator
+from cosearch.hardware.single import best, one_accelerator
 from cosearch.hardware.tables import AcceleratorSpace, EngineTable, Floats, Ints, NestSpace, Prices, SharedTable
 from cosearch.workload import Layer, Workload
 
@@ -228,8 +229,6 @@ class HardwareFront:
 
         Raises: HardwareError in a space whose layers have a closed-form cost and no mappings.
         """
-        from cosearch.hardware.report import best_mapping
-
         accelerator = self.accelerator(i)
         residency = RESIDENCIES[int(self.residency[i])]
         found: list[tuple[Layer, LayerMapping | None]] = []
@@ -239,7 +238,7 @@ class HardwareFront:
                 found.append((layer, None))
                 continue
             policy = self.grid[int(self.policies[i, self.kinds.index(kind)])]
-            found.append((layer, best_mapping(layer, accelerator, policy, residency)))
+            found.append((layer, best(layer, accelerator, partial(weighted, policy), residency)[0]))
         return found
 
     def take(self, index: Any) -> "HardwareFront":

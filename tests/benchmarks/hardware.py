@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cosearch.hardware import cost_tensor
+from cosearch.hardware import best, cost_tensor, mapspace_size
 from cosearch.hardware.cost import engine_of, hierarchy
-from cosearch.hardware.nest import best_nest, count_nests, enumerate_nests, mapspace_size, nest_costs
+from cosearch.hardware.nest import count_nests, enumerate_nests, nest_costs
 from cosearch.hardware.sweep import Grid
 from cosearch.workload import Layer
 from search_spaces.accelerators import asic, find
@@ -50,8 +50,8 @@ def best_mappings() -> list[str]:
     rows = []
     for template in asic.TEMPLATES:
         accelerator = asic.build(template)
-        best_nest(RESNET, accelerator)
-        seconds = best_of(lambda a=accelerator: best_nest(RESNET, a))  # type: ignore[misc]
+        best(RESNET, accelerator)
+        seconds = best_of(lambda a=accelerator: best(RESNET, a))  # type: ignore[misc]
         size = mapspace_size(RESNET, accelerator)
         rows.append(
             f"| best mapping, {template}, {size} mappings | {seconds * 1e3:.1f} ms | "

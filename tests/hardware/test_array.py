@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cosearch.errors import HardwareError
-from cosearch.hardware import Engine, best_mapping, evaluate, lower_bound
+from cosearch.hardware import Engine, best, lower_bound
 from cosearch.hardware.array import Bounds, enumerate_tiles, mapping_of, unrollings
 from cosearch.hardware.cost import evaluate_batch, hierarchy, nests
+from cosearch.hardware.nest import weighted
 from cosearch.hardware.pricing import RESIDENCIES, Residency
-from cosearch.hardware.report import layer_report, resident_tensors
+from cosearch.hardware.report import layer_report
 from cosearch.workload import Layer
 from search_spaces.accelerators import fpga
 
@@ -100,7 +102,7 @@ def brute_force(layer, accelerator, residency):
             hierarchy(accelerator, engine),
             batch,
             operation_pj=accelerator.energies.operation_pj(layer),
-            resident=resident_tensors(residency),
+            resident=residency.tensors,
             overhead_cycles=engine.fill_cycles * torch.tensor(tiles, dtype=torch.float64),
             cycles_per_operation=engine.cycles_per_operation(layer),
         )
@@ -126,8 +128,7 @@ def test_the_best_mapping_equals_brute_force(name, engine, residency):
     layer, accelerator = on(engine, LAYERS[name]), build(engine)
     points = brute_force(layer, accelerator, residency)
     for policy in (1.0, 0.5, 0.0):
-        mapping = best_mapping(layer, accelerator, policy, residency)
-        cost = evaluate(layer, accelerator, mapping, resident_tensors(residency))
+        _, cost = best(layer, accelerator, partial(weighted, policy), residency)
         score = policy * cost.latency_ms + (1 - policy) * cost.energy_mj
         assert score == pytest.approx((policy * points[:, 0] + (1 - policy) * points[:, 1]).min(), rel=1e-9)
 
@@ -157,8 +158,7 @@ engines = st.sampled_from(sorted(ENGINES))
 @given(small_layers(), engines, st.integers(1, 12), st.integers(1, 12), st.sampled_from([0.0, 0.5, 1.0]))
 def test_never_below_the_lower_bound(layer, engine, rows, cols, policy):
     layer, accelerator = on(engine, layer), build(engine, rows, cols, weight_kib=8, activation_kib=16)
-    mapping = best_mapping(layer, accelerator, policy)
-    cost = evaluate(layer, accelerator, mapping)
+    _, cost = best(layer, accelerator, partial(weighted, policy))
     bound = lower_bound(layer, accelerator)
     assert cost.latency_ms >= bound.latency_ms * (1 - 1e-9)
     assert cost.energy_mj >= bound.energy_mj * (1 - 1e-9)
@@ -166,7 +166,7 @@ def test_never_below_the_lower_bound(layer, engine, rows, cols, policy):
 
 
 def optimum(layer, accelerator, policy):
-    cost = evaluate(layer, accelerator, best_mapping(layer, accelerator, policy))
+    _, cost = best(layer, accelerator, partial(weighted, policy))
     return cost.latency_ms if policy == 1.0 else cost.energy_mj
 
 
@@ -196,11 +196,11 @@ def test_depthwise_uses_the_diagonal_of_a_plain_array_and_the_columns_of_a_windo
     """24 channels, 3x3, 8x8 maps. Plain 10x8: 8 channels at once, 9 x 64 steps, 3 passes. Windowed: kernel unrolled."""
     layer = LAYERS["depthwise"]
     plain = build("weight-stationary", 10, 8, 64, 64, 64, port_bits=(1024,))
-    cost = evaluate(layer, plain, best_mapping(layer, plain, 1.0, Residency(True, True)), ["W", "I", "O"])
+    _, cost = best(layer, plain, "latency", Residency(True, True))
     # a part of the kernel in the rows does better: three rows of it for three channels, in 8 passes of 3 x 64 steps
     assert cost.cycles == 8 * 3 * 64 + 16
     windowed = build("windowed", 10, 8, 64, 64, 64, port_bits=(1024,))
-    cost = evaluate(layer, windowed, best_mapping(layer, windowed, 1.0, Residency(True, True)), ["W", "I", "O"])
+    _, cost = best(layer, windowed, "latency", Residency(True, True))
     assert cost.cycles == 3 * 64 + 16
     assert cost.accesses["activation_buffer", "I"][0] == 24 * 8 * 3 * 10
 
@@ -211,14 +211,13 @@ def test_doubling_both_widths_quadruples_bit_serial_time():
     cycles = []
     for bits in (2, 4):
         layer = dataclasses.replace(LAYERS["pointwise"], kind="bitserial", weight_bits=bits, input_bits=bits)
-        mapping = best_mapping(layer, accelerator, 1.0, Residency(True, True))
-        cycles.append(evaluate(layer, accelerator, mapping, ["W", "I", "O"]).cycles - 12)
+        cycles.append(best(layer, accelerator, "latency", Residency(True, True))[1].cycles - 12)
     assert cycles == [6 * 64 * 4, 6 * 64 * 16]
 
 
 def test_a_layer_that_does_not_fit_names_itself():
     with pytest.raises(HardwareError, match=r"'wide'.*no mapping fits"):
-        best_mapping(Layer("wide", R=5, S=5), build("weight-stationary", weight_kib=0.01))
+        best(Layer("wide", R=5, S=5), build("weight-stationary", weight_kib=0.01))
 
 
 def test_the_report_adds_up_and_prices_every_layer(network):

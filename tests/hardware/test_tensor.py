@@ -7,7 +7,6 @@ import pytest
 from cosearch.errors import ConfigError, HardwareError, InfeasibleError
 from cosearch.hardware import accelerator_tensor, cost_tensor, evaluate
 from cosearch.hardware.pricing import RESIDENCIES
-from cosearch.hardware.report import resident_tensors
 from cosearch.workload import Layer, distinct_layers
 from search_spaces.accelerators import fpga
 
@@ -249,6 +248,6 @@ def test_mappings_of_a_point_add_up_to_its_cost(small_space, network):
             assert layer.kind in ("pool", "elementwise")
             continue
         times = counts[layers.index(layer)]
-        total += times * evaluate(layer, accelerator, mapping, resident_tensors(residency)).latency_ms
+        total += times * evaluate(layer, accelerator, mapping, residency.tensors).latency_ms
     assert residency.activations
     assert total == pytest.approx(front.latency_ms[0])
