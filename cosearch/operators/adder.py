@@ -155,20 +155,26 @@ def _array(value: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 def _weight_gradient(x: Tensor, weight: Tensor, gradient: Tensor, sizes: _Sizes) -> Tensor:
     """dW = sum G (X - W): a convolution's weight gradient, minus W times the sum of G over outputs."""
-    correlation = torch.ops.aten.convolution_backward(
-        gradient,
-        x,
-        weight,
-        None,
-        sizes.stride,
-        sizes.padding,
-        sizes.dilation,
-        False,
-        (0, 0),
-        sizes.groups,
-        (False, True, False),
-    )[1]
-    return correlation - weight * gradient.flatten(2).sum(2).sum(0).view(-1, 1, 1, 1)
+    how = (sizes.stride, sizes.padding, sizes.groups)
+    if weight.shape[2:] == (1, 1) and how == ((1, 1), (0, 0), 1) and x.device.type == "cpu":
+        # one matrix product per image: up to half the time of the convolution's own weight gradient
+        start = torch.zeros(weight.shape[:2], dtype=x.dtype)
+        correlation = torch.addbmm(start, gradient.flatten(2), x.flatten(2).transpose(1, 2)).view_as(weight)
+    else:
+        correlation = torch.ops.aten.convolution_backward(
+            gradient,
+            x,
+            weight,
+            None,
+            sizes.stride,
+            sizes.padding,
+            sizes.dilation,
+            False,
+            (0, 0),
+            sizes.groups,
+            (False, True, False),
+        )[1]
+    return correlation - weight * gradient.sum((0, 2, 3)).view(-1, 1, 1, 1)
 
 
 class _AddConv2d(torch.autograd.Function):
