@@ -58,6 +58,21 @@ def _unbeaten(points: Floats) -> Mask:  # pragma: no cover
     return keep
 
 
+@njit(cache=True)
+def _rows_and_shares(
+    bits: Floats, used: Floats, word_bits: Floats, rows: Floats, shares: Floats
+) -> None:  # pragma: no cover
+    """Sums over tensors of bits [b, level, 3]: rows accessed, each tensor's rounded up, and bits per used instance."""
+    for b in range(bits.shape[0]):
+        for level in range(bits.shape[1]):
+            count, total = 0.0, 0.0
+            for x in range(3):
+                count += np.ceil(bits[b, level, x] / word_bits[level] - 1e-9)
+                total += bits[b, level, x]
+            rows[b, level] = count
+            shares[b, level] = total / used[b, level]
+
+
 def room_bits(level: MemoryLevel) -> float:
     """Bits that tiles may take in one instance."""
     return level.capacity_bytes * 8 / (2 if level.double_buffered else 1)
@@ -177,24 +192,26 @@ class _Charged:
 
 
 def _charged(layer: Layer, engine: Engine, levels: Sequence[MemoryLevel], c: NestCounts, m: _Members) -> _Charged:
+    words = np.array([float(level.word_bits) for level in levels])
+    shape = c.used.shape
+    row_in, row_out, share_in, share_out = (np.empty(shape) for _ in range(4))
+    _rows_and_shares(c.read_bits, c.used, words, row_in, share_in)
+    _rows_and_shares(c.write_bits, c.used, words, row_out, share_out)
     bits, ports, rows, memories, small = [], [], [], [], []
     possible = np.ones(len(c.cycles), bool)
     for i, level in enumerate(levels):
-        read, write = c.read_bits[:, i], c.write_bits[:, i]
-        used = c.used[:, i]
         if level.shared_port:
-            sides = [(read.sum(1) + write.sum(1), m.read_port, False)]
+            sides = [(share_in[:, i] + share_out[:, i], m.read_port, False)]
         else:
-            sides = [(read.sum(1), m.read_port, False), (write.sum(1), m.write_port, True)]
-        for moved, port, writes in sides:
+            sides = [(share_in[:, i], m.read_port, False), (share_out[:, i], m.write_port, True)]
+        for share, port, writes in sides:
             if np.isfinite(port[i]).any():
-                bits.append(moved / used)
+                bits.append(share)
                 ports.append((i, writes))
-        accessed = [np.ceil(part / level.word_bits - 1e-9).sum(1) for part in (read, write)]
         if (m.read_pj[i] == m.write_pj[i]).all():
-            kinds = [(accessed[0] + accessed[1], m.read_pj, False)]
+            kinds = [(row_in[:, i] + row_out[:, i], m.read_pj, False)]
         else:
-            kinds = [(accessed[0], m.read_pj, False), (accessed[1], m.write_pj, True)]
+            kinds = [(row_in[:, i], m.read_pj, False), (row_out[:, i], m.write_pj, True)]
         for count, energy, writes in kinds:
             if energy[i].any():
                 rows.append(count)
