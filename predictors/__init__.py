@@ -3,9 +3,16 @@
 from typing import Any
 
 from cosearch import registry
+from predictors.encoding import features as features
 
 PREDICTORS: dict[str, str] = {
+    "adapted": "predictors.transfer:Adapted",
     "additive": "predictors.additive:AdditivePredictor",
+    "boosting": "predictors.trees:Boosting",
+    "forest": "predictors.trees:RandomForest",
+    "gp": "predictors.gp:GaussianProcess",
+    "linear": "predictors.linear:Linear",
+    "ridge": "predictors.linear:Ridge",
 }
 
 
