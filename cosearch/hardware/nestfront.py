@@ -101,6 +101,15 @@ def beside(levels: Sequence[MemoryLevel], residency: Residency) -> tuple[MemoryL
     return (*levels[:-2], held, levels[-1])
 
 
+def allowed(n: Nests, residency: Residency) -> Nests:
+    """The nests that go with what stays: beside resident activations partial sums have no room; no DRAM loop sums."""
+    if not residency.activations:
+        return n
+    sums = [DIMS.index(dim) for dim in DIMS if dim not in RELEVANT["O"]]
+    whole = (n.temporal[:, -1, sums] == 1).all(axis=1)
+    return Nests(n.temporal[whole], n.spatial[whole], n.orders)
+
+
 def geometry(accelerator: Accelerator, engine: Engine) -> tuple[Any, ...]:
     """What decides the mapspace, its counts and the rows accessed: not capacities, ports, clocks or energies."""
     levels = tuple(
@@ -255,11 +264,13 @@ def _price(layer: Layer, t: _Charged, m: _Members) -> tuple[Floats, Floats]:
 
 
 def _charged_by(layer: Layer, members: Sequence[Accelerator], residency: Residency, m: _Members) -> _Charged:
-    """Raises: HardwareError if the mapspace cannot hold the layer."""
+    """Raises: HardwareError if the mapspace cannot hold the layer or no tile fits."""
     engine = engine_of(layer, members[0])
     levels = hierarchy(members[0], engine)
     nests = enumerate_nests(layer, engine, [level.name for level in levels])
-    nests = fitting(layer, levels, nests, m.room.max(axis=1), residency.tensors)
+    nests = fitting(layer, levels, allowed(nests, residency), m.room.max(axis=1), residency.tensors)
+    if not len(nests):
+        raise HardwareError(f"layer {layer.name!r}: no tile fits the memories of {members[0].name!r}")
     return _front(_charged(layer, engine, levels, count_nests(layer, engine, levels, nests, residency.tensors), m))
 
 

@@ -21,9 +21,18 @@ from cosearch.hardware.nest import (
     nest_mapping,
     totals,
 )
-from cosearch.hardware.nestfront import nest_costs
+from cosearch.hardware.nestfront import allowed, beside, nest_costs, resident_bits
 from cosearch.hardware.pricing import LayerFront, Residency, feasible, layer_front, mapping_energy_pj, traffic
-from cosearch.hardware.tables import EngineTable, Floats, Prices, SharedTable, engine_table, resource_row, tables_of
+from cosearch.hardware.tables import (
+    UNLIMITED_BITS,
+    EngineTable,
+    Floats,
+    Prices,
+    SharedTable,
+    engine_table,
+    resource_row,
+    tables_of,
+)
 from cosearch.workload import Layer
 
 NOTHING_RESIDENT = Residency(weights=False, activations=False)
@@ -54,7 +63,8 @@ def _best_nest(
 ) -> Mapping:
     levels = hierarchy(accelerator, engine)
     names = [level.name for level in levels]
-    nests = enumerate_nests(layer, engine, names)
+    nests = allowed(enumerate_nests(layer, engine, names), residency)
+    levels = beside(levels, residency)
     counts = count_nests(layer, engine, levels, nests, residency.tensors)
     at = best_of(objective, totals(layer, accelerator, engine, levels, counts))
     if at is None:
@@ -166,17 +176,22 @@ class OneArray(_One):
 class OneNest(_One):
     """An accelerator with a declared mapspace."""
 
+    def engines(self, kind: str) -> EngineTable:
+        engines = [engine for engine in self.only.engines if engine.name == kind]
+        return engine_table(kind, engines, [math.inf], [resident_bits(self.only)])
+
     @property
     def shared(self) -> SharedTable:
         return nothing_shared(self.only.area_mm2 or 0.0)
 
     @property
     def prices(self) -> Prices:
+        """Static power is in the layers' energies already."""
         dram = self.only.levels[-1]
-        return Prices(self.only.energies, 0.0, dram.read_energy_pj / dram.word_bits, self.only.static_power_w)
+        return Prices(self.only.energies, 0.0, dram.read_energy_pj / dram.word_bits, 0.0)
 
-    def layer_costs(self, layer: Layer, policies: Sequence[float]) -> tuple[Floats, Floats]:
-        return nest_costs(layer, [self.only], policies)
+    def layer_costs(self, layer: Layer, policies: Sequence[float], residency: Residency) -> tuple[Floats, Floats]:
+        return nest_costs(layer, [self.only], policies, residency)
 
 
 def one_accelerator(accelerator: Accelerator) -> OneArray | OneNest:
@@ -191,8 +206,8 @@ def one_accelerator(accelerator: Accelerator) -> OneArray | OneNest:
 
 
 def nothing_shared(area_mm2: float = 0.0) -> SharedTable:
-    """The shared configuration of accelerators whose engine tables hold everything; no tensor is resident."""
+    """The shared configuration of accelerators whose engine tables hold everything, what may stay on chip included."""
     one = np.ones(1)
     resources = np.array([resource_row(Resources(area_um2=round(area_mm2 * 1e6)))])
-    none = np.full(1, -1, np.int64)
-    return SharedTable(none, none, one, one, np.ones(1, np.int64), one * 1e12, resources)
+    unlimited = np.full(1, UNLIMITED_BITS, np.int64)
+    return SharedTable(unlimited, unlimited, one, one, np.ones(1, np.int64), one * 1e12, resources)

@@ -21,6 +21,7 @@ from cosearch.hardware.parts import read_costs
 from cosearch.workload import Layer
 
 if TYPE_CHECKING:
+    from cosearch.hardware.pricing import Residency
     from cosearch.hardware.tables import EngineTable, Floats, Prices, SharedTable
 
 KINDS: tuple[str, ...] = ("mac", "shift", "pool", "elementwise")
@@ -142,7 +143,7 @@ class PimSpace:
         from cosearch.hardware.tables import engine_table
 
         engines = [_engine(crossbar) for crossbar in self.crossbars]
-        return engine_table(kind, engines, [math.inf] * len(engines))
+        return engine_table(kind, engines, [math.inf] * len(engines), [(-1, -1)] * len(engines))
 
     @cached_property
     def shared(self) -> "SharedTable":
@@ -156,7 +157,7 @@ class PimSpace:
 
         return Prices(UnitEnergies(0.0, 0.0, 0.0), 0.0, 0.0, 0.0)
 
-    def layer_costs(self, layer: Layer, policies: Sequence[float]) -> "tuple[Floats, Floats]":
+    def layer_costs(self, layer: Layer, policies: Sequence[float], residency: "Residency") -> "tuple[Floats, Floats]":
         import numpy as np
 
         latency, energy = np.array([crossbar.cost(layer) for crossbar in self.crossbars]).T

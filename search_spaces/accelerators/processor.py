@@ -17,6 +17,7 @@ from cosearch.hardware.parts import read_costs
 from cosearch.workload import KINDS, Layer
 
 if TYPE_CHECKING:
+    from cosearch.hardware.pricing import Residency
     from cosearch.hardware.tables import EngineTable, Floats, Prices, SharedTable
 
 LEVELS: dict[str, tuple[tuple[float, float], ...]] = {
@@ -102,7 +103,9 @@ class ProcessorSpace:
     def engines(self, kind: str) -> "EngineTable":
         from cosearch.hardware.tables import engine_table
 
-        return engine_table(kind, [_engine(point) for point in self.points], [math.inf] * len(self))
+        return engine_table(
+            kind, [_engine(point) for point in self.points], [math.inf] * len(self), [(-1, -1)] * len(self)
+        )
 
     @cached_property
     def shared(self) -> "SharedTable":
@@ -116,7 +119,7 @@ class ProcessorSpace:
 
         return Prices(UnitEnergies(0.0, 0.0, 0.0), 0.0, costs()[f"{self.name}.dram_pj_per_bit"], 0.0)
 
-    def layer_costs(self, layer: Layer, policies: Sequence[float]) -> "tuple[Floats, Floats]":
+    def layer_costs(self, layer: Layer, policies: Sequence[float], residency: "Residency") -> "tuple[Floats, Floats]":
         import numpy as np
 
         latency, energy = np.array([point.cost(layer) for point in self.points]).T
