@@ -7,10 +7,13 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cosearch.errors import HardwareError
 from cosearch.workload import KINDS, Layer
+
+if TYPE_CHECKING:
+    from cosearch.hardware.closedform import ClosedForm
 
 Tensor = Literal["W", "I", "O"]
 Dataflow = Literal["weight-stationary", "output-stationary"]
@@ -182,6 +185,7 @@ class Engine:
     fill_cycles: filling and draining the array, once per iteration of the DRAM loops (`fill_per` tile) or per exchange
         of what the innermost level holds (pass).
     mapspace: the mappings to search; None for the array template of `cosearch.hardware.array`.
+    form: prices layers in closed form instead; such an engine has no mappings.
     accumulator_depth: partial sums kept beside each column (weight-stationary only).
     windowed: columns keep a window of input pixels, from which a depthwise layer's kernel is unrolled over the rows.
     lanes: bit products that a bit-serial element adds per cycle; an operation takes ``b_w b_i`` cycles there.
@@ -203,6 +207,7 @@ class Engine:
     levels: tuple[MemoryLevel, ...] = ()
     resources: Resources = field(default_factory=Resources)
     mapspace: Mapspace | None = None
+    form: "ClosedForm | None" = None
 
     def cycles_per_operation(self, layer: Layer) -> int:
         """1, or ``b_w b_i`` where the operands arrive bit by bit."""
@@ -267,6 +272,9 @@ class Accelerator:
 
     def to_json(self) -> dict[str, Any]:
         data = _encode(asdict(self))
+        for engine, encoded in zip(self.engines, data["engines"], strict=True):
+            if engine.form is not None:
+                encoded["form"] = {"name": engine.form.name, **encoded["form"]}
         return {"format": "cosearch.accelerator", "version": 1, **data}
 
     @classmethod
@@ -289,8 +297,15 @@ def _engine(data: Mapping[str, Any]) -> Engine:
     space = data.get("mapspace")
     if space is not None:
         space = Mapspace(tuple(Axis(**a) for a in space["axes"]), tuple(Tiling(**t) for t in space["tiled"]))
+    form = data.get("form")
+    if form is not None:
+        from cosearch.hardware.closedform import form_from_json
+
+        form = form_from_json(form)
     levels = tuple(MemoryLevel(**_decode(level)) for level in data["levels"])
-    return Engine(**{**data, "levels": levels, "resources": Resources(**data["resources"]), "mapspace": space})
+    return Engine(
+        **{**data, "form": form, "levels": levels, "resources": Resources(**data["resources"]), "mapspace": space}
+    )
 
 
 def _encode(value: Any) -> Any:

@@ -53,6 +53,11 @@ def best(
     Raises: HardwareError naming the layer if no engine runs its kind or no mapping fits, and for an unknown objective.
     """
     engine = engine_of(layer, accelerator)
+    if engine.form is not None:
+        raise HardwareError(
+            f"layer {layer.name!r}: engine {engine.name!r} prices layers in closed form and has no mappings; "
+            "use layer_report or evaluate_on"
+        )
     search = _best_tiling if engine.mapspace is None else _best_nest
     mapping = search(layer, accelerator, engine, objective, residency)
     return mapping, evaluate(layer, accelerator, mapping, residency.tensors)
@@ -121,6 +126,8 @@ def mapspace_size(layer: Layer, accelerator: Accelerator) -> int:
     Raises: HardwareError if no engine runs the layer's kind.
     """
     engine = engine_of(layer, accelerator)
+    if engine.form is not None:
+        return 0
     if engine.mapspace is not None:
         return len(enumerate_nests(layer, engine, [level.name for level in hierarchy(accelerator, engine)]))
     bounds = Bounds.of(layer)
@@ -194,15 +201,41 @@ class OneNest(_One):
         return nest_costs(layer, [self.only], policies, residency)
 
 
-def one_accelerator(accelerator: Accelerator) -> OneArray | OneNest:
+class OneForm(_One):
+    """An accelerator whose layers have a closed-form cost; nothing is kept from one layer to the next."""
+
+    def engines(self, kind: str) -> EngineTable:
+        engines = [engine for engine in self.only.engines if engine.name == kind]
+        return engine_table(kind, engines, [math.inf], [(-1, -1)])
+
+    @property
+    def shared(self) -> SharedTable:
+        return nothing_shared()
+
+    @property
+    def prices(self) -> Prices:
+        dram = self.only.levels[-1]
+        return Prices(self.only.energies, 0.0, dram.read_energy_pj / dram.word_bits, 0.0)
+
+    def layer_costs(self, layer: Layer, policies: Sequence[float], residency: Residency) -> tuple[Floats, Floats]:
+        form = engine_of(layer, self.only).form
+        assert form is not None  # see one_accelerator
+        cost, shape = form.cost(layer), (len(policies), 1)
+        return np.full(shape, cost.latency_ms), np.full(shape, cost.energy_mj)
+
+
+def one_accelerator(accelerator: Accelerator) -> OneArray | OneNest | OneForm:
     """The space that holds just this accelerator.
 
-    Raises: HardwareError if some engines declare a mapspace and others do not.
+    Raises: HardwareError if some engines declare a mapspace, or a closed form, and others do not.
     """
-    declared = [engine.mapspace is not None for engine in accelerator.engines]
-    if any(declared) and not all(declared):
-        raise HardwareError(f"accelerator {accelerator.name!r}: either all engines declare a mapspace or none does")
-    return OneNest(accelerator) if all(declared) else OneArray(accelerator)
+    for declared, space in (("mapspace", OneNest), ("form", OneForm)):
+        having = [getattr(engine, declared) is not None for engine in accelerator.engines]
+        if all(having):
+            return space(accelerator)
+        if any(having):
+            raise HardwareError(f"accelerator {accelerator.name!r}: either all engines declare a {declared} or none")
+    return OneArray(accelerator)
 
 
 def nothing_shared(area_mm2: float = 0.0) -> SharedTable:
