@@ -9,6 +9,8 @@ polarised ones; ``arrays = ceil(rows_needed / rows) ceil(columns / cols)``, seve
 plus buffers. A layer that needs more arrays than there are runs in passes and pays for writing every cell again.
 Sources: ISAAC (ISCA 2016) for the array; FORMS (ISCA 2021) for polarised columns.
 
+Dropped channels leave smaller layers; other zero weights are computed like any weight on both.
+
 Processor: ``latency = max(operations / (operations per cycle x f), compulsory bits / DRAM rate)``; operations per cycle
 scale with 8 over the wider operand. ``energy = (C V^2 f + leakage V / V_nominal) latency + DRAM bits e_dram``. Every
 layer reads its weights and inputs and writes its outputs once.
@@ -22,6 +24,7 @@ from typing import Any, ClassVar, Protocol
 
 from cosearch.errors import HardwareError
 from cosearch.hardware.parts import read_costs
+from cosearch.hardware.sparsity import seen
 from cosearch.workload import Layer
 
 
@@ -99,6 +102,7 @@ class Crossbar:
 
         utilisation: cells of the layer over cells of all arrays, over the passes.
         """
+        layer = seen(layer)
         table = unit_costs("crossbar")
         moved = layer.input_count * layer.input_bits + layer.output_count * layer.output_bits
         buffers = moved * table["buffer_pj_per_bit"]
@@ -153,6 +157,7 @@ class OperatingPoint:
 
     def cost(self, layer: Layer) -> FormCost:
         """The roofline itself: see the module."""
+        layer = seen(layer)
         table = unit_costs("processors")
         width = max(8, layer.input_bits, layer.weight_bits if layer.has_weights else 0)
         rate = table[f"{self.processor}.macs_per_cycle"] * 8 / width * self.clock_mhz * 1e3

@@ -22,6 +22,7 @@ from torch import Tensor
 from cosearch.errors import HardwareError
 from cosearch.hardware.accelerator import TENSORS, Accelerator, Engine, MemoryLevel
 from cosearch.hardware.mapping import DIMS, RELEVANT, Mapping, loop_bounds
+from cosearch.hardware.sparsity import time_share
 from cosearch.workload import Layer
 
 _AT = {dim: i for i, dim in enumerate(DIMS)}
@@ -200,13 +201,15 @@ def evaluate_batch(
     operation_pj: float = 0.0,
     resident: Sequence[str] = (),
     overhead_cycles: Tensor | float = 0.0,
-    cycles_per_operation: int = 1,
+    cycles_per_operation: float = 1,
+    update_share: float = 1.0,
     round_rows: bool = True,
 ) -> BatchCost:
     """Cost of a batch of loop nests of one layer.
 
     levels: the hierarchy, innermost first. resident: tensors that stay in the level below DRAM: no DRAM traffic, no
     fill, no capacity check for them. overhead_cycles: added to the compute time, after cycles_per_operation.
+    update_share: updates of the innermost partial sums over those of the loop nest (zero weights skipped).
     round_rows: whole rows per (tensor, kind) as the hardware moves them; without it everything is differentiable in
     the bounds almost everywhere.
     """
@@ -222,7 +225,7 @@ def evaluate_batch(
     write_bits = [[zero for _ in TENSORS] for _ in levels]
     footprint = [zero for _ in levels]
     every = list(range(len(DIMS)))
-    widths = {"W": float(layer.weight_bits), "I": float(layer.input_bits)}
+    widths = {"W": float(layer.weight_width), "I": float(layer.input_bits)}
     for x, tensor in enumerate(("W", "I")):
         if tensor == "W" and not layer.has_weights:
             continue
@@ -246,7 +249,7 @@ def evaluate_batch(
         for i in holding:
             if not (tensor in resident and i >= (holding[-2] if len(holding) > 1 else top)):
                 footprint[i] = footprint[i] + _tile(tensor, extents.reach[:, i], layer) * widths[tensor]
-    _outputs(layer, levels, n, extents, resident, (reads, writes, read_bits, write_bits), footprint)
+    _outputs(layer, levels, n, extents, resident, (reads, writes, read_bits, write_bits), footprint, update_share)
     used = [_fanout(extents, i + 1, count, every) for i in range(count)]
     compute = n.temporal.flatten(1).prod(1) * cycles_per_operation + overhead_cycles
     rd, wr = (
@@ -289,6 +292,7 @@ def _outputs(
     resident: Sequence[str],
     tallies: tuple[list[list[Tensor]], ...],
     footprint: list[Tensor],
+    update_share: float,
 ) -> None:
     """Partial sums: every update is a write and, but for a first one, a read; every drain is a read.
 
@@ -316,8 +320,8 @@ def _outputs(
                 reads[top][x], writes[top][x] = partial, updates
                 read_bits[top][x], write_bits[top][x] = partial * wide, partial * wide + finished * narrow
         elif innermost:
-            reads[parent][x] = writes[parent][x] = updates
-            read_bits[parent][x] = write_bits[parent][x] = updates * wide
+            reads[parent][x] = writes[parent][x] = updates * update_share
+            read_bits[parent][x] = write_bits[parent][x] = updates * update_share * wide
         else:
             drained = torch.zeros_like(updates) if parent + 1 == top and "O" in resident else finished
             reads[parent][x], writes[parent][x] = partial + drained, updates
@@ -401,6 +405,7 @@ def evaluate(layer: Layer, accelerator: Accelerator, mapping: Mapping, resident:
     loops that do not cover a dimension, a fan-out larger than the array, a tile that does not fit.
     """
     engine = engine_of(layer, accelerator)
+    layer = engine.seen(layer)
     levels = hierarchy(accelerator, engine)
     _check(layer, levels, mapping)
     [(_, batch)] = nests([mapping])
@@ -414,6 +419,7 @@ def evaluate(layer: Layer, accelerator: Accelerator, mapping: Mapping, resident:
         resident=resident,
         overhead_cycles=float(engine.fill_cycles * passes),
         cycles_per_operation=engine.cycles_per_operation(layer),
+        update_share=time_share(layer, engine.zeros),
     )
     for i, level in enumerate(levels):
         room = level.capacity_bytes * 8 / (2 if level.double_buffered else 1)

@@ -19,6 +19,7 @@ from cosearch.hardware.accelerator import TENSORS, Accelerator, Axis, Engine, Ma
 from cosearch.hardware.array import divisors
 from cosearch.hardware.mapping import DIMS, LevelLoops, Mapping, loop_bounds
 from cosearch.hardware.nestkernel import RELEVANCE, analyse
+from cosearch.hardware.sparsity import time_share
 from cosearch.workload import Layer
 
 Floats = NDArray[np.float64]
@@ -161,7 +162,7 @@ def count_nests(
     cycles, used, footprint = np.empty(total), np.empty((total, depth)), np.empty((total, depth))
     read_bits, write_bits = np.empty((total, depth, 3)), np.empty((total, depth, 3))
     bounds = loop_bounds(layer)
-    widths = (layer.weight_bits * layer.has_weights, layer.input_bits, layer.accumulator_bits, layer.output_bits)
+    widths = (layer.weight_width * layer.has_weights, layer.input_bits, layer.accumulator_bits, layer.output_bits)
     fixed = (
         np.array([float(bounds[dim]) for dim in DIMS]),
         np.array([v // g for g, v in _window(layer)], np.int64),
@@ -185,6 +186,10 @@ def count_nests(
     else:  # the compiled loop lets go of the interpreter; each order fills its own part
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(one_order, range(len(n.orders))))
+    first = next(i for i, level in enumerate(levels) if "O" in level.holds)
+    if first < depth - 1:
+        read_bits[:, first, 2] *= time_share(layer, engine.zeros)
+        write_bits[:, first, 2] *= time_share(layer, engine.zeros)
     outer = n.temporal[:, -1:] if engine.fill_per == "tile" else n.temporal[:, 1:]
     fills = np.tile(outer.reshape(size, -1).prod(1), len(n.orders))
     above = np.cumprod(n.spatial.prod(2)[:, ::-1], axis=1)[:, ::-1]

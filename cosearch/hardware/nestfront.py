@@ -115,7 +115,8 @@ def geometry(accelerator: Accelerator, engine: Engine) -> tuple[Any, ...]:
     levels = tuple(
         (x.name, x.holds, x.instances, x.keeps, x.word_bits, x.shared_port) for x in hierarchy(accelerator, engine)
     )
-    return engine.rows, engine.cols, engine.kinds, engine.mapspace, engine.fill_per, engine.fill_cycles, levels
+    zeros = engine.zeros, engine.patterns
+    return engine.rows, engine.cols, engine.kinds, engine.mapspace, engine.fill_per, engine.fill_cycles, zeros, levels
 
 
 def fitting(layer: Layer, levels: Sequence[MemoryLevel], n: Nests, rooms: Floats, resident: Sequence[str]) -> Nests:
@@ -126,7 +127,7 @@ def fitting(layer: Layer, levels: Sequence[MemoryLevel], n: Nests, rooms: Floats
     rows = edge(at["P"], layer.stride[0], at["R"], layer.dilation[0])
     cols = edge(at["Q"], layer.stride[1], at["S"], layer.dilation[1])
     bits = {
-        "W": np.prod([at[d] for d in RELEVANT["W"]], axis=0) * layer.weight_bits * layer.has_weights,
+        "W": np.prod([at[d] for d in RELEVANT["W"]], axis=0) * layer.weight_width * layer.has_weights,
         "I": at["N"] * at["G"] * at["C"] * rows * cols * layer.input_bits,
         "O": np.prod([at[d] for d in RELEVANT["O"]], axis=0) * min(layer.output_bits, layer.accumulator_bits),
     }
@@ -291,14 +292,15 @@ def nest_costs(
             groups.setdefault(geometry(accelerator, engine_of(layer, accelerator)), []).append(at)
     for members in groups.values():
         some = [accelerators[at] for at in members]
-        m = _Members.of(layer, some, residency)
+        own = engine_of(layer, some[0]).seen(layer)
+        m = _Members.of(own, some, residency)
         try:
-            table = _charged_by(layer, some, residency, m)
+            table = _charged_by(own, some, residency, m)
         except HardwareError:
             continue  # a mapspace that cannot hold this layer: infinite cost on its accelerators
         if not len(table.cycles):
             continue
-        ms, mj = _price(layer, table, m)
+        ms, mj = _price(own, table, m)
         here = np.arange(len(members))
         for p, w in enumerate(policies):
             with np.errstate(invalid="ignore"):  # a weight of zero times infinity

@@ -147,12 +147,13 @@ def lower_bound(layer: Layer, accelerator: Accelerator, residency: Residency = N
     if form is not None:
         cost = form.cost(layer)
         return LowerBound(cost.roofline_ms, cost.compulsory_pj * 1e-9)
+    engine = accelerator.engine_for(layer.kind)
+    layer = engine.seen(layer) if engine is not None else layer
     bounds = Bounds.of(layer)
     dram = accelerator.levels[-1]
-    read = 0.0 if residency.weights else float(layer.weight_count * layer.weight_bits)
+    read = 0.0 if residency.weights else float(layer.weight_count * layer.weight_width)
     read += 0.0 if residency.activations else float(bounds.inputs * layer.input_bits)
     written = 0.0 if residency.activations else float(bounds.outputs * layer.output_bits)
-    engine = accelerator.engine_for(layer.kind)
     rate: float = accelerator.lanes
     if engine is not None:
         rate = engine.rows * engine.lanes * engine.cols / engine.cycles_per_operation(layer)

@@ -58,6 +58,7 @@ def best(
             f"layer {layer.name!r}: engine {engine.name!r} prices layers in closed form and has no mappings; "
             "use layer_report or evaluate_on"
         )
+    layer = engine.seen(layer)
     search = _best_tiling if engine.mapspace is None else _best_nest
     mapping = search(layer, accelerator, engine, objective, residency)
     return mapping, evaluate(layer, accelerator, mapping, residency.tensors)
@@ -129,8 +130,8 @@ def mapspace_size(layer: Layer, accelerator: Accelerator) -> int:
     if engine.form is not None:
         return 0
     if engine.mapspace is not None:
-        return len(enumerate_nests(layer, engine, [level.name for level in hierarchy(accelerator, engine)]))
-    bounds = Bounds.of(layer)
+        return len(enumerate_nests(engine.seen(layer), engine, [x.name for x in hierarchy(accelerator, engine)]))
+    bounds = Bounds.of(engine.seen(layer))
     rows, cols = np.array([engine.rows * engine.lanes]), np.array([engine.cols])
     unrolled = unrollings(bounds, engine.dataflow == "output-stationary", rows, cols, np.array([engine.windowed]))
     return len(enumerate_tiles(bounds)) * int(unrolled.valid.sum())

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosearch.hardware.accelerator import RESOURCES, Accelerator, Engine, Resources, UnitEnergies
+from cosearch.hardware.sparsity import seen
 from cosearch.workload import Layer
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class EngineTable:
     """Configurations of one engine kind: [configuration] arrays; resources is [configuration, len(RESOURCES)].
 
     weight_bits, activation_bits: what may stay on chip where the engine's own memories decide it, -1 for nothing;
-    beyond every network where the shared configuration decides.
+    beyond every network where the shared configuration decides. zeros, patterns: of all engines alike.
     """
 
     kind: str
@@ -39,6 +40,12 @@ class EngineTable:
     resources: Ints
     weight_bits: Ints
     activation_bits: Ints
+    zeros: str = "compute"
+    patterns: tuple[str, ...] = ()
+
+    def seen(self, layer: Layer) -> Layer:
+        """The layer as engines of this kind run it."""
+        return seen(layer, self.zeros, self.patterns)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -165,6 +172,7 @@ def engine_table(
     kind: str, engines: Sequence[Engine], fmax_mhz: Sequence[float], resident: Sequence[tuple[int, int]] = ()
 ) -> EngineTable:
     """resident: weights and activations in bits that may stay on chip with each engine, where it decides that."""
+    [(zeros, patterns)] = {(engine.zeros, engine.patterns) for engine in engines} or {("compute", ())}
     stays = np.array(resident or [(UNLIMITED_BITS, UNLIMITED_BITS)] * len(engines), np.int64).reshape(-1, 2)
     return EngineTable(
         kind,
@@ -177,7 +185,10 @@ def engine_table(
         np.array([e.fabric == "logic" for e in engines], bool),
         np.array(fmax_mhz, float),
         np.array([resource_row(e.resources) for e in engines], np.int64).reshape(len(engines), len(RESOURCES)),
-        *stays.T,
+        stays[:, 0],
+        stays[:, 1],
+        zeros,
+        patterns,
     )
 
 

@@ -338,8 +338,13 @@ class CostTensor:
         return float(self._counts(counts) @ self._weight_bits)
 
     @cached_property
-    def _weight_bits(self) -> Ints:
-        return np.array([layer.weight_count * layer.weight_bits for layer in self.layers], np.int64)
+    def _weight_bits(self) -> Floats:
+        """Per layer, as the engine that runs it stores them."""
+        bits = np.zeros(len(self.layers))
+        for kind, table in self.engines.items():
+            stored = [table.seen(self.layers[i]) for i in self.rows[kind]]
+            bits[self.rows[kind]] = [layer.weight_count * layer.weight_width for layer in stored]
+        return bits
 
     def _sums(self, kind: str, case: int, column: int | slice, counts: Ints, dynamic: bool) -> tuple[Floats, Floats]:
         """Latency and energy of the network's layers of one kind: [policy, engine], or [column, policy, engine].

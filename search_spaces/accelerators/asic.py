@@ -185,6 +185,8 @@ def _accelerator(
         fill_cycles=int(amount(document["fill_cycles"], values)),
         fill_per="pass",
         fabric="logic",
+        zeros=document.get("zeros", "compute"),
+        patterns=tuple(document.get("patterns", ())),
         levels=private,
         mapspace=Mapspace(tuple(axes), tuple(tiled)),
     )
