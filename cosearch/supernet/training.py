@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cosearch.blueprint import Blueprint
 from cosearch.data import Split
 from cosearch.errors import ConfigError, CosearchError
 from cosearch.seeding import derive, torch_stream
-from cosearch.supernet.blocks import Network, Unit, calibrate
-from cosearch.supernet.elastic import Path, Supernet
+from cosearch.supernet.blocks import Network, calibrate
+from cosearch.supernet.elastic import Supernet
 
 
 class DivergedError(CosearchError):
@@ -114,7 +115,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
 def adder_parameters(model: nn.Module) -> list[nn.Parameter]:
     if isinstance(model, Supernet):
         return model.adder_parameters()
-    return [unit.weight for unit in model.modules() if isinstance(unit, Unit) and unit.op == "add"]
+    return [unit.weight for unit in model.units() if unit.op == "add"] if isinstance(model, Network) else []
 
 
 def scale_adder_gradients(parameters: Sequence[nn.Parameter], eta: float) -> None:
@@ -173,7 +174,7 @@ def require_finite(loss: Tensor, where: str, recipe: Recipe) -> None:
 def train_supernet_epoch(
     supernet: Supernet,
     optimizer: torch.optim.SGD,
-    sampler: Callable[[int, int], Path],
+    sampler: Callable[[int, int], Blueprint],
     split: Split,
     recipe: Recipe,
     seed: int,
@@ -181,7 +182,7 @@ def train_supernet_epoch(
     mirror: bool = False,
     device: str = "cpu",
 ) -> float:
-    """One epoch of single-path training; `sampler(epoch, step)` gives the path of a step.
+    """One epoch of single-path training; `sampler(epoch, step)` gives the network of a step.
 
     Returns: the mean loss. Raises: DivergedError if it is not finite.
     """
