@@ -238,11 +238,7 @@ def test_patches_unfolded_by_blocks_equal_the_plain_form(
     dilation: object,
     groups: int,
     size: tuple,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from cosearch.operators import butterfly
-
-    monkeypatch.setattr(butterfly, "BLOCK_COLUMNS", 64)
     layer = ButterflyConv2d(8, 16, 3, stride, padding, dilation, groups, compression=1.2)
     x = torch.randn(batch, 8, *size, requires_grad=True)
     results = []
