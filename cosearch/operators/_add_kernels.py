@@ -341,11 +341,11 @@ def _pointwise_products(x, g, dw, shape, start, stop):  # type: ignore[no-untype
 
 @cache
 def _compiled(name: str) -> Callable[..., None]:
-    function, arrays, tables, *lengths = {
-        "forward": (_forward, 3, 1, 12, 9),
-        "input_gradient": (_input_gradient, 4, 2, 12, 15),
-        "depthwise_gradients": (_depthwise_gradients, 5, 2, 12, 15),
-        "pointwise_products": (_pointwise_products, 3, 0, 4),
+    function, arrays, tables, lengths = {
+        "forward": (_forward, 3, 1, (12, 9)),
+        "input_gradient": (_input_gradient, 4, 2, (12, 15)),
+        "depthwise_gradients": (_depthwise_gradients, 5, 2, (12, 15)),
+        "pointwise_products": (_pointwise_products, 3, 0, (4,)),
     }[name]
     sizes = (types.UniTuple(types.int64, length) for length in lengths)
     return compile_kernel(function, *[FLOATS] * arrays, *[INTS] * tables, *sizes, types.int64, types.int64)

@@ -313,13 +313,14 @@ class _PlainAddLinear(nn.Module):
 
 
 @torch.no_grad()
-def scale_add_gradients(source: nn.Module | Iterable[nn.Parameter], eta: float = 0.2) -> None:
+def scale_add_gradients(source: nn.Module | Iterable[nn.Parameter], eta: float = 0.2, used_only: bool = False) -> None:
     """Adaptive local learning rate: rescale each adder weight's .grad to norm eta sqrt(n), n its number of values.
 
     Call it once per step on the summed gradient, between backward() and the optimiser's step; calling it per
     backward would give another result under gradient accumulation.
     source: a module, whose AddConv2d and AddLinear weights are taken, or the weights themselves.
-    eta: 0.2 in the authors' code. Source: AdderNet, Eq. 13.
+    eta: 0.2 in the authors' code. used_only: n counts the values whose gradient is not zero, which is what a slice of
+    a shared weight has used. Source: AdderNet, Eq. 13.
     """
     require(eta > 0, "eta", eta, "a positive number")
     if isinstance(source, nn.Module):
@@ -328,4 +329,5 @@ def scale_add_gradients(source: nn.Module | Iterable[nn.Parameter], eta: float =
         weights = source
     for weight in weights:
         if weight.grad is not None:
-            weight.grad.mul_(eta * weight.numel() ** 0.5 / weight.grad.norm().clamp_min(1e-12))
+            count = torch.count_nonzero(weight.grad) if used_only else torch.tensor(weight.numel())
+            weight.grad.mul_(eta * count.sqrt() / weight.grad.norm().clamp_min(1e-12))

@@ -254,6 +254,16 @@ def test_gradient_scaling_gives_the_stated_norm_whatever_the_loss_scale() -> Non
     assert not net[0].weight.grad.any()
 
 
+def test_gradient_scaling_of_a_shared_weight_counts_the_entries_in_use() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(6, 2))
+    parameter.grad = torch.zeros(6, 2)
+    parameter.grad[:3] = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    direction = parameter.grad / parameter.grad.norm()
+    scale_add_gradients([parameter, torch.nn.Parameter(torch.ones(1))], 0.2, used_only=True)
+    assert float(parameter.grad.norm()) == pytest.approx(0.2 * 6**0.5)
+    assert torch.allclose(parameter.grad / parameter.grad.norm(), direction)
+
+
 @pytest.mark.parametrize(
     ("call", "named"),
     [
