@@ -3,7 +3,7 @@
 A cell can hold edges that lie on no path from its input to its output. What they cost depends on who runs it, so there
 are three views of a network: *built*, every edge as written, which an eager framework runs; *used*, without the edges
 whose result nobody reads, which a compiler that drops dead code runs; *effective*, also without the edges that carry
-only zeros: what the network computes, and what its accuracy follows. Parts are of the last view unless they name another.
+only zeros: what the network computes, and what its accuracy follows. Parts are of the last if they name none.
 """
 
 from collections.abc import Callable, Sequence
