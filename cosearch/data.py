@@ -6,8 +6,6 @@ original Python batches in ``data_dir``. Images of 8x8 to 224x224 with 1 or 3 ch
 """
 
 import hashlib
-import io
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cosearch.errors import DataError, nearest
+from cosearch.unpickling import load_plain
 
 MIN_SIZE, MAX_SIZE = 8, 224
 MAX_BYTES = 8 * 2**30
@@ -187,25 +186,6 @@ def _pixels(image: Any) -> npt.NDArray[np.uint8]:
     return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
 
 
-class _CifarUnpickler(pickle.Unpickler):
-    """Admits numpy arrays and plain containers, as the published CIFAR batches hold, and nothing else."""
-
-    ALLOWED = frozenset(
-        {
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "_reconstruct"),
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-            ("_codecs", "encode"),
-        }
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.ALLOWED:
-            raise DataError(f"the batch asks to load {module}.{name}, which CIFAR's own files never do: refused")
-        return super().find_class(module, name)
-
-
 def _cifar_batch(path: Path, label_key: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     try:
         content = path.read_bytes()
@@ -214,13 +194,12 @@ def _cifar_batch(path: Path, label_key: str) -> tuple[npt.NDArray[Any], npt.NDAr
             f"cannot read {path} ({error.strerror}): --data-dir must hold the unpacked Python batches"
         ) from None
     try:
-        batch = _CifarUnpickler(io.BytesIO(content), encoding="bytes").load()
+        batch = load_plain(content, "a CIFAR Python batch", arrays=True, encoding="bytes")
         pixels = np.asarray(batch[b"data"], dtype=np.uint8)
         return pixels.reshape(-1, 3, 32, 32), np.asarray(batch[label_key.encode()], dtype=np.int64)
     except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-    except Exception as error:
-        # a damaged pickle can raise almost anything
+        raise DataError(f"{path} {error}") from None
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path} is not a CIFAR Python batch ({type(error).__name__}: {error})") from error
 
 

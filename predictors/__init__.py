@@ -3,9 +3,18 @@
 from typing import Any
 
 from cosearch import registry
+from predictors.encoding import features as features
 
 PREDICTORS: dict[str, str] = {
+    "adapted": "predictors.transfer:Adapted",
     "additive": "predictors.additive:AdditivePredictor",
+    "boosting": "predictors.trees:Boosting",
+    "forest": "predictors.trees:RandomForest",
+    "gp": "predictors.gp:GaussianProcess",
+    "linear": "predictors.linear:Linear",
+    "pool": "predictors.pool:DevicePool",
+    "pooled": "predictors.pool:PooledPredictor",
+    "ridge": "predictors.linear:Ridge",
 }
 
 

@@ -332,7 +332,7 @@ def test_a_malicious_cifar_batch_is_refused_and_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cifar_batches(tmp_path, hundred=False)
     (tmp_path / "data_batch_3").write_bytes(pickle.dumps({b"data": _Evaluate(), b"labels": [0]}))
-    refused("cifar10", "eval, which CIFAR's own files never do", tmp_path)
+    refused("cifar10", "eval, which a CIFAR Python batch never does", tmp_path)
     assert not (tmp_path / "ran").exists()
 
 

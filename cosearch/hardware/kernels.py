@@ -195,28 +195,3 @@ def count_fitting(left: Ints, right: Ints, budget: Ints) -> int:  # pragma: no c
                     break
             count += fits
     return count
-
-
-@njit(cache=True)
-def unbeaten_rows(points: Floats) -> Mask:  # pragma: no cover
-    """Which rows of [n, d] no earlier kept row beats in every column; rows come by a rising first column."""
-    n, d = points.shape
-    keep = np.zeros(n, np.bool_)
-    kept = np.empty(n, np.int64)
-    found = 0
-    for i in range(n):
-        beaten = False
-        for at in range(found):
-            j = kept[at]
-            beaten = True
-            for x in range(d):
-                if points[j, x] > points[i, x]:
-                    beaten = False
-                    break
-            if beaten:
-                break
-        if not beaten:
-            keep[i] = True
-            kept[found] = i
-            found += 1
-    return keep

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +17,6 @@ from numpy.typing import NDArray
 from cosearch.errors import HardwareError
 from cosearch.hardware.accelerator import TENSORS, Accelerator, Axis, Engine, Mapspace, MemoryLevel
 from cosearch.hardware.array import divisors
-from cosearch.hardware.cost import engine_of, hierarchy
-from cosearch.hardware.kernels import unbeaten_rows
 from cosearch.hardware.mapping import DIMS, LevelLoops, Mapping, loop_bounds
 from cosearch.hardware.nestkernel import RELEVANCE, analyse
 from cosearch.workload import Layer
@@ -235,73 +232,6 @@ def totals(
     ms = np.where(fits, cycles / (accelerator.clock_mhz * 1e3), np.inf)
     static = np.where(fits, ms, 0.0) * accelerator.static_power_w
     return Totals(ms, np.where(fits, pj * 1e-9 + static, np.inf))
-
-
-def geometry(accelerator: Accelerator, engine: Engine) -> tuple[Any, ...]:
-    """What decides the mapspace and its counts: not capacities, widths, clocks or energies."""
-    levels = tuple((x.name, x.holds, x.instances, x.keeps) for x in hierarchy(accelerator, engine))
-    return engine.rows, engine.cols, engine.kinds, engine.mapspace, engine.fill_per, engine.fill_cycles, levels
-
-
-def nest_front(counts: NestCounts, fill_cycles: int) -> NestCounts:
-    """The mappings that no other one beats in array cycles and, at every level, in footprint, bits read and written.
-
-    Loses no optimum of any cost that rises with these, except for the rounding of DRAM bursts and memory rows: bits of
-    the tensors are summed here, so what is lost is below one row per tensor, level and direction.
-    """
-    points = np.concatenate(
-        [
-            (counts.cycles + fill_cycles * counts.fills)[:, None],
-            *(part / used[:, None] for part, used in _per_instance(counts)),
-            counts.read_bits.sum(2),
-            counts.write_bits.sum(2),
-            counts.footprint_bits,
-        ],
-        axis=1,
-    )
-    order = np.lexsort((points.sum(axis=1), points[:, 0]))
-    keep = order[unbeaten_rows(np.ascontiguousarray(points[order]))]
-    return NestCounts(*(getattr(counts, name)[keep] for name in NestCounts.__dataclass_fields__))
-
-
-def _per_instance(counts: NestCounts) -> Iterator[tuple[Floats, Floats]]:
-    """Transfers per used instance, what a level's time follows."""
-    bits = counts.read_bits.sum(2) + counts.write_bits.sum(2)
-    for i in range(bits.shape[1]):
-        yield bits[:, i : i + 1], counts.used[:, i]
-
-
-def nest_costs(layer: Layer, accelerators: Sequence[Accelerator], policies: Sequence[float]) -> tuple[Floats, Floats]:
-    """The best mapping of one layer on many accelerators: latency_ms and energy_mj, [policy, accelerator].
-
-    Accelerators of one geometry share one enumeration. policies: as in `pricing.best_costs`. Infinite where no mapping
-    fits.
-    """
-    latency = np.full((len(policies), len(accelerators)), np.inf)
-    energy = np.full((len(policies), len(accelerators)), np.inf)
-    groups: dict[tuple[Any, ...], list[int]] = {}
-    for at, accelerator in enumerate(accelerators):
-        groups.setdefault(geometry(accelerator, engine_of(layer, accelerator)), []).append(at)
-    for members in groups.values():
-        first = accelerators[members[0]]
-        engine = engine_of(layer, first)
-        levels = hierarchy(first, engine)
-        try:
-            nests = enumerate_nests(layer, engine, [level.name for level in levels])
-        except HardwareError:
-            continue  # a mapspace that cannot hold this layer: infinite cost on its accelerators
-        counts = nest_front(count_nests(layer, engine, levels, nests), engine.fill_cycles)
-        for at in members:
-            accelerator = accelerators[at]
-            own = engine_of(layer, accelerator)
-            result = totals(layer, accelerator, own, hierarchy(accelerator, own), counts)
-            for p, w in enumerate(policies):
-                value = weighted(w, result.latency_ms, result.energy_mj)
-                best = np.flatnonzero(value == value.min())
-                tie = result.energy_mj[best] if w == 1 else result.latency_ms[best]
-                latency[p, at] = result.latency_ms[best[tie.argmin()]]
-                energy[p, at] = result.energy_mj[best[tie.argmin()]]
-    return latency, energy
 
 
 Objective = str | Callable[[Floats, Floats], Floats]

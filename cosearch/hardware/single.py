@@ -18,10 +18,10 @@ from cosearch.hardware.nest import (
     best_of,
     count_nests,
     enumerate_nests,
-    nest_costs,
     nest_mapping,
     totals,
 )
+from cosearch.hardware.nestfront import nest_costs
 from cosearch.hardware.pricing import LayerFront, Residency, feasible, layer_front, mapping_energy_pj, traffic
 from cosearch.hardware.tables import EngineTable, Floats, Prices, SharedTable, engine_table, resource_row, tables_of
 from cosearch.workload import Layer

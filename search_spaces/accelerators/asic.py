@@ -424,7 +424,7 @@ class AsicSpace:
         return Prices(self.accelerators[0].energies, 0.0, costs()["dram_pj_per_bit"], 0.0)
 
     def layer_costs(self, layer: Layer, policies: Sequence[float]) -> "tuple[Floats, Floats]":
-        from cosearch.hardware.nest import nest_costs
+        from cosearch.hardware.nestfront import nest_costs
 
         return nest_costs(layer, self.accelerators, policies)
 

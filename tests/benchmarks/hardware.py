@@ -16,7 +16,8 @@ import torch
 
 from cosearch.hardware import best, cost_tensor, mapspace_size
 from cosearch.hardware.cost import engine_of, hierarchy
-from cosearch.hardware.nest import count_nests, enumerate_nests, nest_costs
+from cosearch.hardware.nest import count_nests, enumerate_nests
+from cosearch.hardware.nestfront import nest_costs
 from cosearch.hardware.sweep import Grid
 from cosearch.workload import Layer
 from search_spaces.accelerators import asic, find

@@ -29,8 +29,6 @@ from cosearch.hardware.nest import (
     Nests,
     count_nests,
     enumerate_nests,
-    nest_costs,
-    nest_front,
     nest_mapping,
     totals,
 )
@@ -139,33 +137,6 @@ def test_best_equals_every_mapping_priced_one_by_one(template):
     assert least.energy_mj == pytest.approx(min(cost.energy_mj for cost in costs), rel=1e-12)
 
 
-@pytest.mark.parametrize("template", SMALL)
-def test_the_front_loses_at_most_rounding(template):
-    layer, accelerator = TOYS[0], asic.build(template, SMALL[template])
-    engine = accelerator.engines[0]
-    levels = hierarchy(accelerator, engine)
-    counts = count_nests(layer, engine, levels, enumerate_nests(layer, engine, [x.name for x in levels]))
-    few = nest_front(counts, engine.fill_cycles)
-    assert len(few.cycles) < len(counts.cycles)
-    whole, kept = (totals(layer, accelerator, engine, levels, c) for c in (counts, few))
-    assert kept.latency_ms.min() == pytest.approx(whole.latency_ms.min(), rel=1e-12)
-    rows = sum(6 * max(level.read_energy_pj, level.write_energy_pj) for level in levels) * 1e-9
-    assert whole.energy_mj.min() <= kept.energy_mj.min() <= whole.energy_mj.min() + rows
-    smooth = tuple(dataclasses.replace(x, word_bits=1, read_energy_pj=x.read_energy_pj / x.word_bits) for x in levels)
-    whole, kept = (totals(layer, accelerator, engine, smooth, c) for c in (counts, few))
-    assert kept.energy_mj.min() == pytest.approx(whole.energy_mj.min(), rel=1e-6)
-
-
-def test_many_accelerators_at_once_equal_one_at_a_time():
-    space = asic.space("gemmini", choices={"size": (4, 8), "accumulator_depth": (64, 256), "scratchpad_depth": (128,)})
-    latency, energy = nest_costs(TOYS[0], space.accelerators, (1.0, 0.0))
-    for at, accelerator in enumerate(space.accelerators):
-        fast = best(TOYS[0], accelerator, "latency")[1]
-        low = best(TOYS[0], accelerator, "energy")[1]
-        assert latency[0, at] == pytest.approx(fast.latency_ms)
-        assert energy[1, at] == pytest.approx(low.energy_mj, rel=0.02)  # rounding of DRAM bursts
-
-
 def layers():
     return st.builds(
         lambda k, c, p, q, r, stride, depthwise: Layer(
@@ -213,8 +184,6 @@ def test_a_layer_too_large_for_its_memories_names_them():
     accelerator = asic.build("gemmini", {"size": 4, "accumulator_depth": 1, "scratchpad_depth": 1})
     with pytest.raises(HardwareError, match=r"'big'.*scratchpad 4 B"):
         best(Layer("big", K=8, C=8, P=4, Q=4, R=3, S=3), accelerator)
-    latency, _ = nest_costs(Layer("big", K=8, C=8, P=4, Q=4, R=3, S=3), [accelerator], (1.0,))
-    assert math.isinf(latency[0, 0])
 
 
 def test_technologies_scale_and_are_checked():

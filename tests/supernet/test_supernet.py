@@ -26,7 +26,6 @@ from cosearch.supernet.training import (
     batches,
     make_optimizer,
     rate_at,
-    scale_adder_gradients,
     torch_device,
     train_network,
     train_supernet_epoch,
@@ -242,16 +241,6 @@ def test_the_rate_warms_up_and_falls_to_zero():
     assert rates[55] == pytest.approx(0.1)
     assert all(a > b for a, b in itertools.pairwise(rates[10:]))
     assert rates[-1] < 1e-3 * 0.2
-
-
-def test_adder_gradients_get_adder_nets_length_over_the_entries_in_use():
-    parameter = torch.nn.Parameter(torch.zeros(6, 2))
-    parameter.grad = torch.zeros(6, 2)
-    parameter.grad[:3] = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
-    direction = parameter.grad / parameter.grad.norm()
-    scale_adder_gradients([parameter, torch.nn.Parameter(torch.ones(1))], 0.2)
-    assert float(parameter.grad.norm()) == pytest.approx(0.2 * 6**0.5)
-    assert torch.allclose(parameter.grad / parameter.grad.norm(), direction)
 
 
 def test_weight_decay_spares_adders_and_norms():

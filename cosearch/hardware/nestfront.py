@@ -1,0 +1,298 @@
+"""One layer on many accelerators with declared mapspaces: counted once per array, priced for all its memories.
+
+What a mapping does depends on the array and on which tensors each memory holds, not on capacities, ports or energies.
+Accelerators that differ in these only share one enumeration. Of its mappings those stay that no other one beats in
+everything that any of the accelerators charges for: array cycles; per memory the bits per instance where a port may
+limit, the rows accessed where an access costs energy, and the smallest capacity on offer that takes the tiles. This
+loses no optimum of any of them.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from cosearch.errors import HardwareError
+from cosearch.hardware.accelerator import Accelerator, Engine, MemoryLevel
+from cosearch.hardware.array import edge
+from cosearch.hardware.cost import engine_of, hierarchy
+from cosearch.hardware.mapping import DIMS, RELEVANT, loop_bounds
+from cosearch.hardware.nest import NestCounts, Nests, count_nests, enumerate_nests
+from cosearch.hardware.pricing import Residency
+from cosearch.workload import Layer
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+NOTHING = Residency(weights=False, activations=False)
+
+
+@njit(cache=True)
+def _unbeaten(points: Floats) -> Mask:  # pragma: no cover
+    """Which rows of [n, d] no earlier kept row beats in every column; rows come by a rising first column and sum."""
+    n, d = points.shape
+    keep = np.zeros(n, np.bool_)
+    kept = np.empty(n, np.int64)
+    found = 0
+    for i in range(n):
+        beaten = False
+        for at in range(found):
+            j = kept[at]
+            beaten = True
+            for x in range(d):
+                if points[j, x] > points[i, x]:
+                    beaten = False
+                    break
+            if beaten:  # what beats one row beats its neighbours too: try it first next time
+                kept[at], kept[0] = kept[0], j
+                break
+        if not beaten:
+            keep[i] = True
+            kept[found] = i
+            found += 1
+    return keep
+
+
+@njit(cache=True)
+def _rows_and_shares(
+    bits: Floats, used: Floats, word_bits: Floats, rows: Floats, shares: Floats
+) -> None:  # pragma: no cover
+    """Sums over tensors of bits [b, level, 3]: rows accessed, each tensor's rounded up, and bits per used instance."""
+    for b in range(bits.shape[0]):
+        for level in range(bits.shape[1]):
+            count, total = 0.0, 0.0
+            for x in range(3):
+                count += np.ceil(bits[b, level, x] / word_bits[level] - 1e-9)
+                total += bits[b, level, x]
+            rows[b, level] = count
+            shares[b, level] = total / used[b, level]
+
+
+def room_bits(level: MemoryLevel) -> float:
+    """Bits that tiles may take in one instance."""
+    return level.capacity_bytes * 8 / (2 if level.double_buffered else 1)
+
+
+def resident_bits(accelerator: Accelerator) -> tuple[int, int]:
+    """Weights and activations that may stay in the memory below DRAM, in bits; -1 where it cannot hold them.
+
+    A memory for weights alone, or for activations alone, takes as many as it holds. One for both gives half of itself
+    to what stays and keeps the other half for tiles of the rest (or for the rest, if that stays too).
+    """
+    if len(accelerator.levels) < 2:
+        return -1, -1
+    level = accelerator.levels[-2]
+    weights, activations = "W" in level.holds, {"I", "O"} <= set(level.holds)
+    share = 1.0 if set(level.holds) in ({"W"}, {"I", "O"}) else 0.5
+    room = int(room_bits(level) * level.instances * share)
+    return room if weights else -1, room if activations else -1
+
+
+def beside(levels: Sequence[MemoryLevel], residency: Residency) -> tuple[MemoryLevel, ...]:
+    """The hierarchy with what is left for tiles beside the tensors that stay (see `resident_bits`)."""
+    if not residency.tensors or set(levels[-2].holds) <= set(residency.tensors):
+        return tuple(levels)
+    held = replace(levels[-2], capacity_bytes=levels[-2].capacity_bytes / 2)
+    return (*levels[:-2], held, levels[-1])
+
+
+def geometry(accelerator: Accelerator, engine: Engine) -> tuple[Any, ...]:
+    """What decides the mapspace, its counts and the rows accessed: not capacities, ports, clocks or energies."""
+    levels = tuple(
+        (x.name, x.holds, x.instances, x.keeps, x.word_bits, x.shared_port) for x in hierarchy(accelerator, engine)
+    )
+    return engine.rows, engine.cols, engine.kinds, engine.mapspace, engine.fill_per, engine.fill_cycles, levels
+
+
+def fitting(layer: Layer, levels: Sequence[MemoryLevel], n: Nests, rooms: Floats, resident: Sequence[str]) -> Nests:
+    """The nests whose tiles fit rooms [level] of bits, outputs taken at their final width; loses none that fits."""
+    bounds = np.array([float(loop_bounds(layer)[dim]) for dim in DIMS])
+    reach = np.minimum(np.cumprod(n.spatial * n.temporal, axis=1), bounds)
+    at = {dim: reach[:, :, i] for i, dim in enumerate(DIMS)}
+    rows = edge(at["P"], layer.stride[0], at["R"], layer.dilation[0])
+    cols = edge(at["Q"], layer.stride[1], at["S"], layer.dilation[1])
+    bits = {
+        "W": np.prod([at[d] for d in RELEVANT["W"]], axis=0) * layer.weight_bits * layer.has_weights,
+        "I": at["N"] * at["G"] * at["C"] * rows * cols * layer.input_bits,
+        "O": np.prod([at[d] for d in RELEVANT["O"]], axis=0) * min(layer.output_bits, layer.accumulator_bits),
+    }
+    fits = np.ones(len(reach), bool)
+    for i, level in enumerate(levels):
+        stays = resident if i == len(levels) - 2 else ()
+        need = sum((bits[x][:, i] for x in level.holds if x not in stays), start=np.zeros(len(reach)))
+        fits &= need <= rooms[i]
+    return Nests(n.temporal[fits], n.spatial[fits], n.orders)
+
+
+@dataclass(frozen=True)
+class _Members:
+    """What accelerators of one geometry charge: [level, accelerator], or [accelerator]."""
+
+    read_port: Floats
+    write_port: Floats
+    read_pj: Floats
+    write_pj: Floats
+    room: Floats
+    clock_mhz: Floats
+    lanes: Floats
+    operation_pj: Floats
+    requantise_pj: Floats
+    static_w: Floats
+
+    @classmethod
+    def of(cls, layer: Layer, accelerators: Sequence[Accelerator], residency: Residency) -> "_Members":
+        def table(one: Any) -> Floats:
+            rows = [
+                [float(one(level)) for level in beside(hierarchy(a, engine_of(layer, a)), residency)]
+                for a in accelerators
+            ]
+            return np.array(rows).T
+
+        def row(one: Any) -> Floats:
+            return np.array([float(one(a)) for a in accelerators])
+
+        return cls(
+            table(lambda x: x.read_bits_per_cycle),
+            table(lambda x: x.write_bits_per_cycle),
+            table(lambda x: x.read_energy_pj),
+            table(lambda x: x.write_energy_pj),
+            table(room_bits),
+            row(lambda a: a.clock_mhz),
+            row(lambda a: a.lanes),
+            row(lambda a: a.energies.operation_pj(layer, engine_of(layer, a).fabric)),
+            row(lambda a: a.energies.requantise_pj),
+            row(lambda a: a.static_power_w),
+        )
+
+
+@dataclass(frozen=True)
+class _Charged:
+    """What accelerators of one geometry charge for, per mapping.
+
+    cycles [b] of the array; bits [b, port] per instance with the level of each port and whether it only writes; rows
+    [b, memory] accessed with the level and whether they are written; class [b, level]: how many of the rooms on offer
+    are too small.
+    """
+
+    cycles: Floats
+    bits: Floats
+    ports: tuple[tuple[int, bool], ...]
+    rows: Floats
+    memories: tuple[tuple[int, bool], ...]
+    too_small: Floats
+
+    def take(self, index: Ints) -> "_Charged":
+        some = {name: getattr(self, name)[index] for name in ("cycles", "bits", "rows", "too_small")}
+        return replace(self, **some)
+
+
+def _charged(layer: Layer, engine: Engine, levels: Sequence[MemoryLevel], c: NestCounts, m: _Members) -> _Charged:
+    words = np.array([float(level.word_bits) for level in levels])
+    shape = c.used.shape
+    row_in, row_out, share_in, share_out = (np.empty(shape) for _ in range(4))
+    _rows_and_shares(c.read_bits, c.used, words, row_in, share_in)
+    _rows_and_shares(c.write_bits, c.used, words, row_out, share_out)
+    bits, ports, rows, memories, small = [], [], [], [], []
+    possible = np.ones(len(c.cycles), bool)
+    for i, level in enumerate(levels):
+        if level.shared_port:
+            sides = [(share_in[:, i] + share_out[:, i], m.read_port, False)]
+        else:
+            sides = [(share_in[:, i], m.read_port, False), (share_out[:, i], m.write_port, True)]
+        for share, port, writes in sides:
+            if np.isfinite(port[i]).any():
+                bits.append(share)
+                ports.append((i, writes))
+        if (m.read_pj[i] == m.write_pj[i]).all():
+            kinds = [(row_in[:, i] + row_out[:, i], m.read_pj, False)]
+        else:
+            kinds = [(row_in[:, i], m.read_pj, False), (row_out[:, i], m.write_pj, True)]
+        for count, energy, writes in kinds:
+            if energy[i].any():
+                rows.append(count)
+                memories.append((i, writes))
+        offered = np.unique(m.room[i])
+        small.append(np.searchsorted(offered, c.footprint_bits[:, i]))
+        possible &= (small[-1] < len(offered)) & (c.fanout[:, i] <= level.instances)
+    cycles = c.cycles * engine.cycles_per_operation(layer) + engine.fill_cycles * c.fills
+    none = np.empty((len(cycles), 0))
+    table = _Charged(
+        cycles,
+        np.stack(bits, 1) if bits else none,
+        tuple(ports),
+        np.stack(rows, 1) if rows else none,
+        tuple(memories),
+        np.stack(small, 1).astype(float),
+    )
+    return table.take(np.flatnonzero(possible))
+
+
+def _front(table: _Charged) -> _Charged:
+    varies = table.too_small[:, np.ptp(table.too_small, axis=0) > 0] if len(table.cycles) else table.too_small
+    points = np.concatenate([table.cycles[:, None], table.bits, table.rows, varies], axis=1)
+    order = np.lexsort((points.sum(axis=1), points[:, 0]))
+    return table.take(order[_unbeaten(np.ascontiguousarray(points[order]))])
+
+
+def _price(layer: Layer, t: _Charged, m: _Members) -> tuple[Floats, Floats]:
+    """latency_ms and energy_mj, [accelerator, mapping]; infinite where tiles do not fit."""
+    cycles = np.maximum(t.cycles, np.ceil(layer.output_count / m.lanes)[:, None])
+    for at, (i, writes) in enumerate(t.ports):
+        cycles = np.maximum(cycles, t.bits[:, at] / (m.write_port if writes else m.read_port)[i][:, None])
+    pj = (layer.macs * m.operation_pj + layer.output_count * m.requantise_pj)[:, None]
+    for at, (i, writes) in enumerate(t.memories):
+        pj = pj + t.rows[:, at] * (m.write_pj if writes else m.read_pj)[i][:, None]
+    fits = np.ones(cycles.shape, bool)
+    for i in range(len(m.room)):
+        fits &= t.too_small[:, i] <= np.searchsorted(np.unique(m.room[i]), m.room[i])[:, None]
+    ms = np.where(fits, cycles / (m.clock_mhz * 1e3)[:, None], np.inf)
+    return ms, np.where(fits, pj * 1e-9 + np.where(fits, ms, 0.0) * m.static_w[:, None], np.inf)
+
+
+def _charged_by(layer: Layer, members: Sequence[Accelerator], residency: Residency, m: _Members) -> _Charged:
+    """Raises: HardwareError if the mapspace cannot hold the layer."""
+    engine = engine_of(layer, members[0])
+    levels = hierarchy(members[0], engine)
+    nests = enumerate_nests(layer, engine, [level.name for level in levels])
+    nests = fitting(layer, levels, nests, m.room.max(axis=1), residency.tensors)
+    return _front(_charged(layer, engine, levels, count_nests(layer, engine, levels, nests, residency.tensors), m))
+
+
+def nest_costs(
+    layer: Layer, accelerators: Sequence[Accelerator], policies: Sequence[float], residency: Residency = NOTHING
+) -> tuple[Floats, Floats]:
+    """The best mapping of one layer on many accelerators: latency_ms and energy_mj, [policy, accelerator].
+
+    policies: as in `pricing.best_costs`. residency: what stays on chip; infinite on accelerators that cannot keep it,
+    and where no mapping fits.
+    """
+    latency = np.full((len(policies), len(accelerators)), np.inf)
+    energy = np.full((len(policies), len(accelerators)), np.inf)
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for at, accelerator in enumerate(accelerators):
+        room = resident_bits(accelerator)
+        if (room[0] >= 0 or not residency.weights) and (room[1] >= 0 or not residency.activations):
+            groups.setdefault(geometry(accelerator, engine_of(layer, accelerator)), []).append(at)
+    for members in groups.values():
+        some = [accelerators[at] for at in members]
+        m = _Members.of(layer, some, residency)
+        try:
+            table = _charged_by(layer, some, residency, m)
+        except HardwareError:
+            continue  # a mapspace that cannot hold this layer: infinite cost on its accelerators
+        if not len(table.cycles):
+            continue
+        ms, mj = _price(layer, table, m)
+        here = np.arange(len(members))
+        for p, w in enumerate(policies):
+            with np.errstate(invalid="ignore"):  # a weight of zero times infinity
+                value = np.where(np.isfinite(ms), w * ms + (1 - w) * mj, np.inf)
+            other = np.where(value == value.min(axis=1, keepdims=True), mj if w == 1 else ms, math.inf)
+            chosen = other.argmin(axis=1)
+            latency[p, members], energy[p, members] = ms[here, chosen], mj[here, chosen]
+    return latency, energy

@@ -1,0 +1,60 @@
+"""A predictor of a new target from a few samples of it and a predictor of another."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from predictors.base import Arrays, Floats, Predictor, checked
+from predictors.gp import GaussianProcess
+
+
+class Adapted(Predictor):
+    """A Gaussian process of what the source predicts (a line) and of the features (what the line does not explain)."""
+
+    name = "adapted"
+    minimum = 3
+
+    def __init__(self, source: Predictor | dict[str, Any], seed: int = 0) -> None:
+        if isinstance(source, dict):
+            from predictors import find
+
+            self.source: Predictor = find(source["model"])(**source["options"])
+        else:
+            self.source = source
+        super().__init__(self.source.log, seed)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"source": {"model": self.source.name, "options": self.source.options}, "seed": self.seed}
+
+    def fit(self, X: npt.ArrayLike, y: npt.ArrayLike) -> "Adapted":
+        features, targets = checked(X, y, self.minimum, self.name, self.log)
+        return super().fit(self._seen(features), targets)
+
+    def predict(self, X: npt.ArrayLike) -> tuple[Floats, Floats]:
+        self._require_fit()
+        return super().predict(self._seen(X))
+
+    def _seen(self, X: npt.ArrayLike) -> Floats:
+        """[n, 1 + d] the source's prediction before the features."""
+        mean, _ = self.source.predict(X)
+        return np.column_stack([np.log(mean) if self.log else mean, np.asarray(X, dtype=float)])
+
+    def _fit(self, X: Floats, y: Floats) -> None:
+        self._residual = GaussianProcess(seed=self.seed, groups=[[0], list(range(1, X.shape[1]))]).fit(X, y)
+
+    def _predict(self, X: Floats) -> tuple[Floats, Floats]:
+        return self._residual.predict(X)
+
+    def _arrays(self) -> Arrays:
+        source = {f"source/{key}": value for key, value in self.source.arrays().items()}
+        return source | {f"residual/{key}": value for key, value in self._residual.arrays().items()}
+
+    def _restore(self, arrays: Arrays) -> None:
+        def part(prefix: str) -> Arrays:
+            return {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
+
+        self.source.restore(part("source/"))
+        width = len(self._centre)
+        self._residual = GaussianProcess(groups=[[0], list(range(1, width))]).restore(part("residual/"))

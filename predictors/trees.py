@@ -1,0 +1,146 @@
+"""Random forest and gradient boosting. scikit-learn grows the trees; they are kept and run as plain arrays."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit, prange
+
+from cosearch.errors import DataError
+from predictors.base import Arrays, Floats, Predictor
+
+TREES, ROUNDS, RATE, DEPTH, MEMBERS = 200, 150, 0.1, 4, 5
+
+
+class _Trees(Predictor):
+    """Trees [t] of nodes in one table, members [m] that each sum theirs; the members' spread is the uncertainty.
+
+    monotone: per column 1 if the target may only rise with it, -1 if only fall, 0 if free; None is all free.
+    """
+
+    def __init__(self, log: bool = False, seed: int = 0, monotone: Sequence[int] | None = None) -> None:
+        super().__init__(log, seed)
+        self.monotone = [int(m) for m in monotone] if monotone is not None else None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {**super().options, "monotone": self.monotone}
+
+    def _constraint(self, d: int) -> list[int] | None:
+        if self.monotone is not None and len(self.monotone) != d:
+            raise DataError(f"{len(self.monotone)} monotone constraints for {d} features: expected one for each")
+        return self.monotone
+
+    def _keep(self, members: list[list[Any]], scale: float, noise: float) -> None:
+        """members: fitted scikit-learn trees; noise: standard deviation of what even the mean does not explain."""
+        trees = [tree.tree_ for member in members for tree in member]
+        starts = np.cumsum([0, *(t.node_count for t in trees)])
+        leaf = [t.children_left < 0 for t in trees]
+        offsets = list(zip(trees, starts[:-1], leaf, strict=True))
+        self._left = np.concatenate([np.where(x, -1, t.children_left + s) for t, s, x in offsets]).astype(np.int32)
+        self._right = np.concatenate([np.where(x, -1, t.children_right + s) for t, s, x in offsets]).astype(np.int32)
+        self._feature = np.concatenate([np.maximum(t.feature, 0) for t in trees]).astype(np.int32)
+        self._threshold = np.concatenate([t.threshold for t in trees])
+        self._value = scale * np.concatenate([t.value.reshape(-1) for t in trees])
+        self._roots = starts[:-1].astype(np.int32)
+        self._member = np.repeat(np.arange(len(members)), [len(m) for m in members]).astype(np.int32)
+        self._noise = np.array([noise])
+
+    def _members(self, X: Floats) -> Floats:
+        """[m, members] what each member says."""
+        # scikit-learn grew the trees on single precision, and compares so
+        rows = X.astype(np.float32)
+        table = (self._left, self._right, self._feature, self._threshold, self._value)
+        return _descend(rows, *table, self._roots, self._member, int(self._member[-1]) + 1)
+
+    def _predict(self, X: Floats) -> tuple[Floats, Floats]:
+        each = self._members(X)
+        return each.mean(1), np.sqrt(each.var(1) + self._noise[0] ** 2)
+
+    def _arrays(self) -> Arrays:
+        return {key: getattr(self, f"_{key}") for key in _TABLE}
+
+    def _restore(self, arrays: Arrays) -> None:
+        for key in _TABLE:
+            setattr(self, f"_{key}", arrays[key])
+
+
+_TABLE = ("left", "right", "feature", "threshold", "value", "roots", "member", "noise")
+
+
+class RandomForest(_Trees):
+    """200 trees on bootstraps, a third of the columns per split."""
+
+    name = "forest"
+    minimum = 5
+
+    def _fit(self, X: Floats, y: Floats) -> None:
+        from sklearn.ensemble import RandomForestRegressor
+
+        forest = RandomForestRegressor(
+            TREES,
+            max_features=1 / 3,
+            oob_score=True,
+            bootstrap=True,
+            random_state=self.seed,
+            monotonic_cst=self._constraint(X.shape[1]),
+        ).fit(X, y)
+        residual = float(np.sqrt(np.mean((forest.oob_prediction_ - y) ** 2)))
+        self._keep([[tree] for tree in forest.estimators_], 1.0, 0.5 * residual)
+
+
+class Boosting(_Trees):
+    """Squared loss, 150 rounds of depth-4 trees at rate 0.1 on halves of the rows; five such members."""
+
+    name = "boosting"
+    minimum = 5
+
+    def _fit(self, X: Floats, y: Floats) -> None:
+        from sklearn.tree import DecisionTreeRegressor
+
+        rng = np.random.default_rng(self.seed)
+        members: list[list[Any]] = []
+        out = np.zeros(len(y))
+        fold = rng.permutation(len(y)) % MEMBERS
+        for member in range(MEMBERS):
+            # each member leaves a fifth out, on which the noise is measured
+            rows, rest = np.flatnonzero(fold != member), np.flatnonzero(fold == member)
+            residual, trees = y.copy(), []
+            for _ in range(ROUNDS):
+                part = rng.choice(rows, max(2, int(0.7 * len(rows))), replace=False)
+                tree = DecisionTreeRegressor(
+                    max_depth=DEPTH,
+                    min_samples_leaf=min(3, max(1, len(rows) // 10)),
+                    max_features=0.5,
+                    random_state=int(rng.integers(2**31)),
+                    monotonic_cst=self._constraint(X.shape[1]),
+                ).fit(X[part], residual[part])
+                residual -= RATE * tree.predict(X)
+                trees.append(tree)
+            out[rest] = residual[rest]
+            members.append(trees)
+        self._keep(members, RATE, float(np.sqrt(np.mean(out**2))))
+
+
+@njit(cache=True, parallel=True)
+def _descend(
+    X: npt.NDArray[np.float32],
+    left: npt.NDArray[np.int32],
+    right: npt.NDArray[np.int32],
+    feature: npt.NDArray[np.int32],
+    threshold: Floats,
+    value: Floats,
+    roots: npt.NDArray[np.int32],
+    member: npt.NDArray[np.int32],
+    members: int,
+) -> Floats:  # pragma: no cover
+    """[rows, members] sum over each member's trees of the leaf that a row reaches."""
+    out = np.zeros((len(X), members))
+    for i in prange(len(X)):
+        for t in range(len(roots)):
+            node = roots[t]
+            while left[node] >= 0:
+                node = left[node] if X[i, feature[node]] <= threshold[node] else right[node]
+            out[i, member[t]] += value[node]
+    return out
