@@ -16,12 +16,11 @@ from cosearch.hardware.nest import (
     Objective,
     Totals,
     best_of,
-    count_nests,
     enumerate_nests,
     nest_mapping,
-    totals,
+    price_nests,
 )
-from cosearch.hardware.nestfront import nest_costs
+from cosearch.hardware.nestfront import beside, nest_costs
 from cosearch.hardware.pricing import LayerFront, Residency, feasible, layer_front, mapping_energy_pj, traffic
 from cosearch.hardware.tables import EngineTable, Floats, Prices, SharedTable, engine_table, resource_row, tables_of
 from cosearch.workload import Layer
@@ -52,11 +51,10 @@ def best(
 def _best_nest(
     layer: Layer, accelerator: Accelerator, engine: Engine, objective: Objective, residency: Residency
 ) -> Mapping:
-    levels = hierarchy(accelerator, engine)
+    levels = beside(hierarchy(accelerator, engine), residency)
     names = [level.name for level in levels]
     nests = enumerate_nests(layer, engine, names)
-    counts = count_nests(layer, engine, levels, nests, residency.tensors)
-    at = best_of(objective, totals(layer, accelerator, engine, levels, counts))
+    at = best_of(objective, price_nests(layer, accelerator, engine, levels, nests, residency.tensors))
     if at is None:
         raise HardwareError(
             f"layer {layer.name!r}: no mapping fits accelerator {accelerator.name!r}; give it larger buffers "
