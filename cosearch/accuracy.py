@@ -47,7 +47,7 @@ class SupernetAccuracy:
 
         key = arch_key(arch)
         if key not in self._known:
-            network = self.supernet.extract(self.space.blocks(arch))
+            network = self.supernet.extract(self.space.blueprint(arch))
             calibrate(network, self._calibration)
             set_simulation(network, True)
             self._known[key] = accuracy(network, self.dataset.validation, self.device)

@@ -223,7 +223,7 @@ def _trained_supernet(run: RunDirectory, problem: Problem, device: str, reporter
     done = restore(run, supernet, optimizer, space.name, recipe.epochs)
 
     def path(epoch: int, step: int) -> Any:
-        return tuple(space.blocks(space.sample(numpy_stream(config.seed, "path", epoch, step))))
+        return space.blueprint(space.sample(numpy_stream(config.seed, "path", epoch, step)))
 
     saved = time.monotonic()
     with reporter.phase("training the supernet", recipe.epochs, done) as phase:

@@ -1,8 +1,9 @@
 """The exact integer form of a trained `Network`: what the accelerator computes, bit for bit.
 
-Activations are 8 bits (unsigned after a ReLU, signed elsewhere, zero exact), weights 8 bits (conv, add) or a sign and
-a 3-bit exponent (shift), accumulators 24 bits. Batch-norm is folded into the requantisation of each layer: per output
-channel one 16-bit multiplier, one right shift and one integer offset.
+Activations are 8 bits (unsigned after a ReLU, signed elsewhere, zero exact), weights 8 bits or fewer (conv, add) or a
+sign and a 3-bit exponent (shift), accumulators 24 bits. Batch-norm is folded into the requantisation of each layer:
+per output channel one 16-bit multiplier, one right shift and one integer offset. Low-rank and butterfly layers are
+several layers with 8 bits between them.
 
 An adder layer subtracts weights from inputs, so both are written in the step of the input tensor. A weight outside
 the input's range is moved to its end, which is exact: |w - x| = |end - x| + |w - end| for every x in the range, and the
@@ -10,7 +11,7 @@ constant joins the offset.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,12 +19,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cosearch.blueprint import ACCUMULATOR_BITS, ACTIVATION_BITS, Conv, Linear, Pool, Sum
 from cosearch.data import Split
 from cosearch.errors import CosearchError, RunError
-from cosearch.macro import ACCUMULATOR_BITS, ACTIVATION_BITS, OPERATORS
 from cosearch.operators.adder import add_conv2d
-from cosearch.operators.shift import shift_weight
-from cosearch.supernet.blocks import InvertedBottleneck, Network, Unit
+from cosearch.supernet import arithmetic
+from cosearch.supernet.blocks import Network, Unit
+from cosearch.workload import INPUT
 
 MULTIPLIER_BITS = 16
 
@@ -51,13 +53,17 @@ class Requantise:
 
 @dataclass(frozen=True)
 class IntegerConv:
-    """weight: K x C/groups x k x k, int64. A shift layer's are signed powers of two, 2^0 to 2^7."""
+    """weight: K x C/groups x k x k, int64. A shift layer's are signed powers of two, 2^0 to 2^7.
+
+    relu: negative inputs are read as 0.
+    """
 
     name: str
     op: str
     weight: Tensor
     stride: int
     groups: int
+    relu: bool
     requantise: Requantise
 
     def accumulate(self, x: Tensor) -> Tensor:
@@ -66,6 +72,7 @@ class IntegerConv:
         Raises: AccumulatorOverflowError.
         """
         padding = self.weight.shape[-1] // 2
+        x = x.clamp_min(0) if self.relu else x
         if self.op == "add":
             # float32 sums of integers are exact below 2^24, which is the accumulator's own limit
             sums = add_conv2d(x.float(), self.weight.float(), self.stride, padding, groups=self.groups)
@@ -73,61 +80,99 @@ class IntegerConv:
             sums = F.conv2d(x.double(), self.weight.double(), None, self.stride, padding, 1, self.groups)
         return _within_accumulator(self.name, sums.long())
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.requantise(self.accumulate(x))
+    def __call__(self, values: Sequence[Tensor]) -> Tensor:
+        return self.requantise(self.accumulate(values[0]))
 
 
 @dataclass(frozen=True)
-class IntegerBlock:
-    """residual: how branch and entry are brought to the step of their sum; None without a residual."""
+class IntegerSum:
+    """out = clamp((sum of value * multiplier + half) >> shift, -127, 127), one multiplier per value."""
 
-    layers: tuple[IntegerConv, IntegerConv, IntegerConv]
-    residual: "Residual | None"
-
-    def __call__(self, x: Tensor) -> Tensor:
-        y = x
-        for layer in self.layers:
-            y = layer(y)
-        return self.residual(y, x) if self.residual else y
-
-
-@dataclass(frozen=True)
-class Residual:
-    """out = clamp((branch * m_b + entry * m_e + half) >> shift, -127, 127)."""
-
-    branch_multiplier: int
-    entry_multiplier: int
+    name: str
+    multipliers: tuple[int, ...]
     shift: int
 
-    def __call__(self, branch: Tensor, entry: Tensor) -> Tensor:
+    def __call__(self, values: Sequence[Tensor]) -> Tensor:
         half = 1 << (self.shift - 1)
-        total = branch * self.branch_multiplier + entry * self.entry_multiplier + half
+        total = sum((v * m for v, m in zip(values, self.multipliers, strict=True)), torch.tensor(half))
         return (total >> self.shift).clamp(-127, 127)
 
 
 @dataclass(frozen=True)
+class IntegerPool:
+    """Sums over windows, times 2^shift / (pixels that count), rounded, shifted back: an average in the same step.
+
+    global_: over the whole image.
+    """
+
+    name: str
+    kernel: tuple[int, int]
+    stride: int
+    relu: bool
+    global_: bool
+    shift: int = MULTIPLIER_BITS - 1
+
+    def __call__(self, values: Sequence[Tensor]) -> Tensor:
+        x = values[0].clamp_min(0) if self.relu else values[0]
+        sums, counts = _window_sums(x, self), _window_sums(torch.ones_like(x[:1, :1]), self)
+        multiplier = (2.0**self.shift / counts.double()).round().long()
+        return (sums * multiplier + (1 << (self.shift - 1))) >> self.shift
+
+
+def _window_sums(x: Tensor, step: IntegerPool) -> Tensor:
+    if step.global_:
+        return x.sum((2, 3), keepdim=True)
+    padding = (step.kernel[0] - 1) // 2 if step.stride == 1 else 0
+    # with a divisor of one these are sums, exact in float64; padding adds nothing
+    return F.avg_pool2d(x.double(), step.kernel, step.stride, padding, ceil_mode=True, divisor_override=1).long()
+
+
+@dataclass(frozen=True)
+class IntegerZeros:
+    """A tensor of zeros. size: of one image."""
+
+    name: str
+    size: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class IntegerLinear:
+    """The classifier: logits are integers in one common step. weight: classes x C; bias: classes; int64."""
+
+    name: str
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, values: Sequence[Tensor]) -> Tensor:
+        # products in float64 are exact for these widths and, unlike int64 matrix products, fast
+        logits = (values[0].flatten(1).double() @ self.weight.double().T).long() + self.bias
+        return _within_accumulator(self.name, logits)
+
+
+IntegerStep = IntegerConv | IntegerSum | IntegerPool | IntegerZeros | IntegerLinear
+
+
+@dataclass(frozen=True)
 class IntegerNetwork:
-    """input_step: the real value of one integer step of the image. Logits are integers in one common step."""
+    """input_step: the real value of one integer step of the image. reads: per step the steps it reads, -1 the image."""
 
     input_step: float
-    stem: IntegerConv
-    blocks: tuple[IntegerBlock, ...]
-    head: IntegerConv
-    pool: Requantise
-    classifier_weight: Tensor
-    classifier_bias: Tensor
+    steps: tuple[IntegerStep, ...]
+    reads: tuple[tuple[int, ...], ...]
 
     def __call__(self, images: Tensor) -> Tensor:
         """images: B x C x H x W, float. Returns: B x classes, int64."""
-        y = (images / self.input_step).round().clamp(-127, 127).long()
-        y = self.stem(y)
-        for block in self.blocks:
-            y = block(y)
-        y = self.head(y)
-        pooled = self.pool(y.sum((2, 3), keepdim=True))[:, :, 0, 0]
-        # products in float64 are exact for these widths and, unlike int64 matrix products, fast
-        logits = (pooled.double() @ self.classifier_weight.double().T).long() + self.classifier_bias
-        return _within_accumulator("classifier", logits)
+        last_reader = {j: i for i, reads in enumerate(self.reads) for j in reads}
+        values = {INPUT: (images / self.input_step).round().clamp(-127, 127).long()}
+        for i, (step, reads) in enumerate(zip(self.steps, self.reads, strict=True)):
+            if isinstance(step, IntegerZeros):
+                values[i] = torch.zeros((len(images), *step.size), dtype=torch.int64)
+            else:
+                values[i] = step([values[j] for j in reads])
+            for j in set(reads):
+                if last_reader[j] == i:
+                    del values[j]
+        return values[len(self.steps) - 1]
 
 
 def _within_accumulator(name: str, value: Tensor) -> Tensor:
@@ -165,68 +210,88 @@ def _fixed_point(scale: Tensor, offset: Tensor, tensor: _Tensor) -> Requantise:
     return Requantise(multiplier, shift, (offset * 2.0**shift + half).round().long(), low, high)
 
 
-def _integer_weight(unit: Unit, entry: _Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Integer weights; per output channel the real value of one accumulator step, and a real constant to add."""
-    weight = unit.weight.detach().double()
-    ones = torch.ones(len(weight), dtype=torch.float64)
-    if unit.op == "add":
-        low, high = entry.limits
-        held = weight.clamp(low * entry.step, high * entry.step)
-        return (held / entry.step).round().long(), ones * entry.step, -(weight - held).abs().sum((1, 2, 3))
-    if unit.op == "shift":
-        places = 2 ** (OPERATORS["shift"].weight_bits - 1) - 1
-        exact = shift_weight(unit.weight.detach(), OPERATORS["shift"].weight_bits).double()
-        return (exact * 2.0**places).round().long(), ones * entry.step * 2.0**-places, ones * 0
-    step = weight.abs().amax((1, 2, 3)).clamp_min(1e-12) / 127
-    return (weight / step.view(-1, 1, 1, 1)).round().long(), step * entry.step, ones * 0
+def _adder_weight(weight: Tensor, entry: _Tensor) -> tuple[Tensor, Tensor]:
+    """Integer weights in the step of the input, and per output channel a real constant to add."""
+    low, high = entry.limits
+    held = weight.clamp(low * entry.step, high * entry.step)
+    return (held / entry.step).round().long(), -(weight - held).abs().sum((1, 2, 3))
 
 
-def _convert(name: str, unit: Unit, entry: _Tensor) -> tuple[IntegerConv, _Tensor]:
-    bn = unit.bn
+def _convert(unit: Unit, entry: _Tensor) -> tuple[list[IntegerConv], _Tensor]:
+    """A unit's layers - one, or those of its chain - and how the last one's output is written."""
+    step, bn = unit.step, unit.bn
     assert bn.running_mean is not None
     assert bn.running_var is not None
     gain = bn.weight.detach().double() / torch.sqrt(bn.running_var.double() + bn.eps)
     shift = bn.bias.detach().double() - bn.running_mean.double() * gain
-    weight, step, constant = _integer_weight(unit, entry)
-    out = _written(float(unit.amax), not unit.relu)
-    requantise = _fixed_point(gain * step / out.step, (shift + gain * constant) / out.step, out)
-    return IntegerConv(name, unit.op, weight, unit.stride, unit.groups, requantise), out
-
-
-def _convert_block(name: str, block: InvertedBottleneck, entry: _Tensor) -> tuple[IntegerBlock, _Tensor]:
-    expand, y = _convert(f"{name}.expand", block.expand, entry)
-    depthwise, y = _convert(f"{name}.depthwise", block.depthwise, y)
-    project, y = _convert(f"{name}.project", block.project, y)
-    if not block.residual:
-        return IntegerBlock((expand, depthwise, project), None), y
-    out = _written(float(block.amax), True)
-    shift = MULTIPLIER_BITS - 2
-    residual = Residual(round(y.step / out.step * 2**shift), round(entry.step / out.step * 2**shift), shift)
-    return IntegerBlock((expand, depthwise, project), residual), out
+    out = _written(float(unit.amax), step.relu != "after")
+    if step.op == "add":
+        seen = _Tensor(entry.step, entry.signed and step.relu != "before")
+        weight, constant = _adder_weight(unit.weight.detach().double(), seen)
+        requantise = _fixed_point(gain * entry.step / out.step, (shift + gain * constant) / out.step, out)
+        reads_relu = step.relu == "before"
+        return [IntegerConv(step.name, "add", weight, step.stride, step.groups, reads_relu, requantise)], out
+    layers, stages = [], arithmetic.stages(step, [w.detach() for w in unit.weights])
+    for i, (stage, dense) in enumerate(stages):
+        levels, unit_value = arithmetic.weight_levels(stage, dense.double())
+        scale = unit_value.flatten() * entry.step
+        if i + 1 < len(stages):
+            middle = _written(float(unit.middle[i]), True)
+            requantise = _fixed_point(scale / middle.step, torch.zeros_like(scale), middle)
+        else:
+            middle = out
+            requantise = _fixed_point(gain * scale / out.step, shift / out.step, out)
+        relu = i == 0 and step.relu == "before"
+        op = "shift" if step.op == "shift" else "conv"
+        weight = levels.round().long()
+        layers.append(IntegerConv(stage.name, op, weight, stage.stride, stage.groups, relu, requantise))
+        entry = middle
+    return layers, out
 
 
 @torch.no_grad()
 def to_integer(network: Network, images: Tensor) -> IntegerNetwork:
     """Convert a trained, calibrated network. images: calibration images, for the range of the input."""
     network = network.cpu().eval()
-    entry = _written(float(images.abs().max()), True)
-    input_step = entry.step
-    stem, entry = _convert("stem", network.stem, entry)
-    converted = []
-    for i, block in enumerate(network.blocks):
-        assert isinstance(block, InvertedBottleneck)
-        integer, entry = _convert_block(f"block{i + 1}", block, entry)
-        converted.append(integer)
-    head, entry = _convert("head", network.head, entry)
-    positions = network.macro.positions
-    height, width = positions[-1].out_size
-    pooled = _Tensor(entry.step, False)
-    channels = torch.ones(network.macro.head_channels, dtype=torch.float64)
-    pool = _fixed_point(channels / (height * width), channels * 0, pooled)
+    written = {INPUT: _written(float(images.abs().max()), True)}
+    place = {INPUT: INPUT}  # blueprint step -> the integer step that holds its value
+    steps: list[IntegerStep] = []
+    reads: list[tuple[int, ...]] = []
+
+    def append(step: IntegerStep, sources: Sequence[int]) -> None:
+        steps.append(step)
+        reads.append(tuple(sources))
+
+    for i, step in enumerate(network.blueprint.steps):
+        sources = [place[j] for j in step.reads]
+        if isinstance(step, Conv):
+            layers, written[i] = _convert(network.unit(step.name), written[step.source])
+            for layer in layers:
+                append(layer, sources)
+                sources = [len(steps) - 1]
+        elif isinstance(step, Sum) and not step.sources:
+            append(IntegerZeros(step.name, (step.channels, *step.size)), ())
+            written[i] = _written(1.0, True)
+        elif isinstance(step, Sum):
+            written[i] = _written(float(network.addition(step.name).amax), True)
+            shift = MULTIPLIER_BITS - 2
+            ratios = [written[j].step / written[i].step for j in step.reads]
+            append(IntegerSum(step.name, tuple(round(ratio * 2**shift) for ratio in ratios), shift), sources)
+        elif isinstance(step, Pool):
+            append(IntegerPool(step.name, step.kernel, step.stride, step.relu, step.size == (1, 1)), sources)
+            source = written[step.source]
+            written[i] = _Tensor(source.step, source.signed and not step.relu)
+        else:
+            append(_convert_classifier(step, network, written[step.source]), sources)
+        place[i] = len(steps) - 1
+    return IntegerNetwork(written[INPUT].step, tuple(steps), tuple(reads))
+
+
+def _convert_classifier(step: Linear, network: Network, entry: _Tensor) -> IntegerLinear:
     weight = network.classifier.weight.double()
-    step = float(weight.abs().max()) / 127
-    bias = (network.classifier.bias.double() / (step * pooled.step)).round().long()
-    return IntegerNetwork(input_step, stem, tuple(converted), head, pool, (weight / step).round().long(), bias)
+    unit = float(weight.abs().max()) / 127
+    bias = (network.classifier.bias.double() / (unit * entry.step)).round().long()
+    return IntegerLinear(step.name, (weight / unit).round().long(), bias)
 
 
 @torch.no_grad()
@@ -241,38 +306,30 @@ def integer_accuracy(network: IntegerNetwork, split: Split) -> float:
     return float((predicted == torch.from_numpy(split.y)).double().mean())
 
 
-FORMAT = {"format": "cosearch.integer", "version": "1"}
+FORMAT = {"format": "cosearch.integer", "version": "2"}
+_PARTS = ("multiplier", "shift", "offset")
 
 
 def to_tensors(network: IntegerNetwork) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Everything that the hardware needs, as named int64 tensors and JSON metadata; `from_tensors` reads it."""
     tensors: dict[str, Tensor] = {}
-
-    def requantise(name: str, value: Requantise) -> dict[str, Any]:
-        for part in ("multiplier", "shift", "offset"):
-            tensors[f"{name}.{part}"] = getattr(value, part)
-        return {"low": value.low, "high": value.high}
-
-    def conv(layer: IntegerConv) -> dict[str, Any]:
-        tensors[f"{layer.name}.weight"] = layer.weight
-        fixed = {"name": layer.name, "op": layer.op, "stride": layer.stride, "groups": layer.groups}
-        return {**fixed, **requantise(layer.name, layer.requantise)}
-
-    structure = {
-        "input_step": network.input_step,
-        "stem": conv(network.stem),
-        "blocks": [
-            {
-                "layers": [conv(layer) for layer in block.layers],
-                "residual": asdict(block.residual) if block.residual else None,
-            }
-            for block in network.blocks
-        ],
-        "head": conv(network.head),
-        "pool": requantise("pool", network.pool),
-    }
-    tensors["classifier.weight"], tensors["classifier.bias"] = network.classifier_weight, network.classifier_bias
+    steps = []
+    for step in network.steps:
+        if isinstance(step, IntegerConv):
+            tensors[f"{step.name}.weight"] = step.weight
+            tensors |= {f"{step.name}.{part}": getattr(step.requantise, part) for part in _PARTS}
+            fixed = {key: getattr(step, key) for key in ("name", "op", "stride", "groups", "relu")}
+            steps.append({"kind": "conv", **fixed, "low": step.requantise.low, "high": step.requantise.high})
+        elif isinstance(step, IntegerLinear):
+            tensors[f"{step.name}.weight"], tensors[f"{step.name}.bias"] = step.weight, step.bias
+            steps.append({"kind": "linear", "name": step.name})
+        else:
+            steps.append({"kind": _KINDS[type(step)], **asdict(step)})
+    structure = {"input_step": network.input_step, "steps": steps, "reads": network.reads}
     return tensors, {**FORMAT, "network": json.dumps(structure)}
+
+
+_KINDS: dict[type, str] = {IntegerSum: "sum", IntegerPool: "pool", IntegerZeros: "zeros"}
 
 
 def from_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> IntegerNetwork:
@@ -280,29 +337,33 @@ def from_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
     if any(metadata.get(key) != value for key, value in FORMAT.items()):
         raise RunError(f"expected tensors with {FORMAT}, got {dict(metadata)}"[:200])
 
-    def requantise(name: str, data: Mapping[str, Any]) -> Requantise:
-        multiplier, shift, offset = (tensors[f"{name}.{part}"] for part in ("multiplier", "shift", "offset"))
-        return Requantise(multiplier, shift, offset, int(data["low"]), int(data["high"]))
-
-    def conv(data: Mapping[str, Any]) -> IntegerConv:
+    def step(data: Mapping[str, Any]) -> IntegerStep:
         name = str(data["name"])
-        weight, stride, groups = tensors[f"{name}.weight"], int(data["stride"]), int(data["groups"])
-        return IntegerConv(name, str(data["op"]), weight, stride, groups, requantise(name, data))
-
-    def block(data: Mapping[str, Any]) -> IntegerBlock:
-        first, second, third = (conv(layer) for layer in data["layers"])
-        return IntegerBlock((first, second, third), Residual(**data["residual"]) if data["residual"] else None)
+        match data["kind"]:
+            case "conv":
+                parts = [tensors[f"{name}.{part}"] for part in _PARTS]
+                requantise = Requantise(parts[0], parts[1], parts[2], int(data["low"]), int(data["high"]))
+                stride, groups, relu = int(data["stride"]), int(data["groups"]), bool(data["relu"])
+                return IntegerConv(name, str(data["op"]), tensors[f"{name}.weight"], stride, groups, relu, requantise)
+            case "linear":
+                return IntegerLinear(name, tensors[f"{name}.weight"], tensors[f"{name}.bias"])
+            case "sum":
+                return IntegerSum(name, tuple(int(m) for m in data["multipliers"]), int(data["shift"]))
+            case "pool":
+                height, width = (int(k) for k in data["kernel"])
+                flags = bool(data["relu"]), bool(data["global_"])
+                return IntegerPool(name, (height, width), int(data["stride"]), *flags, int(data["shift"]))
+            case "zeros":
+                channels, height, width = (int(n) for n in data["size"])
+                return IntegerZeros(name, (channels, height, width))
+        raise ValueError(f"step {name!r} is of unknown kind {data['kind']!r}")
 
     try:
         structure = json.loads(metadata["network"])
-        return IntegerNetwork(
-            float(structure["input_step"]),
-            conv(structure["stem"]),
-            tuple(block(data) for data in structure["blocks"]),
-            conv(structure["head"]),
-            requantise("pool", structure["pool"]),
-            tensors["classifier.weight"],
-            tensors["classifier.bias"],
-        )
+        steps = tuple(step(data) for data in structure["steps"])
+        reads = tuple(tuple(int(j) for j in sources) for sources in structure["reads"])
+        if len(reads) != len(steps) or any(not INPUT <= j < i for i, sources in enumerate(reads) for j in sources):
+            raise ValueError("steps must read earlier steps")
+        return IntegerNetwork(float(structure["input_step"]), steps, reads)
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"the integer network is damaged: {error}") from error

@@ -7,29 +7,11 @@ Networks, supernets and workloads are all derived from this one description. No 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
+from cosearch.blueprint import OPERATORS, Blueprint, Conv, Drawing, Sum, down
 from cosearch.errors import ConfigError
-from cosearch.workload import INPUT, Kind, Layer, Workload
-
-ACTIVATION_BITS = 8
-ACCUMULATOR_BITS = 24
-"""What the measured processing elements have; 8-bit products of up to 1,000 inputs fit."""
-
-
-@dataclass(frozen=True)
-class Operator:
-    """How an operator family looks to hardware."""
-
-    kind: Kind
-    weight_bits: int
-
-
-OPERATORS: dict[str, Operator] = {
-    "conv": Operator("mac", 8),
-    "shift": Operator("shift", 4),  # sign and a 3-bit exponent
-    "add": Operator("add", 8),
-}
+from cosearch.workload import INPUT
 
 
 @dataclass(frozen=True)
@@ -105,79 +87,25 @@ class Macro:
                 channels, size = width, down(size, stride)
         return tuple(found)
 
-    def workload(self, name: str, blocks: Sequence[BlockChoice | None]) -> Workload:
-        """The layers that hardware runs, in order, with residual edges.
-
-        Batch normalisation, ReLU and requantisation are fused into the layer before and not priced on their own.
-        """
-        layers: list[Layer] = []
-        inputs: list[tuple[int, ...]] = []
-
-        def append(layer: Layer, producers: tuple[int, ...]) -> int:
-            layers.append(layer)
-            inputs.append(producers)
-            return len(layers) - 1
-
-        size = down(self.input_shape[1:], self.stem_stride)
-        channels = self.input_shape[0]
-        last = append(_conv("stem", "conv", channels, self.stem_channels, size, 3, self.stem_stride), (INPUT,))
+    def blueprint(self, blocks: Sequence[BlockChoice | None]) -> Blueprint:
+        """The network with one choice per position; None skips it."""
+        drawing, size = Drawing(self.input_shape), down(self.input_shape[1:], self.stem_stride)
+        channels = self.stem_channels
+        last = drawing.add(Conv("stem", "conv", INPUT, self.input_shape[0], channels, size, 3, self.stem_stride))
         for position, choice in zip(self.positions, blocks, strict=True):
-            if choice is None:
-                continue
-            entry = last
-            inner, k = position.in_channels * choice.expansion, choice.kernel
-            prefix, out = position.name, position.out_channels
-            last = append(_conv(f"{prefix}.expand", choice.op, position.in_channels, inner, position.size), (last,))
-            depthwise = _conv(
-                f"{prefix}.depthwise", choice.op, inner, inner, position.out_size, k, position.stride, groups=inner
-            )
-            last = append(depthwise, (last,))
-            last = append(_conv(f"{prefix}.project", choice.op, inner, out, position.out_size), (last,))
-            if position.residual:
-                height, width = position.size
-                residual = Layer(f"{prefix}.residual", "elementwise", 1, out, 2 * out, height, width, groups=out)
-                last = append(residual, (last, entry))
-        final = self.positions[-1] if self.positions else None
-        size = final.out_size if final else size
-        channels = final.out_channels if final else self.stem_channels
-        last = append(_conv("head", "conv", channels, self.head_channels, size), (last,))
-        pool = Layer("pool", "pool", 1, self.head_channels, self.head_channels, 1, 1, *size, groups=self.head_channels)
-        last = append(pool, (last,))
-        append(_conv("classifier", "conv", self.head_channels, self.num_classes, (1, 1)), (last,))
-        return Workload(name, tuple(layers), tuple(inputs))
+            if choice is not None:
+                last = _inverted_bottleneck(drawing, position, choice, last)
+            channels, size = position.out_channels, position.out_size
+        last = drawing.add(Conv("head", "conv", last, channels, self.head_channels, size))
+        return drawing.finish(last, self.num_classes, self.head_channels, size)
 
 
-def down(size: tuple[int, ...], stride: int) -> tuple[int, int]:
-    """Output size of a strided convolution with "same" padding."""
-    height, width = size
-    return -(-height // stride), -(-width // stride)
-
-
-@lru_cache(maxsize=1 << 14)  # networks of a space share their layers, and checking one takes time
-def _conv(
-    name: str,
-    op: str,
-    in_channels: int,
-    out_channels: int,
-    out_size: tuple[int, int],
-    kernel: int = 1,
-    stride: int = 1,
-    groups: int = 1,
-) -> Layer:
-    operator = OPERATORS[op]
-    return Layer(
-        name,
-        operator.kind,
-        K=out_channels,
-        C=in_channels,
-        P=out_size[0],
-        Q=out_size[1],
-        R=kernel,
-        S=kernel,
-        stride=(stride, stride),
-        groups=groups,
-        weight_bits=operator.weight_bits,
-        input_bits=ACTIVATION_BITS,
-        output_bits=ACTIVATION_BITS,
-        accumulator_bits=ACCUMULATOR_BITS,
-    )
+def _inverted_bottleneck(drawing: Drawing, position: Position, choice: BlockChoice, entry: int) -> int:
+    """1x1 expansion, depthwise, linear 1x1 projection, and the residual where shapes allow."""
+    prefix, op, out = position.name, choice.op, position.out_channels
+    inner = position.in_channels * choice.expansion
+    last = drawing.add(Conv(f"{prefix}.expand", op, entry, position.in_channels, inner, position.size))
+    size, k = position.out_size, choice.kernel
+    last = drawing.add(Conv(f"{prefix}.depthwise", op, last, inner, inner, size, k, position.stride, inner))
+    last = drawing.add(Conv(f"{prefix}.project", op, last, inner, out, size, relu="none"))
+    return drawing.add(Sum(f"{prefix}.residual", (last, entry), out, size)) if position.residual else last

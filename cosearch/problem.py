@@ -10,17 +10,17 @@ from typing import Any
 
 from cosearch import registry
 from cosearch.accuracy import AccuracySource, PredictorAccuracy, TableAccuracy, require_fractions
+from cosearch.blueprint import OPERATORS
 from cosearch.config import RunConfig
 from cosearch.costs import AcceleratorCosts, MeasuredCosts, read_table, unknown_device, unmeasured_choices
 from cosearch.data import Dataset, load_dataset
 from cosearch.errors import ConfigError, InfeasibleError, UnknownNameError
 from cosearch.hardware.tensor import cost_tensor
-from cosearch.macro import OPERATORS
 from cosearch.progress import Reporter
 from cosearch.strategies import STRATEGIES, Objectives
 from cosearch.strategies.base import cheapest
 from search_spaces import accelerators, networks
-from search_spaces.decisions import Decisions
+from search_spaces.networks.space import NetworkSpace
 
 
 def load_data_and_space(config: RunConfig) -> tuple[Dataset, Any]:
@@ -38,16 +38,12 @@ def load_data_and_space(config: RunConfig) -> tuple[Dataset, Any]:
         space = factory(dataset.input_shape, len(dataset.classes))
     except TypeError as error:
         raise ConfigError(f"--space {config.space} takes no (input_shape, num_classes): {error}") from error
-    lacking = [name for name in SPACE_METHODS if not hasattr(space, name)]
-    if not isinstance(space, Decisions) or lacking:
+    if not isinstance(space, NetworkSpace):
         raise ConfigError(
             f"--space {config.space} made a {type(space).__name__}, which is no network space: inherit "
-            f"search_spaces.decisions.Decisions and give it {', '.join(SPACE_METHODS)}"
+            "search_spaces.networks.space.NetworkSpace and give it a description and a blueprint"
         )
     return dataset, space
-
-
-SPACE_METHODS = ("blocks", "workload", "build", "supernet", "layer_table", "counts")
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,7 @@ class Problem:
     @cached_property
     def conv_only(self) -> Any | None:
         """The same space restricted to convolutions, if that leaves something out."""
-        if not hasattr(self.space, "restricted") or self.space.operators == ("conv",):
+        if self.space.operators == ("conv",) or "conv" not in self.space.operators:
             return None
         return self.space.restricted("conv")
 
@@ -154,7 +150,7 @@ def _costs(
 
 def _runnable(space: Any, device: Any, reporter: Reporter) -> Any:
     """The networks of a space whose operators the device has engines for."""
-    if not hasattr(space, "restricted"):
+    if not space.operators:  # convolutions only, by other names
         return space
     kinds = {kind for served in device.serves.values() for kind in served}
     operators = [operator for operator in space.operators if OPERATORS[operator].kind in kinds]

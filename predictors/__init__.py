@@ -12,6 +12,8 @@ PREDICTORS: dict[str, str] = {
     "forest": "predictors.trees:RandomForest",
     "gp": "predictors.gp:GaussianProcess",
     "linear": "predictors.linear:Linear",
+    "pool": "predictors.pool:DevicePool",
+    "pooled": "predictors.pool:PooledPredictor",
     "ridge": "predictors.linear:Ridge",
 }
 

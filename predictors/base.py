@@ -61,7 +61,8 @@ class Predictor(ABC):
 
         Raises: DataError if it was not fitted, or on another number of features, or values that are not finite.
         """
-        features = self._checked_features(X)
+        self._require_fit()
+        features = checked_features(X, len(self._centre))
         mean, std = self._predict(self._scaled(features))
         mean, std = mean * self._target_std + self._target_mean, std * self._target_std
         if not self.log:
@@ -118,17 +119,6 @@ class Predictor(ABC):
         if not self.samples:
             raise DataError(f"the {self.name} predictor was not fitted: call fit(X, y) or load one first")
 
-    def _checked_features(self, X: npt.ArrayLike) -> Floats:
-        self._require_fit()
-        features = np.asarray(X, dtype=float)
-        if features.ndim != 2 or features.shape[1] != len(self._centre):
-            raise DataError(
-                f"features of shape {features.shape}: this predictor was fitted on [n, {len(self._centre)}]"
-            )
-        if not np.isfinite(features).all():
-            raise DataError(f"row {_first_bad(features)} of the features is not finite")
-        return features
-
     def _scaled(self, X: Floats) -> Floats:
         return (X - self._centre) / self._spread
 
@@ -161,6 +151,19 @@ def checked(X: npt.ArrayLike, y: npt.ArrayLike, minimum: int, name: str, positiv
     if distinct < minimum:
         raise DataError(f"{distinct} distinct rows of features: the {name} predictor needs at least {minimum}")
     return features, targets
+
+
+def checked_features(X: npt.ArrayLike, width: int) -> Floats:
+    """X as an array [m, width].
+
+    Raises: DataError on another width, or values that are not finite.
+    """
+    features = np.asarray(X, dtype=float)
+    if features.ndim != 2 or features.shape[1] != width:
+        raise DataError(f"features of shape {features.shape}: this predictor was fitted on [n, {width}]")
+    if not np.isfinite(features).all():
+        raise DataError(f"row {_first_bad(features)} of the features is not finite")
+    return features
 
 
 def _first_bad(values: Floats) -> int:

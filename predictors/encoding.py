@@ -1,7 +1,9 @@
 """Networks as numbers: every predictor sees an arch through `features`.
 
-All parts describe the *effective* network where the space knows it (``space.canonical``): an edge of a cell that lies
-on no path from input to output does nothing, so it must not count.
+A cell can hold edges that lie on no path from its input to its output. What they cost depends on who runs it, so there
+are three views of a network: *built*, every edge as written, which an eager framework runs; *used*, without the edges
+whose result nobody reads, which a compiler that drops dead code runs; *effective*, also without the edges that carry
+only zeros: what the network computes, and what its accuracy follows. Parts are of the last if they name none.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,16 +25,24 @@ WIRES = ("none", "skip_connect", "skip")
 def features(space: Any, archs: Sequence[Arch], parts: Sequence[str] | None = None) -> Floats:
     """[archs, d] the parts side by side, by default all that the space allows of ``one_hot, counts, workload, paths``.
 
+    A part is ``name`` or ``name@view``.
+
     Raises: ConfigError for an unknown part or one that the space does not allow, or an arch of another space.
     """
     chosen = default_parts(space) if parts is None else tuple(parts)
     for part in chosen:
-        if part not in PARTS:
-            raise ConfigError(f"unknown features {part!r}: {nearest(part, PARTS)}")
+        if part not in known_parts():
+            raise ConfigError(f"unknown features {part!r}: {nearest(part, known_parts())}")
     for arch in archs:
         space.check(arch)
-    effective = [canonical(space, arch) for arch in archs]
-    blocks = [PARTS[part](space, effective) for part in chosen]
+    seen = {"built": list(archs)}
+    blocks = []
+    for part in chosen:
+        name, _, view = part.partition("@")
+        view = view or "effective"
+        if view not in seen:
+            seen[view] = [VIEWS[view](space, arch) for arch in archs]
+        blocks.append(PARTS[name](space, seen[view]))
     return np.hstack(blocks) if blocks else np.empty((len(archs), 0))
 
 
@@ -42,9 +52,45 @@ def default_parts(space: Any) -> tuple[str, ...]:
     return ("one_hot", "counts", *workload, *(("paths",) if cell_edges(space) else ()))
 
 
-def canonical(space: Any, arch: Arch) -> Arch:
+def views(space: Any) -> tuple[str, ...]:
+    """The views of a network that differ in this space."""
+    return tuple(VIEWS) if cell_edges(space) else ("effective",)
+
+
+def known_parts() -> tuple[str, ...]:
+    return (*PARTS, *(f"{part}@{view}" for part in PARTS for view in VIEWS))
+
+
+def _effective(space: Any, arch: Arch) -> Arch:
     """The network without what does nothing, if the space can tell."""
     return dict(space.canonical(arch)) if hasattr(space, "canonical") else arch
+
+
+def _used(space: Any, arch: Arch) -> Arch:
+    """The cell without the edges whose result nobody reads."""
+    edges = cell_edges(space)
+    if not edges:
+        return arch
+    names = tuple(space.choices)
+    kept = _read(edges, tuple(str(arch[name]) for name in names))
+    return {name: arch[name] if keep else "none" for name, keep in zip(names, kept, strict=True)}
+
+
+@lru_cache(maxsize=1 << 16)
+def _read(edges: tuple[tuple[int, int], ...], operations: tuple[str, ...]) -> tuple[bool, ...]:
+    """Per edge: whether a path leads from its end to the output."""
+    leading = {max(b for _, b in edges)}
+    for (a, b), operation in sorted(zip(edges, operations, strict=True), reverse=True):
+        if operation != "none" and b in leading:
+            leading.add(a)
+    return tuple(b in leading for _, b in edges)
+
+
+VIEWS: dict[str, Callable[[Any, Arch], Arch]] = {
+    "built": lambda space, arch: arch,
+    "used": _used,
+    "effective": _effective,
+}
 
 
 def cell_edges(space: Any) -> tuple[tuple[int, int], ...]:

@@ -9,12 +9,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from cosearch.errors import DataError, UnknownNameError
-from predictors.base import Arrays, Predictor
+from predictors.base import Arrays
 
 FORMAT = "cosearch.predictor"
 VERSION = 1
@@ -22,7 +22,21 @@ MAX_BYTES = 1 << 28
 """A larger file is not read: no predictor of ours comes near."""
 
 
-def save(predictor: Predictor, path: Path | str, card: Mapping[str, Any]) -> None:
+class Storable(Protocol):
+    """What can be saved: a registered class that is made again from its options and arrays."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def options(self) -> dict[str, Any]: ...
+
+    def arrays(self) -> Arrays: ...
+
+    def restore(self, arrays: Arrays) -> Any: ...
+
+
+def save(predictor: Storable, path: Path | str, card: Mapping[str, Any]) -> None:
     """Write a fitted predictor. card: JSON values about its data, score and floor; the date is added.
 
     Raises: DataError if it was not fitted or the card is not JSON.
@@ -40,7 +54,7 @@ def save(predictor: Predictor, path: Path | str, card: Mapping[str, Any]) -> Non
     Path(path).write_bytes(encode(arrays, metadata))
 
 
-def load(path: Path | str) -> Predictor:
+def load(path: Path | str) -> Any:
     """Read a predictor back.
 
     Raises: DataError for a file that is missing, foreign, altered or of another version.
@@ -49,7 +63,7 @@ def load(path: Path | str) -> Predictor:
     return predictor
 
 
-def load_with_card(path: Path | str) -> tuple[Predictor, dict[str, Any]]:
+def load_with_card(path: Path | str) -> tuple[Any, dict[str, Any]]:
     """A predictor and its card; raises as `load`."""
     from predictors import find
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from cosearch.integer import (
     AccumulatorOverflowError,
+    IntegerConv,
     IntegerNetwork,
     Requantise,
     _fixed_point,
@@ -59,8 +60,7 @@ def test_the_integer_network_is_the_literal_one_bit_for_bit(digits, name):
 @pytest.mark.parametrize("name", ARCHS)
 def test_integers_are_as_wide_as_the_hardware(digits, name):
     integer = to_integer(calibrated(name, digits), torch.from_numpy(digits.train.x))
-    layers = [integer.stem, *(layer for block in integer.blocks for layer in block.layers), integer.head]
-    for layer in layers:
+    for layer in (step for step in integer.steps if isinstance(step, IntegerConv)):
         low, high = int(layer.weight.min()), int(layer.weight.max())
         if layer.op == "conv":
             assert low >= -127
@@ -108,8 +108,9 @@ def test_weights_outside_the_range_of_the_input_are_moved_to_its_end(digits):
     """|w - x| = |end - x| + |w - end| for every x in range: what is saved is exact."""
     network = calibrated("add", digits)
     integer = to_integer(network, torch.from_numpy(digits.train.x))
-    unit, layer, x_step = network.blocks[0].expand, integer.blocks[0].layers[0], None
-    entry = _written(float(network.stem.amax), signed=False)
+    unit, layer = network.unit("layer1.expand"), next(s for s in integer.steps if s.name == "layer1.expand")
+    assert isinstance(layer, IntegerConv)
+    entry = _written(float(network.unit("stem").amax), signed=False)
     x_step = entry.step
     x = torch.randint(0, 256, (2, layer.weight.shape[1], 8, 8), generator=torch.Generator().manual_seed(0))
     weight = unit.weight.detach().double()
@@ -159,9 +160,10 @@ def test_requantise_in_int64_is_exact(accumulator, multiplier, shift, offset):
 
 
 def overflowing(integer: IntegerNetwork) -> IntegerNetwork:
-    stem = integer.stem
-    weight = torch.full_like(stem.weight, 2**20)
-    return dataclasses.replace(integer, stem=dataclasses.replace(stem, weight=weight))
+    stem, *rest = integer.steps
+    assert isinstance(stem, IntegerConv)
+    large = dataclasses.replace(stem, weight=torch.full_like(stem.weight, 2**20))
+    return dataclasses.replace(integer, steps=(large, *rest))
 
 
 def test_a_sum_that_does_not_fit_the_accumulator_is_an_error(digits):

@@ -68,6 +68,8 @@ class MemoryLevel:
     double_buffered: half of the capacity holds the tile in use, half the next one.
     keeps: a tile that the next iteration needs again stays; without it every iteration of any loop above moves it.
     shared_port: one port of `read_bits_per_cycle` serves reads and writes.
+    aligned: every transfer of a tile starts a new row and takes whole cycles of a port; otherwise tiles lie packed.
+    slides: where one input tile overlaps the next, only what is new enters; otherwise whole tiles do.
     """
 
     name: str
@@ -82,6 +84,8 @@ class MemoryLevel:
     double_buffered: bool = False
     shared_port: bool = False
     keeps: bool = True
+    aligned: bool = False
+    slides: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "holds", tuple(self.holds))
@@ -202,6 +206,9 @@ class Engine:
     lanes: bit products that a bit-serial element adds per cycle; an operation takes ``b_w b_i`` cycles there.
     fabric: ``hard`` multiplies in hard blocks, ``logic`` in look-up tables or standard cells.
     levels: memories private to the engine, innermost first.
+    fill_and_drain: latency counts the way in of the first tiles and the way out of the last one, which no double
+        buffer hides. Off for networks: their layers follow one another, and a layer's first tiles arrive while the
+        layer before computes.
     """
 
     name: str
@@ -221,6 +228,7 @@ class Engine:
     zeros: Zeros = "compute"
     patterns: tuple[str, ...] = ()
     form: "ClosedForm | None" = None
+    fill_and_drain: bool = False
 
     def seen(self, layer: Layer) -> Layer:
         """The layer as this engine runs it."""

@@ -5,7 +5,8 @@ fetched once per iteration of the temporal loops above it, outermost down to the
 tensor, and along an innermost sliding loop the input's halo is fetched once. Fan-out that matters to a tensor scatters
 its tile, fan-out that does not multicasts it, and for outputs sums it. Every visit of an output tile starts from zero;
 what leaves a level is added to what the level above holds (first addition without a read). Latency is the largest of
-the compute time and each level's transfer time (double buffering); energy is accesses times energy per row.
+the compute time and each level's transfer time (double buffering), and where the engine counts filling and draining,
+ the first tiles' way in and the last tile's way out come on top; energy is accesses times energy per row.
 
 Uneven loops: a dimension's loops may multiply to more than its bound. Inner loops are then full and the outermost one
 is cut, unless the mapping states a level's tile: words are counted exactly, loop iterations (cycles, refetches, partial
@@ -72,14 +73,16 @@ def nests(mappings: Sequence[Mapping]) -> list[tuple[list[int], Nests]]:
 class BatchCost:
     """Costs of a batch of nests; B first.
 
-    cycles: B. compute_cycles: B. level_cycles: B x levels. energy_pj: B, without static power. level_energy_pj:
-    B x levels. reads, writes: B x levels x 3 (W, I, O), words over all instances. footprint_bits: B x levels, of one
-    instance. instances: B x levels, used. fits: B, whether every footprint fits and every fan-out exists.
+    cycles: B. compute_cycles: B. level_cycles: B x levels, without the ends. ends_cycles: B, to fill and to drain.
+    energy_pj: B, without static power. level_energy_pj: B x levels. reads, writes: B x levels x 3 (W, I, O), words over
+    all instances. footprint_bits: B x levels, of one instance. instances: B x levels, used. fits: B, whether every
+    footprint fits and every fan-out exists.
     """
 
     cycles: Tensor
     compute_cycles: Tensor
     level_cycles: Tensor
+    ends_cycles: Tensor
     energy_pj: Tensor
     level_energy_pj: Tensor
     operation_pj: Tensor
@@ -141,33 +144,65 @@ def _tile(tensor: str, reach: Tensor, layer: Layer) -> Tensor:
     return reach[:, _AT["N"]] * reach[:, _AT["G"]] * reach[:, _AT["C"]] * rows * cols
 
 
-def _moved(tensor: str, child: int, keeps: bool, n: Nests, extents: _Extents, layer: Layer) -> Tensor:
-    """Words that enter one instance of a level over the whole layer (B): tile, refetch and halo."""
+@dataclass(frozen=True)
+class _Moves:
+    """Transfers of one tensor into one instance of a level over the whole layer (B each).
+
+    whole: transfers of a whole tile of `tile` words; slid: transfers of the `new` words that a slid tile adds.
+    """
+
+    tile: Tensor
+    whole: Tensor
+    new: Tensor
+    slid: Tensor
+
+    @property
+    def words(self) -> Tensor:
+        return self.whole * self.tile + self.slid * self.new
+
+    def bits(self, width: float, unit: float) -> Tensor:
+        """Bits moved where a transfer of `width` bits for each word takes whole units; packed for unit 0."""
+        if not unit:
+            return self.words * width
+        return self.whole * _whole(self.tile * width, unit) + self.slid * _whole(self.new * width, unit)
+
+    def times(self, words: Tensor) -> "_Moves":
+        """The same transfers, each `words` times as large."""
+        return _Moves(self.tile * words, self.whole, self.new * words, self.slid)
+
+
+def _whole(bits: Tensor, unit: float) -> Tensor:
+    """Bits rounded up to whole units; unit 0 rounds nothing."""
+    return torch.ceil(bits / unit - 1e-9) * unit if unit else bits
+
+
+def _moved(tensor: str, child: int, level: MemoryLevel, n: Nests, extents: _Extents, layer: Layer) -> _Moves:
+    """What enters one instance of a level: its tile, refetches and halo."""
     reach = extents.reach[:, child]
-    words = _tile(tensor, reach, layer)
-    started = torch.full_like(words, not keeps, dtype=torch.bool)
+    tile = _tile(tensor, reach, layer)
+    whole, slid, new = torch.ones_like(tile), torch.zeros_like(tile), torch.zeros_like(tile)
+    started = torch.full_like(tile, not level.keeps, dtype=torch.bool)
     dims = RELEVANT[tensor]
-    for level in range(child + 1, n.temporal.shape[1]):
-        for dim in n.orders[level]:
+    for above in range(child + 1, n.temporal.shape[1]):
+        for dim in n.orders[above]:
             at = _AT[dim]
-            trips = n.temporal[:, level, at]
+            trips = n.temporal[:, above, at]
             if dim not in dims:
-                words = torch.where(started, words * trips, words)
+                factor = torch.where(started, trips, 1.0)
+                whole, slid = whole * factor, slid * factor
                 continue
-            exact = extents.temporal[:, level, at]
-            plain = words * exact
-            if tensor == "I" and dim in "PQRS":
-                slid = _slide(dim, level, reach, exact, extents, layer, words)
-                plain = torch.where(started, plain, slid)
-            words = plain
+            exact = extents.temporal[:, above, at]
+            if tensor == "I" and dim in "PQRS" and level.slides:
+                new = torch.where(started, new, _slide(dim, above, reach, extents, layer, tile))
+                whole, slid = torch.where(started, whole * exact, whole), torch.where(started, slid * exact, exact - 1)
+            else:
+                whole, slid = whole * exact, slid * exact
             started = started | (trips > 1)
-    return words
+    return _Moves(tile, whole, new, slid)
 
 
-def _slide(
-    dim: str, level: int, reach: Tensor, trips: Tensor, extents: _Extents, layer: Layer, words: Tensor
-) -> Tensor:
-    """Words of a sweep of the innermost loop along a sliding dimension: the first tile, then what each next one adds.
+def _slide(dim: str, level: int, reach: Tensor, extents: _Extents, layer: Layer, tile: Tensor) -> Tensor:
+    """Words that each next tile adds in a sweep of the innermost loop along a sliding dimension.
 
     Successive tiles of one instance are apart by all that is unrolled below the loop. A tile without gaps adds at most
     that many rows; one output row (rows `dilation` apart) or one kernel row (rows `stride` apart) overlaps the next one
@@ -185,12 +220,59 @@ def _slide(
     unit = torch.where(out == 1, float(dilation), float(stride))
     regular = ((out == 1) | (kernel == 1)) & (step % unit == 0)
     added = torch.where(edge == span, step, torch.where(regular, step / unit, edge))
-    return words / edge * (edge + (trips - 1) * torch.minimum(edge, added))
+    return tile / edge * torch.minimum(edge, added)
 
 
 def _fanout(extents: _Extents, low: int, high: int, dims: Sequence[int]) -> Tensor:
     """Product of the effective spatial factors of some dimensions at levels low..high - 1 (B)."""
     return extents.spatial[:, low:high][:, :, list(dims)].flatten(1).prod(1)
+
+
+READ, WRITE = 0, 1
+
+
+def port_width(level: MemoryLevel, way: int) -> float:
+    """Bits per cycle of the port that reads, or that writes."""
+    return level.write_bits_per_cycle if way == WRITE and not level.shared_port else level.read_bits_per_cycle
+
+
+class _Tally:
+    """What every level moves, per tensor and direction: words, bits of rows (energy) and bits of ports (time).
+
+    whole: aligned levels move whole rows in whole cycles; without it everything is packed. ends: the first fill and the
+    last drain are counted apart. B each.
+    """
+
+    def __init__(self, levels: Sequence[MemoryLevel], zero: Tensor, whole: bool, ends: bool) -> None:
+        self.levels, self.whole, self.ends, self.zero = levels, whole, ends, zero
+        keys = [(i, tensor, way) for i in range(len(levels)) for tensor in TENSORS for way in (READ, WRITE)]
+        self.words, self.rows = dict.fromkeys(keys, zero), dict.fromkeys(keys, zero)
+        self.ports = {(i, way): zero for i, _, way in keys}
+
+    def _units(self, level: int, way: int) -> tuple[float, float]:
+        """Row and port width to which each transfer is rounded up, 0 for none."""
+        aligned = self.levels[level].aligned and self.whole
+        width = port_width(self.levels[level], way)
+        return float(self.levels[level].word_bits * aligned), width if aligned and math.isfinite(width) else 0.0
+
+    def add(self, level: int, tensor: str, way: int, moves: _Moves, times: Tensor | float, bits: float) -> None:
+        """Transfers over one instance's port, on `times` instances; bits: of one word."""
+        row, port = self._units(level, way)
+        self.words[level, tensor, way] = self.words[level, tensor, way] + moves.words * times
+        self.rows[level, tensor, way] = self.rows[level, tensor, way] + moves.bits(bits, row) * times
+        self.ports[level, way] = self.ports[level, way] + moves.bits(bits, port) * times
+
+    def first(self, level: int, way: int, tile: Tensor, times: Tensor, bits: Tensor | float) -> Tensor:
+        """Cycles of one transfer of a tile, which leaves the steady time of the port; 0 if ends do not count."""
+        if not self.ends:
+            return self.zero
+        moved = _whole(tile * bits, self._units(level, way)[1])
+        self.ports[level, way] = self.ports[level, way] - moved * times
+        return _port(moved, torch.ones_like(moved), port_width(self.levels[level], way))
+
+    def of(self, table: dict[tuple[int, str, int], Tensor], level: int, way: int) -> Tensor:
+        """B x 3: W, I, O."""
+        return torch.stack([table[level, tensor, way] for tensor in TENSORS], 1)
 
 
 def evaluate_batch(
@@ -204,6 +286,7 @@ def evaluate_batch(
     cycles_per_operation: float = 1,
     update_share: float = 1.0,
     round_rows: bool = True,
+    fill_and_drain: bool = False,
 ) -> BatchCost:
     """Cost of a batch of loop nests of one layer.
 
@@ -211,135 +294,161 @@ def evaluate_batch(
     fill, no capacity check for them. overhead_cycles: added to the compute time, after cycles_per_operation.
     update_share: updates of the innermost partial sums over those of the loop nest (zero weights skipped).
     round_rows: whole rows per (tensor, kind) as the hardware moves them; without it everything is differentiable in
-    the bounds almost everywhere.
+    the bounds almost everywhere. fill_and_drain: see `Engine`.
     """
     bounds = torch.tensor([float(v) for v in (loop_bounds(layer)[d] for d in DIMS)], dtype=n.temporal.dtype)
     bounds = bounds.to(n.temporal.device)
     extents = _extents(n, bounds)
     count = len(levels)
-    top = count - 1
     zero = torch.zeros_like(n.temporal[:, 0, 0])
-    reads = [[zero for _ in TENSORS] for _ in levels]
-    writes = [[zero for _ in TENSORS] for _ in levels]
-    read_bits = [[zero for _ in TENSORS] for _ in levels]
-    write_bits = [[zero for _ in TENSORS] for _ in levels]
+    tally = _Tally(levels, zero, round_rows, fill_and_drain)
     footprint = [zero for _ in levels]
-    every = list(range(len(DIMS)))
-    widths = {"W": float(layer.weight_width), "I": float(layer.input_bits)}
-    for x, tensor in enumerate(("W", "I")):
-        if tensor == "W" and not layer.has_weights:
-            continue
-        holding = [i for i, level in enumerate(levels) if tensor in level.holds]
-        child = -1
-        for parent in holding:
-            if child < 0:
-                words = _every_step(tensor, n, extents)
-            else:
-                words = _moved(tensor, child, levels[child].keeps, n, extents, layer)
-            outside = _fanout(extents, parent + 1, count, every)
-            scatter = _fanout(extents, child + 1, parent + 1, _RELEVANT[tensor])
-            copies = _fanout(extents, child + 1, parent + 1, _IRRELEVANT[tensor])
-            if not (parent == top and tensor in resident):
-                reads[parent][x] = words * scatter * outside
-                read_bits[parent][x] = reads[parent][x] * widths[tensor]
-                if child >= 0:
-                    writes[child][x] = words * scatter * copies * outside
-                    write_bits[child][x] = writes[child][x] * widths[tensor]
-            child = parent
-        for i in holding:
-            if not (tensor in resident and i >= (holding[-2] if len(holding) > 1 else top)):
-                footprint[i] = footprint[i] + _tile(tensor, extents.reach[:, i], layer) * widths[tensor]
-    _outputs(layer, levels, n, extents, resident, (reads, writes, read_bits, write_bits), footprint, update_share)
-    used = [_fanout(extents, i + 1, count, every) for i in range(count)]
+    ends = _inputs(layer, n, extents, resident, tally, footprint)
+    ends = ends + _outputs(layer, n, extents, resident, tally, footprint, update_share)
+    used = [_fanout(extents, i + 1, count, range(len(DIMS))) for i in range(count)]
     compute = n.temporal.flatten(1).prod(1) * cycles_per_operation + overhead_cycles
-    rd, wr = (
-        torch.stack([torch.stack(r, 1) for r in read_bits], 1),
-        torch.stack([torch.stack(w, 1) for w in write_bits], 1),
-    )
-    level_cycles = torch.stack([_transfer(levels[i], rd[:, i], wr[:, i], used[i]) for i in range(count)], 1)
-    level_energy = torch.stack([_energy(levels[i], rd[:, i], wr[:, i], round_rows) for i in range(count)], 1)
+    level_cycles = torch.stack([_transfer(levels[i], tally, i, used[i]) for i in range(count)], 1)
+    level_energy = torch.stack([_energy(levels[i], tally, i, round_rows) for i in range(count)], 1)
     operations = torch.full_like(zero, layer.macs * operation_pj)
     fits = torch.ones_like(zero, dtype=torch.bool)
     for i, level in enumerate(levels):
         room = level.capacity_bytes * 8 / (2 if level.double_buffered else 1)
         fits = fits & (footprint[i] <= room) & (n.spatial[:, i + 1 :].flatten(1).prod(1) <= level.instances)
     return BatchCost(
-        cycles=torch.maximum(compute, level_cycles.amax(1)),
+        cycles=torch.maximum(compute, level_cycles.amax(1)) + ends,
         compute_cycles=compute,
         level_cycles=level_cycles,
+        ends_cycles=ends,
         energy_pj=operations + level_energy.sum(1),
         level_energy_pj=level_energy,
         operation_pj=operations,
-        reads=torch.stack([torch.stack(r, 1) for r in reads], 1),
-        writes=torch.stack([torch.stack(w, 1) for w in writes], 1),
+        reads=torch.stack([tally.of(tally.words, i, READ) for i in range(count)], 1),
+        writes=torch.stack([tally.of(tally.words, i, WRITE) for i in range(count)], 1),
         footprint_bits=torch.stack(footprint, 1),
         instances=torch.stack(used, 1),
         fits=fits,
     )
 
 
-def _every_step(tensor: str, n: Nests, extents: _Extents) -> Tensor:
+def _links(levels: Sequence[MemoryLevel], tensor: str) -> list[tuple[int, int]]:
+    """(child, parent) levels between which a tensor moves, from the arithmetic (-1) to DRAM."""
+    holding = [i for i, level in enumerate(levels) if tensor in level.holds]
+    return list(zip([-1, *holding[:-1]], holding, strict=True))
+
+
+def _inputs(
+    layer: Layer,
+    n: Nests,
+    extents: _Extents,
+    resident: Sequence[str],
+    tally: _Tally,
+    footprint: list[Tensor],
+) -> Tensor:
+    """Weights and inputs on their way down; returns the cycles of their first way.
+
+    Each goes down link after link. The two go side by side, but one after the other out of a level that sends both.
+    """
+    levels, count = tally.levels, len(tally.levels)
+    widths = {"W": float(layer.weight_width), "I": float(layer.input_bits)}
+    first: dict[str, dict[int, Tensor]] = {"W": {}, "I": {}}
+    for tensor in ("W", "I") if layer.has_weights else ("I",):
+        links = _links(levels, tensor)
+        for child, parent in links:
+            moves = (
+                _every_step(tensor, n, extents)
+                if child < 0
+                else _moved(tensor, child, levels[child], n, extents, layer)
+            )
+            outside = _fanout(extents, parent + 1, count, range(len(DIMS)))
+            scatter = _fanout(extents, child + 1, parent + 1, _RELEVANT[tensor])
+            entered = scatter * _fanout(extents, child + 1, parent + 1, _IRRELEVANT[tensor]) * outside
+            if not (parent == count - 1 and tensor in resident):
+                tally.add(parent, tensor, READ, moves.times(scatter), outside, widths[tensor])
+                if child >= 0:
+                    tally.add(child, tensor, WRITE, moves, entered, widths[tensor])
+                    sent = tally.first(parent, READ, moves.tile * scatter, outside, widths[tensor])
+                    got = tally.first(child, WRITE, moves.tile, entered, widths[tensor])
+                    first[tensor][parent] = torch.maximum(sent, got)
+            if not (tensor in resident and parent >= (links[-1][0] if len(links) > 1 else count - 1)):
+                footprint[parent] = footprint[parent] + _tile(tensor, extents.reach[:, parent], layer) * widths[tensor]
+    both = first["W"].keys() & first["I"].keys()
+    together = sum((first[tensor][at] for tensor in first for at in both), tally.zero)
+    alone = [sum((v for at, v in link.items() if at not in both), tally.zero) for link in first.values()]
+    return together + torch.maximum(*alone)
+
+
+def _every_step(tensor: str, n: Nests, extents: _Extents) -> _Moves:
     """Operands that the arithmetic takes in one place: one per step, nothing held below the innermost level."""
     exact = extents.temporal[:, :, _RELEVANT[tensor]].flatten(1).prod(1)
-    return exact * n.temporal[:, :, _IRRELEVANT[tensor]].flatten(1).prod(1)
+    steps = exact * n.temporal[:, :, _IRRELEVANT[tensor]].flatten(1).prod(1)
+    return _Moves(torch.ones_like(steps), steps, torch.zeros_like(steps), torch.zeros_like(steps))
 
 
 def _outputs(
     layer: Layer,
-    levels: Sequence[MemoryLevel],
     n: Nests,
     extents: _Extents,
     resident: Sequence[str],
-    tallies: tuple[list[list[Tensor]], ...],
+    tally: _Tally,
     footprint: list[Tensor],
     update_share: float,
-) -> None:
-    """Partial sums: every update is a write and, but for a first one, a read; every drain is a read.
+) -> Tensor:
+    """Partial sums on their way up; returns the cycles of the last way.
 
-    A level is updated by what drains from below, summed over fan-out along C, R and S. On chip each visit starts from
-    zero and is drained at its end, so reads = writes = updates; DRAM reads every update but the first of each output.
+    A level is updated by what drains from below, summed over fan-out along C, R and S. On chip each visit of a tile
+    starts from zero and is drained at its end: every update is a write, every one but a visit's first a read, and every
+    drain is a read. DRAM reads every update but the first of each output.
     """
-    reads, writes, read_bits, write_bits = tallies
-    x, top, count = TENSORS.index("O"), len(levels) - 1, len(levels)
+    levels, count = tally.levels, len(tally.levels)
     wide, narrow = float(layer.accumulator_bits), float(layer.output_bits)
-    outputs = float(layer.output_count)
-    every = list(range(len(DIMS)))
-    child = -1
-    for parent in (i for i, level in enumerate(levels) if "O" in level.holds):
-        words = (
-            _every_step("O", n, extents) if child < 0 else _moved("O", child, levels[child].keeps, n, extents, layer)
-        )
+    links = _links(levels, "O")
+    rises = [_every_step("O", n, extents) if c < 0 else _moved("O", c, levels[c], n, extents, layer) for c, _ in links]
+    ends = tally.zero
+    for at, (child, parent) in enumerate(links):
         scatter = _fanout(extents, child + 1, parent + 1, _RELEVANT["O"])
-        updates = words * scatter * _fanout(extents, parent + 1, count, every)
+        outside = _fanout(extents, parent + 1, count, range(len(DIMS)))
+        entered = scatter * _fanout(extents, child + 1, parent + 1, _IRRELEVANT["O"]) * outside
         copies = _fanout(extents, parent + 1, count, _IRRELEVANT["O"])
-        finished = updates.new_full(updates.shape, outputs) * copies
-        partial = updates - finished
-        innermost = child < 0
-        if parent == top:
-            if "O" not in resident:
-                reads[top][x], writes[top][x] = partial, updates
-                read_bits[top][x], write_bits[top][x] = partial * wide, partial * wide + finished * narrow
-        elif innermost:
-            reads[parent][x] = writes[parent][x] = updates * update_share
-            read_bits[parent][x] = write_bits[parent][x] = updates * update_share * wide
-        else:
-            drained = torch.zeros_like(updates) if parent + 1 == top and "O" in resident else finished
-            reads[parent][x], writes[parent][x] = partial + drained, updates
-            read_bits[parent][x] = partial * wide + drained * narrow
-            write_bits[parent][x] = partial * wide + finished * narrow
-        if not ("O" in resident and parent + 1 >= top and not innermost):
+        finished = float(layer.output_count) * copies
+        into = rises[at].times(scatter)
+        updates = into.words * outside
+        top, innermost = parent == count - 1, child < 0
+        stays = "O" in resident and parent == links[-1][0]
+        if top and "O" in resident:
+            break
+        tile = _tile("O", extents.reach[:, parent], layer)
+        left = finished if top or stays else rises[at + 1].words * outside
+        last = wide if innermost and not top else narrow
+        if innermost and not top:
+            updates = torch.maximum(updates * update_share, left)
+
+        def add(way: int, words: Tensor, transfer: Tensor, bits: float, parent: int = parent) -> None:
+            moves = _Moves(transfer, words / transfer, torch.zeros_like(words), torch.zeros_like(words))
+            tally.add(parent, "O", way, moves, 1.0, bits)
+
+        add(READ, updates - left, into.tile, wide)
+        add(WRITE, updates - finished, into.tile, wide)
+        add(WRITE, finished, into.tile, last)
+        if not (top or stays):
+            add(READ, left - finished, tile, wide)
+            add(READ, finished, tile, last)
+        if not innermost:
+            leaves = wide if at == 1 else narrow
+            sent = tally.first(child, READ, rises[at].tile, entered, leaves)
+            ends = ends + torch.maximum(sent, tally.first(parent, WRITE, into.tile, outside, narrow))
+        if not stays or innermost:
             reduces = n.temporal[:, parent + 1 :][:, :, _IRRELEVANT["O"]].flatten(1).prod(1) > 1
-            width = torch.where(reduces | torch.tensor(innermost), wide, narrow)
-            footprint[parent] = footprint[parent] + _tile("O", extents.reach[:, parent], layer) * width
-        child = parent
+            footprint[parent] = footprint[parent] + tile * torch.where(reduces | torch.tensor(innermost), wide, narrow)
+    return ends
 
 
-def _transfer(level: MemoryLevel, reads: Tensor, writes: Tensor, used: Tensor) -> Tensor:
+def _transfer(level: MemoryLevel, tally: _Tally, at: int, used: Tensor) -> Tensor:
     """Cycles of a level: bits over ports of the instances in use; one port for both directions adds them up."""
+    reads, writes = tally.ports[at, READ], tally.ports[at, WRITE]
     if level.shared_port:
-        return _port(reads.sum(1) + writes.sum(1), used, level.read_bits_per_cycle)
-    ahead = _port(reads.sum(1), used, level.read_bits_per_cycle)
-    return torch.maximum(ahead, _port(writes.sum(1), used, level.write_bits_per_cycle))
+        return _port(reads + writes, used, level.read_bits_per_cycle)
+    ahead = _port(reads, used, level.read_bits_per_cycle)
+    return torch.maximum(ahead, _port(writes, used, level.write_bits_per_cycle))
 
 
 def _port(bits: Tensor, used: Tensor, width: float) -> Tensor:
@@ -347,12 +456,12 @@ def _port(bits: Tensor, used: Tensor, width: float) -> Tensor:
     return torch.zeros_like(bits) if math.isinf(width) else bits / (used * width)
 
 
-def _energy(level: MemoryLevel, reads: Tensor, writes: Tensor, whole: bool) -> Tensor:
+def _energy(level: MemoryLevel, tally: _Tally, at: int, whole: bool) -> Tensor:
     """Rows accessed times energy per row, each (tensor, kind) rounded up to whole rows."""
-    rows_read, rows_written = reads / level.word_bits, writes / level.word_bits
+    rows = [tally.of(tally.rows, at, way) / level.word_bits for way in (READ, WRITE)]
     if whole:
-        rows_read, rows_written = torch.ceil(rows_read - 1e-9), torch.ceil(rows_written - 1e-9)
-    return rows_read.sum(1) * level.read_energy_pj + rows_written.sum(1) * level.write_energy_pj
+        rows = [torch.ceil(r - 1e-9) for r in rows]
+    return rows[READ].sum(1) * level.read_energy_pj + rows[WRITE].sum(1) * level.write_energy_pj
 
 
 @dataclass(frozen=True)
@@ -360,7 +469,8 @@ class Cost:
     """What one layer costs under one mapping.
 
     energy_pj: by component (operations, each level, requantise, static). accesses: (level, tensor) -> words read and
-    written. bound: the resource that limits latency. utilisation: operations over what the array could do in the time.
+    written. bound: the resource that limits latency. ends_cycles: part of the cycles that fill and drain. utilisation:
+    operations over what the array could do in the time.
     """
 
     cycles: float
@@ -370,6 +480,7 @@ class Cost:
     utilisation: float
     bound: str
     footprint_bits: dict[str, float]
+    ends_cycles: float
 
     @property
     def energy_mj(self) -> float:
@@ -420,6 +531,7 @@ def evaluate(layer: Layer, accelerator: Accelerator, mapping: Mapping, resident:
         overhead_cycles=float(engine.fill_cycles * passes),
         cycles_per_operation=engine.cycles_per_operation(layer),
         update_share=time_share(layer, engine.zeros),
+        fill_and_drain=engine.fill_and_drain,
     )
     for i, level in enumerate(levels):
         room = level.capacity_bytes * 8 / (2 if level.double_buffered else 1)
@@ -437,7 +549,8 @@ def evaluate(layer: Layer, accelerator: Accelerator, mapping: Mapping, resident:
     times = {"compute": float(cost.compute_cycles[0])}
     times.update({level.name: float(cost.level_cycles[0, i]) for i, level in enumerate(levels)})
     times["requantise"] = -(-layer.output_count // accelerator.lanes)
-    cycles = max(times.values())
+    ends = float(cost.ends_cycles[0])
+    cycles = max(times.values()) + ends
     ms = cycles / (accelerator.clock_mhz * 1e3)
     energy = {"operations": float(cost.operation_pj[0])}
     energy.update({level.name: float(cost.level_energy_pj[0, i]) for i, level in enumerate(levels)})
@@ -458,6 +571,7 @@ def evaluate(layer: Layer, accelerator: Accelerator, mapping: Mapping, resident:
         / (cycles * engine.rows * engine.lanes * engine.cols),
         bound=max(times, key=lambda name: times[name]),
         footprint_bits={level.name: float(cost.footprint_bits[0, i]) for i, level in enumerate(levels)},
+        ends_cycles=ends,
     )
 
 

@@ -6,7 +6,7 @@ that unrolling leaves.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
@@ -17,15 +17,25 @@ from numpy.typing import NDArray
 from cosearch.errors import HardwareError
 from cosearch.hardware.accelerator import TENSORS, Accelerator, Axis, Engine, Mapspace, MemoryLevel
 from cosearch.hardware.array import divisors
+from cosearch.hardware.cost import READ, WRITE, port_width
 from cosearch.hardware.mapping import DIMS, LevelLoops, Mapping, loop_bounds
-from cosearch.hardware.nestkernel import RELEVANCE, analyse
+from cosearch.hardware.nestkernel import (
+    Memories,
+    NestCounts,
+    Terms,
+    Work,
+    analyse,
+    price_counted,
+    shapes,
+)
 from cosearch.hardware.sparsity import time_share
 from cosearch.workload import Layer
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_THREADED = 4096
+_THREADED, _PARTS = 4096, 8
+"""Mappings from which on threads pay, and the parts that they share."""
 _AT = {dim: i for i, dim in enumerate(DIMS)}
 
 
@@ -136,65 +146,56 @@ def _table(trips: dict[str, int], homes: dict[str, list[int]], levels: int) -> F
     return table
 
 
-@dataclass(frozen=True)
-class NestCounts:
-    """What each mapping does; b = order combination x nest.
+def _memories(levels: Sequence[MemoryLevel], engine: Engine) -> Memories:
+    """A hierarchy as the compiled analysis takes it."""
 
-    cycles [b] of the array; used [b, level] instances; read_bits, write_bits [b, level, 3] per tensor; footprint_bits
-    [b, level] of one instance; fills [b]: how often the array fills and drains; fanout [b, level]: instances needed.
-    """
+    def array(values: Iterable[float]) -> Floats:
+        return np.array(list(values), float)
 
-    cycles: Floats
-    read_bits: Floats
-    write_bits: Floats
-    footprint_bits: Floats
-    used: Floats
-    fills: Floats
-    fanout: Floats
+    return Memories(
+        holds=np.array([[tensor in level.holds for tensor in TENSORS] for level in levels]),
+        keeps=np.array([level.keeps for level in levels]),
+        slides=np.array([level.slides for level in levels]),
+        row=array(level.word_bits * level.aligned for level in levels),
+        port=np.array([[port_width(level, way) for way in (READ, WRITE)] for level in levels]),
+        shared=np.array([level.shared_port for level in levels]),
+        word=array(level.word_bits for level in levels),
+        energy_pj=np.array([[level.read_energy_pj, level.write_energy_pj] for level in levels], float),
+        room=array(level.capacity_bytes * 8 / (2 if level.double_buffered else 1) for level in levels),
+        instances=array(level.instances for level in levels),
+        ends=engine.fill_and_drain,
+    )
 
 
-def count_nests(
-    layer: Layer, engine: Engine, levels: Sequence[MemoryLevel], n: Nests, resident: Sequence[str] = ()
-) -> NestCounts:
-    """Counts of every nest under every combination of orders: `cost.evaluate_batch`, compiled."""
-    size, depth = len(n.temporal), len(levels)
-    total = len(n)
-    cycles, used, footprint = np.empty(total), np.empty((total, depth)), np.empty((total, depth))
-    read_bits, write_bits = np.empty((total, depth, 3)), np.empty((total, depth, 3))
+def _work(layer: Layer, engine: Engine, resident: Sequence[str]) -> Work:
+    """A layer as the compiled analysis takes it."""
     bounds = loop_bounds(layer)
     widths = (layer.weight_width * layer.has_weights, layer.input_bits, layer.accumulator_bits, layer.output_bits)
-    fixed = (
+    return Work(
         np.array([float(bounds[dim]) for dim in DIMS]),
-        np.array([v // g for g, v in _window(layer)], np.int64),
-        np.array([[tensor in level.holds for tensor in TENSORS] for level in levels]),
-        np.array([level.keeps for level in levels]),
-        np.array([tensor in resident for tensor in TENSORS]),
+        np.array([value // common for common, value in _window(layer)], np.int64),
         np.array(widths, float),
-        RELEVANCE,
+        np.array([tensor in resident for tensor in TENSORS]),
+        float(layer.output_count),
+        time_share(layer, engine.zeros),
     )
-    spatial = np.ascontiguousarray(n.spatial)
 
-    def one_order(combination: int) -> None:
-        part = slice(combination * size, (combination + 1) * size)
-        order = n.orders[combination : combination + 1]
-        filled = (cycles[part], read_bits[part], write_bits[part], footprint[part], used[part])
-        analyse(n.temporal, spatial, order, *fixed, *filled)
 
-    if total < _THREADED:
-        for combination in range(len(n.orders)):
-            one_order(combination)
-    else:  # the compiled loop lets go of the interpreter; each order fills its own part
-        with ThreadPoolExecutor(2) as pool:
-            list(pool.map(one_order, range(len(n.orders))))
-    first = next(i for i, level in enumerate(levels) if "O" in level.holds)
-    if first < depth - 1:
-        read_bits[:, first, 2] *= time_share(layer, engine.zeros)
-        write_bits[:, first, 2] *= time_share(layer, engine.zeros)
-    outer = n.temporal[:, -1:] if engine.fill_per == "tile" else n.temporal[:, 1:]
-    fills = np.tile(outer.reshape(size, -1).prod(1), len(n.orders))
-    above = np.cumprod(n.spatial.prod(2)[:, ::-1], axis=1)[:, ::-1]
-    fanout = np.tile(np.concatenate([above[:, 1:], np.ones((size, 1))], axis=1), (len(n.orders), 1))
-    return NestCounts(cycles, read_bits, write_bits, footprint, used, fills, fanout)
+def _terms(layer: Layer, accelerator: Accelerator, engine: Engine, levels: int) -> Terms:
+    """What prices the layer's mappings on an engine besides their traffic."""
+    operations = layer.macs * accelerator.energies.operation_pj(layer, engine.fabric)
+    return Terms(
+        float(engine.cycles_per_operation(layer)),
+        float(engine.fill_cycles),
+        _fill_from(engine, levels),
+        float(-(-layer.output_count // accelerator.lanes)),
+        operations + layer.output_count * accelerator.energies.requantise_pj,
+    )
+
+
+def _fill_from(engine: Engine, levels: int) -> int:
+    """The level from which on loops fill and drain the array again."""
+    return levels - 1 if engine.fill_per == "tile" else 1
 
 
 def _window(layer: Layer) -> list[tuple[int, int]]:
@@ -204,6 +205,47 @@ def _window(layer: Layer) -> list[tuple[int, int]]:
         common = math.gcd(stride, dilation)
         pairs += [(common, stride), (common, dilation)]
     return pairs
+
+
+def _analyse(
+    n: Nests,
+    memories: Memories,
+    work: Work,
+    terms: Terms,
+    counts: NestCounts | None,
+    cycles: Floats,
+    energy_pj: Floats,
+) -> None:
+    """Fill the counts, or the prices if counts is None; on two threads if worth it, compiled code needs no lock."""
+    spatial, depth = np.ascontiguousarray(n.spatial), n.temporal.shape[1]
+
+    def part(start: int, stop: int) -> None:
+        found = _empty_counts(1, depth) if counts is None else counts
+        problem = (n.temporal, spatial, n.orders, memories, work, terms, shapes(depth), start, stop)
+        analyse(*problem, counts is not None, found, cycles, energy_pj)
+
+    size = len(n.temporal)
+    if len(n) < _THREADED:
+        part(0, size)
+        return
+    cuts = [size * i // _PARTS for i in range(_PARTS + 1)]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(part, cuts[:-1], cuts[1:]))
+
+
+def _empty_counts(mappings: int, levels: int) -> NestCounts:
+    shape: list[tuple[int, ...]] = [(), (), (), (2, levels, 3), (2, levels), (levels,), (levels,), (levels,)]
+    return NestCounts(*(np.empty((mappings, *rest)) for rest in shape))
+
+
+def count_nests(
+    layer: Layer, engine: Engine, levels: Sequence[MemoryLevel], n: Nests, resident: Sequence[str] = ()
+) -> NestCounts:
+    """Counts of every nest under every combination of orders: `cost.evaluate_batch`, compiled."""
+    counts, none = _empty_counts(len(n), len(levels)), np.empty((1, 1))
+    terms = Terms(1.0, 0.0, _fill_from(engine, len(levels)), 0.0, 0.0)
+    _analyse(n, _memories(levels, engine), _work(layer, engine, resident), terms, counts, none, none)
+    return counts
 
 
 @dataclass(frozen=True)
@@ -218,25 +260,30 @@ def totals(
     layer: Layer, accelerator: Accelerator, engine: Engine, levels: Sequence[MemoryLevel], counts: NestCounts
 ) -> Totals:
     """Whole-layer figures of a batch: what `evaluate` returns for each mapping."""
-    array = counts.cycles * engine.cycles_per_operation(layer) + engine.fill_cycles * counts.fills
-    cycles = np.maximum(array, -(-layer.output_count // accelerator.lanes))
-    fixed = layer.macs * accelerator.energies.operation_pj(layer, engine.fabric)
-    pj = np.full(len(cycles), fixed + layer.output_count * accelerator.energies.requantise_pj)
-    fits = np.ones(len(cycles), bool)
-    for i, level in enumerate(levels):
-        reads, writes = counts.read_bits[:, i], counts.write_bits[:, i]
-        read_time = reads.sum(1) / (counts.used[:, i] * level.read_bits_per_cycle)
-        write_time = writes.sum(1) / (counts.used[:, i] * level.write_bits_per_cycle)
-        if level.shared_port:
-            read_time = (reads + writes).sum(1) / (counts.used[:, i] * level.read_bits_per_cycle)
-        cycles = np.maximum(cycles, np.maximum(read_time, write_time))
-        pj += np.ceil(reads / level.word_bits - 1e-9).sum(1) * level.read_energy_pj
-        pj += np.ceil(writes / level.word_bits - 1e-9).sum(1) * level.write_energy_pj
-        room = level.capacity_bytes * 8 / (2 if level.double_buffered else 1)
-        fits &= (counts.footprint_bits[:, i] <= room) & (counts.fanout[:, i] <= level.instances)
-    ms = np.where(fits, cycles / (accelerator.clock_mhz * 1e3), np.inf)
-    static = np.where(fits, ms, 0.0) * accelerator.static_power_w
-    return Totals(ms, np.where(fits, pj * 1e-9 + static, np.inf))
+    cycles, pj = (np.empty(len(counts.cycles)) for _ in range(2))
+    price_counted(counts, _memories(levels, engine), _terms(layer, accelerator, engine, len(levels)), cycles, pj)
+    return _totals(accelerator, cycles, pj)
+
+
+def price_nests(
+    layer: Layer,
+    accelerator: Accelerator,
+    engine: Engine,
+    levels: Sequence[MemoryLevel],
+    n: Nests,
+    resident: Sequence[str] = (),
+) -> Totals:
+    """The same in one go, without the counts."""
+    cycles, pj = (np.empty((len(n.orders), len(n.temporal))) for _ in range(2))
+    terms = _terms(layer, accelerator, engine, len(levels))
+    _analyse(n, _memories(levels, engine), _work(layer, engine, resident), terms, None, cycles, pj)
+    return _totals(accelerator, cycles.reshape(-1), pj.reshape(-1))
+
+
+def _totals(accelerator: Accelerator, cycles: Floats, pj: Floats) -> Totals:
+    ms = cycles / (accelerator.clock_mhz * 1e3)
+    mj = pj * 1e-9
+    return Totals(ms, mj + accelerator.static_power_w * ms if accelerator.static_power_w else mj)
 
 
 Objective = str | Callable[[Floats, Floats], Floats]

@@ -21,7 +21,8 @@ from cosearch.hardware.accelerator import Accelerator, Engine, MemoryLevel
 from cosearch.hardware.array import edge
 from cosearch.hardware.cost import engine_of, hierarchy
 from cosearch.hardware.mapping import DIMS, RELEVANT, loop_bounds
-from cosearch.hardware.nest import NestCounts, Nests, count_nests, enumerate_nests
+from cosearch.hardware.nest import Nests, count_nests, enumerate_nests
+from cosearch.hardware.nestkernel import NestCounts
 from cosearch.hardware.pricing import Residency
 from cosearch.workload import Layer
 
@@ -59,18 +60,15 @@ def _unbeaten(points: Floats) -> Mask:  # pragma: no cover
 
 
 @njit(cache=True)
-def _rows_and_shares(
-    bits: Floats, used: Floats, word_bits: Floats, rows: Floats, shares: Floats
-) -> None:  # pragma: no cover
-    """Sums over tensors of bits [b, level, 3]: rows accessed, each tensor's rounded up, and bits per used instance."""
+def _rows(bits: Floats, word_bits: Floats, rows: Floats) -> None:  # pragma: no cover
+    """Rows accessed, summed over tensors and each tensor's rounded up: of bits [b, way, level, 3]."""
     for b in range(bits.shape[0]):
-        for level in range(bits.shape[1]):
-            count, total = 0.0, 0.0
-            for x in range(3):
-                count += np.ceil(bits[b, level, x] / word_bits[level] - 1e-9)
-                total += bits[b, level, x]
-            rows[b, level] = count
-            shares[b, level] = total / used[b, level]
+        for way in range(2):
+            for level in range(bits.shape[2]):
+                count = 0.0
+                for x in range(3):
+                    count += np.ceil(bits[b, way, level, x] / word_bits[level] - 1e-9)
+                rows[b, way, level] = count
 
 
 def room_bits(level: MemoryLevel) -> float:
@@ -111,12 +109,20 @@ def allowed(n: Nests, residency: Residency) -> Nests:
 
 
 def geometry(accelerator: Accelerator, engine: Engine) -> tuple[Any, ...]:
-    """What decides the mapspace, its counts and the rows accessed: not capacities, ports, clocks or energies."""
+    """What decides the mapspace, its counts and the rows accessed: not capacities, ports, clocks or energies.
+
+    Ports do where transfers take whole cycles, or where filling and draining counts.
+    """
+    ends = engine.fill_and_drain
     levels = tuple(
-        (x.name, x.holds, x.instances, x.keeps, x.word_bits, x.shared_port) for x in hierarchy(accelerator, engine)
+        (
+            (x.name, x.holds, x.instances, x.keeps, x.slides, x.word_bits, x.shared_port, x.aligned),
+            (x.read_bits_per_cycle, x.write_bits_per_cycle) if x.aligned or ends else (),
+        )
+        for x in hierarchy(accelerator, engine)
     )
-    zeros = engine.zeros, engine.patterns
-    return engine.rows, engine.cols, engine.kinds, engine.mapspace, engine.fill_per, engine.fill_cycles, zeros, levels
+    array = engine.rows, engine.cols, engine.kinds, engine.fill_per, engine.fill_cycles, ends
+    return (*array, engine.mapspace, engine.zeros, engine.patterns, levels)
 
 
 def fitting(layer: Layer, levels: Sequence[MemoryLevel], n: Nests, rooms: Floats, resident: Sequence[str]) -> Nests:
@@ -184,12 +190,13 @@ class _Members:
 class _Charged:
     """What accelerators of one geometry charge for, per mapping.
 
-    cycles [b] of the array; bits [b, port] per instance with the level of each port and whether it only writes; rows
-    [b, memory] accessed with the level and whether they are written; class [b, level]: how many of the rooms on offer
-    are too small.
+    cycles [b] of the array; ends [b] of the first fill and last drain; bits [b, port] per instance with the level of
+    each port and whether it only writes; rows [b, memory] accessed with the level and whether they are written;
+    class [b, level]: how many of the rooms on offer are too small.
     """
 
     cycles: Floats
+    ends: Floats
     bits: Floats
     ports: tuple[tuple[int, bool], ...]
     rows: Floats
@@ -197,16 +204,15 @@ class _Charged:
     too_small: Floats
 
     def take(self, index: Ints) -> "_Charged":
-        some = {name: getattr(self, name)[index] for name in ("cycles", "bits", "rows", "too_small")}
+        some = {name: getattr(self, name)[index] for name in ("cycles", "ends", "bits", "rows", "too_small")}
         return replace(self, **some)
 
 
 def _charged(layer: Layer, engine: Engine, levels: Sequence[MemoryLevel], c: NestCounts, m: _Members) -> _Charged:
     words = np.array([float(level.word_bits) for level in levels])
-    shape = c.used.shape
-    row_in, row_out, share_in, share_out = (np.empty(shape) for _ in range(4))
-    _rows_and_shares(c.read_bits, c.used, words, row_in, share_in)
-    _rows_and_shares(c.write_bits, c.used, words, row_out, share_out)
+    accessed = np.empty(c.ports.shape)
+    _rows(c.rows, words, accessed)
+    (row_in, row_out), (share_in, share_out) = accessed.swapaxes(0, 1), (c.ports / c.used[:, None]).swapaxes(0, 1)
     bits, ports, rows, memories, small = [], [], [], [], []
     possible = np.ones(len(c.cycles), bool)
     for i, level in enumerate(levels):
@@ -233,6 +239,7 @@ def _charged(layer: Layer, engine: Engine, levels: Sequence[MemoryLevel], c: Nes
     none = np.empty((len(cycles), 0))
     table = _Charged(
         cycles,
+        c.ends,
         np.stack(bits, 1) if bits else none,
         tuple(ports),
         np.stack(rows, 1) if rows else none,
@@ -244,7 +251,7 @@ def _charged(layer: Layer, engine: Engine, levels: Sequence[MemoryLevel], c: Nes
 
 def _front(table: _Charged) -> _Charged:
     varies = table.too_small[:, np.ptp(table.too_small, axis=0) > 0] if len(table.cycles) else table.too_small
-    points = np.concatenate([table.cycles[:, None], table.bits, table.rows, varies], axis=1)
+    points = np.concatenate([table.cycles[:, None], table.ends[:, None], table.bits, table.rows, varies], axis=1)
     order = np.lexsort((points.sum(axis=1), points[:, 0]))
     return table.take(order[_unbeaten(np.ascontiguousarray(points[order]))])
 
@@ -260,7 +267,7 @@ def _price(layer: Layer, t: _Charged, m: _Members) -> tuple[Floats, Floats]:
     fits = np.ones(cycles.shape, bool)
     for i in range(len(m.room)):
         fits &= t.too_small[:, i] <= np.searchsorted(np.unique(m.room[i]), m.room[i])[:, None]
-    ms = np.where(fits, cycles / (m.clock_mhz * 1e3)[:, None], np.inf)
+    ms = np.where(fits, (cycles + t.ends) / (m.clock_mhz * 1e3)[:, None], np.inf)
     return ms, np.where(fits, pj * 1e-9 + np.where(fits, ms, 0.0) * m.static_w[:, None], np.inf)
 
 

@@ -135,8 +135,16 @@ def traffic(front: LayerFront, counts: Counts, residency: Residency) -> Traffic:
         activation_read=counts.input_reads * layer.input_bits + trips + spilled,
         activation_write=inputs + trips + drained,
         dram=weights + inputs + spilled,
-        accumulator=2 * front.update_share * counts.updates * layer.accumulator_bits,
+        accumulator=2 * _updates(front, counts) * layer.accumulator_bits,
     )
+
+
+def _updates(front: LayerFront, counts: Counts) -> Floats:
+    """Words added into the accumulators: fewer where zero weights are skipped, but no fewer than leave them."""
+    if front.update_share == 1.0:
+        return counts.updates
+    leave = front.bounds.outputs * (front.bounds.C // front.tiles.C)[counts.tile][:, None]
+    return np.where(counts.updates > 0, np.maximum(counts.updates * front.update_share, leave), 0.0)
 
 
 def mapping_energy_pj(front: LayerFront, moved: Traffic, prices: Prices, logic: NDArray[np.bool_]) -> Floats:

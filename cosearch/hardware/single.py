@@ -16,10 +16,9 @@ from cosearch.hardware.nest import (
     Objective,
     Totals,
     best_of,
-    count_nests,
     enumerate_nests,
     nest_mapping,
-    totals,
+    price_nests,
 )
 from cosearch.hardware.nestfront import allowed, beside, nest_costs, resident_bits
 from cosearch.hardware.pricing import LayerFront, Residency, feasible, layer_front, mapping_energy_pj, traffic
@@ -67,12 +66,10 @@ def best(
 def _best_nest(
     layer: Layer, accelerator: Accelerator, engine: Engine, objective: Objective, residency: Residency
 ) -> Mapping:
-    levels = hierarchy(accelerator, engine)
+    levels = beside(hierarchy(accelerator, engine), residency)
     names = [level.name for level in levels]
     nests = allowed(enumerate_nests(layer, engine, names), residency)
-    levels = beside(levels, residency)
-    counts = count_nests(layer, engine, levels, nests, residency.tensors)
-    at = best_of(objective, totals(layer, accelerator, engine, levels, counts))
+    at = best_of(objective, price_nests(layer, accelerator, engine, levels, nests, residency.tensors))
     if at is None:
         raise HardwareError(
             f"layer {layer.name!r}: no mapping fits accelerator {accelerator.name!r}; give it larger buffers "

@@ -27,6 +27,7 @@ from cosearch.operators._simd import (
     FLOATS,
     INTS,
     LANES,
+    add_products,
     compile_kernel,
     copy,
     load,
@@ -316,14 +317,37 @@ def _depthwise_gradients(x, g, w, dx, dw, offsets, starts, shape, cut, start, st
                 dw[group * pairs + t] = product - w[group * pairs + t] * total
 
 
+def _pointwise_products(x, g, dw, shape, start, stop):  # type: ignore[no-untyped-def]
+    """Rows 4 start..4 stop of dw = sum over images and pixels of g x. shape: n, c, k and the pixels of an image."""
+    n, c, k, length = shape
+    whole = length // LANES * LANES
+    sums = np.empty((c + 3) // 4 * LANES, np.float32)
+    for block in range(start, stop):
+        sums[:] = 0.0
+        rows = min(4, k - 4 * block)
+        for image in range(n):
+            at = (image * k + 4 * block) * length
+            for j in range(0, c, 4):
+                of = (image * c + j) * length
+                add_products(g, at, length, rows, x, of, length, c - j, sums, j * 4, whole)
+                for m in range(rows):
+                    for i in range(min(4, c - j)):
+                        for v in range(whole, length):
+                            sums[j * 4 + 4 * m + i] += g[at + m * length + v] * x[of + i * length + v]
+        for m in range(rows):
+            for i in range(c):
+                dw[(4 * block + m) * c + i] = sums[i // 4 * LANES + 4 * m + i % 4]
+
+
 @cache
 def _compiled(name: str) -> Callable[..., None]:
-    function, arrays, tables, cut = {
-        "forward": (_forward, 3, 1, 9),
-        "input_gradient": (_input_gradient, 4, 2, 15),
-        "depthwise_gradients": (_depthwise_gradients, 5, 2, 15),
+    function, arrays, tables, lengths = {
+        "forward": (_forward, 3, 1, (12, 9)),
+        "input_gradient": (_input_gradient, 4, 2, (12, 15)),
+        "depthwise_gradients": (_depthwise_gradients, 5, 2, (12, 15)),
+        "pointwise_products": (_pointwise_products, 3, 0, (4,)),
     }[name]
-    sizes = (types.UniTuple(types.int64, 12), types.UniTuple(types.int64, cut))
+    sizes = (types.UniTuple(types.int64, length) for length in lengths)
     return compile_kernel(function, *[FLOATS] * arrays, *[INTS] * tables, *sizes, types.int64, types.int64)
 
 
@@ -549,3 +573,12 @@ def depthwise_gradients(
     run(lambda start, stop: kernel(*arguments, start, stop), geometry.groups, geometry.operations, threads)
     positions = np.arange(dw.size, dtype=np.int64).reshape(dw.shape)  # where each pair came from
     dw.reshape(-1)[_paired(positions, geometry).reshape(-1)] = pairs
+
+
+def pointwise_products(x: NDArray[np.float32], gradient: NDArray[np.float32], threads: int) -> NDArray[np.float32]:
+    """Sums of products over images and pixels. x: N C L with L >= LANES, gradient: N K L. Returns: K C."""
+    (n, c, length), k = x.shape, gradient.shape[1]
+    kernel, dw = _compiled("pointwise_products"), np.empty(k * c, np.float32)
+    arguments = (x.reshape(-1), gradient.reshape(-1), dw, (n, c, k, length))
+    run(lambda start, stop: kernel(*arguments, start, stop), -(-k // 4), n * c * k * length, threads)
+    return dw.reshape(k, c)

@@ -1,17 +1,19 @@
 # mypy: disable-error-code="call-arg, var-annotated, type-var, misc, assignment"
-"""Numba kernels of a whole butterfly chain on columns N x channels x L, float32, on a CPU.
+"""Numba kernels of a whole butterfly chain, float32, on a CPU: on images, their patches, or rows of vectors.
 
-A unit of work is a window of columns of one image. It goes through all factors while its intermediates, which are
-often many times wider than the ends of the chain, stay in a second-level cache; only the ends touch memory. The
-backward pass computes the intermediates again instead of keeping them. For block b and diagonal tau a factor is an
-r x s product whose rows are t apart: eight (or four) rows of r by sixteen columns stay in registers, and nothing is
-permuted, as a batched matrix product would need.
+A unit of work is a window of columns (pixels or vectors). A chain splits exactly: rows i of the first factor that
+differ never meet again, and the columns j of the last factor only add up. With h of the first and m of the last the
+chain falls into tiles that are small chains themselves; a tile's intermediates, which in the whole chain are often
+many times wider than its ends, stay in a second-level cache, and only the ends touch memory. The backward pass
+computes the intermediates of a tile again instead of keeping them. Patches are gathered, and their gradients
+scattered, row by row inside the kernels: nothing is unfolded in memory. For block b and diagonal tau a factor is an
+r x s product whose rows are t apart: eight (or fewer) rows of r by thirty-two columns stay in registers.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
@@ -23,319 +25,500 @@ from cosearch.operators._simd import (
     FLOATS,
     INTS,
     LANES,
+    add_products,
     compile_kernel,
-    copy,
-    eighths,
-    halves,
     load,
+    load_some,
     plus,
-    plus_product,
-    quarters,
+    product_of_eight,
+    product_of_four,
+    product_of_two,
     run,
-    spread,
     store,
-    zero,
+    store_some,
+    transpose,
 )
 
-SCRATCH_FLOATS = 1 << 17  # 512 KiB for the intermediates of a window
+STEP = 2 * LANES  # columns that a product computes at once; windows are multiples
+SCRATCH_FLOATS = 1 << 18  # 1 MiB for what a tile of a window touches
+WIDEST, NARROWEST = 8 * STEP, 2 * STEP  # columns of a window: a gradient ends in sums over lanes once per window
 SEGMENTS = 8  # sums of a factor's gradient, added up at the end: fixed, so that threads do not change the result
-LEAST_FOR_GRADIENT = 4 * LANES  # columns of a window: every window ends in sums over lanes, which cost about as much
-FIELDS = 9
-"""Per factor in a table: blocks, r, s, t, rows at once of F and of its transpose, and where its packed weights, its
-transpose's and its gradient begin."""
+TILE = 8  # rows of the first, columns of the last factor in a tile, or the nearest divisor
+FIELDS = 19
+"""Per factor and tile: blocks, r, s, t in two digits, rows at once of F and of its transpose; start and size of its
+packed weights, of its transpose's and of its gradient; row steps per block, row and first digit, of input and output.
+"""
 
 
 @njit(nogil=True, error_model="numpy")
-def _factor(x, x0, x_pitch, w, w0, y, y0, y_pitch, sizes, columns):  # type: ignore[no-untyped-def]
-    """y = F x for `columns` columns, a multiple of LANES. sizes: blocks, r, s, t and the rows computed at once."""
-    blocks, r, s, t, high = sizes
+def _factor(x, x0, x_steps, w, w0, y, y0, y_steps, sizes, pitch, columns, add):  # type: ignore[no-untyped-def]
+    """y = F x, or y += F x, for `columns` columns. sizes: blocks, r, s, t in two digits, rows computed at once."""
+    blocks, r, s, outer, inner, high = sizes
     strips = (r + high - 1) // high
-    x_step, y_step = t * x_pitch, t * y_pitch
+    x_block, x_row, x_outer = x_steps
+    y_block, y_row, y_outer = y_steps
     for block in range(blocks):
-        for tau in range(t):
-            weights = w0 + (block * t + tau) * strips * s * high
-            source, target = x0 + (block * s * t + tau) * x_pitch, y0 + (block * r * t + tau) * y_pitch
-            for left in range(0, columns, LANES):
-                of = weights
-                for strip in range(strips):
-                    s0, s1, s2, s3 = zero(), zero(), zero(), zero()
-                    to, at, rest = target + strip * high * y_step + left, source + left, r - strip * high
-                    if high == 8:
-                        s4, s5, s6, s7 = zero(), zero(), zero(), zero()
-                        for _ in range(s):
-                            value = load(x, at)
-                            s0 = plus_product(s0, spread(w, of), value)
-                            s1 = plus_product(s1, spread(w, of + 1), value)
-                            s2 = plus_product(s2, spread(w, of + 2), value)
-                            s3 = plus_product(s3, spread(w, of + 3), value)
-                            s4 = plus_product(s4, spread(w, of + 4), value)
-                            s5 = plus_product(s5, spread(w, of + 5), value)
-                            s6 = plus_product(s6, spread(w, of + 6), value)
-                            s7 = plus_product(s7, spread(w, of + 7), value)
-                            at += x_step
-                            of += 8
-                        if rest > 4:
-                            store(y, to + 4 * y_step, s4)
-                        if rest > 5:
-                            store(y, to + 5 * y_step, s5)
-                        if rest > 6:
-                            store(y, to + 6 * y_step, s6)
-                        if rest > 7:
-                            store(y, to + 7 * y_step, s7)
-                    else:
-                        for _ in range(s):
-                            value = load(x, at)
-                            s0 = plus_product(s0, spread(w, of), value)
-                            s1 = plus_product(s1, spread(w, of + 1), value)
-                            s2 = plus_product(s2, spread(w, of + 2), value)
-                            s3 = plus_product(s3, spread(w, of + 3), value)
-                            at += x_step
-                            of += 4
-                    store(y, to, s0)
-                    if rest > 1:
-                        store(y, to + y_step, s1)
-                    if rest > 2:
-                        store(y, to + 2 * y_step, s2)
-                    if rest > 3:
-                        store(y, to + 3 * y_step, s3)
+        for o in range(outer):
+            for tau in range(inner):
+                source = x0 + (block * x_block + o * x_outer + tau) * pitch
+                target = y0 + (block * y_block + o * y_outer + tau) * pitch
+                for left in range(0, columns, STEP):
+                    of = w0
+                    for strip in range(strips):
+                        rest, to = r - strip * high, target + strip * high * y_row * pitch + left
+                        at = source + left
+                        if high == 8:
+                            product_of_eight(x, at, x_row * pitch, w, of, s, y, to, y_row * pitch, rest, add)
+                        elif high == 4:
+                            product_of_four(x, at, x_row * pitch, w, of, s, y, to, y_row * pitch, rest, add)
+                        else:
+                            product_of_two(x, at, x_row * pitch, w, of, s, y, to, y_row * pitch, rest, add)
+                        of += s * high
+                w0 += strips * s * high
 
 
 @njit(nogil=True, error_model="numpy")
-def _add_gradient(x, x0, x_pitch, g, g0, g_pitch, dw, d0, sizes, columns):  # type: ignore[no-untyped-def]
-    """dw[b, i, j, tau] += sum over the columns of g[b, i, tau] x[b, j, tau], in tiles of four i by two j.
-
-    A tile is LANES values: for the first j, then the second, two parts of each i's sum (`Packed.weight_gradients`).
-    """
-    blocks, r, s, t, _ = sizes
-    at = d0
-    x_step, g_step = t * x_pitch, t * g_pitch
+def _add_gradient(x, x0, x_steps, g, g0, g_steps, dw, d0, sizes, pitch, columns):  # type: ignore[no-untyped-def]
+    """dw[b, tau, i, j] += sum over the columns of g[b, i, tau] x[b, j, tau], in tiles of four i by four j."""
+    blocks, r, s, outer, inner, _ = sizes
+    x_block, x_row, x_outer = x_steps
+    g_block, g_row, g_outer = g_steps
+    x_step, g_step = x_row * pitch, g_row * pitch
     for block in range(blocks):
-        for tau in range(t):
-            xs, gs = x0 + (block * s * t + tau) * x_pitch, g0 + (block * r * t + tau) * g_pitch
-            for i in range(0, r, 4):
-                i1, i2, i3 = min(i + 1, r - 1), min(i + 2, r - 1), min(i + 3, r - 1)
-                for j in range(0, s, 2):
-                    j1 = min(j + 1, s - 1)
-                    a0, a1, a2, a3 = zero(), zero(), zero(), zero()
-                    b0, b1, b2, b3 = zero(), zero(), zero(), zero()
-                    for left in range(0, columns, LANES):
-                        c0, c1 = load(x, xs + j * x_step + left), load(x, xs + j1 * x_step + left)
-                        v0, v1 = load(g, gs + i * g_step + left), load(g, gs + i1 * g_step + left)
-                        v2, v3 = load(g, gs + i2 * g_step + left), load(g, gs + i3 * g_step + left)
-                        a0, b0 = plus_product(a0, v0, c0), plus_product(b0, v0, c1)
-                        a1, b1 = plus_product(a1, v1, c0), plus_product(b1, v1, c1)
-                        a2, b2 = plus_product(a2, v2, c0), plus_product(b2, v2, c1)
-                        a3, b3 = plus_product(a3, v3, c0), plus_product(b3, v3, c1)
-                    a = quarters(halves(a0, a1), halves(a2, a3))
-                    store(dw, at, plus(load(dw, at), eighths(a, quarters(halves(b0, b1), halves(b2, b3)))))
-                    at += LANES
+        for o in range(outer):
+            for tau in range(inner):
+                xs = x0 + (block * x_block + o * x_outer + tau) * pitch
+                gs = g0 + (block * g_block + o * g_outer + tau) * pitch
+                for i in range(0, r, 4):
+                    for j in range(0, s, 4):
+                        at, of = gs + i * g_step, xs + j * x_step
+                        add_products(g, at, g_step, r - i, x, of, x_step, s - j, dw, d0, columns)
+                        d0 += LANES
 
 
 @njit(nogil=True, error_model="numpy")
-def _fill(source, start, length, rows, target, pitch, width):  # type: ignore[no-untyped-def]
-    """Rows of `width` values into rows of `pitch`, zero as far as a product reads on."""
+def _clear(target, at, rows, pitch, start, stop):  # type: ignore[no-untyped-def]
     for row in range(rows):
-        copy(target, row * pitch, source, start + row * length, width)
-        for v in range(width, (width + LANES - 1) // LANES * LANES):
-            target[row * pitch + v] = 0.0
+        for v in range(start, stop):
+            target[at + row * pitch + v] = 0.0
 
 
-def _apply(x, w, y, table, length, window, start, stop):  # type: ignore[no-untyped-def]
-    """Windows start..stop of y = F_N .. F_1 x. table: `FIELDS` sizes per factor."""
-    factors = table.size // FIELDS
-    n_in = table[0] * table[2] * table[3]
-    last = (factors - 1) * FIELDS
-    n_out = table[last] * table[last + 1] * table[last + 3]
-    widest = n_in
-    for f in range(factors):
-        at = f * FIELDS
-        widest = max(widest, table[at] * table[at + 1] * table[at + 3])
-    pitch = window + LANES  # a power of two would put the rows of a product into one set of the cache
-    here, there = np.empty(widest * pitch, np.float32), np.empty(widest * pitch, np.float32)
-    windows = (length + window - 1) // window
-    for unit in range(start, stop):
-        image, left = unit // windows, unit % windows * window
-        width = min(window, length - left)
-        origin, target = image * n_in * length + left, image * n_out * length + left
-        _fill(x, origin, length, n_in, here, pitch, width)
-        columns = (width + LANES - 1) // LANES * LANES
-        for f in range(factors):
-            at = f * FIELDS
-            sizes = (table[at], table[at + 1], table[at + 2], table[at + 3], table[at + 4])
-            if f == factors - 1 and width == columns:
-                _factor(here, 0, pitch, w, table[at + 6], y, target, length, sizes, columns)
+@njit(nogil=True, error_model="numpy")
+def _gather(image, row0, rows, left, width, target, at, pitch, shape, add):  # type: ignore[no-untyped-def]
+    """Rows of unfolded images: target[row, v] = the input under column left + v, zero outside the image.
+
+    add: the reverse, image += target. shape: channels, height, width, kernel (2), stride (2), padding (2), dilation
+    (2) and the sizes p, q of the output that the columns run over, image by image.
+    """
+    channels, high, wide, r, s, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, p, q = shape
+    column, v = left, 0
+    while v < width:
+        n, pixel = column // (p * q), column % (p * q)
+        u, start = pixel // q, pixel % q
+        count = min(q - start, width - v)
+        c, a, b = row0 // (r * s), row0 % (r * s) // s, row0 % s - 1
+        for row in range(rows):
+            b += 1
+            if b == s:
+                a, b = a + 1, 0
+            if a == r:
+                c, a = c + 1, 0
+            h = u * stride_h - pad_h + a * dilation_h
+            first = start * stride_w - pad_w + b * dilation_w
+            to = at + row * pitch + v
+            if h < 0 or h >= high:
+                if not add:
+                    for i in range(count):
+                        target[to + i] = 0.0
+                continue
+            out_of = ((n * channels + c) * high + h) * wide + first
+            if stride_w == 1:
+                low, top = max(0, -first), min(count, wide - first)
+                for i in range(0, count, LANES):
+                    if add:
+                        sums = plus(load_some(image, out_of + i, low - i, top - i), load(target, to + i))
+                        store_some(image, out_of + i, sums, low - i, top - i)
+                    else:  # what is written beyond the run is overwritten by the next one or cleared
+                        store(target, to + i, load_some(image, out_of + i, low - i, top - i))
             else:
-                _factor(here, 0, pitch, w, table[at + 6], there, 0, pitch, sizes, columns)
-            here, there = there, here
-        if width != columns:
-            for row in range(n_out):
-                copy(y, target + row * length, here, row * pitch, width)
+                for i in range(count):
+                    inside = 0 <= first + i * stride_w < wide
+                    if add:
+                        if inside:
+                            image[out_of + i * stride_w] += target[to + i]
+                    else:
+                        target[to + i] = image[out_of + i * stride_w] if inside else np.float32(0.0)
+        column += count
+        v += count
 
 
-def _gradients(x, g, w, back, dx, dw, table, length, window, start, stop):  # type: ignore[no-untyped-def]
-    """Segments start..stop: dx, and each segment's own sum dw; w is F as packed, back its transpose."""
-    factors = table.size // FIELDS
-    n_in = table[0] * table[2] * table[3]
-    kept, widest = n_in, n_in
-    for f in range(factors):
-        at = f * FIELDS
-        width = table[at] * table[at + 1] * table[at + 3]
-        kept, widest = kept + width, max(widest, width)
-    n_out = table[(factors - 1) * FIELDS] * table[(factors - 1) * FIELDS + 1] * table[(factors - 1) * FIELDS + 3]
-    pitch = window + LANES  # as in `_apply`
-    values = np.empty(kept * pitch, np.float32)  # the input and every factor's output
-    here, there = np.empty(widest * pitch, np.float32), np.empty(widest * pitch, np.float32)
-    per_image = (length + window - 1) // window
-    units = x.size // (n_in * length) * per_image
-    size = dw.size // SEGMENTS
+@njit(nogil=True, error_model="numpy")
+def _swap(source, at, step, rows, columns, target, to, pitch):  # type: ignore[no-untyped-def]
+    """target[j, i] = source[i, j] for rows x columns values, rows `step` apart in the source, `pitch` in the target."""
+    whole_rows, whole_columns = rows // LANES * LANES, columns // LANES * LANES
+    for i in range(0, whole_rows, LANES):
+        for j in range(0, whole_columns, LANES):
+            transpose(source, at + i * step + j, step, target, to + j * pitch + i, pitch)
+    for i in range(rows):
+        for j in range(whole_columns if i < whole_rows else 0, columns):
+            target[to + j * pitch + i] = source[at + i * step + j]
+
+
+@njit(nogil=True, error_model="numpy")
+def _read(source, row0, rows, left, width, target, at, pitch, vectors, shape):  # type: ignore[no-untyped-def]
+    """Rows of a window from images (`_gather`) or, vectors > 0, from rows of so many values; zeros up to a STEP."""
+    if vectors > 0:
+        _swap(source, left * vectors + row0, vectors, width, rows, target, at, pitch)
+    else:
+        _gather(source, row0, rows, left, width, target, at, pitch, shape, False)
+    _clear(target, at, rows, pitch, width, (width + STEP - 1) // STEP * STEP)
+
+
+@njit(nogil=True, error_model="numpy")
+def _write(target, row0, rows, left, width, source, at, pitch, vectors, shape):  # type: ignore[no-untyped-def]
+    """The reverse of `_read`; where windows of images overlap, the target is added to."""
+    if vectors > 0:
+        _swap(source, at, pitch, rows, width, target, left * vectors + row0, vectors)
+    else:
+        _gather(target, row0, rows, left, width, source, at, pitch, shape, True)
+
+
+@njit(nogil=True, error_model="numpy")
+def _sizes(table, f):  # type: ignore[no-untyped-def]
+    at = f * FIELDS
+    sizes = (table[at], table[at + 1], table[at + 2], table[at + 3], table[at + 4], table[at + 5])
+    steps_in = (table[at + 13], table[at + 14], table[at + 15])
+    return sizes, steps_in, (table[at + 16], table[at + 17], table[at + 18])
+
+
+def _apply(x, w, y, table, cut, shape_in, shape_out, start, stop):  # type: ignore[no-untyped-def]
+    """Windows start..stop of y = F_N .. F_1 x. cut: see `Packed.cut`; table: `FIELDS` sizes per factor."""
+    groups, tiles_i, tiles_j, n_in, n_out, high, width_local, vectors_in, vectors_out, total, window = cut
+    factors, pitch = table.size // FIELDS, window + LANES
+    part = n_in // tiles_j
+    here = np.empty(part * pitch, np.float32)
+    odd, even = np.empty(width_local * pitch, np.float32), np.empty(width_local * pitch, np.float32)
+    out = np.empty(n_out * pitch, np.float32)
+    for unit in range(start, stop):
+        left = unit * window
+        width = min(window, total - left)
+        columns = (width + STEP - 1) // STEP * STEP
+        for group in range(groups):
+            for tile_j in range(tiles_j):
+                row = group * n_in + tile_j * part
+                _read(x, row, part, left, width, here, 0, pitch, vectors_in, shape_in)
+                for tile_i in range(tiles_i):
+                    tile = (group * tiles_i + tile_i) * tiles_j + tile_j
+                    for f in range(factors):
+                        sizes, steps_in, steps_out = _sizes(table, f)
+                        of = table[f * FIELDS + 7] + tile * table[f * FIELDS + 8]
+                        source = here if f == 0 else (odd if f % 2 == 1 else even)
+                        if f == factors - 1:
+                            base, more = tile_i * high * pitch, int(tile_j > 0)
+                            _factor(source, 0, steps_in, w, of, out, base, steps_out, sizes, pitch, columns, more)
+                        else:
+                            target = even if f % 2 == 1 else odd
+                            _factor(source, 0, steps_in, w, of, target, 0, steps_out, sizes, pitch, columns, 0)
+            _write(y, group * n_out, n_out, left, width, out, 0, pitch, vectors_out, shape_out)
+
+
+def _gradients(x, g, w, back, dx, dw, table, cut, shape_in, shape_out, unit, segments, start, stop):  # type: ignore[no-untyped-def]
+    """Segments start..stop: dx unless it is empty, and each segment's own sum dw.
+
+    w is F as packed, back its transpose. A segment is a share of the units of `unit` columns.
+    """
+    groups, tiles_i, tiles_j, n_in, n_out, high, width_local, vectors_in, vectors_out, total, window = cut
+    factors, pitch = table.size // FIELDS, window + LANES
+    part, size = n_in // tiles_j, dw.size // segments
+    kept = 0  # rows of a tile's intermediates
+    for f in range(factors - 1):
+        kept += table[f * FIELDS] * table[f * FIELDS + 16]
+    here, into = np.empty(part * pitch, np.float32), np.empty(part * pitch, np.float32)
+    values = np.empty(kept * pitch, np.float32)
+    odd, even = np.empty(width_local * pitch, np.float32), np.empty(width_local * pitch, np.float32)
+    slope = np.empty(n_out * pitch, np.float32)
+    units = (total + unit - 1) // unit
     for segment in range(start, stop):
-        for unit in range(segment * units // SEGMENTS, (segment + 1) * units // SEGMENTS):
-            image, left = unit // per_image, unit % per_image * window
-            width = min(window, length - left)
-            columns = (width + LANES - 1) // LANES * LANES
-            origin, target = image * n_in * length + left, image * n_out * length + left
-            _fill(x, origin, length, n_in, values, pitch, width)
-            _fill(g, target, length, n_out, here, pitch, width)
-            base = 0
-            for f in range(factors - 1):
-                at = f * FIELDS
-                sizes = (table[at], table[at + 1], table[at + 2], table[at + 3], table[at + 4])
-                following = base + sizes[0] * sizes[2] * sizes[3] * pitch
-                _factor(values, base, pitch, w, table[at + 6], values, following, pitch, sizes, columns)
-                base = following
-            for f in range(factors - 1, -1, -1):
-                at = f * FIELDS
-                sizes = (table[at], table[at + 1], table[at + 2], table[at + 3], table[at + 4])
-                into = segment * size + table[at + 8]
-                _add_gradient(values, base, pitch, here, 0, pitch, dw, into, sizes, columns)
-                flipped = (sizes[0], sizes[2], sizes[1], sizes[3], table[at + 5])
-                _factor(here, 0, pitch, back, table[at + 7], there, 0, pitch, flipped, columns)
-                here, there = there, here
-                if f > 0:
-                    base -= table[at - FIELDS] * table[at - FIELDS + 2] * table[at - FIELDS + 3] * pitch
-            for row in range(n_in):
-                copy(dx, origin + row * length, here, row * pitch, width)
+        limit = min((segment + 1) * units // segments * unit, total)
+        for left in range(segment * units // segments * unit, limit, window):
+            width = min(window, limit - left)
+            columns = (width + STEP - 1) // STEP * STEP
+            for group in range(groups):
+                _read(g, group * n_out, n_out, left, width, slope, 0, pitch, vectors_out, shape_out)
+                for tile_j in range(tiles_j):
+                    row = group * n_in + tile_j * part
+                    _read(x, row, part, left, width, here, 0, pitch, vectors_in, shape_in)
+                    for tile_i in range(tiles_i):
+                        tile = (group * tiles_i + tile_i) * tiles_j + tile_j
+                        base = 0
+                        for f in range(factors - 1):
+                            sizes, steps_in, steps_out = _sizes(table, f)
+                            of = table[f * FIELDS + 7] + tile * table[f * FIELDS + 8]
+                            source = here if f == 0 else values
+                            at = 0 if f == 0 else base - table[f * FIELDS - FIELDS] * table[f * FIELDS - 3] * pitch
+                            _factor(source, at, steps_in, w, of, values, base, steps_out, sizes, pitch, columns, 0)
+                            base += sizes[0] * steps_out[0] * pitch
+                        for f in range(factors - 1, -1, -1):
+                            sizes, steps_in, steps_out = _sizes(table, f)
+                            if f > 0:
+                                base -= table[f * FIELDS - FIELDS] * table[f * FIELDS - 3] * pitch
+                            inputs = here if f == 0 else values
+                            last = f == factors - 1
+                            above, top = slope if last else (odd if f % 2 == 1 else even), 0
+                            if last:
+                                top = tile_i * high * pitch
+                            to = segment * size + table[f * FIELDS + 11] + tile * table[f * FIELDS + 12]
+                            at = base if f > 0 else 0
+                            _add_gradient(inputs, at, steps_in, above, top, steps_out, dw, to, sizes, pitch, columns)
+                            of = table[f * FIELDS + 9] + tile * table[f * FIELDS + 10]
+                            flipped = (sizes[0], sizes[2], sizes[1], sizes[3], sizes[4], table[f * FIELDS + 6])
+                            if f > 0:
+                                below = even if f % 2 == 1 else odd
+                                _factor(above, top, steps_out, back, of, below, 0, steps_in, flipped, pitch, columns, 0)
+                            elif dx.size > 0:
+                                more = int(tile_i > 0)
+                                _factor(
+                                    above, top, steps_out, back, of, into, 0, steps_in, flipped, pitch, columns, more
+                                )
+                    if dx.size > 0:
+                        _write(dx, row, part, left, width, into, 0, pitch, vectors_in, shape_in)
 
 
 @cache
 def _compiled(name: str) -> Callable[..., None]:
-    function, arrays = {"apply": (_apply, 3), "gradients": (_gradients, 6)}[name]
-    return compile_kernel(function, *[FLOATS] * arrays, INTS, *[types.int64] * 4)
+    function, arrays, more = {"apply": (_apply, 3, 2), "gradients": (_gradients, 6, 4)}[name]
+    whole = types.int64
+    shapes = (types.UniTuple(whole, 11), types.UniTuple(whole, 13), types.UniTuple(whole, 13))
+    return compile_kernel(function, *[FLOATS] * arrays, INTS, *shapes, *[whole] * more)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What a chain runs over: `n` images of `shape` (see `_gather`), or, vectors > 0, `n` rows of so many values."""
+
+    n: int
+    shape: tuple[int, ...]
+    vectors: int = 0
+
+    @property
+    def per_image(self) -> int:
+        return self.shape[11] * self.shape[12]
+
+    @property
+    def overlap(self) -> bool:
+        """Whether columns of one image share inputs, so that no two threads may write to its gradient."""
+        return self.shape[3] * self.shape[4] > 1
+
+
+def patches(
+    n: int,
+    channels: int,
+    size: tuple[int, int],
+    kernel: tuple[int, int],
+    steps: tuple[tuple[int, int], tuple[int, int], tuple[int, int]],
+    out: tuple[int, int],
+) -> Columns:
+    """The patches under a kernel; steps: stride, padding, dilation."""
+    if kernel == (1, 1) and steps[:2] == ((1, 1), (0, 0)):
+        return plain_columns(n, channels, math.prod(size))
+    return Columns(n, (channels, *size, *kernel, *steps[0], *steps[1], *steps[2], *out))
+
+
+def plain_columns(n: int, channels: int, length: int) -> Columns:
+    """The columns of N x channels x L as they are."""
+    return Columns(n, (channels, 1, length, 1, 1, 1, 1, 0, 0, 1, 1, 1, length))
+
+
+def vectors(n: int, channels: int) -> Columns:
+    """The rows of N x channels."""
+    return Columns(n, (channels, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1), channels)
 
 
 def _rows_at_once(r: int) -> int:
-    """Eight, or four where eight would compute four more rows for nothing."""
-    return 4 if 0 < r % 8 <= 4 else 8
+    """Eight, or fewer where eight would compute more rows for nothing."""
+    return min((8, 4, 2), key=lambda high: (-(-r // high) * high, -high))
 
 
-def _in_rows(weight: Tensor, high: int) -> Tensor:
-    """b x r x s x t as b, t, r / high, s, high, flat."""
-    b, r, s, t = weight.shape
-    padded = torch.nn.functional.pad(weight, (0, 0, 0, 0, 0, -r % high))
-    return padded.view(b, -1, high, s, t).permute(0, 4, 1, 3, 2).reshape(-1)
+def _nearest_divisor(n: int) -> int:
+    return min((d for d in range(1, n + 1) if n % d == 0), key=lambda d: (abs(math.log2(d / TILE)), d))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a chain, one per group, is cut into tiles. shapes: per factor B, r, s, t of one group's chain."""
+
+    groups: int
+    shapes: tuple[tuple[int, int, int, int], ...]
+
+    @property
+    def n_in(self) -> int:
+        return math.prod(shape[2] for shape in self.shapes)
+
+    @property
+    def n_out(self) -> int:
+        return math.prod(shape[1] for shape in self.shapes)
+
+    @property
+    def first(self) -> int:
+        return self.shapes[0][1]
+
+    @property
+    def last(self) -> int:
+        return self.shapes[-1][2]
+
+    @property
+    def high(self) -> int:
+        """Rows of the first factor in a tile."""
+        return _nearest_divisor(self.first)
+
+    @property
+    def wide(self) -> int:
+        """Columns of the last factor in a tile."""
+        return _nearest_divisor(self.last)
+
+    def local(self, f: int) -> tuple[int, int, int, int, int]:
+        """Blocks, r, s and the two digits of t of factor f within a tile."""
+        b, r, s, t = self.shapes[f]
+        blocks = 1 if f == len(self.shapes) - 1 else b * self.wide // self.last
+        rows, columns = self.high if f == 0 else r, self.wide if f == len(self.shapes) - 1 else s
+        return (blocks, rows, columns, 1, 1) if f == 0 else (blocks, rows, columns, t // self.first, self.high)
+
+    @property
+    def tiles(self) -> int:
+        return self.groups * (self.first // self.high) * (self.last // self.wide)
+
+    @property
+    def kept(self) -> list[int]:
+        """Rows of each intermediate of a tile."""
+        return [b * r * outer * inner for b, r, _, outer, inner in (self.local(f) for f in range(len(self.shapes) - 1))]
+
+    def steps(self, f: int) -> tuple[int, ...]:
+        """Row steps per block, row and first digit of factor f's input and output: see `FIELDS`."""
+        _, r, s, outer, inner = self.local(f)
+        t, whole = outer * inner, self.shapes[f][3]
+        out = (0, whole, self.first) if f == len(self.shapes) - 1 else (r * t, t, inner)
+        return s * t, t, inner, *out
+
+    def table(self) -> NDArray[np.int64]:
+        rows, packed, back, plain = [], 0, 0, 0
+        for f in range(len(self.shapes)):
+            b, r, s, outer, inner = self.local(f)
+            high, flat, count = _rows_at_once(r), _rows_at_once(s), b * outer * inner
+            forth = count * s * -(-r // high) * high
+            reverse = count * r * -(-s // flat) * flat
+            tiles = count * -(-r // 4) * -(-s // 4) * LANES
+            starts = (packed, forth, back, reverse, plain, tiles)
+            rows.append((b, r, s, outer, inner, high, flat, *starts, *self.steps(f)))
+            packed, back, plain = packed + self.tiles * forth, back + self.tiles * reverse, plain + self.tiles * tiles
+        return np.array(rows, np.int64).reshape(-1)
+
+    def window(self, columns: int) -> int:
+        """Columns of a window, a multiple of STEP: as many as keep what a tile touches in the cache."""
+        touched = 2 * (self.n_in * self.wide // self.last) + sum(self.kept) + 2 * max(self.kept, default=0)
+        fit = min(max(SCRATCH_FLOATS // touched, NARROWEST), WIDEST, columns + STEP - 1)
+        return fit // STEP * STEP
+
+    def cut(self, source: Columns, target: Columns) -> tuple[int, ...]:
+        """What the kernels take for `cut`."""
+        tiles = (self.first // self.high, self.last // self.wide)
+        widest, columns = max(self.kept, default=1), source.n * source.per_image
+        sizes = (self.groups, *tiles, self.n_in, self.n_out, self.high, widest)
+        return *sizes, source.vectors, target.vectors, columns, self.window(columns)
+
+    def _cuts(self, f: int) -> tuple[int, int, int, int]:
+        """Into how many parts tiles cut the blocks, r, s and t of factor f; two of them at most are cut."""
+        (b, r, s, outer, inner), (whole_b, whole_r, whole_s, whole_t) = self.local(f), self.shapes[f]
+        return whole_b // b, whole_r // r, whole_s // s, whole_t // (outer * inner)
+
+    def in_tiles(self, weight: Tensor, f: int) -> Tensor:
+        """A factor groups x B x r x s x t as tiles x (B t of a tile) x (r) x (s)."""
+        b, r, s, outer, inner = self.local(f)
+        in_blocks, in_rows, in_columns, in_t = self._cuts(f)
+        spread = weight.reshape(self.groups, in_blocks, b, in_rows, r, in_columns, s, outer, in_t, inner)
+        return spread.permute(0, 3, 8, 1, 5, 2, 7, 9, 4, 6).reshape(-1, b * outer * inner, r, s)
+
+    def out_of_tiles(self, tiles: Tensor, f: int) -> Tensor:
+        """The reverse of `in_tiles`."""
+        b, r, s, outer, inner = self.local(f)
+        in_blocks, in_rows, in_columns, in_t = self._cuts(f)
+        spread = tiles.reshape(self.groups, in_rows, in_t, in_blocks, in_columns, b, outer, inner, r, s)
+        return spread.permute(0, 3, 5, 1, 8, 4, 9, 6, 2, 7).reshape(self.groups, *self.shapes[f])
+
+
+@lru_cache(maxsize=256)
+def _layout(groups: int, shapes: tuple[tuple[int, int, int, int], ...]) -> tuple[Layout, NDArray[np.int64]]:
+    layout = Layout(groups, shapes)
+    return layout, layout.table()
+
+
+def _in_rows(tiles: Tensor, high: int) -> Tensor:
+    """... x r x s as ... x (r / high) x s x high, flat, rows filled up with zeros."""
+    padded = torch.nn.functional.pad(tiles, (0, 0, 0, -tiles.shape[-2] % high))
+    return padded.unflatten(-2, (-1, high)).transpose(-1, -2).reshape(-1)
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A chain's factors as the kernels read them: `forth` applies it, `back` its transpose. See `FIELDS` for table."""
+    """A chain's factors as the kernels read them: `forth` applies it, `back` its transpose."""
 
-    shapes: tuple[tuple[int, int, int, int], ...]
+    layout: Layout
     table: NDArray[np.int64]
     forth: NDArray[np.float32]
     back: NDArray[np.float32]
 
-    @property
-    def n_in(self) -> int:
-        b, _, s, t = self.shapes[0]
-        return b * s * t
-
-    @property
-    def n_out(self) -> int:
-        b, r, _, t = self.shapes[-1]
-        return b * r * t
-
-    @property
-    def sizes(self) -> list[int]:
-        return [math.prod(shape) for shape in self.shapes]
-
-    def window(self, length: int, least: int = LANES) -> int:
-        """Columns of a window: what the scratch holds, a multiple of LANES, no more than there are."""
-        widest = max(b * max(r, s) * t for b, r, s, t in self.shapes)
-        fit = max(SCRATCH_FLOATS // widest, least)
-        return min(fit, length + LANES - 1, 16 * LANES) // LANES * LANES
-
-    def new_sums(self) -> Tensor:
-        """Zeros that `gradients` adds to."""
-        return torch.zeros(SEGMENTS, LANES * sum(_tiles(*shape) for shape in self.shapes))
-
     def weight_gradients(self, sums: Tensor) -> list[Tensor]:
-        """Per factor b x r x s x t from the tiles of `gradients`."""
-        parts = sums.sum(0).split([LANES * _tiles(*shape) for shape in self.shapes])
-        found = []
-        for part, (b, r, s, t) in zip(parts, self.shapes, strict=True):
-            tiles = part.view(b, t, -(-r // 4), -(-s // 2), 2, 4, 2).sum(6)  # b, t, i / 4, j / 2, j, i
-            whole = tiles.permute(0, 2, 5, 3, 4, 1).reshape(b, -(-r // 4) * 4, -(-s // 2) * 2, t)
-            found.append(whole[:, :r, :s].contiguous())
+        """Per factor groups x B x r x s x t from the sums of `_gradients`."""
+        found, totals = [], sums.sum(0) if len(sums) > 1 else sums[0]
+        for f in range(len(self.layout.shapes)):
+            b, r, s, outer, inner = self.layout.local(f)
+            start, size = self.table[f * FIELDS + 11], self.table[f * FIELDS + 12] * self.layout.tiles
+            blocks = totals[start : start + size].view(-1, b * outer * inner, -(-r // 4), -(-s // 4), 4, 4)
+            whole = blocks.transpose(3, 4).flatten(4, 5).flatten(2, 3)
+            found.append(self.layout.out_of_tiles(whole[:, :, :r, :s], f))
         return found
 
 
-def _tiles(b: int, r: int, s: int, t: int) -> int:
-    return b * t * -(-r // 4) * -(-s // 2)
-
-
 def pack(weights: Sequence[Tensor], with_back: bool) -> Packed:
-    """weights: per factor b x r x s x t, input side first. with_back: also what `gradients` needs."""
-    rows, packed, back, plain = [], 0, 0, 0
-    shapes = tuple((int(b), int(r), int(s), int(t)) for b, r, s, t in (w.shape for w in weights))
-    for b, r, s, t in shapes:
-        high, flat = _rows_at_once(r), _rows_at_once(s)
-        rows.append((b, r, s, t, high, flat, packed, back, plain))
-        packed += b * t * s * -(-r // high) * high
-        back += b * t * r * -(-s // flat) * flat
-        plain += _tiles(b, r, s, t) * LANES
-    forth = torch.cat([_in_rows(w, _rows_at_once(w.shape[1])) for w in weights])
-    flipped = [w.transpose(1, 2) for w in weights] if with_back else []
-    reverse = torch.cat([_in_rows(w, _rows_at_once(w.shape[1])) for w in flipped]) if flipped else torch.empty(0)
-    return Packed(shapes, np.array(rows, np.int64).reshape(-1), forth.numpy(), reverse.numpy())
-
-
-def _joined(x: Tensor) -> Tensor:
-    """Short images side by side as one, since a window never spans two: N x C x L to 1 x C x N L."""
-    return x.transpose(0, 1).reshape(1, x.shape[1], -1)
-
-
-def _apart(y: Tensor, n: int) -> Tensor:
-    return y.view(y.shape[1], n, -1).transpose(0, 1)
-
-
-def _wasteful(x: Tensor) -> bool:
-    n, _, length = x.shape
-    return n > 1 and -length % LANES > length // 2
+    """weights: per factor groups x B x r x s x t, input side first. with_back: also what `gradients` needs."""
+    layout, table = _layout(len(weights[0]), tuple((w.shape[1], w.shape[2], w.shape[3], w.shape[4]) for w in weights))
+    tiles = [layout.in_tiles(w, f) for f, w in enumerate(weights)]
+    forth = torch.cat([_in_rows(w, _rows_at_once(w.shape[2])) for w in tiles])
+    flipped = [w.transpose(2, 3) for w in tiles] if with_back else []
+    reverse = torch.cat([_in_rows(w, _rows_at_once(w.shape[2])) for w in flipped]) if flipped else torch.empty(0)
+    return Packed(layout, table, forth.numpy(), reverse.numpy())
 
 
 def _flat(value: Tensor) -> NDArray[np.float32]:
     return value.contiguous().view(-1).numpy()
 
 
-def apply(x: Tensor, chain: Packed, threads: int) -> Tensor:
-    """y = F_N .. F_1 x. x: N x n_in x L. Returns: N x n_out x L."""
-    if _wasteful(x):
-        return _apart(apply(_joined(x), chain, threads), len(x))
-    n, _, length = x.shape
-    y, window, kernel = torch.empty(n, chain.n_out, length), chain.window(length), _compiled("apply")
-    arguments = (_flat(x), chain.forth, _flat(y), chain.table, length, window)
-    work = n * length * sum(chain.sizes)
-    run(lambda start, stop: kernel(*arguments, start, stop), n * -(-length // window), work, threads)
-    return y
+def _work(chain: Packed, columns: int) -> int:
+    return columns * chain.forth.size
 
 
-def gradients(x: Tensor, gradient: Tensor, chain: Packed, sums: Tensor, threads: int) -> Tensor:
-    """dx of y = F_N .. F_1 x for the gradient of y; adds the factors' gradients to sums. Shapes as `apply`."""
-    if _wasteful(x):
-        return _apart(gradients(_joined(x), _joined(gradient), chain, sums, threads), len(x))
-    n, _, length = x.shape
-    dx, kernel = torch.empty(x.shape), _compiled("gradients")
-    arrays = (_flat(x), _flat(gradient), chain.forth, chain.back, _flat(dx), _flat(sums))
-    arguments = (*arrays, chain.table, length, chain.window(length, LEAST_FOR_GRADIENT))
-    run(lambda start, stop: kernel(*arguments, start, stop), SEGMENTS, 3 * n * length * sum(chain.sizes), threads)
-    return dx
+def apply(x: Tensor, y: Tensor, chain: Packed, source: Columns, target: Columns, threads: int) -> None:
+    """Write y = F_N .. F_1 x; y: contiguous zeros. source, target: what x and y are."""
+    kernel, cut = _compiled("apply"), chain.layout.cut(source, target)
+    columns, window = cut[-2:]
+    arguments = (_flat(x), chain.forth, y.view(-1).numpy(), chain.table, cut, source.shape, target.shape)
+    run(lambda start, stop: kernel(*arguments, start, stop), -(-columns // window), _work(chain, columns), threads)
+
+
+def gradients(
+    x: Tensor, gradient: Tensor, dx: Tensor, chain: Packed, source: Columns, target: Columns, threads: int
+) -> list[Tensor]:
+    """Gradients of y = F_N .. F_1 x for that of y. dx: contiguous zeros to write into, or empty if it is not wanted.
+
+    Returns: the factors' gradients, groups x B x r x s x t.
+    """
+    kernel, cut = _compiled("gradients"), chain.layout.cut(source, target)
+    columns, window = cut[-2:]
+    unit = source.per_image if source.overlap else window
+    segments = min(SEGMENTS, -(-columns // unit))
+    last = (len(chain.layout.shapes) - 1) * FIELDS
+    sums = torch.zeros(segments, int(chain.table[last + 11] + chain.table[last + 12] * chain.layout.tiles))
+    arrays = (_flat(x), _flat(gradient), chain.forth, chain.back, dx.view(-1).numpy(), sums.view(-1).numpy())
+    arguments = (*arrays, chain.table, cut, source.shape, target.shape, unit, segments)
+    work = 3 * _work(chain, columns)
+    run(lambda start, stop: kernel(*arguments, start, stop), segments, work, threads)
+    return chain.weight_gradients(sums)

@@ -26,6 +26,8 @@ FLOATS, INTS = types.float32[::1], types.int64[::1]
 
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _INDEX = ir.VectorType(ir.IntType(32), LANES)
+_MASK = ir.VectorType(ir.IntType(1), LANES)
+_WHOLE = ir.IntType(64)
 
 
 class _Lanes(types.Type):
@@ -72,9 +74,7 @@ def spread(typing: Any, array: Any, index: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         value = builder.load(_address(context, builder, signature.args[0], args[0], args[1], ir.FloatType()))
-        undefined = ir.Constant(_VECTOR, ir.Undefined)
-        first = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
-        return builder.shuffle_vector(first, undefined, ir.Constant(_INDEX, [0] * LANES))
+        return _splat(builder, value, _VECTOR)
 
     return _lanes(array, index), generate
 
@@ -118,9 +118,7 @@ def plus_clipped(typing: Any, total: Any, gradient: Any, weight: Any, value: Any
         difference = builder.fsub(args[2], args[3])
         below = builder.select(builder.fcmp_unordered("<", difference, one), difference, one)
         clipped = builder.select(builder.fcmp_unordered(">", below, minus), below, minus)
-        kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
-        fused = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f32")
-        return builder.call(fused, [args[1], clipped, args[0]])
+        return _multiply_add(builder, args[1], clipped, args[0])
 
     return _lanes(total, gradient, weight, value), generate
 
@@ -130,9 +128,7 @@ def plus_product(typing: Any, total: Any, gradient: Any, value: Any) -> Any:
     """total + gradient * value."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
-        fused = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f32")
-        return builder.call(fused, [args[1], args[2], args[0]])
+        return _multiply_add(builder, args[1], args[2], args[0])
 
     return _lanes(total, gradient, value), generate
 
@@ -145,36 +141,251 @@ def plus(typing: Any, left: Any, right: Any) -> Any:
     return _lanes(left, right), generate
 
 
-@intrinsic
-def halves(typing: Any, left: Any, right: Any) -> Any:
-    """Lanes i and i + 8 added: of left in lanes 0-7, of right in lanes 8-15."""
-    return _folding(left, right, LANES)
-
-
-@intrinsic
-def quarters(typing: Any, left: Any, right: Any) -> Any:
-    """As `halves`, within runs of eight lanes."""
-    return _folding(left, right, LANES // 2)
-
-
-@intrinsic
-def eighths(typing: Any, left: Any, right: Any) -> Any:
-    """As `halves`, within runs of four lanes."""
-    return _folding(left, right, LANES // 4)
-
-
-def _folding(left: Any, right: Any, span: int) -> Any:
-    """Add the halves of every run of `span` lanes of two vectors: their results side by side in one vector."""
+def _folded(builder: Any, left: Any, right: Any, span: int) -> Any:
+    """The halves of every run of `span` lanes of two vectors added: their results side by side in one vector."""
     starts = range(0, 2 * LANES, span)
     low = [start + i for start in starts for i in range(span // 2)]
     high = [i + span // 2 for i in low]
+    lower = builder.shuffle_vector(left, right, ir.Constant(_INDEX, low))
+    return builder.fadd(lower, builder.shuffle_vector(left, right, ir.Constant(_INDEX, high)))
+
+
+def _loop(builder: Any, count: Any, sums: list[Any], body: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
+    """`sums` after body(step, sums) for the steps 0..count - 1, at least one; all in registers."""
+    before = builder.block
+    loop, after = builder.append_basic_block("loop"), builder.append_basic_block("after")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    step = builder.phi(_WHOLE)
+    step.add_incoming(_WHOLE(0), before)
+    running = [builder.phi(_VECTOR) for _ in sums]
+    for phi, value in zip(running, sums, strict=True):
+        phi.add_incoming(value, before)
+    results = body(step, running)
+    following = builder.add(step, _WHOLE(1))
+    step.add_incoming(following, builder.block)
+    for phi, value in zip(running, results, strict=True):
+        phi.add_incoming(value, builder.block)
+    builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
+    builder.position_at_end(after)
+    return results
+
+
+def _multiply_add(builder: Any, left: Any, right: Any, total: Any) -> Any:
+    kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
+    fused = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f32")
+    return builder.call(fused, [left, right, total])
+
+
+def _least(builder: Any, left: Any, right: Any) -> Any:
+    return builder.select(builder.icmp_signed("<", left, right), left, right)
+
+
+def _splat(builder: Any, value: Any, kind: Any) -> Any:
+    undefined = ir.Constant(kind, ir.Undefined)
+    first = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(_INDEX, [0] * LANES))
+
+
+def _product(rows: int) -> Any:
+    """y[i] = sum over j < count of w[of + j rows + i] x[j] for i < min(rows, rest), on two vectors of columns.
+
+    x[j] begins at x[at + j x_step], y[i] at y[to + i y_step]; more: add to what y holds.
+    """
+
+    @intrinsic
+    def product(
+        typing: Any,
+        x: Any,
+        at: Any,
+        x_step: Any,
+        w: Any,
+        of: Any,
+        count: Any,
+        y: Any,
+        to: Any,
+        y_step: Any,
+        rest: Any,
+        more: Any,
+    ) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            x, at, x_step, w, of, count, y, to, y_step, rest, more = args
+            kinds = signature.args
+
+            def output(i: int, clamped: bool, v: int) -> Any:
+                row = _least(builder, _WHOLE(i), builder.sub(rest, _WHOLE(1))) if clamped else _WHOLE(i)
+                index = builder.add(to, builder.add(builder.mul(row, y_step), _WHOLE(v * LANES)))
+                return _address(context, builder, kinds[6], y, index, _VECTOR)
+
+            with builder.if_else(builder.icmp_signed("!=", more, _WHOLE(0))) as (then, otherwise):
+                with then:
+                    held = [builder.load(output(i, True, v), align=4) for i in range(rows) for v in range(2)]
+                    filled = builder.block
+                with otherwise:
+                    empty = builder.block
+            starts = []
+            for value in held:
+                start = builder.phi(_VECTOR)
+                start.add_incoming(value, filled)
+                start.add_incoming(ir.Constant(_VECTOR, [0.0] * LANES), empty)
+                starts.append(start)
+
+            def body(j: Any, sums: list[Any]) -> list[Any]:
+                column = builder.add(at, builder.mul(j, x_step))
+                values = [
+                    builder.load(
+                        _address(context, builder, kinds[0], x, builder.add(column, _WHOLE(v * LANES)), _VECTOR),
+                        align=4,
+                    )
+                    for v in range(2)
+                ]
+                base = builder.add(of, builder.mul(j, _WHOLE(rows)))
+                results = []
+                for i in range(rows):
+                    one = _address(context, builder, kinds[3], w, builder.add(base, _WHOLE(i)), ir.FloatType())
+                    weight = _splat(builder, builder.load(one), _VECTOR)
+                    results += [_multiply_add(builder, weight, values[v], sums[2 * i + v]) for v in range(2)]
+                return results
+
+            sums = _loop(builder, count, starts, body)
+            for i in range(rows):
+                with builder.if_then(builder.icmp_signed(">", rest, _WHOLE(i))):
+                    for v in range(2):
+                        builder.store(sums[2 * i + v], output(i, False, v), align=4)
+            return context.get_dummy_value()
+
+        return types.void(x, at, x_step, w, of, count, y, to, y_step, rest, more), generate
+
+    return product
+
+
+product_of_eight, product_of_four, product_of_two = _product(8), _product(4), _product(2)
+
+
+@intrinsic
+def add_products(
+    typing: Any,
+    x: Any,
+    at: Any,
+    x_step: Any,
+    x_rows: Any,
+    z: Any,
+    of: Any,
+    z_step: Any,
+    z_rows: Any,
+    sums: Any,
+    to: Any,
+    columns: Any,
+) -> Any:
+    """sums[to + 4 i + j] += sum over `columns` columns, a multiple of LANES, of x[i] z[j], for i, j < 4.
+
+    x[i] begins at x[at + i x_step]; of fewer than four rows the last one stands for those that lack.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        lower = builder.shuffle_vector(args[0], args[1], ir.Constant(_INDEX, low))
-        upper = builder.shuffle_vector(args[0], args[1], ir.Constant(_INDEX, high))
-        return builder.fadd(lower, upper)
+        x, at, x_step, x_rows, z, of, z_step, z_rows, sums, to, columns = args
+        kinds = signature.args
 
-    return _lanes(left, right), generate
+        def rows(start: Any, step: Any, count: Any) -> list[Any]:
+            last = builder.sub(count, _WHOLE(1))
+            return [builder.add(start, builder.mul(_least(builder, _WHOLE(i), last), step)) for i in range(4)]
+
+        x_at, z_at = rows(at, x_step, x_rows), rows(of, z_step, z_rows)
+
+        def body(step: Any, running: list[Any]) -> list[Any]:
+            column = builder.mul(step, _WHOLE(LANES))
+
+            def vector(kind: Any, array: Any, start: Any) -> Any:
+                return builder.load(
+                    _address(context, builder, kind, array, builder.add(start, column), _VECTOR), align=4
+                )
+
+            left = [vector(kinds[0], x, start) for start in x_at]
+            right = [vector(kinds[4], z, start) for start in z_at]
+            return [
+                _multiply_add(builder, a, b, running[4 * i + j])
+                for i, a in enumerate(left)
+                for j, b in enumerate(right)
+            ]
+
+        zeros = [ir.Constant(_VECTOR, [0.0] * LANES)] * 16
+        found, span = _loop(builder, builder.sdiv(columns, _WHOLE(LANES)), zeros, body), LANES
+        while len(found) > 1:
+            pairs = zip(found[::2], found[1::2], strict=True)
+            found, span = [_folded(builder, a, b, span) for a, b in pairs], span // 2
+        target = _address(context, builder, kinds[8], sums, to, _VECTOR)
+        builder.store(builder.fadd(builder.load(target, align=4), found[0]), target, align=4)
+        return context.get_dummy_value()
+
+    return types.void(x, at, x_step, x_rows, z, of, z_step, z_rows, sums, to, columns), generate
+
+
+def _between(builder: Any, low: Any, high: Any) -> Any:
+    """One per lane i with low <= i < high."""
+    narrow, places = ir.IntType(32), ir.Constant(_INDEX, list(range(LANES)))
+    limits = [
+        _least(builder, _WHOLE(LANES), builder.select(builder.icmp_signed(">", v, _WHOLE(0)), v, _WHOLE(0)))
+        for v in (low, high)
+    ]
+    least, most = (_splat(builder, builder.trunc(v, narrow), _INDEX) for v in limits)
+    return builder.and_(builder.icmp_signed(">=", places, least), builder.icmp_signed("<", places, most))
+
+
+@intrinsic
+def load_some(typing: Any, array: Any, index: Any, low: Any, high: Any) -> Any:
+    """As `load`, zero in the lanes outside low..high - 1, whose addresses are not touched."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        address = _address(context, builder, signature.args[0], args[0], args[1], _VECTOR)
+        kind = ir.FunctionType(_VECTOR, [address.type, ir.IntType(32), _MASK, _VECTOR])
+        masked = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.v{LANES}f32.p0v{LANES}f32")
+        zeros = ir.Constant(_VECTOR, [0.0] * LANES)
+        return builder.call(masked, [address, ir.IntType(32)(4), _between(builder, args[2], args[3]), zeros])
+
+    return _lanes(array, index, low, high), generate
+
+
+@intrinsic
+def store_some(typing: Any, array: Any, index: Any, value: Any, low: Any, high: Any) -> Any:
+    """As `store`, only the lanes low..high - 1."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        address = _address(context, builder, signature.args[0], args[0], args[1], _VECTOR)
+        kind = ir.FunctionType(ir.VoidType(), [_VECTOR, address.type, ir.IntType(32), _MASK])
+        masked = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.v{LANES}f32.p0v{LANES}f32")
+        builder.call(masked, [args[2], address, ir.IntType(32)(4), _between(builder, args[3], args[4])])
+        return context.get_dummy_value()
+
+    return types.void(array, index, value, low, high), generate
+
+
+@intrinsic
+def transpose(typing: Any, source: Any, at: Any, step: Any, target: Any, to: Any, pitch: Any) -> Any:
+    """LANES x LANES values, rows `step` apart, transposed into rows `pitch` apart."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        source, at, step, target, to, pitch = args
+
+        def place(kind: Any, array: Any, start: Any, apart: Any, i: int) -> Any:
+            return _address(context, builder, kind, array, builder.add(start, builder.mul(apart, _WHOLE(i))), _VECTOR)
+
+        kinds = signature.args
+        rows = [builder.load(place(kinds[0], source, at, step, i), align=4) for i in range(LANES)]
+        distance = LANES // 2
+        while distance:  # swap the off-diagonal halves of ever smaller squares
+            low = [i if not i & distance else LANES + i - distance for i in range(LANES)]
+            high = [i + distance for i in low]
+            for i in range(LANES):
+                if not i & distance:
+                    pair = rows[i], rows[i + distance]
+                    rows[i] = builder.shuffle_vector(*pair, ir.Constant(_INDEX, low))
+                    rows[i + distance] = builder.shuffle_vector(*pair, ir.Constant(_INDEX, high))
+            distance //= 2
+        for i, row in enumerate(rows):
+            builder.store(row, place(kinds[3], target, to, pitch, i), align=4)
+        return context.get_dummy_value()
+
+    return types.void(source, at, step, target, to, pitch), generate
 
 
 @intrinsic

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cosearch.operators._add_kernels import Geometry
 
 BLOCK_BYTES = 1 << 26
+LONG_ROW, SMALL_PRODUCT = 128, 1 << 13  # from so many pixels, to so many weights, rows of products beat matrix products
 
 
 def _blocks(taps: Tensor, k_group: int) -> list[slice]:
@@ -157,9 +158,7 @@ def _weight_gradient(x: Tensor, weight: Tensor, gradient: Tensor, sizes: _Sizes)
     """dW = sum G (X - W): a convolution's weight gradient, minus W times the sum of G over outputs."""
     how = (sizes.stride, sizes.padding, sizes.groups)
     if weight.shape[2:] == (1, 1) and how == ((1, 1), (0, 0), 1) and x.device.type == "cpu":
-        # one matrix product per image: up to half the time of the convolution's own weight gradient
-        start = torch.zeros(weight.shape[:2], dtype=x.dtype)
-        correlation = torch.addbmm(start, gradient.flatten(2), x.flatten(2).transpose(1, 2)).view_as(weight)
+        correlation = _pointwise_products(x.flatten(2), gradient.flatten(2)).view_as(weight)
     else:
         correlation = torch.ops.aten.convolution_backward(
             gradient,
@@ -175,6 +174,17 @@ def _weight_gradient(x: Tensor, weight: Tensor, gradient: Tensor, sizes: _Sizes)
             (False, True, False),
         )[1]
     return correlation - weight * gradient.sum((0, 2, 3)).view(-1, 1, 1, 1)
+
+
+def _pointwise_products(x: Tensor, gradient: Tensor) -> Tensor:
+    """sum over images of G X^T, of N C L and N K L: K C, in less than the time of the convolution's weight gradient."""
+    if _in_kernel(x) and x.shape[2] >= LONG_ROW and x.shape[1] * gradient.shape[1] <= SMALL_PRODUCT:
+        from cosearch.operators import _add_kernels
+
+        products = _add_kernels.pointwise_products(_array(x), _array(gradient), torch.get_num_threads())
+        return torch.from_numpy(products)
+    start = torch.zeros(gradient.shape[1], x.shape[1], dtype=x.dtype)
+    return torch.addbmm(start, gradient, x.transpose(1, 2))
 
 
 class _AddConv2d(torch.autograd.Function):
@@ -303,13 +313,14 @@ class _PlainAddLinear(nn.Module):
 
 
 @torch.no_grad()
-def scale_add_gradients(source: nn.Module | Iterable[nn.Parameter], eta: float = 0.2) -> None:
+def scale_add_gradients(source: nn.Module | Iterable[nn.Parameter], eta: float = 0.2, used_only: bool = False) -> None:
     """Adaptive local learning rate: rescale each adder weight's .grad to norm eta sqrt(n), n its number of values.
 
     Call it once per step on the summed gradient, between backward() and the optimiser's step; calling it per
     backward would give another result under gradient accumulation.
     source: a module, whose AddConv2d and AddLinear weights are taken, or the weights themselves.
-    eta: 0.2 in the authors' code. Source: AdderNet, Eq. 13.
+    eta: 0.2 in the authors' code. used_only: n counts the values whose gradient is not zero, which is what a slice of
+    a shared weight has used. Source: AdderNet, Eq. 13.
     """
     require(eta > 0, "eta", eta, "a positive number")
     if isinstance(source, nn.Module):
@@ -318,4 +329,5 @@ def scale_add_gradients(source: nn.Module | Iterable[nn.Parameter], eta: float =
         weights = source
     for weight in weights:
         if weight.grad is not None:
-            weight.grad.mul_(eta * weight.numel() ** 0.5 / weight.grad.norm().clamp_min(1e-12))
+            count = torch.count_nonzero(weight.grad) if used_only else torch.tensor(weight.numel())
+            weight.grad.mul_(eta * count.sqrt() / weight.grad.norm().clamp_min(1e-12))

@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +23,14 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from cosearch.errors import OperatorError
-from cosearch.operators.common import ConvOperator, LinearOperator, Pair, is_count, kernel_positions, new_bias, require
+from cosearch.operators.common import ConvOperator, LinearOperator, Pair, is_count, new_bias, require
 from cosearch.workload import Layer
+
+if TYPE_CHECKING:
+    from cosearch.operators._chain_kernels import Columns
 
 Shape = Literal["any", "monotone", "bulging"]
 MAX_FACTORS = 4
-BLOCK_COLUMNS = 512  # of the patches that are unfolded at once
 
 
 @dataclass(frozen=True)
@@ -250,41 +252,20 @@ def _fit_factor(matrix: Tensor, later: Tensor, early: Tensor, factor: Factor, ol
 
 
 class _ApplyChain(torch.autograd.Function):
+    """A chain on columns, in the kernels. source, target: what x and y are; shape: y's."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *weights: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, source: "Columns", target: "Columns", shape: tuple[int, ...], *weights: Tensor
+    ) -> Tensor:
         from cosearch.operators import _chain_kernels
 
         ctx.save_for_backward(x, *weights)
+        ctx.source, ctx.target = source, target
         chain = _chain_kernels.pack([w.detach() for w in weights], False)
-        return _chain_kernels.apply(x.detach(), chain, torch.get_num_threads())
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        from cosearch.operators import _chain_kernels
-
-        x, *weights = ctx.saved_tensors
-        chain = _chain_kernels.pack(weights, True)
-        sums = chain.new_sums()
-        dx = _chain_kernels.gradients(x, gradient, chain, sums, torch.get_num_threads())
-        return dx, *chain.weight_gradients(sums)
-
-
-class _ApplyToPatches(torch.autograd.Function):
-    """A chain on the patches of N x C x H x W, unfolded a few images at a time, so that they stay in cache."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: "ButterflyConv2d", *weights: Tensor) -> Tensor:
-        from cosearch.operators import _chain_kernels
-
-        ctx.save_for_backward(x, *weights)
-        ctx.layer = layer
-        chain = _chain_kernels.pack([w.detach() for w in weights], False)
-        n, k, p, q = layer.output_shape(tuple(x.shape))
-        y, patches = torch.empty(n, k, p * q), _Patches(layer, x)
-        for images in patches.blocks():
-            y[images] = _chain_kernels.apply(patches.unfold(x[images]), chain, torch.get_num_threads())
-        return y.view(n, k, p, q)
+        y = torch.zeros(shape)
+        _chain_kernels.apply(x.detach(), y, chain, source, target, torch.get_num_threads())
+        return y
 
     @staticmethod
     @once_differentiable
@@ -293,56 +274,10 @@ class _ApplyToPatches(torch.autograd.Function):
 
         x, *weights = ctx.saved_tensors
         chain = _chain_kernels.pack(weights, True)
-        sums, dx, patches = chain.new_sums(), torch.empty(x.shape), _Patches(ctx.layer, x)
-        for images in patches.blocks():
-            columns, upstream = patches.unfold(x[images]), gradient[images].flatten(2)
-            into = _chain_kernels.gradients(columns, upstream, chain, sums, torch.get_num_threads())
-            dx[images] = patches.fold(into)
-        return dx, None, *chain.weight_gradients(sums)
-
-
-class _Patches:
-    """Unfolds and folds blocks of images of one shape."""
-
-    def __init__(self, layer: "ButterflyConv2d", x: Tensor) -> None:
-        self.layer, self.n = layer, len(x)
-        self.size, self.out = tuple(x.shape[2:]), layer.output_shape(tuple(x.shape))[2:]
-        self.step = max(1, BLOCK_COLUMNS // math.prod(self.out))
-        self.buffer = torch.empty(0)
-
-    def blocks(self) -> list[slice]:
-        return [slice(start, start + self.step) for start in range(0, self.n, self.step)]
-
-    def _padded(self, x: Tensor) -> Tensor:
-        high, wide = self.layer.padding
-        return F.pad(x, (wide, wide, high, high))
-
-    def unfold(self, x: Tensor) -> Tensor:
-        """n x C x H x W to n x (C R S) x (P Q); the result is overwritten by the next call of the same size."""
-        padded, (n, c) = self._padded(x), x.shape[:2]
-        (r, s), (p, q), (down, across), (high, wide) = (
-            self.layer.kernel_size,
-            self.out,
-            self.layer.stride,
-            self.layer.dilation,
-        )
-        a, b, row, column = padded.stride()
-        steps = (a, b, row * high, column * wide, row * down, column * across)
-        patches = padded.as_strided((n, c, r, s, p, q), steps)
-        if self.buffer.shape != patches.shape:
-            self.buffer = torch.empty(patches.shape)
-        return self.buffer.copy_(patches).view(n, c * r * s, p * q)
-
-    def fold(self, columns: Tensor) -> Tensor:
-        """The transpose of `unfold`: sums of the columns at each input."""
-        (high, wide), (h, w) = self.layer.padding, self.size
-        n, c = len(columns), self.layer.in_channels
-        total = torch.zeros(n, c, h + 2 * high, w + 2 * wide)
-        parts = columns.view(n, c, -1, *self.out)
-        positions = kernel_positions(total, self.layer.kernel_size, self.layer.stride, self.layer.dilation)
-        for i, (_, _, window) in enumerate(positions):
-            total[(slice(None), slice(None), *window)] += parts[:, :, i]
-        return total[:, :, high : high + h, wide : wide + w]
+        dx = torch.zeros(x.shape if ctx.needs_input_grad[0] else 0)
+        threads = torch.get_num_threads()
+        dw = _chain_kernels.gradients(x, gradient, dx, chain, ctx.source, ctx.target, threads)
+        return dx if ctx.needs_input_grad[0] else None, None, None, None, *dw
 
 
 def _plain_factor(x: Tensor, weight: Tensor) -> Tensor:
@@ -365,15 +300,23 @@ def apply_chain(x: Tensor, weights: Sequence[Tensor], plain: bool = False) -> Te
     x: N x (groups n_in) x L; weights: groups x B x r x s x t per factor. Returns: N x (groups n_out) x L. float32 on
     a CPU runs in the numba kernels of `_chain_kernels` unless `plain`; the rest as grouped convolutions.
     """
-    blocks = [weight.flatten(0, 1) for weight in weights]
-    if x.numel() == 0:
-        b, r, _, t = blocks[-1].shape
-        return x.new_zeros(x.shape[0], b * r * t, x.shape[2])
     if not plain and _in_kernel(x):
-        return _ApplyChain.apply(x, *blocks)
-    for weight in blocks:
-        x = _plain_factor(x, weight)
+        from cosearch.operators._chain_kernels import plain_columns
+
+        n, channels, length = x.shape
+        shape = (n, _rows(weights), length)
+        source, target = plain_columns(n, channels, length), plain_columns(n, shape[1], length)
+        return _ApplyChain.apply(x, source, target, shape, *weights)
+    if x.numel() == 0:
+        return x.new_zeros(x.shape[0], _rows(weights), x.shape[2])
+    for weight in weights:
+        x = _plain_factor(x, weight.flatten(0, 1))
     return x
+
+
+def _rows(weights: Sequence[Tensor]) -> int:
+    groups, b, r, _, t = weights[-1].shape
+    return groups * b * r * t
 
 
 def _new_factors(chain: Chain, groups: int) -> nn.ParameterList:
@@ -407,8 +350,14 @@ class ButterflyLinear(LinearOperator):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
-        columns = x.reshape(1, x.numel() // self.in_features, self.in_features).transpose(1, 2)
-        y = apply_chain(columns, list(self.factors), self.is_plain).transpose(1, 2)
+        rows = x.reshape(x.numel() // self.in_features, self.in_features)
+        if not self.is_plain and _in_kernel(x):
+            from cosearch.operators._chain_kernels import vectors
+
+            source, target = (vectors(len(rows), size) for size in (self.in_features, self.out_features))
+            y = _ApplyChain.apply(rows, source, target, (len(rows), self.out_features), *self.factors)
+        else:
+            y = apply_chain(rows.t()[None], list(self.factors), True)[0].t()
         y = y.reshape(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y + self.bias
 
@@ -461,17 +410,15 @@ class ButterflyConv2d(ConvOperator):
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
         n, k, p, q = self.output_shape(tuple(x.shape))
-        pointwise = self.kernel_size == (1, 1) and self.padding == (0, 0)
-        if not pointwise and not self.is_plain and _in_kernel(x):
-            y = _ApplyToPatches.apply(x, self, *(w.flatten(0, 1) for w in self.factors))
+        if not self.is_plain and _in_kernel(x):
+            from cosearch.operators._chain_kernels import patches, plain_columns
+
+            steps = (self.stride, self.padding, self.dilation)
+            source = patches(n, self.in_channels, (x.shape[2], x.shape[3]), self.kernel_size, steps, (p, q))
+            y = _ApplyChain.apply(x, source, plain_columns(n, k, p * q), (n, k, p, q), *self.factors)
         else:
-            if pointwise:
-                columns = x[:, :, :: self.stride[0], :: self.stride[1]]
-            else:
-                columns = F.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)
-            y = apply_chain(
-                columns.reshape(n, self.groups * self.chain[0].q, p * q), list(self.factors), self.is_plain
-            ).reshape(n, k, p, q)
+            columns = F.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)
+            y = apply_chain(columns, list(self.factors), True).reshape(n, k, p, q)
         return y if self.bias is None else y + self.bias.view(-1, 1, 1)
 
     def dense_weight(self) -> Tensor:

@@ -1,164 +1,211 @@
-"""The stand-alone network of a `Macro`: units (operator, batch-norm, ReLU), inverted bottlenecks, and the whole."""
+"""The stand-alone network of a `Blueprint`: units (operator, batch-norm, ReLU), sums, pooling and the classifier."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cosearch.macro import OPERATORS, BlockChoice, Macro, Position
-from cosearch.operators.adder import add_conv2d
-from cosearch.operators.shift import shift_weight
+from cosearch.blueprint import Blueprint, Conv, Linear, Pool, Step, Sum
 from cosearch.seeding import torch_stream
+from cosearch.supernet import arithmetic
+from cosearch.workload import INPUT
 
 
-def apply_operator(op: str, x: Tensor, weight: Tensor, stride: int = 1, groups: int = 1) -> Tensor:
-    """Convolution, shift or add with "same" padding. x: B x C x H x W; weight: K x C/groups x k x k."""
-    padding = weight.shape[-1] // 2
-    if op == "add":
-        y = add_conv2d(x, weight, stride=stride, padding=padding, groups=groups)
-        return y.contiguous(memory_format=torch.channels_last)
-    if op == "shift":
-        weight = shift_weight(weight, OPERATORS["shift"].weight_bits)
-    return F.conv2d(x, weight, None, stride, padding, 1, groups)
+def interpret(blueprint: Blueprint, x: Tensor, compute: Callable[[Step, Sequence[Tensor]], Tensor]) -> Tensor:
+    """Run the steps in order and return the classifier's output; a value is dropped after its last reader.
+
+    x: B x C x H x W. compute(step, values that it reads) gives the step's value.
+    """
+    last_reader = blueprint.last_reader()
+    values: dict[int, Tensor] = {INPUT: x}
+    for i, step in enumerate(blueprint.steps):
+        if isinstance(step, Sum) and not step.sources:
+            values[i] = x.new_zeros((len(x), step.channels, *step.size))
+        else:
+            values[i] = compute(step, [values[j] for j in step.reads])
+        for j in step.reads:
+            if last_reader[j] == i:
+                values.pop(j, None)
+    return values[len(blueprint.steps) - 1]
 
 
-def initialise_weight(op: str, weight: Tensor, generator: torch.Generator) -> Tensor:
-    """Kaiming for conv and shift (latent), standard normal for add (AdderNet)."""
-    if op == "add":
-        return weight.normal_(generator=generator)
-    return nn.init.kaiming_normal_(weight, generator=generator)
+def add_up(values: Sequence[Tensor]) -> Tensor:
+    total = values[0]
+    for value in values[1:]:
+        total = total + value
+    return total
+
+
+def pool(step: Pool, x: Tensor) -> Tensor:
+    """Average pooling of B x C x H x W."""
+    x = F.relu(x) if step.relu else x
+    if step.size == (1, 1):
+        return x.mean((2, 3), keepdim=True)
+    padding = (step.kernel[0] - 1) // 2 if step.stride == 1 else 0
+    return F.avg_pool2d(x, step.kernel, step.stride, padding, ceil_mode=True, count_include_pad=False)
 
 
 def quantise_symmetric(x: Tensor, amax: Tensor, bits: int, signed: bool) -> Tensor:
-    """Round to `bits` levels with zero exact. amax: scalar, or broadcastable to x."""
+    """Round to `bits` levels with zero exact. amax: scalar."""
     levels = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
+    zero = torch.zeros((), dtype=torch.int32, device=x.device)
     scale = amax.clamp_min(1e-8) / levels
-    if amax.ndim == 0:  # one pass over memory instead of four
-        zero = torch.zeros((), dtype=torch.int32, device=x.device)
-        return torch.fake_quantize_per_tensor_affine(x, scale, zero, -levels if signed else 0, levels)
-    return (x / scale).round().clamp(-levels if signed else 0, levels) * scale
+    return torch.fake_quantize_per_tensor_affine(x, scale, zero, -levels if signed else 0, levels)
 
 
-class Unit(nn.Module):
-    """operator -> batch-norm -> ReLU (optional). In `simulate` mode weights and outputs are rounded to 8 bits."""
+class Watched(nn.Module):
+    """Something whose outputs' range is seen while calibrating, and rounded to 8 bits in simulate mode."""
 
     amax: Tensor
-    entry_range: Tensor
 
-    def __init__(
-        self,
-        op: str,
-        in_channels: int,
-        out_channels: int,
-        kernel: int = 1,
-        stride: int = 1,
-        groups: int = 1,
-        relu: bool = True,
-    ) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.op, self.stride, self.groups, self.relu = op, stride, groups, relu
-        # channels last: depthwise convolution and batch-norm are two to four times faster so on a CPU
-        shape = (out_channels, in_channels // groups, kernel, kernel)
-        self.weight = nn.Parameter(torch.empty(shape, memory_format=torch.channels_last))
-        self.bn = nn.BatchNorm2d(out_channels)
-        # seen while calibrating: the largest output, and the least and largest input of an adder
-        self.register_buffer("amax", torch.zeros(()))
-        self.register_buffer("entry_range", torch.zeros(2))
+        self.register_buffer("amax", torch.zeros(()))  # largest output seen while calibrating
         self.observe = self.simulate = False
 
+    def watch(self, y: Tensor, signed: bool) -> Tensor:
+        if self.observe:
+            self.amax = torch.maximum(self.amax, y.detach().abs().amax())
+        return quantise_symmetric(y, self.amax, 8, signed) if self.simulate else y
+
+    def reset_ranges(self) -> None:
+        self.amax.zero_()
+
+
+class Addition(Watched):
+    """The sum of values, in the range of what it has seen."""
+
+    def forward(self, values: Sequence[Tensor]) -> Tensor:
+        return self.watch(add_up(values), signed=True)
+
+
+class Unit(Watched):
+    """operator -> batch-norm -> ReLU (or ReLU first). In `simulate` mode weights and outputs are rounded to 8 bits."""
+
+    entry_range: Tensor
+    middle: Tensor
+
+    def __init__(self, step: Conv) -> None:
+        super().__init__()
+        self.step = step
+        shapes = arithmetic.weight_shapes(step)
+        # channels last: depthwise convolution and batch-norm are two to four times faster so on a CPU
+        layout = torch.contiguous_format if step.operator.form == "butterfly" else torch.channels_last
+        self.weights = nn.ParameterList(torch.empty(shape, memory_format=layout) for shape in shapes)
+        self.bn = nn.BatchNorm2d(step.out_channels)
+        # seen while calibrating: the least and largest input of an adder, the largest values inside a chain
+        self.register_buffer("entry_range", torch.zeros(2))
+        self.register_buffer("middle", torch.zeros(len(shapes) - 1))
+
+    @property
+    def op(self) -> str:
+        return self.step.op
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The weight of a dense operator."""
+        [weight] = self.weights
+        return weight
+
     def forward(self, x: Tensor) -> Tensor:
-        if self.observe and self.op == "add":
+        step = self.step
+        x = F.relu(x) if step.relu == "before" else x
+        if self.observe:
+            self._observe_entry(x)
+        y = self.simulated(x) if self.simulate else arithmetic.compute(step, x, list(self.weights))
+        y = self.bn(y)
+        return self.watch(F.relu(y) if step.relu == "after" else y, signed=step.relu != "after")
+
+    def _observe_entry(self, x: Tensor) -> None:
+        if self.step.op == "add":
             low, high = torch.aminmax(x.detach())
             self.entry_range = torch.stack([self.entry_range[0].minimum(low), self.entry_range[1].maximum(high)])
-        y = self.simulated(x) if self.simulate else apply_operator(self.op, x, self.weight, self.stride, self.groups)
-        y = self.bn(y)
-        if self.relu:
-            y = F.relu(y)
-        if self.observe:
-            self.amax = torch.maximum(self.amax, y.detach().abs().amax())
-        return quantise_symmetric(y, self.amax, 8, signed=not self.relu) if self.simulate else y
+        for i, (stage, weight) in enumerate(arithmetic.stages(self.step, list(self.weights))[: len(self.middle)]):
+            x = F.conv2d(x, weight.detach(), None, stage.stride)
+            self.middle[i] = torch.maximum(self.middle[i], x.detach().abs().amax())
 
     def simulated(self, x: Tensor) -> Tensor:
-        """The operator with the weights that 8 bits can write, as `cosearch.integer` writes them."""
-        weight: Tensor = self.weight
-        if self.op == "conv":
-            weight = quantise_symmetric(weight, weight.abs().amax((1, 2, 3), keepdim=True), 8, signed=True)
-        elif self.op == "add":
+        """The operator with the weights that the hardware has, as `cosearch.integer` writes them."""
+        if self.step.op == "add":
+            weight = self.weight
             signed, amax = bool(self.entry_range[0] < 0), self.entry_range.abs().amax()
             held = weight.clamp(-amax if signed else torch.zeros_like(amax), amax)
-            y = apply_operator("add", x, quantise_symmetric(held, amax, 8, signed), self.stride, self.groups)
+            y = arithmetic.compute(self.step, x, [quantise_symmetric(held, amax, 8, signed)])
             return y - (weight - held).abs().sum((1, 2, 3)).view(1, -1, 1, 1)
-        return apply_operator(self.op, x, weight, self.stride, self.groups)
+        for i, (stage, dense) in enumerate(arithmetic.stages(self.step, list(self.weights))):
+            levels, unit = arithmetic.weight_levels(stage, dense)
+            x = F.conv2d(x, levels * unit, None, stage.stride, stage.kernel // 2, 1, stage.groups)
+            if i < len(self.middle):
+                x = quantise_symmetric(x, self.middle[i], 8, signed=True)
+        return x
 
     def reset_ranges(self) -> None:
-        self.amax.zero_()
+        super().reset_ranges()
         self.entry_range.zero_()
+        self.middle.zero_()
 
 
-class InvertedBottleneck(nn.Module):
-    """1x1 expansion, depthwise, linear 1x1 projection, and the residual where shapes allow."""
-
-    def __init__(self, position: Position, choice: BlockChoice) -> None:
-        super().__init__()
-        inner = position.in_channels * choice.expansion
-        self.choice, self.residual = choice, position.residual
-        self.expand = Unit(choice.op, position.in_channels, inner)
-        self.depthwise = Unit(choice.op, inner, inner, choice.kernel, position.stride, groups=inner)
-        self.project = Unit(choice.op, inner, position.out_channels, relu=False)
-        self.register_buffer("amax", torch.zeros(()))  # largest sum seen while calibrating
-        self.observe = self.simulate = False
-
-    amax: Tensor
-
-    def reset_ranges(self) -> None:
-        self.amax.zero_()
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.project(self.depthwise(self.expand(x)))
-        if not self.residual:
-            return y
-        y = x + y
-        if self.observe:
-            self.amax = torch.maximum(self.amax, y.detach().abs().amax())
-        return quantise_symmetric(y, self.amax, 8, signed=True) if self.simulate else y
+def module_name(step: Step) -> str:
+    """A step's name as a module may be called."""
+    return step.name.replace(".", "-")
 
 
 class Network(nn.Module):
-    """One network of a macro space.
+    """One network.
 
     seed: fresh weights from it; None leaves them uninitialised, for a caller that fills them.
     """
 
-    def __init__(self, macro: Macro, choices: Sequence[BlockChoice | None], seed: int | None = 0) -> None:
+    def __init__(self, blueprint: Blueprint, seed: int | None = 0) -> None:
         super().__init__()
-        self.macro, self.choices = macro, tuple(choices)
-        last = macro.positions[-1].out_channels if macro.positions else macro.stem_channels
-        self.stem = Unit("conv", macro.input_shape[0], macro.stem_channels, 3, macro.stem_stride)
-        self.blocks = nn.ModuleList(
-            InvertedBottleneck(position, choice)
-            for position, choice in zip(macro.positions, self.choices, strict=True)
-            if choice is not None
-        )
-        self.head = Unit("conv", last, macro.head_channels)
-        self.classifier = nn.Linear(macro.head_channels, macro.num_classes)
+        self.blueprint = blueprint
+        self.parts = nn.ModuleDict()
+        for step in blueprint.steps:
+            if isinstance(step, Conv):
+                self.parts[module_name(step)] = Unit(step)
+            elif isinstance(step, Sum) and len(step.sources) > 1:
+                self.parts[module_name(step)] = Addition()
+        last = blueprint.classifier
+        self.classifier = nn.Linear(last.in_channels, last.out_channels)
         if seed is not None:
             generator = torch_stream(seed, "weights")
             with torch.no_grad():
                 for unit in self.units():
-                    initialise_weight(unit.op, unit.weight, generator)
+                    arithmetic.initialise(unit.step, list(unit.weights), generator)
                 nn.init.normal_(self.classifier.weight, 0.0, 0.05, generator=generator)
                 nn.init.zeros_(self.classifier.bias)
 
     def units(self) -> Iterator[Unit]:
-        return (module for module in self.modules() if isinstance(module, Unit))
+        return (module for module in self.parts.values() if isinstance(module, Unit))
+
+    def unit(self, name: str) -> Unit:
+        """The unit of a step."""
+        found = self.parts[name.replace(".", "-")]
+        assert isinstance(found, Unit)
+        return found
+
+    def addition(self, name: str) -> Addition:
+        """The addition of a step."""
+        found = self.parts[name.replace(".", "-")]
+        assert isinstance(found, Addition)
+        return found
+
+    def watched(self) -> Iterator[Watched]:
+        return (module for module in self.parts.values() if isinstance(module, Watched))
 
     def forward(self, x: Tensor) -> Tensor:
         """x: B x C x H x W. Returns: B x classes, logits."""
-        y = self.stem(x.contiguous(memory_format=torch.channels_last))
-        for block in self.blocks:
-            y = block(y)
-        return self.classifier(self.head(y).mean((2, 3)))
+        return interpret(self.blueprint, x.contiguous(memory_format=torch.channels_last), self._compute)
+
+    def _compute(self, step: Step, values: Sequence[Tensor]) -> Tensor:
+        if isinstance(step, Conv):
+            return self.parts[module_name(step)](values[0])
+        if isinstance(step, Sum):
+            return self.parts[module_name(step)](values)
+        if isinstance(step, Linear):
+            return self.classifier(values[0].flatten(1))
+        return pool(step, values[0])
 
 
 @torch.no_grad()
@@ -168,7 +215,7 @@ def calibrate(network: Network, images: Tensor, batch_size: int = 512) -> None:
     One pass with batch statistics: averages over the batches of mean and variance, extremes over all images.
     """
     norms = [unit.bn for unit in network.units()]
-    watched = [m for m in network.modules() if isinstance(m, Unit | InvertedBottleneck)]
+    watched = list(network.watched())
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a cumulative average
@@ -187,6 +234,5 @@ def calibrate(network: Network, images: Tensor, batch_size: int = 512) -> None:
 
 def set_simulation(network: Network, on: bool) -> None:
     """Switch the 8-bit simulation of weights and activations (ranges from `calibrate`)."""
-    for module in network.modules():
-        if isinstance(module, Unit | InvertedBottleneck):
-            module.simulate = on
+    for module in network.watched():
+        module.simulate = on

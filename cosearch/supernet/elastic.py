@@ -1,121 +1,128 @@
-"""The supernet: one set of weights from which every network of a macro space is cut.
+"""One set of weights for every network of a space.
 
-Per position: conv and shift read the same weights, add has its own (their distributions differ: conv weights are
-Gaussian, adder weights Laplacian). A smaller expansion is a prefix of the channels, a smaller kernel the centre of the
-larger. Each operator has its own batch-norm, because the scales of their outputs differ by orders of magnitude.
+Steps of one name share their weights (`arithmetic.weight_key`): an operator's kernel is the centre of the largest, its
+expansion the first channels, its rank the first factors. Additions have their own tensors, because their weights
+follow another distribution (Laplacian) than those of convolutions. Batch-norm gains and offsets are kept per operator:
+their outputs differ by orders of magnitude.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cosearch.blueprint import Blueprint, Conv, Linear, Pool, Step, Sum
 from cosearch.errors import ConfigError
-from cosearch.macro import BlockChoice, Macro, Position
 from cosearch.seeding import torch_stream
-from cosearch.supernet.blocks import Network, Unit, apply_operator, initialise_weight
-
-Path = Sequence[BlockChoice | None]
-WEIGHT_OF = {"conv": "linear", "shift": "linear", "add": "adder"}
-"""Which shared tensor an operator reads."""
+from cosearch.supernet import arithmetic
+from cosearch.supernet.blocks import Network, add_up, interpret, module_name, pool
 
 
 class ElasticUnit(nn.Module):
-    """All variants of one convolution of a block."""
+    """All variants of one convolution."""
 
-    def __init__(self, ops: Sequence[str], in_channels: int, out_channels: int, kernel: int, depthwise: bool) -> None:
+    def __init__(self, variants: Sequence[Conv]) -> None:
         super().__init__()
-        self.depthwise = depthwise
-        shape = (out_channels, 1 if depthwise else in_channels, kernel, kernel)
-        keys = dict.fromkeys(WEIGHT_OF[op] for op in ops)
-        self.weights = nn.ParameterDict({key: torch.empty(shape, memory_format=torch.channels_last) for key in keys})
-        self.gamma = nn.ParameterDict({op: torch.ones(out_channels) for op in ops})
-        self.beta = nn.ParameterDict({op: torch.zeros(out_channels) for op in ops})
+        largest: dict[str, list[tuple[int, ...]]] = {}
+        self.examples: dict[str, Conv] = {}  # one of the variants that share a weight, for its initialisation
+        for step in variants:
+            key, shapes = arithmetic.weight_key(step), arithmetic.weight_shapes(step)
+            known = largest.get(key, shapes)
+            largest[key] = [tuple(map(max, a, b)) for a, b in zip(known, shapes, strict=True)]
+            self.examples.setdefault(key, step)
+        self.weights = nn.ModuleDict(
+            {key: nn.ParameterList(_empty(shape, key) for shape in shapes) for key, shapes in largest.items()}
+        )
+        widths: dict[str, int] = {}
+        for step in variants:
+            widths[step.op] = max(widths.get(step.op, 0), step.out_channels)
+        self.gamma = nn.ParameterDict({op: torch.ones(width) for op, width in widths.items()})
+        self.beta = nn.ParameterDict({op: torch.zeros(width) for op, width in widths.items()})
 
-    def weight(self, op: str, in_channels: int, out_channels: int, kernel: int) -> Tensor:
-        """A view: the first channels and the centre of the kernel."""
-        full = self.weights[WEIGHT_OF[op]]
-        margin = (full.shape[-1] - kernel) // 2
-        end = full.shape[-1] - margin
-        return full[:out_channels, : 1 if self.depthwise else in_channels, margin:end, margin:end]
+    def weight(self, step: Conv) -> list[Tensor]:
+        """Views of the shared weights."""
+        full = self.weights[arithmetic.weight_key(step)]
+        assert isinstance(full, nn.ParameterList)
+        return arithmetic.part(list(full), step)
 
-    def forward(self, x: Tensor, op: str, out_channels: int, kernel: int, stride: int, relu: bool) -> Tensor:
-        weight = self.weight(op, x.shape[1], out_channels, kernel)
-        y = apply_operator(op, x, weight, stride, out_channels if self.depthwise else 1)
-        y = F.batch_norm(y, None, None, self.gamma[op][:out_channels], self.beta[op][:out_channels], training=True)
-        return F.relu(y) if relu else y
+    def forward(self, x: Tensor, step: Conv) -> Tensor:
+        y = arithmetic.compute(step, F.relu(x) if step.relu == "before" else x, self.weight(step))
+        k = step.out_channels
+        y = F.batch_norm(y, None, None, self.gamma[step.op][:k], self.beta[step.op][:k], training=True)
+        return F.relu(y) if step.relu == "after" else y
 
 
-class ElasticBlock(nn.Module):
-    """All choices of one position."""
-
-    def __init__(self, position: Position, options: Sequence[BlockChoice | None]) -> None:
-        super().__init__()
-        real = [choice for choice in options if choice is not None]
-        if not real:
-            raise ConfigError(f"position {position.name!r} has no choice but skip: give it at least one block")
-        ops = list(dict.fromkeys(choice.op for choice in real))
-        inner = position.in_channels * max(choice.expansion for choice in real)
-        self.position = position
-        self.expand = ElasticUnit(ops, position.in_channels, inner, 1, depthwise=False)
-        self.depthwise = ElasticUnit(ops, inner, inner, max(choice.kernel for choice in real), depthwise=True)
-        self.project = ElasticUnit(ops, inner, position.out_channels, 1, depthwise=False)
-
-    def forward(self, x: Tensor, choice: BlockChoice) -> Tensor:
-        inner, op = self.position.in_channels * choice.expansion, choice.op
-        y = self.expand(x, op, inner, 1, 1, True)
-        y = self.depthwise(y, op, inner, choice.kernel, self.position.stride, True)
-        y = self.project(y, op, self.position.out_channels, 1, 1, False)
-        return x + y if self.position.residual else y
+def _empty(shape: tuple[int, ...], key: str) -> Tensor:
+    layout = torch.contiguous_format if key.startswith("butterfly") else torch.channels_last
+    return torch.empty(shape, memory_format=layout)
 
 
 class Supernet(nn.Module):
-    """options: for each position its choices (None = skip)."""
+    """examples: blueprints that between them show every variant of every step (`NetworkSpace.covering`).
 
-    def __init__(self, macro: Macro, options: Mapping[str, Sequence[BlockChoice | None]], seed: int = 0) -> None:
+    Raises: ConfigError if there is none, or their classifiers differ.
+    """
+
+    def __init__(self, examples: Iterable[Blueprint], seed: int = 0) -> None:
         super().__init__()
-        self.macro = macro
-        last = macro.positions[-1].out_channels
-        self.stem = Unit("conv", macro.input_shape[0], macro.stem_channels, 3, macro.stem_stride)
-        self.blocks = nn.ModuleList(ElasticBlock(position, options[position.name]) for position in macro.positions)
-        self.head = Unit("conv", last, macro.head_channels)
-        self.classifier = nn.Linear(macro.head_channels, macro.num_classes)
-        generator = torch_stream(seed, "supernet weights")
-        with torch.no_grad():
-            for unit in (self.stem, self.head):
-                initialise_weight(unit.op, unit.weight, generator)
-            for elastic in (module for module in self.modules() if isinstance(module, ElasticUnit)):
-                for key, weight in elastic.weights.items():
-                    initialise_weight("add" if key == "adder" else "conv", weight, generator)
-            nn.init.normal_(self.classifier.weight, 0.0, 0.05, generator=generator)
-            nn.init.zeros_(self.classifier.bias)
-
-    def forward(self, x: Tensor, path: Path) -> Tensor:
-        """Logits of one path with batch statistics. x: B x C x H x W; path: a choice for each position."""
-        y = self.stem(x.contiguous(memory_format=torch.channels_last))
-        for block, choice in zip(self.blocks, path, strict=True):
-            if choice is not None:
-                y = block(y, choice)
-        return self.classifier(self.head(y).mean((2, 3)))
-
-    def adder_parameters(self) -> list[nn.Parameter]:
-        units = (module for module in self.modules() if isinstance(module, ElasticUnit))
-        return [unit.weights["adder"] for unit in units if "adder" in unit.weights]
+        blueprints = list(examples)
+        last = {blueprint.classifier.in_channels for blueprint in blueprints}
+        if len(last) != 1:
+            raise ConfigError(f"a supernet needs networks with one classifier, got inputs of {sorted(last)} channels")
+        variants: dict[str, dict[Conv, None]] = {}
+        for blueprint in blueprints:
+            for step in blueprint.convolutions:
+                variants.setdefault(module_name(step), {})[step] = None
+        self.units = nn.ModuleDict({name: ElasticUnit(list(steps)) for name, steps in variants.items()})
+        classifier = blueprints[0].classifier
+        self.classifier = nn.Linear(classifier.in_channels, classifier.out_channels)
+        self._initialise(torch_stream(seed, "supernet weights"))
 
     @torch.no_grad()
-    def extract(self, path: Path) -> Network:
-        """The stand-alone network of a path with copies of the shared weights; calibrate it before use."""
-        network = Network(self.macro, path, seed=None)
-        for target, source in ((network.stem, self.stem), (network.head, self.head)):
-            target.load_state_dict(source.state_dict())
+    def _initialise(self, generator: torch.Generator) -> None:
+        elastic = [unit for unit in self.units.values() if isinstance(unit, ElasticUnit)]
+        for unit in sorted(elastic, key=lambda unit: len(unit.gamma) > 1):  # what all networks share first
+            for key, weights in sorted(unit.weights.items()):  # whatever the order of the choices
+                assert isinstance(weights, nn.ParameterList)
+                arithmetic.initialise(unit.examples[key], list(weights), generator)
+        nn.init.normal_(self.classifier.weight, 0.0, 0.05, generator=generator)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, x: Tensor, blueprint: Blueprint) -> Tensor:
+        """Logits of one network with batch statistics. x: B x C x H x W."""
+        return interpret(blueprint, x.contiguous(memory_format=torch.channels_last), self._compute)
+
+    def _compute(self, step: Step, values: Sequence[Tensor]) -> Tensor:
+        if isinstance(step, Conv):
+            return self.units[module_name(step)](values[0], step)
+        if isinstance(step, Sum):
+            return add_up(values)
+        if isinstance(step, Linear):
+            return self.classifier(values[0].flatten(1))
+        assert isinstance(step, Pool)
+        return pool(step, values[0])
+
+    def adder_parameters(self) -> list[nn.Parameter]:
+        elastic = (unit for unit in self.units.values() if isinstance(unit, ElasticUnit))
+        return [
+            parameter
+            for unit in elastic
+            for key, weights in unit.weights.items()
+            if key.startswith("adder") and isinstance(weights, nn.ParameterList)
+            for parameter in weights
+        ]
+
+    @torch.no_grad()
+    def extract(self, blueprint: Blueprint) -> Network:
+        """The stand-alone network with copies of the shared weights; calibrate it before use."""
+        network = Network(blueprint, seed=None)
         network.classifier.load_state_dict(self.classifier.state_dict())
-        taken = [block for block, choice in zip(self.blocks, path, strict=True) if choice is not None]
-        for target_block, source_block in zip(network.blocks, taken, strict=True):
-            for name in ("expand", "depthwise", "project"):
-                unit, elastic = getattr(target_block, name), getattr(source_block, name)
-                out_channels, in_channels, kernel, _ = unit.weight.shape
-                unit.weight.copy_(elastic.weight(unit.op, in_channels, out_channels, kernel))
-                unit.bn.weight.copy_(elastic.gamma[unit.op][:out_channels])
-                unit.bn.bias.copy_(elastic.beta[unit.op][:out_channels])
+        for unit in network.units():
+            elastic, k = self.units[module_name(unit.step)], unit.step.out_channels
+            assert isinstance(elastic, ElasticUnit)
+            for target, source in zip(unit.weights, elastic.weight(unit.step), strict=True):
+                target.copy_(source)
+            unit.bn.weight.copy_(elastic.gamma[unit.op][:k])
+            unit.bn.bias.copy_(elastic.beta[unit.op][:k])
         return network.to(self.classifier.weight.device)

@@ -5,18 +5,20 @@ as if it had not been interrupted.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cosearch.blueprint import Blueprint
 from cosearch.data import Split
 from cosearch.errors import ConfigError, CosearchError
+from cosearch.operators.adder import scale_add_gradients
 from cosearch.seeding import derive, torch_stream
-from cosearch.supernet.blocks import Network, Unit, calibrate
-from cosearch.supernet.elastic import Path, Supernet
+from cosearch.supernet.blocks import Network, calibrate
+from cosearch.supernet.elastic import Supernet
 
 
 class DivergedError(CosearchError):
@@ -70,6 +72,8 @@ def augment(x: Tensor, recipe: Recipe, mirror: bool, generator: torch.Generator)
     angle = draws[0] * math.radians(recipe.rotation_degrees)
     zoom = 1 + draws[1] * recipe.scale
     flip = torch.where(draws[4] < 0, -1.0, 1.0) if mirror else torch.ones(n)
+    if not (recipe.rotation_degrees or recipe.scale or recipe.shift_pixels):  # nothing to interpolate
+        return torch.where((flip < 0).to(x.device).view(n, 1, 1, 1), x.flip(-1), x) if mirror else x
     cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
     move_x, move_y = draws[2] * 2 * recipe.shift_pixels / width, draws[3] * 2 * recipe.shift_pixels / height
     theta = torch.stack([cos * flip, -sin, move_x, sin * flip, cos, move_y], dim=1).view(n, 2, 3).to(x.device)
@@ -114,15 +118,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
 def adder_parameters(model: nn.Module) -> list[nn.Parameter]:
     if isinstance(model, Supernet):
         return model.adder_parameters()
-    return [unit.weight for unit in model.modules() if isinstance(unit, Unit) and unit.op == "add"]
-
-
-def scale_adder_gradients(parameters: Sequence[nn.Parameter], eta: float) -> None:
-    """AdderNet's adaptive local rate on the summed gradient: g <- eta sqrt(n) g / ||g||, n = entries in use."""
-    for parameter in parameters:
-        if parameter.grad is not None:
-            used = torch.count_nonzero(parameter.grad)
-            parameter.grad.mul_(eta * used.sqrt() / parameter.grad.norm().clamp_min(1e-12))
+    return [unit.weight for unit in model.units() if unit.op == "add"] if isinstance(model, Network) else []
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -154,7 +150,7 @@ def train_network(
             optimizer.zero_grad(set_to_none=True)
             loss = F.cross_entropy(network(x), y, label_smoothing=recipe.label_smoothing)
             loss.backward()
-            scale_adder_gradients(adders, recipe.adder_rate)
+            scale_add_gradients(adders, recipe.adder_rate, used_only=True)
             optimizer.step()
             total += loss.detach()
         require_finite(total, f"epoch {epoch + 1} of {recipe.epochs}", recipe)
@@ -173,7 +169,7 @@ def require_finite(loss: Tensor, where: str, recipe: Recipe) -> None:
 def train_supernet_epoch(
     supernet: Supernet,
     optimizer: torch.optim.SGD,
-    sampler: Callable[[int, int], Path],
+    sampler: Callable[[int, int], Blueprint],
     split: Split,
     recipe: Recipe,
     seed: int,
@@ -181,7 +177,7 @@ def train_supernet_epoch(
     mirror: bool = False,
     device: str = "cpu",
 ) -> float:
-    """One epoch of single-path training; `sampler(epoch, step)` gives the path of a step.
+    """One epoch of single-path training; `sampler(epoch, step)` gives the network of a step.
 
     Returns: the mean loss. Raises: DivergedError if it is not finite.
     """
@@ -194,7 +190,7 @@ def train_supernet_epoch(
         optimizer.zero_grad(set_to_none=True)
         loss = F.cross_entropy(supernet(x, sampler(epoch, i)), y, label_smoothing=recipe.label_smoothing)
         loss.backward()
-        scale_adder_gradients(adders, recipe.adder_rate)
+        scale_add_gradients(adders, recipe.adder_rate, used_only=True)
         optimizer.step()
         total += loss.detach()
     require_finite(total, f"epoch {epoch + 1} of {recipe.epochs} of the supernet", recipe)

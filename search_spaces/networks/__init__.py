@@ -5,7 +5,12 @@ from typing import Any
 from cosearch import registry
 
 SPACES: dict[str, str] = {
+    "butterfly": "search_spaces.networks.butterfly:space",
+    "hybrid": "search_spaces.networks.hybrid:space",
+    "lowrank": "search_spaces.networks.lowrank:space",
+    "mixedbits": "search_spaces.networks.mixedbits:space",
     "nasbench201": "search_spaces.networks.nasbench201:space",
+    "pruning": "search_spaces.networks.pruning:space",
     "shiftadd": "search_spaces.networks.shiftadd:space",
 }
 

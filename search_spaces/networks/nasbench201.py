@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cosearch.blueprint import Blueprint, Conv, Drawing, Pool, Sum, down
 from cosearch.errors import ConfigError, UnknownNameError, nearest
-from cosearch.macro import ACCUMULATOR_BITS, ACTIVATION_BITS
-from cosearch.workload import INPUT, Kind, Layer, Workload, distinct_layers
-from search_spaces.decisions import Arch, Choice, Decisions
+from cosearch.workload import INPUT, Layer, count_layers
+from search_spaces.decisions import Arch, Choice
+from search_spaces.networks.space import NetworkSpace
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
@@ -143,33 +144,40 @@ def function_class(arch: Mapping[str, Any]) -> str:
     return "+".join(nodes[-1])
 
 
+def network_class(arch: Mapping[str, Any]) -> str:
+    """A key equal for cells that compute the same expression with the same operations; 5,425 of them.
+
+    They are one network up to the order of nodes, so that cost and accuracy have one answer. `function_class` also
+    joins cells of which one computes twice what the other computes once and uses twice.
+    """
+    return f"{function_class(arch)} {_features(tuple(effective(arch).values()))}"
+
+
 @dataclass(frozen=True)
-class NasBench201Space(Decisions):
+class NasBench201Space(NetworkSpace):
     """The cells for one input shape and number of classes; `nasbench201.space` makes it."""
 
-    input_shape: tuple[int, int, int] = (3, 32, 32)
-    num_classes: int = 10
-    name: str = "nasbench201"
+    input_shape: tuple[int, int, int]
+    num_classes: int
 
     @property
     def description(self) -> str:
         return "NAS-Bench-201 cells; each of six edges: none, skip, 1x1 or 3x3 convolution, or 3x3 average pooling"
 
-    def workload(self, arch: Arch) -> Workload:
-        """The network's layers as hardware sees them: the effective cell, 15 times, and what is around it."""
-        self.check(arch)
-        return _stack(f"{self.name}[{to_string(arch)}]", effective(arch), self.input_shape, self.num_classes)
+    def blueprint(self, arch: Arch) -> Blueprint:
+        """The effective cell, 15 times, and what is around it.
+
+        As published, but for the batch-norm after the last cell, which is left out.
+        """
+        return _stack(effective(arch), self.input_shape, self.num_classes)
 
     def canonical(self, arch: Arch) -> Arch:
-        """The effective cell: archs with the same one cost the same."""
+        """The effective cell: archs with the same one are the same network."""
         return effective(arch)
 
-    def layer_table(self) -> tuple[Layer, ...]:
-        """The distinct layers of all networks of the space."""
-        everything = dict.fromkeys(NAMES, "skip_connect")
-        return distinct_layers(
-            self.workload({**everything, "0-1": operation, "0-3": operation}) for operation in _PRICED
-        )
+    def covering(self) -> list[Arch]:
+        """One network per operation that hardware runs, on every edge."""
+        return [dict.fromkeys(NAMES, operation) for operation in _PRICED]
 
     def counts(self, archs: Sequence[Arch], layers: Sequence[Layer]) -> npt.NDArray[np.int64]:
         """[archs, layers]: how often each of `layers` occurs in each network.
@@ -177,8 +185,6 @@ class NasBench201Space(Decisions):
         A network's layers follow from how many edges of each kind and how many additions its cell has.
         Raises: HardwareError if `layers` lacks one that a network has.
         """
-        from cosearch.workload import count_layers
-
         features = np.array([_features(tuple(effective(arch).values())) for arch in archs], dtype=np.int64)
         shapes = {tuple(row): i for i, row in enumerate(np.unique(features, axis=0))} if len(archs) else {}
         examples: dict[int, Arch] = {}
@@ -195,82 +201,53 @@ def _features(operations: tuple[str, ...]) -> tuple[int, ...]:
     return (*(operations.count(op) for op in _PRICED), sum(max(0, n - 1) for n in inputs))
 
 
-def _stack(name: str, arch: Arch, input_shape: tuple[int, int, int], num_classes: int) -> Workload:
-    layers: list[Layer] = []
-    inputs: list[tuple[int, ...]] = []
-
-    def append(layer: Layer, *producers: int) -> int:
-        layers.append(layer)
-        inputs.append(producers)
-        return len(layers) - 1
-
-    def conv(prefix: str, source: int, c: int, k: int, size: tuple[int, int], kernel: int, stride: int = 1) -> int:
-        return append(_layer(prefix, "mac", c, k, size, kernel, stride), source)
-
-    def add(prefix: str, a: int, b: int, channels: int, size: tuple[int, int]) -> int:
-        return append(_layer(prefix, "elementwise", 2 * channels, channels, size), a, b)
-
-    size, channels = input_shape[1:], STEM_CHANNELS
-    last = conv("stem", INPUT, input_shape[0], channels, size, 3)
+def _stack(arch: Arch, input_shape: tuple[int, int, int], num_classes: int) -> Blueprint:
+    drawing = Drawing(input_shape)
+    size, channels = (input_shape[1], input_shape[2]), STEM_CHANNELS
+    last = drawing.add(Conv("stem", "conv", INPUT, input_shape[0], channels, size, 3, relu="none"))
     for stage in range(STAGES):
         if stage:
-            half, prefix = (-(-size[0] // 2), -(-size[1] // 2)), f"reduction{stage}"
-            left = conv(f"{prefix}.conv_a", last, channels, 2 * channels, half, 3, 2)
-            left = conv(f"{prefix}.conv_b", left, 2 * channels, 2 * channels, half, 3)
-            pool = append(_layer(f"{prefix}.pool", "pool", channels, channels, half, 2, 2), last)
-            right = conv(f"{prefix}.shortcut", pool, channels, 2 * channels, half, 1)
-            size, channels = half, 2 * channels
-            last = add(f"{prefix}.residual", left, right, channels, size)
+            last = _reduction(drawing, f"reduction{stage}", last, channels, size)
+            size, channels = down(size, 2), 2 * channels
         for c in range(CELLS):
-            nodes: list[int | None] = [last]
-            for node in (1, 2, 3):
-                total: int | None = None
-                for source in range(node):
-                    operation, value = arch[f"{source}-{node}"], nodes[source]
-                    if operation == "none" or value is None:
-                        continue
-                    prefix = f"stage{stage + 1}.cell{c + 1}.{source}-{node}"
-                    if operation == "avg_pool_3x3":
-                        value = append(_layer(prefix, "pool", channels, channels, size, 3), value)
-                    elif operation != "skip_connect":
-                        kernel = 3 if operation == "nor_conv_3x3" else 1
-                        value = conv(prefix, value, channels, channels, size, kernel)
-                    total = value if total is None else add(f"{prefix}.add", total, value, channels, size)
-                nodes.append(total)
-            # a cell without a path gives zeros, which cost nothing: what follows reads its input instead
-            last = nodes[3] if nodes[3] is not None else last
-    last = append(_layer("pool", "pool", channels, channels, (1, 1), size[0], size[0], size[1]), last)
-    conv("classifier", last, channels, num_classes, (1, 1), 1)
-    return Workload(name, tuple(layers), tuple(inputs))
+            last = _cell(drawing, f"stage{stage + 1}.cell{c + 1}", arch, last, channels, size)
+    return drawing.finish(last, num_classes, channels, size, relu=True)
 
 
-@lru_cache(maxsize=1 << 12)
-def _layer(
-    name: str,
-    kind: Kind,
-    c: int,
-    k: int,
-    size: tuple[int, int],
-    kernel: int = 1,
-    stride: int = 1,
-    width: int | None = None,
-) -> Layer:
-    return Layer(
-        name,
-        kind,
-        K=k,
-        C=c,
-        P=size[0],
-        Q=size[1],
-        R=kernel,
-        S=kernel if width is None else width,
-        stride=(stride, stride),
-        groups=1 if kind == "mac" else k,
-        weight_bits=8,
-        input_bits=ACTIVATION_BITS,
-        output_bits=ACTIVATION_BITS,
-        accumulator_bits=ACCUMULATOR_BITS,
-    )
+def _reduction(drawing: Drawing, prefix: str, last: int, channels: int, size: tuple[int, int]) -> int:
+    """A residual block that halves the image and doubles the channels."""
+    half, wide = down(size, 2), 2 * channels
+    left = drawing.add(Conv(f"{prefix}.conv_a", "conv", last, channels, wide, half, 3, 2, relu="before"))
+    left = drawing.add(Conv(f"{prefix}.conv_b", "conv", left, wide, wide, half, 3, relu="before"))
+    right = drawing.add(Pool(f"{prefix}.pool", last, channels, half, (2, 2), 2))
+    right = drawing.add(Conv(f"{prefix}.shortcut", "conv", right, channels, wide, half, relu="none"))
+    return drawing.add(Sum(f"{prefix}.residual", (left, right), wide, half))
+
+
+def _cell(drawing: Drawing, prefix: str, arch: Arch, last: int, channels: int, size: tuple[int, int]) -> int:
+    nodes: list[int | None] = [last]
+    for node in (1, 2, 3):
+        reaching = []
+        for source in range(node):
+            operation, value = arch[f"{source}-{node}"], nodes[source]
+            if operation == "none" or value is None:
+                continue
+            name = f"{prefix}.{source}-{node}"
+            if operation == "avg_pool_3x3":
+                value = drawing.add(Pool(name, value, channels, size, (3, 3)))
+            elif operation != "skip_connect":
+                kernel = 3 if operation == "nor_conv_3x3" else 1
+                value = drawing.add(Conv(name, "conv", value, channels, channels, size, kernel, relu="before"))
+            reaching.append(value)
+        nodes.append(_sum(drawing, f"{prefix}.node{node}", reaching, channels, size))
+    out = nodes[3]
+    return out if out is not None else drawing.add(Sum(f"{prefix}.zeros", (), channels, size))
+
+
+def _sum(drawing: Drawing, name: str, values: list[int], channels: int, size: tuple[int, int]) -> int | None:
+    if len(values) < 2:
+        return values[0] if values else None
+    return drawing.add(Sum(name, tuple(values), channels, size))
 
 
 def space(input_shape: tuple[int, int, int] = (3, 32, 32), num_classes: int = 10) -> NasBench201Space:
@@ -281,4 +258,4 @@ def space(input_shape: tuple[int, int, int] = (3, 32, 32), num_classes: int = 10
     if min(input_shape[1:]) < 8:
         raise ConfigError(f"images of {input_shape[1]}x{input_shape[2]}: the nasbench201 space starts at 8x8")
     choices: dict[str, tuple[Choice, ...]] = dict.fromkeys(NAMES, OPERATIONS)
-    return NasBench201Space(choices, input_shape, num_classes)
+    return NasBench201Space(choices, "nasbench201", input_shape, num_classes)

@@ -34,6 +34,12 @@ HIERARCHIES = {
         MemoryLevel("buffer", instances=4),
         DRAM,
     ),
+    "whole tiles in whole rows": (
+        MemoryLevel("operands", ("W", "I"), instances=64, slides=False),
+        MemoryLevel("sums", ("O",), math.inf, 24, 24, 1, 2, 24, instances=64, aligned=True),
+        MemoryLevel("buffer", ("I", "O"), math.inf, 96, 64, 3, 5, 48, 4, aligned=True, slides=False, shared_port=True),
+        dataclasses.replace(DRAM, word_bits=128, aligned=True),
+    ),
 }
 LAYERS = {
     "conv": Layer("conv", K=4, C=4, P=4, Q=4, R=3, S=3),

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import json
 import math
 import random
@@ -30,6 +31,7 @@ from cosearch.hardware.nest import (
     count_nests,
     enumerate_nests,
     nest_mapping,
+    price_nests,
     totals,
 )
 from cosearch.workload import Layer
@@ -57,34 +59,35 @@ TOYS = [
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("shape", HIERARCHIES)
 def test_the_compiled_analysis_equals_the_readable_one(name, shape):
+    """Counts and prices, with and without resident tensors, with and without filling and draining."""
     layer, levels = LAYERS[name], HIERARCHIES[shape]
-    engine = Engine("mac", ("mac",), 8, 8, levels=levels[:-1])
     rng = random.Random(f"{name} {shape} compiled")
-    for resident in ((), ("W",), ("I", "O")):
+    for resident, ends in itertools.product(((), ("W",), ("I", "O")), (False, True)):
+        engine = Engine("mac", ("mac",), 8, 8, levels=levels[:-1], fill_and_drain=ends)
+        whole = Accelerator("toy", (engine,), levels[-1:], 100.0, lanes=10**6, energies=UnitEnergies(1, 1, 1))
         for _ in range(3):
             mapping = random_mapping(layer, levels, rng)
             [(_, batch)] = nests([mapping])
-            slow = evaluate_batch(layer, levels, batch, resident=resident)
+            slow = evaluate_batch(layer, levels, batch, resident=resident, operation_pj=1.0, fill_and_drain=ends)
             orders = np.full((1, len(levels), len(DIMS)), -1, np.int64)
             for i, order in enumerate(batch.orders):
                 orders[0, i, : len(order)] = [DIMS.index(dim) for dim in order]
             nest = Nests(batch.temporal.numpy(), batch.spatial.numpy(), orders)
             fast = count_nests(layer, engine, levels, nest, resident)
             np.testing.assert_allclose(fast.cycles, slow.compute_cycles)
+            np.testing.assert_allclose(fast.ends, slow.ends_cycles)
             np.testing.assert_allclose(fast.footprint_bits, slow.footprint_bits)
             np.testing.assert_allclose(fast.used, slow.instances)
-            words = np.array([layer.weight_bits, layer.input_bits])
-            np.testing.assert_allclose(fast.read_bits[:, :, :2], slow.reads[:, :, :2] * words)
-            np.testing.assert_allclose(fast.write_bits[:, :, :2], slow.writes[:, :, :2] * words)
-            times = [
-                (fast.read_bits[:, i].sum(1) / (fast.used[:, i] * levels[i].read_bits_per_cycle))[0]
-                for i in range(len(levels))
-            ]
-            writes = [
-                (fast.write_bits[:, i].sum(1) / (fast.used[:, i] * levels[i].write_bits_per_cycle))[0]
-                for i in range(len(levels))
-            ]
-            np.testing.assert_allclose(np.maximum(times, writes), slow.level_cycles[0])
+            if not any(level.aligned for level in levels):
+                words = np.array([layer.weight_bits, layer.input_bits])
+                np.testing.assert_allclose(fast.rows[:, 0, :, :2], slow.reads[:, :, :2] * words)
+                np.testing.assert_allclose(fast.rows[:, 1, :, :2], slow.writes[:, :, :2] * words)
+            for figures in (
+                totals(layer, whole, engine, levels, fast),
+                price_nests(layer, whole, engine, levels, nest, resident),
+            ):
+                np.testing.assert_allclose(figures.latency_ms * 100e3, np.where(slow.fits, slow.cycles, math.inf))
+                np.testing.assert_allclose(figures.energy_mj * 1e9, np.where(slow.fits, slow.energy_pj, math.inf))
 
 
 def every(layer, accelerator):

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from cosearch.errors import OperatorError
 from cosearch.operators import AddConv2d, AddLinear, add_conv2d, add_linear, plain_add_conv2d, scale_add_gradients
+from cosearch.operators.adder import LONG_ROW
 from tests.references.adder import adder
 
 SHAPES = [  # n, c, h, w, k, (r, s), stride, padding, dilation, groups
@@ -22,6 +23,7 @@ SHAPES = [  # n, c, h, w, k, (r, s), stride, padding, dilation, groups
     (2, 5, 4, 4, 9, (2, 2), (2, 3), (3, 2), (2, 1), 1),
     (1, 3, 3, 3, 4, (1, 1), (2, 2), (0, 0), (1, 1), 1),
     (3, 5, 4, 5, 7, (1, 1), (1, 1), (0, 0), (1, 1), 1),
+    (3, 6, 11, 13, 7, (1, 1), (1, 1), (0, 0), (1, 1), 1),  # rows long enough for dW's own kernel
     (2, 66, 2, 3, 65, (1, 1), (1, 1), (0, 0), (1, 1), 1),
     (4, 8, 4, 4, 8, (3, 3), (1, 1), (1, 1), (1, 1), 8),
     (9, 5, 6, 7, 10, (3, 3), (1, 1), (1, 1), (1, 1), 5),
@@ -132,7 +134,7 @@ def test_plain_forms_gradient_passes_gradcheck() -> None:
     assert torch.autograd.gradcheck(lambda a, b: plain_add_conv2d(a, b, 2, 1, 1, 2), (x, weight))
 
 
-@pytest.mark.parametrize("shape", SHAPES[:9], ids=str)
+@pytest.mark.parametrize("shape", SHAPES[:10], ids=str)
 def test_results_do_not_depend_on_the_number_of_threads(shape: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     from cosearch.operators import _simd
 
@@ -148,7 +150,8 @@ def test_results_do_not_depend_on_the_number_of_threads(shape: tuple, monkeypatc
     for other in results[1:]:
         assert torch.equal(results[0][0], other[0])
         assert torch.equal(results[0][1], other[1])
-        if weight.shape[1] == 1:  # otherwise dW is torch's own convolution, whose order of summation is its own
+        long_rows = weight.shape[2:] == (1, 1) and how[3] == 1 and x.shape[2] * x.shape[3] >= LONG_ROW
+        if weight.shape[1] == 1 or long_rows:  # otherwise dW is torch's own product, and so is its order of summation
             assert torch.equal(results[0][2], other[2])
 
 
@@ -249,6 +252,16 @@ def test_gradient_scaling_gives_the_stated_norm_whatever_the_loss_scale() -> Non
     net[0].weight.grad.zero_()
     scale_add_gradients([net[0].weight])
     assert not net[0].weight.grad.any()
+
+
+def test_gradient_scaling_of_a_shared_weight_counts_the_entries_in_use() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(6, 2))
+    parameter.grad = torch.zeros(6, 2)
+    parameter.grad[:3] = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    direction = parameter.grad / parameter.grad.norm()
+    scale_add_gradients([parameter, torch.nn.Parameter(torch.ones(1))], 0.2, used_only=True)
+    assert float(parameter.grad.norm()) == pytest.approx(0.2 * 6**0.5)
+    assert torch.allclose(parameter.grad / parameter.grad.norm(), direction)
 
 
 @pytest.mark.parametrize(

@@ -238,13 +238,46 @@ def test_patches_unfolded_by_blocks_equal_the_plain_form(
     dilation: object,
     groups: int,
     size: tuple,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from cosearch.operators import butterfly
-
-    monkeypatch.setattr(butterfly, "BLOCK_COLUMNS", 64)
     layer = ButterflyConv2d(8, 16, 3, stride, padding, dilation, groups, compression=1.2)
     x = torch.randn(batch, 8, *size, requires_grad=True)
+    results = []
+    for module in (layer, layer.plain()):
+        y = module(x)
+        upstream = torch.linspace(-1, 1, y.numel()).view_as(y)
+        results.append((y, *torch.autograd.grad(y, (x, *module.parameters()), upstream)))
+    for fast, slow in zip(*results, strict=True):
+        assert torch.allclose(fast, slow, rtol=1e-4, atol=2e-5 * float(slow.detach().abs().max()))
+
+
+SIZES = st.one_of(st.integers(1, 7), st.sampled_from([11, 16, 24, 30]))  # the large ones are cut into tiles
+FACTORS = st.lists(st.tuples(SIZES, SIZES), min_size=1, max_size=4)
+
+
+@settings(max_examples=80, deadline=None)
+@given(FACTORS, st.integers(1, 3), st.integers(1, 3), st.integers(1, 90), st.booleans())
+def test_any_chain_on_any_columns_equals_the_plain_form(
+    factors: list, groups: int, batch: int, length: int, wants_input: bool
+) -> None:
+    chain = make_chain([r for r, _ in factors], [s for _, s in factors])
+    if chain_parameters(chain) * groups > 1 << 15:
+        return
+    generator = torch.Generator().manual_seed(len(factors) * 100 + length)
+    weights = [torch.randn(groups, *f.shape, generator=generator, requires_grad=True) for f in chain]
+    x = torch.randn(batch, groups * chain[0].q, length, generator=generator, requires_grad=wants_input)
+    inputs = [x, *weights] if wants_input else weights
+    results = []
+    for plain in (False, True):
+        y = apply_chain(x, weights, plain)
+        results.append((y, *torch.autograd.grad(y, inputs, torch.linspace(-1, 1, y.numel()).view_as(y))))
+    for fast, slow in zip(*results, strict=True):
+        assert torch.allclose(fast, slow, rtol=1e-4, atol=1e-5 * (1 + float(slow.detach().abs().max())))
+
+
+@pytest.mark.parametrize(("rows", "n_in", "n_out"), [(1, 6, 4), (37, 48, 20), (300, 32, 36), (700, 64, 16)])
+def test_rows_of_vectors_equal_the_plain_form(rows: int, n_in: int, n_out: int) -> None:
+    torch.manual_seed(0)
+    layer, x = ButterflyLinear(n_in, n_out, compression=1.0), torch.randn(rows, n_in, requires_grad=True)
     results = []
     for module in (layer, layer.plain()):
         y = module(x)
@@ -258,13 +291,16 @@ def test_results_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.Monk
     from cosearch.operators import _simd
 
     monkeypatch.setattr(_simd, "SMALL_WORK", 0)
-    layer, x = ButterflyLinear(64, 64), torch.randn(50, 64, requires_grad=True)
-    before, results = torch.get_num_threads(), []
-    for threads in (1, 3):
-        torch.set_num_threads(threads)
-        results.append(torch.autograd.grad(layer(x).square().sum(), (x, *layer.factors)))
-    torch.set_num_threads(before)
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    cases = [(ButterflyLinear(64, 64), torch.randn(900, 64, requires_grad=True))]
+    cases.append((ButterflyConv2d(8, 16, 3, padding=1, compression=1.2), torch.randn(9, 8, 7, 7, requires_grad=True)))
+    before = torch.get_num_threads()
+    for layer, x in cases:
+        results = []
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            results.append(torch.autograd.grad(layer(x).square().sum(), (x, *layer.factors)))
+        torch.set_num_threads(before)
+        assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def test_fitting_a_dense_weight_beats_a_random_start_and_round_trips() -> None:

@@ -88,6 +88,8 @@ def fetches(layer: Layer, tensor: str, levels: tuple[MemoryLevel, ...], mapping:
         before = held.get(place)
         keeps = child >= 0 and levels[child].keeps and before is not None and view.slides(before[0], time)
         new = tile - before[1] if keeps else tile
+        if child >= 0 and new and not levels[child].slides:
+            new = tile
         entered += len(new)
         delivered.update((time, view.parent_place(index), view.stream(index), word) for word in new)
         held[place] = (time, tile)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from cosearch.blueprint import Conv
 from cosearch.config import RunConfig
 from cosearch.data import Split
 from cosearch.errors import ConfigError, RunError
@@ -14,7 +15,7 @@ from cosearch.integer import to_integer
 from cosearch.macro import BlockChoice
 from cosearch.runs import RunDirectory
 from cosearch.seeding import numpy_stream
-from cosearch.supernet.blocks import Unit, calibrate, set_simulation
+from cosearch.supernet.blocks import calibrate, set_simulation
 from cosearch.supernet.checkpoint import restore, save
 from cosearch.supernet.elastic import Supernet
 from cosearch.supernet.training import (
@@ -25,7 +26,6 @@ from cosearch.supernet.training import (
     batches,
     make_optimizer,
     rate_at,
-    scale_adder_gradients,
     torch_device,
     train_network,
     train_supernet_epoch,
@@ -37,7 +37,7 @@ SPACE = space()
 
 
 def random_paths(n: int) -> list:
-    return [SPACE.blocks(SPACE.sample(np.random.default_rng(i))) for i in range(n)]
+    return [SPACE.blueprint(SPACE.sample(np.random.default_rng(i))) for i in range(n)]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_an_extracted_network_computes_what_its_path_does(supernet, digits, inde
     supernet.train()
     with torch.no_grad():
         assert torch.allclose(network(x), supernet(x, path), atol=2e-4, rtol=1e-3)
-    assert network.choices == tuple(path)
+    assert network.blueprint == path
 
 
 def test_extraction_copies(supernet):
@@ -73,27 +73,31 @@ def test_extraction_copies(supernet):
 
 
 def test_conv_and_shift_read_one_tensor_and_add_its_own(supernet):
-    elastic = supernet.blocks[1].depthwise
-    full = elastic.weights["linear"]
-    assert (
-        elastic.weight("conv", 8, 48, 5).data_ptr() == elastic.weight("shift", 8, 48, 5).data_ptr() == full.data_ptr()
-    )
-    assert elastic.weight("add", 8, 48, 5).data_ptr() != full.data_ptr()
+    elastic = supernet.units["layer2-depthwise"]
+    [full] = elastic.weights["linear"]
+
+    def view(op: str, inner: int, kernel: int) -> torch.Tensor:
+        [weight] = elastic.weight(Conv("layer2.depthwise", op, 0, inner, inner, (8, 8), kernel, 1, inner))
+        return weight
+
+    assert view("conv", 48, 5).data_ptr() == view("shift", 48, 5).data_ptr() == full.data_ptr()
+    assert view("add", 48, 5).data_ptr() != full.data_ptr()
     # a smaller kernel is the centre, a smaller expansion the first channels
-    assert torch.equal(elastic.weight("conv", 8, 24, 3), full[:24, :, 1:4, 1:4])
+    assert torch.equal(view("conv", 24, 3), full[:24, :, 1:4, 1:4])
 
 
 def test_a_step_on_one_path_moves_what_it_shares_and_nothing_else(digits):
     made = SPACE.supernet(0)
     before = {n: p.detach().clone() for n, p in made.named_parameters()}
-    path = [BlockChoice("shift", 3, 1)] * len(SPACE.macro.positions)
+    path = SPACE.macro.blueprint([BlockChoice("shift", 3, 1)] * len(SPACE.macro.positions))
     F.cross_entropy(made(torch.from_numpy(digits.train.x[:32]), path), torch.from_numpy(digits.train.y[:32])).backward()
     torch.optim.SGD(made.parameters(), lr=0.1).step()
     moved = {n for n, p in made.named_parameters() if not torch.equal(p, before[n])}
-    assert {n for n in moved if "blocks" in n and n.split(".")[-1] not in ("linear", "shift")} == set()
-    assert any(n.endswith("weights.linear") for n in moved)
-    linear = dict(made.named_parameters())["blocks.1.depthwise.weights.linear"]
-    changed = linear != before["blocks.1.depthwise.weights.linear"]
+    assert {n for n in moved if "layer" in n and not {"linear", "shift"} & set(n.split("."))} == set()
+    assert any(n.endswith("weights.linear.0") for n in moved)
+    name = "units.layer2-depthwise.weights.linear.0"
+    linear = dict(made.named_parameters())[name]
+    changed = linear != before[name]
     assert changed[:8, :, 1:4, 1:4].any()
     assert not changed[8:].any()
     assert not changed[:, :, 0].any()
@@ -106,17 +110,17 @@ def test_sharing_keeps_the_supernet_small(supernet):
     assert sum(p.numel() for p in supernet.parameters()) <= 2.5 * largest
 
 
-def test_a_position_without_a_block_is_refused():
-    macro = SPACE.macro
-    options = {p.name: (None,) for p in macro.positions}
-    with pytest.raises(ConfigError, match="'layer1' has no choice but skip"):
-        Supernet(macro, options)
+def test_networks_with_different_classifiers_have_no_supernet():
+    with pytest.raises(ConfigError, match="one classifier, got inputs of"):
+        Supernet([SPACE.blueprint(SPACE.largest()), tiny_space.space().blueprint(tiny_space.space().largest())])
+    with pytest.raises(ConfigError, match="one classifier"):
+        Supernet([])
 
 
 def test_the_seed_decides_the_weights():
     a, b, c = SPACE.supernet(1), SPACE.supernet(1), SPACE.supernet(2)
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
-    assert not torch.equal(a.stem.weight, c.stem.weight)
+    assert not torch.equal(a.classifier.weight, c.classifier.weight)
     first, second = SPACE.build(SPACE.largest(), 5), SPACE.build(SPACE.largest(), 5)
     assert all(torch.equal(x, y) for x, y in zip(first.parameters(), second.parameters(), strict=True))
 
@@ -125,7 +129,7 @@ def test_the_seed_decides_the_weights():
 
 
 def test_calibration_measures_statistics_and_ranges(supernet, digits):
-    network = supernet.extract([BlockChoice("add", 3, 3)] * len(SPACE.macro.positions))
+    network = supernet.extract(SPACE.macro.blueprint([BlockChoice("add", 3, 3)] * len(SPACE.macro.positions)))
     x = torch.from_numpy(digits.train.x[:200])
     with torch.no_grad():
         for unit in network.units():
@@ -133,16 +137,17 @@ def test_calibration_measures_statistics_and_ranges(supernet, digits):
     calibrate(network, x, batch_size=200)
     assert not network.training
     with torch.no_grad():
-        y = F.conv2d(x, network.stem.weight, None, network.stem.stride, 1)
-        assert torch.allclose(network.stem.bn.running_mean, y.mean((0, 2, 3)), atol=1e-4)
-        assert torch.allclose(network.stem.bn.running_var, y.var((0, 2, 3)), rtol=1e-3)
+        stem = network.unit("stem")
+        y = F.conv2d(x, stem.weight, None, stem.step.stride, 1)
+        assert torch.allclose(stem.bn.running_mean, y.mean((0, 2, 3)), atol=1e-4)
+        assert torch.allclose(stem.bn.running_var, y.var((0, 2, 3)), rtol=1e-3)
         # one batch: evaluation then sees what calibration saw, up to n / (n - 1) in the variance
-        out = network.stem(x)
-    assert float(network.stem.amax) == pytest.approx(float(out.max()), rel=1e-2)
-    low, high = network.blocks[0].expand.entry_range.tolist()  # the stem's outputs, after their ReLU
+        out = stem(x)
+    assert float(stem.amax) == pytest.approx(float(out.max()), rel=1e-2)
+    low, high = network.unit("layer1.expand").entry_range.tolist()  # the stem's outputs, after their ReLU
     assert low == 0.0
-    assert high == pytest.approx(float(network.stem.amax))
-    assert network.blocks[1].expand.entry_range[0] < 0  # block 1 ends in a sum without ReLU
+    assert high == pytest.approx(float(stem.amax))
+    assert network.unit("layer2.expand").entry_range[0] < 0  # block 1 ends in a sum without ReLU
 
 
 def test_calibration_starts_anew(supernet, digits):
@@ -165,12 +170,12 @@ def test_calibrating_rescues_a_sub_network(digits):
     optimizer = make_optimizer(made, recipe)
 
     def sampler(epoch: int, step: int):
-        return tuple(tiny.blocks(tiny.sample(numpy_stream(0, epoch, step))))
+        return tiny.blueprint(tiny.sample(numpy_stream(0, epoch, step)))
 
     for epoch in range(recipe.epochs):
         train_supernet_epoch(made, optimizer, sampler, digits.train, recipe, 0, epoch)
     arch = {"layer1": "conv_k5_e6", "layer2": "conv_k5_e6", "layer3": "conv_k5_e6"}
-    network = made.extract(tiny.blocks(arch))
+    network = made.extract(tiny.blueprint(arch))
     network.eval()
     stale = accuracy(network, digits.validation)
     calibrate(network, torch.from_numpy(digits.train.x[:256]))
@@ -238,26 +243,16 @@ def test_the_rate_warms_up_and_falls_to_zero():
     assert rates[-1] < 1e-3 * 0.2
 
 
-def test_adder_gradients_get_adder_nets_length_over_the_entries_in_use():
-    parameter = torch.nn.Parameter(torch.zeros(6, 2))
-    parameter.grad = torch.zeros(6, 2)
-    parameter.grad[:3] = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
-    direction = parameter.grad / parameter.grad.norm()
-    scale_adder_gradients([parameter, torch.nn.Parameter(torch.ones(1))], 0.2)
-    assert float(parameter.grad.norm()) == pytest.approx(0.2 * 6**0.5)
-    assert torch.allclose(parameter.grad / parameter.grad.norm(), direction)
-
-
 def test_weight_decay_spares_adders_and_norms():
     network = SPACE.build({p.name: "add_k3_e1" for p in SPACE.macro.positions})
     decayed, rest = make_optimizer(network, Recipe(1)).param_groups
-    adders = [unit.weight for unit in network.modules() if isinstance(unit, Unit) and unit.op == "add"]
+    adders = [unit.weight for unit in network.units() if unit.op == "add"]
     ids = {id(p) for p in decayed["params"]}
     assert decayed["weight_decay"] > 0
     assert rest["weight_decay"] == 0
     assert not ids & {id(p) for p in adders}
-    assert id(network.stem.weight) in ids
-    assert id(network.stem.bn.weight) not in ids
+    assert id(network.unit("stem").weight) in ids
+    assert id(network.unit("stem").bn.weight) not in ids
 
 
 def test_training_twice_gives_the_same_weights_and_reports_epochs(digits):
@@ -271,7 +266,7 @@ def test_training_twice_gives_the_same_weights_and_reports_epochs(digits):
     assert seen == [1, 2]
     pairs = zip(networks[0].state_dict().values(), networks[1].state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
-    assert not torch.equal(networks[0].stem.weight, networks[2].stem.weight)
+    assert not torch.equal(networks[0].classifier.weight, networks[2].classifier.weight)
 
 
 def test_a_loss_that_is_not_finite_is_an_error(digits):
@@ -282,7 +277,7 @@ def test_a_loss_that_is_not_finite_is_an_error(digits):
     assert "\n" not in str(caught.value)
     net = made.supernet(0)
     recipe = Recipe(epochs=2, learning_rate=1e30)
-    path = tuple(made.blocks(made.largest()))
+    path = made.blueprint(made.largest())
     with pytest.raises(DivergedError, match="of the supernet"):
         train_supernet_epoch(net, make_optimizer(net, recipe), lambda e, s: path, few, recipe, 0, 0)
 
@@ -306,7 +301,7 @@ def trained(run: RunDirectory, digits, first: int, last: int, fresh: bool) -> Su
     assert done == first
 
     def sampler(epoch: int, step: int):
-        return tuple(tiny.blocks(tiny.sample(numpy_stream(0, epoch, step))))
+        return tiny.blueprint(tiny.sample(numpy_stream(0, epoch, step)))
 
     for epoch in range(first, last):
         train_supernet_epoch(net, optimizer, sampler, digits.train, recipe, 0, epoch)

@@ -1,0 +1,141 @@
+"""What each operator computes: the shapes of its weights, its forward pass, and its weights as integers.
+
+A weight is a list of tensors: one for dense operators, the factors of a chain for low-rank and butterfly layers.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cosearch.blueprint import OPERATORS, Conv, butterfly_chain
+from cosearch.operators.adder import add_conv2d
+from cosearch.operators.butterfly import apply_chain, factor_matrix
+from cosearch.operators.shift import shift_weight
+
+SHIFT_PLACES = 2 ** (OPERATORS["shift"].weight_bits - 1) - 1
+
+
+def weight_shapes(step: Conv) -> list[tuple[int, ...]]:
+    """Of the tensors that the layer's weight is made of, input side first."""
+    form, c, k = step.operator.form, step.in_channels, step.out_channels
+    if form == "lowrank":
+        return [(step.rank, c, 1, 1), (k, step.rank, 1, 1)]
+    if form == "butterfly":
+        return [factor.shape for factor in butterfly_chain(k, c, step.operator.ratio)]
+    return [(k, c // step.groups, step.kernel, step.kernel)]
+
+
+def weight_key(step: Conv) -> str:
+    """Layers of one name and key share their weights: each is a part of the largest.
+
+    Conv, shift, fewer bits and sparse read one tensor; additions, low rank and every butterfly chain their own.
+    """
+    form = step.operator.form
+    if form == "butterfly":
+        return f"{step.op}-{step.out_channels}x{step.in_channels}"
+    if form == "lowrank":
+        return "lowrank"
+    family = "adder" if step.op == "add" else "linear"
+    return family if step.groups in (1, step.in_channels) else f"{family}-g{step.groups}"
+
+
+def part(full: Sequence[Tensor], step: Conv) -> list[Tensor]:
+    """Views of shared weights for one layer: the first channels and ranks, the centre of the kernel."""
+    if step.operator.form == "butterfly":
+        return list(full)
+    parts = []
+    for tensor, (k, c, size, _) in zip(full, weight_shapes(step), strict=True):
+        margin = (tensor.shape[-1] - size) // 2
+        end = tensor.shape[-1] - margin
+        parts.append(tensor[:k, :c, margin:end, margin:end])
+    return parts
+
+
+def initialise(step: Conv, weights: Sequence[Tensor], generator: torch.Generator) -> None:
+    """Kaiming for conv and shift (latent) and their factors, standard normal for add (AdderNet)."""
+    for weight in weights:
+        if step.op == "add":
+            weight.normal_(generator=generator)
+        elif step.operator.form == "butterfly":
+            weight.normal_(0.0, weight.shape[2] ** -0.5, generator=generator)  # keeps the variance of its input
+        else:
+            nn.init.kaiming_normal_(weight, generator=generator)
+
+
+def compute(step: Conv, x: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """The layer without batch-norm and ReLU. x: B x C x H x W. Returns: B x K x P x Q."""
+    padding, operator = step.kernel // 2, step.operator
+    if operator.form == "butterfly":
+        n, _, height, width = (x := x[:, :, :: step.stride, :: step.stride]).shape
+        y = apply_chain(x.reshape(n, -1, height * width), [w[None] for w in weights])
+        return y.view(n, -1, height, width).contiguous(memory_format=torch.channels_last)
+    if operator.form == "lowrank":
+        return F.conv2d(F.conv2d(x, weights[0], None, step.stride), weights[1])
+    [weight] = weights
+    if step.op == "add":
+        y = add_conv2d(x, weight, stride=step.stride, padding=padding, groups=step.groups)
+        return y.contiguous(memory_format=torch.channels_last)
+    return F.conv2d(x, trained_weight(step, weight), None, step.stride, padding, 1, step.groups)
+
+
+def trained_weight(step: Conv, weight: Tensor) -> Tensor:
+    """What training sees of a latent dense weight; gradients pass straight through where it is rounded."""
+    operator = step.operator
+    if operator.kind == "shift":
+        return shift_weight(weight, operator.weight_bits)
+    if operator.density < 1.0:
+        return weight * largest_entries(weight, operator.density)
+    if operator.weight_bits < 8:
+        levels, unit = weight_levels(step, weight.detach())
+        return weight + (levels * unit - weight).detach()
+    return weight
+
+
+def largest_entries(weight: Tensor, density: float) -> Tensor:
+    """[weight's shape] 1 where an entry is among the `density` of largest magnitude, else 0."""
+    keep = max(1, math.ceil(density * weight.numel()))
+    threshold = weight.detach().abs().flatten().kthvalue(weight.numel() - keep + 1).values
+    return (weight.detach().abs() >= threshold).to(weight.dtype)
+
+
+def weight_levels(step: Conv, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A dense weight that is no adder's as integers, and the real value of one of them.
+
+    weight: K x C/g x k x k. Returns: the same shape, whole numbers in weight's type; K x 1 x 1 x 1.
+    Powers of two for shift (both parts exact); ternary by threshold for 2 bits; else symmetric with the largest
+    magnitude of the output channel at the end. Source of the ternary rule: Li et al., Ternary weight networks, 2016.
+    """
+    operator = step.operator
+    unit = weight.new_ones((len(weight), 1, 1, 1))
+    if operator.kind == "shift":
+        exact = shift_weight(weight, operator.weight_bits)
+        return exact * 2.0**SHIFT_PLACES, unit * 2.0**-SHIFT_PLACES
+    if operator.density < 1.0:
+        weight = weight * largest_entries(weight, operator.density)
+    magnitude = weight.abs()
+    if operator.weight_bits == 2:
+        kept = magnitude > 0.7 * magnitude.mean((1, 2, 3), keepdim=True)
+        mean = (magnitude * kept).sum((1, 2, 3), keepdim=True) / kept.sum((1, 2, 3), keepdim=True).clamp_min(1)
+        return weight.sign() * kept, mean.clamp_min(1e-12)
+    unit = magnitude.amax((1, 2, 3), keepdim=True).clamp_min(1e-12) / (2 ** (operator.weight_bits - 1) - 1)
+    return (weight / unit).round(), unit
+
+
+def stages(step: Conv, weights: Sequence[Tensor]) -> list[tuple[Conv, Tensor]]:
+    """The dense layers that hardware runs one after another: a chain's factors as 1x1 convolutions, or the layer."""
+    operator = step.operator
+    if operator.form == "dense":
+        return [(step, weights[0])]
+    if operator.form == "lowrank":
+        dense = list(weights)
+    else:
+        chain = butterfly_chain(step.out_channels, step.in_channels, operator.ratio)
+        dense = [factor_matrix(w, f)[:, :, None, None] for w, f in zip(weights, chain, strict=True)]
+    return [
+        (Conv(f"{step.name}.{i + 1}", "conv", step.source, c, k, step.size, 1, 1 if i else step.stride), weight)
+        for i, weight in enumerate(dense)
+        for k, c in [weight.shape[:2]]
+    ]

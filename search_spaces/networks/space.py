@@ -1,0 +1,114 @@
+"""What every network space gives to the search, derived from one method: the blueprint of an arch."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from cosearch.blueprint import OPERATORS, Blueprint
+from cosearch.errors import ConfigError
+from cosearch.workload import Layer, Workload, count_layers, distinct_layers
+from search_spaces.decisions import Arch, Decisions, arch_key
+
+if TYPE_CHECKING:
+    from cosearch.supernet.blocks import Network
+    from cosearch.supernet.elastic import Supernet
+
+
+@dataclass(frozen=True)
+class NetworkSpace(Decisions, ABC):
+    """A set of networks: `choices`, a `name`, a `description`, and `blueprint`."""
+
+    name: str
+
+    @property
+    @abstractmethod
+    def description(self) -> str:
+        """One line for people."""
+
+    @abstractmethod
+    def blueprint(self, arch: Arch) -> Blueprint:
+        """The network that an arch stands for."""
+
+    def canonical(self, arch: Arch) -> Arch:
+        """One arch for all those that are the same network."""
+        return arch
+
+    def workload(self, arch: Arch) -> Workload:
+        """The network's layers as hardware sees them."""
+        self.check(arch)
+        return self.blueprint(arch).workload(f"{self.name}[{arch_key(arch)}]")
+
+    def build(self, arch: Arch, seed: int = 0) -> "Network":
+        """The stand-alone torch module with fresh weights."""
+        from cosearch.supernet.blocks import Network
+
+        self.check(arch)
+        return Network(self.blueprint(arch), seed)
+
+    def supernet(self, seed: int = 0) -> "Supernet":
+        """One set of weights for every network of the space."""
+        from cosearch.supernet.elastic import Supernet
+
+        return Supernet([self.blueprint(arch) for arch in self.covering()], seed)
+
+    def covering(self) -> list[Arch]:
+        """A few archs that between them show every choice of every decision.
+
+        Enough for a layer table and a supernet where no layer's shape depends on two decisions.
+        """
+        longest = max(len(options) for options in self.choices.values())
+        return [
+            {name: options[min(i, len(options) - 1)] for name, options in self.choices.items()} for i in range(longest)
+        ]
+
+    @cached_property
+    def operators(self) -> tuple[str, ...]:
+        """The operators that some choice can use."""
+        used = {str(choice).split("_")[0] for options in self.choices.values() for choice in options}
+        return tuple(operator for operator in OPERATORS if operator in used)
+
+    def restricted(self, *operators: str) -> Self:
+        """The sub-space in which every choice that has an operator has one of these.
+
+        Raises: ConfigError for an operator that the space does not have, or a decision that is left without a choice.
+        """
+        for operator in operators:
+            if operator not in self.operators:
+                raise ConfigError(f"operator {operator!r}: expected some of {', '.join(self.operators)}")
+        if set(operators) == set(self.operators):
+            return self
+        kept = {
+            name: tuple(c for c in options if (op := str(c).split("_")[0]) not in OPERATORS or op in operators)
+            for name, options in self.choices.items()
+        }
+        for name, options in kept.items():
+            if not [option for option in options if option != "skip"]:
+                raise ConfigError(f"decision {name!r} has no choice of {', '.join(operators)}")
+        return replace(self, choices=kept, name="-".join((self.name, *operators)))
+
+    def largest(self, operator: str = "conv") -> Arch:
+        """The network whose every decision takes the choice of one operator with most operations."""
+        part = self.restricted(operator) if self.operators else self
+        base = {name: options[0] for name, options in part.choices.items()}
+
+        def operations(name: str, option: object) -> int:
+            return self.workload({**base, name: option}).macs
+
+        return {name: max(options, key=lambda o: operations(name, o)) for name, options in part.choices.items()}
+
+    def layer_table(self) -> tuple[Layer, ...]:
+        """The distinct layers of all networks of the space."""
+        return distinct_layers(self.workload(arch) for arch in self.covering())
+
+    def counts(self, archs: Sequence[Arch], layers: Sequence[Layer]) -> npt.NDArray[np.int64]:
+        """[archs, layers]: how often each of `layers` occurs in each network.
+
+        Raises: HardwareError if `layers` lacks one that a network has.
+        """
+        rows = [count_layers(self.workload(arch), layers) for arch in archs]
+        return np.array(rows, dtype=np.int64).reshape(len(archs), len(layers))

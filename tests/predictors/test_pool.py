@@ -1,0 +1,205 @@
+"""A device never seen. Devices here are made up: additive latencies whose weights have two common directions."""
+
+import time
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from cosearch.errors import DataError, UnknownNameError
+from predictors import features
+from predictors.pool import DevicePool, _greedy_design
+from predictors.storage import load
+from search_spaces.networks import find
+from search_spaces.networks.nasbench201 import cell
+
+SPACE = find("nasbench201")()
+ARCHS = [cell(i) for i in range(0, 15625, 25)]
+PARTS = [f"{part}@{view}" for view in ("built", "used", "effective") for part in ("counts", "one_hot")]
+X = features(SPACE, ARCHS, PARTS)
+VIEWS = [list(range(35 * i, 35 * i + 35)) for i in range(3)]
+GENERAL = list(range(5))
+
+
+def device(seed: int, view: int = 0, noise: float = 0.03) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    compute, memory = rng.uniform(0.3, 2.0, 2)
+    weights = np.array([0.0, 0.1 * memory, 0.5 * memory + 0.2 * compute, 2.0 * compute, 0.6 * memory])
+    y = 3.0 + X[:, VIEWS[view]][:, :5] @ weights
+    return 5.0 * y * np.exp(noise * rng.normal(size=len(y)))
+
+
+POOL = DevicePool(VIEWS, GENERAL).fit(X, {f"d{i}": device(i, view=int(i == 5)) for i in range(8)})
+ROWS = np.random.default_rng(0).permutation(len(X))
+
+
+def score(predictor, y) -> float:
+    return float(spearmanr(predictor.predict(X[ROWS[100:]])[0], y[ROWS[100:]])[0])
+
+
+def test_ten_samples_of_a_new_device_of_the_family():
+    y = device(101)
+    few = ROWS[:10]
+    got = POOL.adapt(X[few], y[few])
+    assert score(got, y) > 0.97 * spearmanr(device(101, noise=0.0)[ROWS[100:]], y[ROWS[100:]])[0]
+    mean, _ = got.predict(X)
+    assert np.median(np.abs(mean / y - 1)) < 0.06
+    assert got.ridge_share < 0.2
+
+
+def test_it_finds_out_that_dead_code_is_dropped():
+    assert POOL._view.tolist() == [0, 0, 0, 0, 0, 1, 0, 0]
+    y = device(102, view=1)
+    few = POOL.choose(X, 10)
+    got = POOL.adapt(X[few], y[few])
+    assert np.argmax(got.odds) == 1
+    assert score(got, y) > 0.95
+
+
+def test_a_device_unlike_the_pool_is_left_to_the_ridge():
+    # here skips are what costs, and convolutions are free
+    y = 10 + X[:, :5] @ np.array([0.0, 6.0, 0.0, 0.1, 0.0]) + 0.05 * np.random.default_rng(1).normal(size=len(X))
+    few = ROWS[:20]
+    got = POOL.adapt(X[few], y[few])
+    assert got.ridge_share > 0.5
+    assert score(got, y) > 0.9
+
+
+def test_the_unit_does_not_matter():
+    y = device(103)
+    few = ROWS[:12]
+    a, b = POOL.adapt(X[few], y[few]), POOL.adapt(X[few], 1000 * y[few])
+    np.testing.assert_allclose(b.predict(X)[0], 1000 * a.predict(X)[0], rtol=1e-6)
+    np.testing.assert_allclose(b.predict(X)[1], 1000 * a.predict(X)[1], rtol=1e-6)
+
+
+def test_an_outlier_among_the_measurements_does_little():
+    y = device(104)
+    few = ROWS[:12]
+    spoiled = y[few].copy()
+    spoiled[4] *= 5
+    assert score(POOL.adapt(X[few], spoiled), y) > score(POOL.adapt(X[few], y[few]), y) - 0.03
+
+
+def test_the_posterior_is_that_of_conditioning_a_joint_gaussian():
+    """One scale, one noise, no reweighting: the textbook formula in weight space."""
+    from predictors import pool as module
+    from predictors.pool import _posteriors
+
+    prior = POOL.prior()
+    few = ROWS[:8]
+    design = POOL._design(X[few], 0)
+    y = device(105)[few]
+    found = _posteriors(design, y, prior)
+    which = len(module.NOISES) * module.SCALES.index(1.0) + 2
+    _, weights, covariance, std = found[which]
+    scale = std / np.sqrt(module.FREEDOM / (module.FREEDOM - 2)) / module.NOISES[2]
+    certainty = np.ones(8)
+    ridge = np.linalg.inv(prior.covariance + 1e-12 * np.eye(len(prior.mean)))
+    for _ in range(6):
+        precision = ridge + design.T @ (design * certainty[:, None]) / module.NOISES[2] ** 2
+        posterior = np.linalg.inv(precision)
+        w = posterior @ (ridge @ prior.mean + design.T @ (certainty * y / scale) / module.NOISES[2] ** 2)
+        squared = (y / scale - design @ w) ** 2 + np.einsum("ij,jk,ik->i", design, posterior, design)
+        certainty = (module.FREEDOM + 1) / (module.FREEDOM + squared / module.NOISES[2] ** 2)
+    np.testing.assert_allclose(design @ weights, scale * (design @ w), rtol=1e-3)
+    np.testing.assert_allclose(
+        np.einsum("ij,jk,ik->i", design, covariance, design),
+        scale**2 * np.einsum("ij,jk,ik->i", design, posterior, design),
+        rtol=0.02,
+    )
+
+
+def test_chosen_networks_say_more_than_random_ones():
+    chosen = POOL.choose(X, 10)
+    assert len(set(chosen)) == 10
+    gained = []
+    for seed in range(110, 116):
+        y = device(seed, noise=0.1)
+        rows = np.random.default_rng(seed).permutation(len(X))[:10]
+        gained.append(score(POOL.adapt(X[chosen], y[chosen]), y) - score(POOL.adapt(X[rows], y[rows]), y))
+    assert np.mean(gained) > 0
+
+
+def test_the_next_network_is_the_one_that_leaves_the_least_variance():
+    signals = np.random.default_rng(2).normal(size=(12, 3))
+    [first] = _greedy_design(signals, 1, [])
+    [second] = _greedy_design(signals, 1, [first])
+    assert _greedy_design(signals, 2, []) == [first, second]
+
+    def left(rows):
+        posterior = np.linalg.inv(np.eye(3) + signals[rows].T @ signals[rows] / 0.05**2)
+        return np.trace(signals @ posterior @ signals.T)
+
+    assert first == min(range(12), key=lambda i: left([i]))
+    assert second == min(set(range(12)) - {first}, key=lambda i: left([first, i]))
+
+
+def test_without_a_device_is_a_pool_that_never_saw_it():
+    rest = {f"d{i}": device(i, view=int(i == 5)) for i in range(8) if i != 3}
+    direct = DevicePool(VIEWS, GENERAL).fit(X, rest)
+    np.testing.assert_allclose(POOL.without("d3").prior().mean, direct.prior().mean)
+    with pytest.raises(UnknownNameError, match="device 'd9' is not in the pool"):
+        POOL.without("d9")
+
+
+def test_networks_that_were_not_measured_everywhere():
+    y = {f"d{i}": device(i).copy() for i in range(4)}
+    y["d1"][::2] = np.nan
+    pool = DevicePool(VIEWS, GENERAL).fit(X, y)
+    assert np.isfinite(pool.prior().mean).all()
+    y["d1"][:] = np.nan
+    y["d1"][:19] = 1.0 + np.arange(19)
+    with pytest.raises(DataError, match="19 samples: the d1 predictor needs at least 20"):
+        DevicePool(VIEWS, GENERAL).fit(X, y)
+
+
+def test_saved_and_read_back(tmp_path):
+    y = device(106)
+    few = ROWS[:10]
+    got = POOL.adapt(X[few], y[few])
+    POOL.save(tmp_path / "pool.safetensors", data="made up")
+    again = load(tmp_path / "pool.safetensors").adapt(X[few], y[few])
+    np.testing.assert_allclose(again.predict(X)[0], got.predict(X)[0])
+    got.save(tmp_path / "d.safetensors")
+    np.testing.assert_allclose(load(tmp_path / "d.safetensors").predict(X)[1], got.predict(X)[1])
+    other = device(107)
+    np.testing.assert_allclose(
+        load(tmp_path / "d.safetensors").adapt(X[few], other[few]).predict(X)[0],
+        POOL.adapt(X[few], other[few]).predict(X)[0],
+    )
+
+
+def test_adapting_takes_less_than_two_seconds():
+    y = device(108)
+    start = time.process_time()
+    POOL.adapt(X[ROWS[:20]], y[ROWS[:20]])
+    assert time.process_time() - start < 4.0  # two cores
+
+
+@pytest.mark.parametrize(
+    ("rows", "values", "match"),
+    [
+        ([0, 1], [1.0, 2.0], "2 samples: the pooled predictor needs at least 3"),
+        ([0, 1, 2], [1.0, 2.0, -1.0], "target 2 is -1: a latency"),
+        ([0, 1, 2], [1.0, np.nan, 1.0], "target 1 is not finite"),
+        ([0, 1, 2, 3], [2.0] * 4, "constant targets"),
+        (range(301), np.arange(1.0, 302), "301 samples to adapt from, at most 300: train"),
+    ],
+)
+def test_what_it_cannot_adapt_from(rows, values, match):
+    with pytest.raises(DataError, match=match):
+        POOL.adapt(X[list(rows)], values)
+
+
+def test_what_is_no_pool():
+    with pytest.raises(DataError, match="a pool of 1 devices"):
+        DevicePool().fit(X, {"one": device(1)})
+    with pytest.raises(DataError, match="was not fitted"):
+        DevicePool().choose(X, 3)
+    with pytest.raises(DataError, match="as many columns"):
+        DevicePool([[0, 1], [2]])
+    with pytest.raises(DataError, match="700 networks to choose among 625"):
+        POOL.choose(X, 700)
+    with pytest.raises(DataError, match=r"fitted on \[n, 105\]"):
+        POOL.adapt(X[ROWS[:10]], device(1)[ROWS[:10]]).predict(X[:, :4])
