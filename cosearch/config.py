@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from cosearch.errors import ConfigError, nearest
 
 MAX_YAML_BYTES = 1 << 20
-DATASETS = ("digits", "cifar10", "cifar100")
+DATASETS = ("digits", "shapes", "cifar10", "cifar100")
 FILE_SUFFIXES = (".csv", ".json", ".yaml", ".yml")
 """A device with one of these endings is a file."""
 _brief = reprlib.Repr()  # a few aliases in YAML can stand for gigabytes of text
@@ -30,7 +30,9 @@ class RunConfig(BaseModel):
         "(.json, .yaml), or measurements (.csv: arch,latency_ms[,energy_mj]; no accelerator axis).",
     )
     data: str = Field(
-        "digits", description="Dataset: digits, cifar10, cifar100, a .npz file or a folder of class folders."
+        "digits",
+        description="Dataset: digits, shapes (generated; or shapes:0.7, a difficulty from 0 to 1), cifar10, cifar100, "
+        "a .npz file or a folder of class folders.",
     )
     data_dir: Path | None = Field(None, description="Folder with CIFAR's original Python batches.")
     accuracy: Literal["supernet", "table", "predictor", "train"] = Field(

@@ -1,8 +1,9 @@
 """Datasets: images in, three stratified, seeded splits out. The search sees train and validation only.
 
-Accepted: ``digits`` (scikit-learn's 1,797 handwritten 8x8 digits, embedded), a ``.npz`` with ``x`` and ``y``
-(optional ``x_test``, ``y_test``), a folder of class folders of images, and ``cifar10`` / ``cifar100`` as the
-original Python batches in ``data_dir``. Images of 8x8 to 224x224 with 1 or 3 channels.
+Accepted: ``digits`` (scikit-learn's 1,797 handwritten 8x8 digits, embedded), ``shapes`` or ``shapes:DIFFICULTY``
+(generated, see `cosearch.shapes`), a ``.npz`` with ``x`` and ``y`` (optional ``x_test``, ``y_test``), a folder of
+class folders of images, and ``cifar10`` / ``cifar100`` as the original Python batches in ``data_dir``. Images of 8x8
+to 224x224 with 1 or 3 channels.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cosearch import shapes
 from cosearch.errors import DataError, nearest
 from cosearch.unpickling import load_plain
 
@@ -76,13 +78,21 @@ class Dataset:
 def load_dataset(name: str, data_dir: Path | None = None, seed: int = 0) -> Dataset:
     """Read, check and split a dataset.
 
-    name: ``digits``, ``cifar10``, ``cifar100``, a ``.npz`` file or a folder of class folders.
+    name: ``digits``, ``shapes``, ``shapes:0.7`` (a difficulty), ``cifar10``, ``cifar100``, a ``.npz`` file or a folder
+    of class folders.
     Raises: DataError, one line, if the data is unknown, unreadable, empty, mislabelled or of an unusable size.
     """
-    readers: dict[str, Callable[[Path | None], _Raw]] = {"digits": _digits, "cifar10": _cifar10, "cifar100": _cifar100}
+    readers: dict[str, Callable[[Path | None], _Raw]] = {
+        "digits": _digits,
+        "shapes": _shapes,
+        "cifar10": _cifar10,
+        "cifar100": _cifar100,
+    }
     path = Path(name).expanduser()
     if name in readers:
         raw = readers[name](data_dir)
+    elif name.startswith("shapes:"):
+        raw = _shapes(None, shapes.parse_difficulty(name.removeprefix("shapes:")))
     elif path.suffix == ".npz":
         raw = _npz(path)
     elif path.is_dir():
@@ -113,6 +123,10 @@ def _digits(_: Path | None) -> _Raw:
 
     bunch = load_digits()
     return _Raw((bunch.images / 16.0).astype(np.float32), bunch.target, tuple(str(d) for d in range(10)))
+
+
+def _shapes(_: Path | None, difficulty: float = shapes.DIFFICULTY) -> _Raw:
+    return _Raw(*shapes.generate(difficulty), shapes.CLASSES, mirror=True)
 
 
 def _npz(path: Path) -> _Raw:

@@ -70,6 +70,9 @@ class MemoryLevel:
     shared_port: one port of `read_bits_per_cycle` serves reads and writes.
     aligned: every transfer of a tile starts a new row and takes whole cycles of a port; otherwise tiles lie packed.
     slides: where one input tile overlaps the next, only what is new enters; otherwise whole tiles do.
+    returns: partial sums come back down to be added to: a tile that comes back is read from the level above and written
+        here, and arithmetic reads its sum for every addition, the first too. Otherwise a tile's every visit starts from
+        zero and is added to what lies above.
     """
 
     name: str
@@ -86,6 +89,7 @@ class MemoryLevel:
     keeps: bool = True
     aligned: bool = False
     slides: bool = True
+    returns: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "holds", tuple(self.holds))

@@ -397,7 +397,7 @@ def _outputs(
 
     A level is updated by what drains from below, summed over fan-out along C, R and S. On chip each visit of a tile
     starts from zero and is drained at its end: every update is a write, every one but a visit's first a read, and every
-    drain is a read. DRAM reads every update but the first of each output.
+    drain is a read. DRAM reads every update but the first of each output. Where sums return, see `MemoryLevel.returns`.
     """
     levels, count = tally.levels, len(tally.levels)
     wide, narrow = float(layer.accumulator_bits), float(layer.output_bits)
@@ -426,7 +426,11 @@ def _outputs(
             moves = _Moves(transfer, words / transfer, torch.zeros_like(words), torch.zeros_like(words))
             tally.add(parent, "O", way, moves, 1.0, bits)
 
-        add(READ, updates - left, into.tile, wide)
+        if levels[parent].returns:
+            add(READ, updates if innermost else updates - finished, into.tile, wide)
+            add(WRITE, left - finished, tile, wide)
+        else:
+            add(READ, updates - left, into.tile, wide)
         add(WRITE, updates - finished, into.tile, wide)
         add(WRITE, finished, into.tile, last)
         if not (top or stays):

@@ -156,6 +156,7 @@ def _memories(levels: Sequence[MemoryLevel], engine: Engine) -> Memories:
         holds=np.array([[tensor in level.holds for tensor in TENSORS] for level in levels]),
         keeps=np.array([level.keeps for level in levels]),
         slides=np.array([level.slides for level in levels]),
+        returns=np.array([level.returns for level in levels]),
         row=array(level.word_bits * level.aligned for level in levels),
         port=np.array([[port_width(level, way) for way in (READ, WRITE)] for level in levels]),
         shared=np.array([level.shared_port for level in levels]),

@@ -116,7 +116,7 @@ def geometry(accelerator: Accelerator, engine: Engine) -> tuple[Any, ...]:
     ends = engine.fill_and_drain
     levels = tuple(
         (
-            (x.name, x.holds, x.instances, x.keeps, x.slides, x.word_bits, x.shared_port, x.aligned),
+            (x.name, x.holds, x.instances, x.keeps, x.slides, x.returns, x.word_bits, x.shared_port, x.aligned),
             (x.read_bits_per_cycle, x.write_bits_per_cycle) if x.aligned or ends else (),
         )
         for x in hierarchy(accelerator, engine)

@@ -38,6 +38,7 @@ class Memories(NamedTuple):
     holds: Mask
     keeps: Mask
     slides: Mask
+    returns: Mask
     row: Floats
     port: Floats
     shared: Mask
@@ -390,7 +391,11 @@ def _outputs(
         if child < 0 and parent != top:
             updates = max(updates * work.update_share, left)
         last = wide if child < 0 and parent != top else narrow
-        _add(memories, rows, ports, parent, 2, 0, into * wide, (updates - left) / into)
+        unread = left
+        if memories.returns[parent]:
+            unread = 0.0 if child < 0 else finished
+            _add(memories, rows, ports, parent, 2, 1, here * wide, (left - finished) / here)
+        _add(memories, rows, ports, parent, 2, 0, into * wide, (updates - unread) / into)
         _add(memories, rows, ports, parent, 2, 1, into * wide, (updates - finished) / into)
         _add(memories, rows, ports, parent, 2, 1, into * last, finished / into)
         if parent != top and not stays:

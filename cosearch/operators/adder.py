@@ -21,7 +21,16 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from cosearch.operators.common import ConvOperator, LinearOperator, Pair, kernel_positions, new_bias, pair, require
+from cosearch.operators.common import (
+    ConvOperator,
+    LinearOperator,
+    Operator,
+    Pair,
+    kernel_positions,
+    pad_maps,
+    pair,
+    require,
+)
 from cosearch.workload import Layer
 
 if TYPE_CHECKING:
@@ -226,49 +235,33 @@ def add_linear(x: Tensor, weight: Tensor) -> Tensor:
     return response[0, :, :, 0].t().reshape(*x.shape[:-1], weight.shape[0])
 
 
-class AddConv2d(ConvOperator):
-    """Drop-in for nn.Conv2d with an adder response; weights start from N(0, 1). See the module's text for training."""
+class _Add(Operator):
+    weight: nn.Parameter
 
-    bias: nn.Parameter | None
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Pair,
-        stride: Pair = 1,
-        padding: Pair | str = 0,
-        dilation: Pair = 1,
-        groups: int = 1,
-        bias: bool = True,
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
+    def _build(self) -> None:
         self.weight = nn.Parameter(torch.randn(self.weight_shape))
-        self.bias = new_bias(out_channels, self.weight[0].numel(), bias)
+
+    def cost_layers(self, name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
+        """One `add` layer for an input N, C, H, W or (..., C)."""
+        return (self.layer(name, input_shape, kind="add"),)
+
+
+class AddConv2d(_Add, ConvOperator):
+    """Drop-in for nn.Conv2d with an adder response; weights start from N(0, 1). See the module's text for training."""
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
-        y = add_conv2d(x, self.weight, self.stride, self.padding, self.dilation, self.groups)
+        x, padding = self.padded(x)
+        y = add_conv2d(x, self.weight, self.stride, padding, self.dilation, self.groups)
         return y if self.bias is None else y + self.bias.view(-1, 1, 1)
 
     def plain(self) -> nn.Module:
         """The same response from ordinary torch operations, for export."""
         return _PlainAdd(self)
 
-    def cost_layers(self, name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
-        """One `add` layer for an input N, C, H, W."""
-        return (self.layer(name, input_shape, kind="add"),)
 
-
-class AddLinear(LinearOperator):
+class AddLinear(_Add, LinearOperator):
     """Drop-in for nn.Linear with an adder response; weights start from N(0, 1)."""
-
-    bias: nn.Parameter | None
-
-    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
-        super().__init__(in_features, out_features)
-        self.weight = nn.Parameter(torch.randn(self.weight_shape))
-        self.bias = new_bias(out_features, in_features, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
@@ -279,9 +272,6 @@ class AddLinear(LinearOperator):
         """The same response from ordinary torch operations, for export."""
         return _PlainAddLinear(self.weight, self.bias)
 
-    def cost_layers(self, name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
-        return (self.layer(name, input_shape, kind="add"),)
-
 
 class _PlainAdd(nn.Module):
     weight: Tensor
@@ -291,10 +281,12 @@ class _PlainAdd(nn.Module):
         super().__init__()
         self.register_buffer("weight", source.weight.detach().clone())
         self.register_buffer("bias", None if source.bias is None else source.bias.detach().clone())
-        self.how = (source.stride, source.padding, source.dilation, source.groups)
+        self.pads = (source.padding, source.padding_mode)
+        self.stride, self.dilation, self.groups = source.stride, source.dilation, source.groups
 
     def forward(self, x: Tensor) -> Tensor:
-        y = plain_add_conv2d(x, self.weight, *self.how)
+        x, padding = pad_maps(x, *self.pads)
+        y = plain_add_conv2d(x, self.weight, self.stride, padding, self.dilation, self.groups)
         return y if self.bias is None else y + self.bias.view(-1, 1, 1)
 
 

@@ -14,16 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cosearch.operators.common import (
-    ConvOperator,
-    LinearOperator,
-    Pair,
-    dense_conv,
-    dense_linear,
-    is_count,
-    new_bias,
-    require,
-)
+from cosearch.operators.common import ConvOperator, LinearOperator, Operator, is_count, require
 from cosearch.workload import Layer
 
 
@@ -162,27 +153,27 @@ def _runs(weight: Tensor, group: int) -> tuple[Tensor, Tensor]:
     return F.pad(weight, (0, filler)).reshape(len(weight), -1, group), valid.reshape(len(weight), -1, group)
 
 
-class _Coded(nn.Module):
+class _Coded(Operator):
     """Buffers of a binary code; `load_dense` codes a trained weight."""
 
     alpha: Tensor
     signs: Tensor
 
-    def _add_code(self, shape: tuple[int, ...], bits: int, group: int | None, terms: int | None) -> None:
-        columns = math.prod(shape[1:])
+    def _build(self, bits: int = 3, group: int | None = None, terms: int | None = 3) -> None:
+        columns = math.prod(self.weight_shape[1:])
         width = group or columns
         _check(torch.empty(1, 1), bits, group, terms, 0)
-        self.bits, self.group, self.terms, self.shape = bits, group, terms, shape
+        self.bits, self.group, self.terms = bits, group, terms
         runs = -(-columns // width)
-        self.register_buffer("alpha", torch.zeros(shape[0], runs, bits))
-        self.register_buffer("signs", torch.ones(shape[0], runs, width, bits, dtype=torch.int8))
+        self.register_buffer("alpha", torch.zeros(self.weight_shape[0], runs, bits))
+        self.register_buffer("signs", torch.ones(self.weight_shape[0], runs, width, bits, dtype=torch.int8))
 
     @property
     def code(self) -> BinaryCode:
-        return BinaryCode(self.alpha, self.signs, math.prod(self.shape[1:]))
+        return BinaryCode(self.alpha, self.signs, math.prod(self.weight_shape[1:]))
 
     def dense_weight(self) -> Tensor:
-        return self.code.matrix().reshape(self.shape)
+        return self.code.matrix().reshape(self.weight_shape)
 
     @torch.no_grad()
     def load_dense(self, weight: Tensor, moments: Tensor | None = None) -> None:
@@ -195,69 +186,21 @@ class _Coded(nn.Module):
         self.alpha.copy_(code.alpha)
         self.signs.copy_(code.signs)
 
+    def forward(self, x: Tensor) -> Tensor:
+        self.check_input(x)
+        return self.product(x, self.dense_weight(), self.bias)
 
-class BinaryCodedLinear(LinearOperator, _Coded):
+    def plain(self) -> nn.Module:
+        return self.dense(self.dense_weight(), self.bias)
+
+    def cost_layers(self, name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
+        """One `bitserial` layer of q weight bits."""
+        return (self.layer(name, input_shape, kind="bitserial", weight_bits=self.bits),)
+
+
+class BinaryCodedLinear(_Coded, LinearOperator):
     """A linear layer with binary-coded weights, zero until `load_dense`. bits, group, terms: see `binary_code`."""
 
-    bias: nn.Parameter | None
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        *,
-        bits: int = 3,
-        group: int | None = None,
-        terms: int | None = 3,
-    ) -> None:
-        super().__init__(in_features, out_features)
-        self._add_code(self.weight_shape, bits, group, terms)
-        self.bias = new_bias(out_features, in_features, bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.check_input(x)
-        return F.linear(x, self.dense_weight(), self.bias)
-
-    def plain(self) -> nn.Module:
-        return dense_linear(self.dense_weight(), self.bias)
-
-    def cost_layers(self, name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
-        """One `bitserial` layer of q weight bits."""
-        return (self.layer(name, input_shape, kind="bitserial", weight_bits=self.bits),)
-
-
-class BinaryCodedConv2d(ConvOperator, _Coded):
-    """A convolution with binary-coded weights, zero until `load_dense`; arguments as `BinaryCodedLinear`."""
-
-    bias: nn.Parameter | None
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Pair,
-        stride: Pair = 1,
-        padding: Pair | str = 0,
-        dilation: Pair = 1,
-        groups: int = 1,
-        bias: bool = True,
-        *,
-        bits: int = 3,
-        group: int | None = None,
-        terms: int | None = 3,
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
-        self._add_code(self.weight_shape, bits, group, terms)
-        self.bias = new_bias(out_channels, math.prod(self.weight_shape[1:]), bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.check_input(x)
-        return self.conv2d(x, self.dense_weight(), self.bias)
-
-    def plain(self) -> nn.Module:
-        return dense_conv(self, self.dense_weight(), self.bias)
-
-    def cost_layers(self, name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
-        """One `bitserial` layer of q weight bits."""
-        return (self.layer(name, input_shape, kind="bitserial", weight_bits=self.bits),)
+class BinaryCodedConv2d(_Coded, ConvOperator):
+    """A convolution with binary-coded weights, zero until `load_dense`; options as `BinaryCodedLinear`."""

@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from cosearch.errors import OperatorError
-from cosearch.operators.common import ConvOperator, LinearOperator, Pair, is_count, new_bias, require
+from cosearch.operators.common import ConvOperator, LinearOperator, Operator, is_count, require
 from cosearch.workload import Layer
 
 if TYPE_CHECKING:
@@ -325,28 +325,49 @@ def _new_factors(chain: Chain, groups: int) -> nn.ParameterList:
     return nn.ParameterList(torch.randn(groups, *f.shape) * gain for f in chain)
 
 
-class ButterflyLinear(LinearOperator):
+class _Butterfly(Operator):
+    """The factors of a chain per group on the matrix K/groups x (C/groups R S)."""
+
+    is_plain = False
+
+    def _build(self, compression: float = 4.0, chain: Chain | None = None) -> None:
+        n_out, n_in = self.weight_shape[0] // self.groups, math.prod(self.weight_shape[1:])
+        self.chain = _checked(chain, n_out, n_in, compression)
+        self.factors = _new_factors(self.chain, self.groups)
+
+    def dense_weight(self) -> Tensor:
+        """The weight of the dense layer that this layer equals."""
+        per_group = [chain_matrix([w[g] for w in self.factors], self.chain) for g in range(self.groups)]
+        return torch.cat(per_group).reshape(self.weight_shape)
+
+    def load_dense(self, weight: Tensor, sweeps: int = 2) -> None:
+        """Fit the factors to a dense weight: hierarchical SVD, then sweeps of alternating least squares."""
+        _load_factors(self.factors, weight.reshape(self.groups, self.chain[-1].p, -1), self.chain, sweeps)
+
+    def plain(self) -> nn.Module:
+        """A copy in ordinary torch operations, for export."""
+        plain = copy.deepcopy(self)
+        plain.is_plain = True
+        return plain
+
+    def cost_layers(self, name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
+        """One grouped 1x1 `mac` layer per factor; a convolution's first reads an unfolded input, C R S wide."""
+        dense, groups = self.layer(name, input_shape), self.groups
+        sizes: dict[str, Any] = {"N": dense.N, "P": dense.P, "Q": dense.Q}
+        return tuple(
+            Layer(f"{name}.factor{i}", K=groups * f.p, C=groups * f.q, groups=groups * f.blocks * f.t, **sizes)
+            for i, f in enumerate(self.chain)
+        )
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, chain={[(f.r, f.s) for f in self.chain]}"
+
+
+class ButterflyLinear(_Butterfly, LinearOperator):
     """Drop-in for nn.Linear whose weight is a butterfly chain.
 
     chain: from `make_chain` or `generate_chain`; None generates one with the given compression.
     """
-
-    bias: nn.Parameter | None
-    is_plain = False
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        *,
-        compression: float = 4.0,
-        chain: Chain | None = None,
-    ) -> None:
-        super().__init__(in_features, out_features)
-        self.chain = _checked(chain, out_features, in_features, compression)
-        self.factors = _new_factors(self.chain, 1)
-        self.bias = new_bias(out_features, in_features, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
@@ -361,95 +382,27 @@ class ButterflyLinear(LinearOperator):
         y = y.reshape(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y + self.bias
 
-    def dense_weight(self) -> Tensor:
-        return chain_matrix([w[0] for w in self.factors], self.chain)
 
-    def load_dense(self, weight: Tensor, sweeps: int = 2) -> None:
-        """Fit the factors to a dense K x C weight: hierarchical SVD, then sweeps of alternating least squares."""
-        _load_factors(self.factors, weight[None], self.chain, sweeps)
+class ButterflyConv2d(_Butterfly, ConvOperator):
+    """Drop-in for nn.Conv2d: a butterfly chain per group on the matrix K/groups x (C/groups R S).
 
-    def plain(self) -> nn.Module:
-        """A copy in ordinary torch operations, for export."""
-        return _as_plain(self)
-
-    def cost_layers(self, name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
-        """One grouped `mac` layer per factor."""
-        n = self.layer(name, input_shape).N
-        return _factor_layers(name, self.chain, 1, {"N": n})
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, chain={[(f.r, f.s) for f in self.chain]}"
-
-
-class ButterflyConv2d(ConvOperator):
-    """Drop-in for nn.Conv2d: a butterfly chain per group on the matrix K/groups x (C/groups R S)."""
-
-    bias: nn.Parameter | None
-    is_plain = False
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Pair,
-        stride: Pair = 1,
-        padding: Pair | str = 0,
-        dilation: Pair = 1,
-        groups: int = 1,
-        bias: bool = True,
-        *,
-        compression: float = 4.0,
-        chain: Chain | None = None,
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
-        n_in = math.prod(self.weight_shape[1:])
-        self.chain = _checked(chain, out_channels // groups, n_in, compression)
-        self.factors = _new_factors(self.chain, groups)
-        self.bias = new_bias(out_channels, n_in, bias)
+    chain, compression: as `ButterflyLinear`.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
         n, k, p, q = self.output_shape(tuple(x.shape))
+        x, padding = self.padded(x)
         if not self.is_plain and _in_kernel(x):
             from cosearch.operators._chain_kernels import patches, plain_columns
 
-            steps = (self.stride, self.padding, self.dilation)
+            steps = (self.stride, padding, self.dilation)
             source = patches(n, self.in_channels, (x.shape[2], x.shape[3]), self.kernel_size, steps, (p, q))
             y = _ApplyChain.apply(x, source, plain_columns(n, k, p * q), (n, k, p, q), *self.factors)
         else:
-            columns = F.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)
+            columns = F.unfold(x, self.kernel_size, self.dilation, padding, self.stride)
             y = apply_chain(columns, list(self.factors), True).reshape(n, k, p, q)
         return y if self.bias is None else y + self.bias.view(-1, 1, 1)
-
-    def dense_weight(self) -> Tensor:
-        """The K x C/groups x R x S weight of the convolution that this layer equals."""
-        per_group = [chain_matrix([w[g] for w in self.factors], self.chain) for g in range(self.groups)]
-        return torch.cat(per_group).reshape(self.weight_shape)
-
-    def load_dense(self, weight: Tensor, sweeps: int = 2) -> None:
-        """Fit the factors to a dense K x C/groups x R x S weight."""
-        _load_factors(self.factors, weight.reshape(self.groups, self.chain[-1].p, -1), self.chain, sweeps)
-
-    def plain(self) -> nn.Module:
-        """A copy in ordinary torch operations, for export."""
-        return _as_plain(self)
-
-    def cost_layers(self, name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
-        """One grouped 1x1 `mac` layer per factor; the first reads an unfolded input, which is C R S channels wide."""
-        n, _, p, q = self.output_shape(input_shape)
-        return _factor_layers(name, self.chain, self.groups, {"N": n, "P": p, "Q": q})
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, chain={[(f.r, f.s) for f in self.chain]}"
-
-
-Layered = TypeVar("Layered", "ButterflyLinear", "ButterflyConv2d")
-
-
-def _as_plain(layer: Layered) -> Layered:
-    plain = copy.deepcopy(layer)
-    plain.is_plain = True
-    return plain
 
 
 def _checked(chain: Chain | None, n_out: int, n_in: int, compression: float) -> Chain:
@@ -458,13 +411,6 @@ def _checked(chain: Chain | None, n_out: int, n_in: int, compression: float) -> 
     fits = len(chain) >= 1 and chain[0].q == n_in and chain[-1].p == n_out
     require(fits, "chain", chain, f"a chain from {n_in} inputs to {n_out} outputs")
     return chain_from_factors((f.p, f.q, f.r, f.s, f.t) for f in chain)
-
-
-def _factor_layers(name: str, chain: Chain, groups: int, sizes: dict[str, Any]) -> tuple[Layer, ...]:
-    return tuple(
-        Layer(f"{name}.factor{i}", K=groups * f.p, C=groups * f.q, groups=groups * f.blocks * f.t, **sizes)
-        for i, f in enumerate(chain)
-    )
 
 
 @torch.no_grad()

@@ -1,8 +1,9 @@
 """What the operators share: checked convolution arguments, the `Layer`s of a shape, kernel positions as slices."""
 
 import math
-from collections.abc import Iterator
-from typing import Any, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,9 @@ from cosearch.errors import OperatorError
 from cosearch.workload import Layer
 
 Pair = int | tuple[int, int]
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+Device = torch.device | str | int | None
 Dense = TypeVar("Dense", nn.Conv2d, nn.Linear)
 
 
@@ -37,8 +41,47 @@ def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int
     return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
-class ConvOperator(nn.Module):
-    """Geometry of a 2-d convolution with zero padding, under the names that nn.Conv2d uses; holds no weight.
+class Operator(nn.Module, ABC):
+    """What the two kinds of layer give a family of operators, which is written once for both.
+
+    A family defines `_build`, which takes the options of its own and makes its parameters; all families take the
+    arguments of nn.Conv2d or nn.Linear before them. `device` and `dtype` are those of the finished layer: parameters
+    are drawn in float32 on the CPU and moved.
+    """
+
+    groups: int
+    bias: nn.Parameter | None
+    _build: Callable[..., None]  # makes the family's parameters from its options
+
+    @property
+    @abstractmethod
+    def weight_shape(self) -> tuple[int, ...]:
+        """Of the dense layer's weight."""
+
+    @abstractmethod
+    def check_input(self, x: Tensor) -> None:
+        """Raises: OperatorError naming the input unless it fits."""
+
+    @abstractmethod
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """What the dense layer computes with a weight and a bias."""
+
+    @abstractmethod
+    def dense(self, weight: Tensor, bias: Tensor | None) -> nn.Module:
+        """The dense layer with copies of weight and bias."""
+
+    @abstractmethod
+    def layer(self, name: str, input_shape: tuple[int, ...], **fields: Any) -> Layer:
+        """The `Layer` of this geometry; fields: kind, bits, density, sparsity."""
+
+    def _finish(self, bias: bool, device: Device, dtype: torch.dtype | None, options: dict[str, Any]) -> None:
+        self._build(**options)
+        self.bias = new_bias(self.weight_shape[0], math.prod(self.weight_shape[1:]), bias)
+        self.to(device=device, dtype=dtype)
+
+
+class ConvOperator(Operator):
+    """Geometry of a 2-d convolution, under the names that nn.Conv2d uses.
 
     Raises: OperatorError naming the argument.
     """
@@ -52,6 +95,11 @@ class ConvOperator(nn.Module):
         padding: Pair | str = 0,
         dilation: Pair = 1,
         groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "zeros",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        **options: Any,
     ) -> None:
         super().__init__()
         for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
@@ -70,15 +118,23 @@ class ConvOperator(nn.Module):
             require(not same or even, "padding", padding, "integers: 'same' needs stride 1 and an odd kernel here")
             padding = (spans[0] // 2, spans[1] // 2) if same else 0
         self.padding = pair("padding", padding, least=0)
+        require(padding_mode in PADDING_MODES, "padding_mode", padding_mode, f"one of {', '.join(PADDING_MODES)}")
+        self.padding_mode = padding_mode
+        self._finish(bias, device, dtype, options)
 
     @property
     def weight_shape(self) -> tuple[int, int, int, int]:
         return self.out_channels, self.in_channels // self.groups, *self.kernel_size
 
     def check_input(self, x: Tensor) -> None:
-        """Raises: OperatorError unless x is N x in_channels x H x W."""
+        """Raises: OperatorError unless x is N x in_channels x H x W, with maps that the padding can be taken from."""
         holds = x.dim() == 4 and x.shape[1] == self.in_channels
         require(holds, "input", tuple(x.shape), f"N x {self.in_channels} x H x W")
+        if self.padding_mode in ("reflect", "circular"):
+            more = int(self.padding_mode == "reflect")
+            holds = all(size >= pad + more for size, pad in zip(x.shape[2:], self.padding, strict=True))
+            least = tuple(pad + more for pad in self.padding)
+            require(holds, "input", tuple(x.shape), f"maps of at least {least} for padding_mode={self.padding_mode!r}")
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, int, int, int]:
         """N, out_channels, P, Q for an input N, C, H, W. Raises: OperatorError if the shape does not fit."""
@@ -91,8 +147,29 @@ class ConvOperator(nn.Module):
         require(p >= 1 and q >= 1, "input_shape", tuple(input_shape), f"maps that hold a {self.kernel_size} kernel")
         return input_shape[0], self.out_channels, p, q
 
-    def conv2d(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+    def padded(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """The input, padded already unless with zeros, and the zero padding that is left to do."""
+        return pad_maps(x, self.padding, self.padding_mode)
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        x, padding = self.padded(x)
+        return F.conv2d(x, weight, bias, self.stride, padding, self.dilation, self.groups)
+
+    def dense(self, weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
+        conv = nn.Conv2d(
+            self.in_channels,
+            self.out_channels,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            bias is not None,
+            self.padding_mode,
+            weight.device,
+            weight.dtype,
+        )
+        return _load(conv, weight, bias)
 
     def layer(self, name: str, input_shape: tuple[int, ...], **fields: Any) -> Layer:
         """The `Layer` of this geometry; fields: kind, bits, density, sparsity."""
@@ -102,20 +179,30 @@ class ConvOperator(nn.Module):
         return Layer(name, stride=self.stride, dilation=self.dilation, **fields)
 
     def extra_repr(self) -> str:
+        mode = "" if self.padding_mode == "zeros" else f", padding_mode={self.padding_mode!r}"
         return (
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
-            f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}"
+            f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}{mode}"
         )
 
 
-class LinearOperator(nn.Module):
-    """Sizes of a linear layer under the names that nn.Linear uses; holds no weight."""
+class LinearOperator(Operator):
+    """Sizes of a linear layer under the names that nn.Linear uses. Raises: OperatorError naming the argument."""
 
-    def __init__(self, in_features: int, out_features: int) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__()
         for name, value in (("in_features", in_features), ("out_features", out_features)):
             require(is_count(value), name, value, "an integer of at least 1")
-        self.in_features, self.out_features = in_features, out_features
+        self.in_features, self.out_features, self.groups = in_features, out_features, 1
+        self._finish(bias, device, dtype, options)
 
     @property
     def weight_shape(self) -> tuple[int, int]:
@@ -126,12 +213,27 @@ class LinearOperator(nn.Module):
         holds = x.dim() >= 1 and x.shape[-1] == self.in_features
         require(holds, "input", tuple(x.shape), f"... x {self.in_features}")
 
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias)
+
+    def dense(self, weight: Tensor, bias: Tensor | None) -> nn.Linear:
+        k, c = weight.shape
+        return _load(nn.Linear(c, k, bias=bias is not None, device=weight.device, dtype=weight.dtype), weight, bias)
+
     def layer(self, name: str, input_shape: tuple[int, ...], **fields: Any) -> Layer:
         """The `Layer` for an input (..., in_features): every leading size counts as batch."""
         return linear_layer(name, input_shape, self.in_features, self.out_features, **fields)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}"
+
+
+def pad_maps(x: Tensor, padding: tuple[int, int], mode: PaddingMode) -> tuple[Tensor, tuple[int, int]]:
+    """N C H W padded by rows and columns of its own, and no zero padding left; with mode zeros both as they are."""
+    if mode == "zeros":
+        return x, padding
+    high, wide = padding
+    return F.pad(x, (wide, wide, high, high), mode), (0, 0)
 
 
 def linear_layer(name: str, input_shape: tuple[int, ...], c: int, k: int, **fields: Any) -> Layer:
@@ -147,29 +249,6 @@ def new_bias(size: int, fan_in: int, wanted: bool) -> nn.Parameter | None:
         return None
     bound = 1 / math.sqrt(fan_in)
     return nn.Parameter(torch.empty(size).uniform_(-bound, bound))
-
-
-def dense_conv(geometry: ConvOperator, weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
-    """An nn.Conv2d of the same geometry with copies of weight and bias."""
-    conv = nn.Conv2d(
-        geometry.in_channels,
-        geometry.out_channels,
-        geometry.kernel_size,
-        geometry.stride,
-        geometry.padding,
-        geometry.dilation,
-        geometry.groups,
-        bias=bias is not None,
-        device=weight.device,
-        dtype=weight.dtype,
-    )
-    return _load(conv, weight, bias)
-
-
-def dense_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """An nn.Linear with copies of weight and bias."""
-    k, c = weight.shape
-    return _load(nn.Linear(c, k, bias=bias is not None, device=weight.device, dtype=weight.dtype), weight, bias)
 
 
 def _load(layer: Dense, weight: Tensor, bias: Tensor | None) -> Dense:

@@ -3,18 +3,22 @@
 It has about twice the operations of a convolution, and both halves are priced. One batch norm follows the pair.
 """
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 from cosearch.operators.adder import AddConv2d
-from cosearch.operators.common import Pair, pair, require
-from cosearch.operators.shift import FIXED_POINT, Form, ShiftConv2d
+from cosearch.operators.common import Device, PaddingMode, Pair, pair, require
+from cosearch.operators.shift import Form, ShiftConv2d
 from cosearch.workload import Layer
 
 
 class ShiftAddConv2d(nn.Module):
     """Drop-in for nn.Conv2d: `shift` (Cin -> Cout, the given steps), then `add` (Cout -> Cout, stride 1, same size).
 
-    frozen_shift: the shift weights stay as generated and only the adder learns. The kernel must be odd.
+    form: of the shift half, whose other options, bits and activation_bits, are those of `ShiftConv2d`. frozen_shift:
+    the shift weights stay as generated and only the adder learns. The kernel must be odd.
     Training recipe: SGD 0.1, momentum 0.9, weight decay 1e-4 (none for form ps), `scale_add_gradients` each step.
     """
 
@@ -28,29 +32,21 @@ class ShiftAddConv2d(nn.Module):
         dilation: Pair = 1,
         groups: int = 1,
         bias: bool = True,
+        padding_mode: PaddingMode = "zeros",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
         *,
-        bits: int = 5,
         form: Form = "ps",
-        activation_bits: tuple[int, int] | None = FIXED_POINT,
         frozen_shift: bool = False,
+        **options: Any,
     ) -> None:
         super().__init__()
         odd = all(k % 2 for k in pair("kernel_size", kernel_size))
         require(odd, "kernel_size", kernel_size, "odd sizes, so that the adder keeps the map's size")
-        self.shift = ShiftConv2d(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias=False,
-            bits=bits,
-            form=form,
-            activation_bits=activation_bits,
-        )
-        self.add = AddConv2d(out_channels, out_channels, kernel_size, 1, "same", dilation, groups, bias)
+        steps = (stride, padding, dilation, groups)
+        made = (padding_mode, device, dtype)
+        self.shift = ShiftConv2d(in_channels, out_channels, kernel_size, *steps, False, *made, form=form, **options)
+        self.add = AddConv2d(out_channels, out_channels, kernel_size, 1, "same", dilation, groups, bias, *made)
         if frozen_shift:
             self.shift.requires_grad_(False)
 

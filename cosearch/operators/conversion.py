@@ -146,17 +146,15 @@ def _swap(layer: nn.Conv2d | nn.Linear, rule: Rule, inputs: Tensor | None) -> nn
     kind = OPERATORS[rule.operator][0 if isinstance(layer, nn.Conv2d) else 1]
     if kind is None:
         raise OperatorError(f"operator={rule.operator!r}: expected a convolution, got a linear layer")
-    bias = layer.bias is not None
+    bias, like = layer.bias is not None, (layer.weight.device, layer.weight.dtype)
     options = {} if rule.operator == "pruned" else rule.options
     try:
         if isinstance(layer, nn.Conv2d):
-            require(layer.padding_mode == "zeros", "padding_mode", layer.padding_mode, "'zeros'")
             size = (layer.in_channels, layer.out_channels, layer.kernel_size)
             steps = (layer.stride, layer.padding, layer.dilation, layer.groups)
-            swapped: Any = kind(*size, *steps, bias, **options)
+            swapped: Any = kind(*size, *steps, bias, layer.padding_mode, *like, **options)
         else:
-            swapped = kind(layer.in_features, layer.out_features, bias, **options)
-        swapped = swapped.to(device=layer.weight.device, dtype=layer.weight.dtype)
+            swapped = kind(layer.in_features, layer.out_features, bias, *like, **options)
         _load(swapped, layer, rule, inputs)
     except TypeError as error:
         raise OperatorError(f"options={rule.options!r} of {rule.operator!r}: {error}") from error
@@ -173,7 +171,7 @@ def _load(swapped: Any, layer: nn.Conv2d | nn.Linear, rule: Rule, inputs: Tensor
     elif isinstance(swapped, AddConv2d | AddLinear):
         swapped.weight.copy_(weight)
     elif isinstance(swapped, BinaryCodedConv2d | BinaryCodedLinear) and inputs is not None:
-        swapped.load_dense(weight, _moments(layer, inputs))
+        swapped.load_dense(weight, _moments(swapped, inputs))
     else:
         swapped.load_dense(weight)
     if isinstance(swapped, MaskedConv2d | MaskedLinear):
@@ -185,12 +183,13 @@ def _load(swapped: Any, layer: nn.Conv2d | nn.Linear, rule: Rule, inputs: Tensor
         target.bias.copy_(layer.bias)
 
 
-def _moments(layer: nn.Conv2d | nn.Linear, inputs: Tensor) -> Tensor | None:
+def _moments(layer: BinaryCodedConv2d | BinaryCodedLinear, inputs: Tensor) -> Tensor | None:
     """X^T X of the rows that the weight's columns see; None for grouped convolutions, whose rows differ by group."""
-    if isinstance(layer, nn.Linear):
+    if isinstance(layer, BinaryCodedLinear):
         rows = inputs.reshape(-1, layer.in_features)
-    elif layer.groups == 1 and not isinstance(layer.padding, str):
-        columns = nn.functional.unfold(inputs, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+    elif layer.groups == 1:
+        padded, padding = layer.padded(inputs)
+        columns = nn.functional.unfold(padded, layer.kernel_size, layer.dilation, padding, layer.stride)
         rows = columns.transpose(1, 2).reshape(-1, columns.shape[1])
     else:
         return None

@@ -191,8 +191,12 @@ def integer_form(layer: nn.Module, weight_bits: int = 8) -> IntegerForm:
 
 
 def _geometry(layer: Any) -> dict[str, Any]:
+    if not isinstance(layer, ConvOperator):
+        return {}
+    mode = layer.padding_mode
+    require(mode == "zeros", "padding_mode", mode, "'zeros': no other padding has an integer form here")
     names = ("stride", "padding", "dilation", "groups")
-    return {name: getattr(layer, name) for name in names} if isinstance(layer, ConvOperator) else {}
+    return {name: getattr(layer, name) for name in names}
 
 
 def _as_kernel(weight: Tensor) -> Tensor:
@@ -238,7 +242,7 @@ def _product_weight(layer: nn.Module, split: Callable[[str, Tensor], tuple[Tenso
     if isinstance(layer, _CODED):
         alpha, e = split("alpha", layer.alpha)
         flat = (layer.signs.long() * alpha.unsqueeze(2)).sum(-1).flatten(1)
-        return flat[:, : layer.code.columns].reshape(layer.shape), e
+        return flat[:, : layer.code.columns].reshape(layer.weight_shape), e
     raise OperatorError(f"layer={type(layer).__name__}: expected an operator of cosearch.operators")
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cosearch.operators.common import ConvOperator, LinearOperator, Pair, linear_layer, new_bias, require
+from cosearch.operators.common import ConvOperator, LinearOperator, Operator, linear_layer, pad_maps, require
 from cosearch.workload import Layer
 
 Rank = int | float
@@ -60,77 +60,17 @@ def _orthonormal(rows: int, columns: int) -> Tensor:
     return nn.init.orthogonal_(torch.empty(rows, columns))
 
 
-class LowRankLinear(LinearOperator):
-    """Drop-in for nn.Linear: in -> rank -> out, weight = `last` @ `first`."""
+class _LowRank(Operator):
+    """Factors by SVD of K x (C R S), per group: `first` into rank channels, `last` out of them."""
 
-    bias: nn.Parameter | None
-
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, *, rank: Rank) -> None:
-        super().__init__(in_features, out_features)
-        self.rank = resolve_rank("rank", rank, min(in_features, out_features))
-        self.first = nn.Parameter(_orthonormal(self.rank, in_features))
-        self.last = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(out_features, self.rank), a=math.sqrt(5)))
-        self.bias = new_bias(out_features, in_features, bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.check_input(x)
-        return F.linear(F.linear(x, self.first), self.last, self.bias)
-
-    def dense_weight(self) -> Tensor:
-        return self.last @ self.first
-
-    @torch.no_grad()
-    def load_dense(self, weight: Tensor) -> None:
-        """The best approximation of a K x C weight of this rank."""
-        last, first = svd_factors(weight.double(), self.rank)
-        self.last.copy_(last)
-        self.first.copy_(first)
-
-    def orthogonal_factors(self) -> tuple[Tensor, ...]:
-        return (self.first.T,)
-
-    def plain(self) -> nn.Module:
-        return self
-
-    def cost_layers(self, name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
-        """Two `mac` layers."""
-        first = linear_layer(f"{name}.first", input_shape, self.in_features, self.rank)
-        middle = (*input_shape[:-1], self.rank)
-        return first, linear_layer(f"{name}.last", middle, self.rank, self.out_features)
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, rank={self.rank}"
-
-
-class LowRankConv2d(ConvOperator):
-    """Drop-in for nn.Conv2d by SVD of K x (C R S): the given kernel into rank channels, then 1x1; for 1x1 kernels."""
-
-    bias: nn.Parameter | None
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Pair,
-        stride: Pair = 1,
-        padding: Pair | str = 0,
-        dilation: Pair = 1,
-        groups: int = 1,
-        bias: bool = True,
-        *,
-        rank: Rank,
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
-        k_group, fan_in = out_channels // groups, math.prod(self.weight_shape[1:])
-        self.rank = resolve_rank("rank", rank, min(k_group, fan_in))
-        first = torch.cat([_orthonormal(self.rank, fan_in) for _ in range(groups)])
-        self.first = nn.Parameter(first.view(groups * self.rank, *self.weight_shape[1:]))
-        self.last = nn.Parameter(_pointwise(out_channels, self.rank))
-        self.bias = new_bias(out_channels, fan_in, bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.check_input(x)
-        return F.conv2d(self.conv2d(x, self.first, None), self.last, self.bias, groups=self.groups)
+    def _build(self, *, rank: Rank) -> None:
+        k, *inputs = self.weight_shape
+        fan_in = math.prod(inputs)
+        self.rank = resolve_rank("rank", rank, min(k // self.groups, fan_in))
+        first = torch.cat([_orthonormal(self.rank, fan_in) for _ in range(self.groups)])
+        self.first = nn.Parameter(first.view(self.groups * self.rank, *inputs))
+        last = torch.empty(k, self.rank, *[1] * (len(inputs) - 1))
+        self.last = nn.Parameter(nn.init.kaiming_uniform_(last, a=math.sqrt(5)))
 
     def dense_weight(self) -> Tensor:
         last = self.last.view(self.groups, -1, self.rank)
@@ -138,7 +78,7 @@ class LowRankConv2d(ConvOperator):
 
     @torch.no_grad()
     def load_dense(self, weight: Tensor) -> None:
-        """The best approximation of a K x C/groups x R x S weight of this rank."""
+        """The best approximation of a dense weight of this rank."""
         last, first = svd_factors(weight.double().reshape(self.groups, -1, self.first[0].numel()), self.rank)
         self.last.copy_(last.reshape(self.last.shape))
         self.first.copy_(first.reshape(self.first.shape))
@@ -148,6 +88,31 @@ class LowRankConv2d(ConvOperator):
 
     def plain(self) -> nn.Module:
         return self
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, rank={self.rank}"
+
+
+class LowRankLinear(_LowRank, LinearOperator):
+    """Drop-in for nn.Linear: in -> rank -> out, weight = `last` @ `first`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.check_input(x)
+        return F.linear(F.linear(x, self.first), self.last, self.bias)
+
+    def cost_layers(self, name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
+        """Two `mac` layers."""
+        first = linear_layer(f"{name}.first", input_shape, self.in_features, self.rank)
+        middle = (*input_shape[:-1], self.rank)
+        return first, linear_layer(f"{name}.last", middle, self.rank, self.out_features)
+
+
+class LowRankConv2d(_LowRank, ConvOperator):
+    """Drop-in for nn.Conv2d by SVD of K x (C R S): the given kernel into rank channels, then 1x1; for 1x1 kernels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.check_input(x)
+        return F.conv2d(self.product(x, self.first, None), self.last, self.bias, groups=self.groups)
 
     def cost_layers(self, name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
         """Two `mac` layers."""
@@ -168,9 +133,6 @@ class LowRankConv2d(ConvOperator):
         )
         return first, Layer(f"{name}.last", N=n, K=k, C=middle, P=p, Q=q, groups=self.groups)
 
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, rank={self.rank}"
-
 
 class TuckerConv2d(ConvOperator):
     """Drop-in for nn.Conv2d by Tucker-2: 1x1 (C -> rank_in), R x S (rank_in -> rank_out), 1x1 (rank_out -> K).
@@ -178,23 +140,9 @@ class TuckerConv2d(ConvOperator):
     ranks: (rank_out, rank_in) per group, or one value for both; the magnitude lives in the core.
     """
 
-    bias: nn.Parameter | None
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Pair,
-        stride: Pair = 1,
-        padding: Pair | str = 0,
-        dilation: Pair = 1,
-        groups: int = 1,
-        bias: bool = True,
-        *,
-        ranks: Rank | tuple[Rank, Rank],
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
-        k_group, c_group = out_channels // groups, in_channels // groups
+    def _build(self, *, ranks: Rank | tuple[Rank, Rank]) -> None:
+        groups = self.groups
+        k_group, c_group = self.out_channels // groups, self.in_channels // groups
         both = ranks if isinstance(ranks, tuple) else (ranks, ranks)
         require(len(both) == 2, "ranks", ranks, "one rank, or (rank_out, rank_in)")
         self.rank_out = resolve_rank("ranks", both[0], k_group)
@@ -205,12 +153,11 @@ class TuckerConv2d(ConvOperator):
         self.first = nn.Parameter(first[:, :, None, None])
         self.core = nn.Parameter(nn.init.kaiming_uniform_(core, a=math.sqrt(5)))
         self.last = nn.Parameter(last[:, :, None, None])
-        self.bias = new_bias(out_channels, math.prod(self.weight_shape[1:]), bias)
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
         reduced = F.conv2d(x, self.first, groups=self.groups)
-        return F.conv2d(self.conv2d(reduced, self.core, None), self.last, self.bias, groups=self.groups)
+        return F.conv2d(self.product(reduced, self.core, None), self.last, self.bias, groups=self.groups)
 
     def _grouped(self) -> tuple[Tensor, Tensor, Tensor]:
         first = self.first.view(self.groups, self.rank_in, -1)
@@ -265,35 +212,22 @@ class TuckerConv2d(ConvOperator):
 class SpatialConv2d(ConvOperator):
     """Drop-in for nn.Conv2d in spatial factors: R x 1 (C -> rank), then 1 x S (rank -> K)."""
 
-    bias: nn.Parameter | None
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Pair,
-        stride: Pair = 1,
-        padding: Pair | str = 0,
-        dilation: Pair = 1,
-        groups: int = 1,
-        bias: bool = True,
-        *,
-        rank: Rank,
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
-        k_group, c_group, (r, s) = out_channels // groups, in_channels // groups, self.kernel_size
+    def _build(self, *, rank: Rank) -> None:
+        groups = self.groups
+        k_group, c_group, (r, s) = self.out_channels // groups, self.in_channels // groups, self.kernel_size
         self.rank = resolve_rank("rank", rank, min(c_group * r, k_group * s))
         first = torch.cat([_orthonormal(self.rank, c_group * r) for _ in range(groups)])
-        last = torch.empty(out_channels, self.rank, 1, s)
+        last = torch.empty(self.out_channels, self.rank, 1, s)
         self.first = nn.Parameter(first.view(groups * self.rank, c_group, r, 1))
         self.last = nn.Parameter(nn.init.kaiming_uniform_(last, a=math.sqrt(5)))
-        self.bias = new_bias(out_channels, math.prod(self.weight_shape[1:]), bias)
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
         (down, across), (top, side), (high, wide) = self.stride, self.padding, self.dilation
-        rows = F.conv2d(x, self.first, None, (down, 1), (top, 0), (high, 1), self.groups)
-        return F.conv2d(rows, self.last, self.bias, (1, across), (0, side), (1, wide), self.groups)
+        x, padding = pad_maps(x, (top, 0), self.padding_mode)
+        rows = F.conv2d(x, self.first, None, (down, 1), padding, (high, 1), self.groups)
+        rows, padding = pad_maps(rows, (0, side), self.padding_mode)
+        return F.conv2d(rows, self.last, self.bias, (1, across), padding, (1, wide), self.groups)
 
     def dense_weight(self) -> Tensor:
         first = self.first.view(self.groups, self.rank, -1, self.kernel_size[0])
@@ -350,10 +284,6 @@ class SpatialConv2d(ConvOperator):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, rank={self.rank}"
-
-
-def _pointwise(k: int, c: int) -> Tensor:
-    return nn.init.kaiming_uniform_(torch.empty(k, c, 1, 1), a=math.sqrt(5))
 
 
 def orthogonality_penalty(module: nn.Module, double: bool = False) -> Tensor:

@@ -10,6 +10,7 @@ softmax(-distance / temperature), the sign in the distance's gradient replaced b
 """
 
 import math
+from abc import abstractmethod
 from typing import Any, Literal
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cosearch.operators.adder import add_conv2d
-from cosearch.operators.common import ConvOperator, LinearOperator, Pair, is_count, new_bias, require
+from cosearch.operators.common import ConvOperator, LinearOperator, Operator, is_count, require
 from cosearch.workload import Layer
 
 Form = Literal["distance", "angle"]
@@ -50,14 +51,23 @@ class _Closeness(torch.autograd.Function):
         return dx, dc, None
 
 
-class _ProductQuantised(nn.Module):
+class _ProductQuantised(Operator):
     """Prototypes, weights and the product of both; columns are N x D x d x L."""
 
     weight: nn.Parameter
 
-    def _add_weights(
-        self, shape: tuple[int, ...], groups: int, prototypes: int, width: int | None, form: Form, temperature: float
+    @abstractmethod
+    def columns(self, x: Tensor) -> Tensor:
+        """N x D x d x L of the input."""
+
+    @abstractmethod
+    def _shaped(self, y: Tensor, x: Tensor) -> Tensor:
+        """N x O x L as the layer's output, with its bias."""
+
+    def _build(
+        self, prototypes: int = 16, width: int | None = None, form: Form = "distance", temperature: float = 1.0
     ) -> None:
+        shape, groups = self.weight_shape, self.groups
         fan_in = math.prod(shape[1:])
         kernel = math.prod(shape[2:])
         width = (kernel if kernel > 1 else math.gcd(shape[1], 4)) if width is None else width
@@ -129,6 +139,21 @@ class _ProductQuantised(nn.Module):
     def load_dense(self, weight: Tensor) -> None:
         self.weight.copy_(weight)
 
+    def forward(self, x: Tensor) -> Tensor:
+        return self._shaped(self.mix(self.columns(x)), x)
+
+    @torch.no_grad()
+    def look_up(self, x: Tensor) -> Tensor:
+        """Inference of the distance form by table look-up."""
+        return self._shaped(self.look_up_columns(self.columns(x)), x)
+
+    def calibrate(self, x: Tensor, seed: int = 0) -> None:
+        """Take the prototypes from a batch of inputs."""
+        self._calibrate(self.columns(x), seed)
+
+    def plain(self) -> nn.Module:
+        return _PlainPecan(self)
+
     def _layers(self, name: str, outputs: int, sizes: dict[str, int]) -> tuple[Layer, ...]:
         groups = self.prototypes.shape[0]
         fields: dict[str, Any] = {"kind": "add" if self.form == "distance" else "mac", **sizes}
@@ -152,59 +177,23 @@ def _cluster(rows: Tensor, count: int, medians: bool, generator: torch.Generator
     return centres
 
 
-class PecanConv2d(ConvOperator, _ProductQuantised):
+class PecanConv2d(_ProductQuantised, ConvOperator):
     """Drop-in for nn.Conv2d by product quantisation.
 
     prototypes: m per group; width: d, a divisor of C/groups R S (R S by default: one input channel);
     form: "distance" or "angle"; temperature: of the softmax.
     """
 
-    bias: nn.Parameter | None
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Pair,
-        stride: Pair = 1,
-        padding: Pair | str = 0,
-        dilation: Pair = 1,
-        groups: int = 1,
-        bias: bool = True,
-        *,
-        prototypes: int = 16,
-        width: int | None = None,
-        form: Form = "distance",
-        temperature: float = 1.0,
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
-        self._add_weights(self.weight_shape, groups, prototypes, width, form, temperature)
-        self.bias = new_bias(out_channels, math.prod(self.weight_shape[1:]), bias)
-
     def columns(self, x: Tensor) -> Tensor:
         """N x D x d x L of the unfolded input."""
         self.check_input(x)
-        unfolded = F.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)
+        x, padding = self.padded(x)
+        unfolded = F.unfold(x, self.kernel_size, self.dilation, padding, self.stride)
         return unfolded.view(x.shape[0], self.prototypes.shape[0], self.width, unfolded.shape[2])
 
     def _shaped(self, y: Tensor, x: Tensor) -> Tensor:
         y = y.view(self.output_shape(tuple(x.shape)))
         return y if self.bias is None else y + self.bias.view(-1, 1, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._shaped(self.mix(self.columns(x)), x)
-
-    @torch.no_grad()
-    def look_up(self, x: Tensor) -> Tensor:
-        """Inference of the distance form by table look-up."""
-        return self._shaped(self.look_up_columns(self.columns(x)), x)
-
-    def calibrate(self, x: Tensor, seed: int = 0) -> None:
-        """Take the prototypes from a batch of inputs."""
-        self._calibrate(self.columns(x), seed)
-
-    def plain(self) -> nn.Module:
-        return _PlainPecan(self)
 
     def cost_layers(self, name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
         """`match` against the prototypes and `table`: additions in the distance form, products in the angle form.
@@ -215,25 +204,8 @@ class PecanConv2d(ConvOperator, _ProductQuantised):
         return self._layers(name, k, {"N": n, "P": p, "Q": q})
 
 
-class PecanLinear(LinearOperator, _ProductQuantised):
-    """Drop-in for nn.Linear by product quantisation; arguments as `PecanConv2d`, width 4, 2 or 1 by default."""
-
-    bias: nn.Parameter | None
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        *,
-        prototypes: int = 16,
-        width: int | None = None,
-        form: Form = "distance",
-        temperature: float = 1.0,
-    ) -> None:
-        super().__init__(in_features, out_features)
-        self._add_weights(self.weight_shape, 1, prototypes, width, form, temperature)
-        self.bias = new_bias(out_features, in_features, bias)
+class PecanLinear(_ProductQuantised, LinearOperator):
+    """Drop-in for nn.Linear by product quantisation; options as `PecanConv2d`, width 4, 2 or 1 by default."""
 
     def columns(self, x: Tensor) -> Tensor:
         self.check_input(x)
@@ -244,21 +216,6 @@ class PecanLinear(LinearOperator, _ProductQuantised):
         y = y[0].t().reshape(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y + self.bias
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._shaped(self.mix(self.columns(x)), x)
-
-    @torch.no_grad()
-    def look_up(self, x: Tensor) -> Tensor:
-        """Inference of the distance form by table look-up."""
-        return self._shaped(self.look_up_columns(self.columns(x)), x)
-
-    def calibrate(self, x: Tensor, seed: int = 0) -> None:
-        """Take the prototypes from a batch of inputs."""
-        self._calibrate(self.columns(x), seed)
-
-    def plain(self) -> nn.Module:
-        return _PlainPecan(self)
-
     def cost_layers(self, name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
         return self._layers(name, self.out_features, {"N": self.layer(name, input_shape).N})
 
@@ -266,7 +223,7 @@ class PecanLinear(LinearOperator, _ProductQuantised):
 class _PlainPecan(nn.Module):
     """The layer with its distances in ordinary operations: temporaries of N x D x d x L, one prototype at a time."""
 
-    def __init__(self, source: PecanConv2d | PecanLinear) -> None:
+    def __init__(self, source: _ProductQuantised) -> None:
         super().__init__()
         self.source = source
 

@@ -28,16 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cosearch.errors import OperatorError, nearest
-from cosearch.operators.common import (
-    ConvOperator,
-    LinearOperator,
-    Pair,
-    dense_conv,
-    dense_linear,
-    is_count,
-    new_bias,
-    require,
-)
+from cosearch.operators.common import ConvOperator, LinearOperator, Operator, is_count, require
 from cosearch.workload import SPARSITIES, Layer
 
 Pattern = tuple[int, ...]
@@ -246,16 +237,16 @@ def polarise(weight: Tensor, fragment: int = 8, rule: str = "energy") -> Tensor:
     return _unblocked(torch.where((blocks > 0) == positive, blocks, 0.0), weight.shape)
 
 
-class _Masked(nn.Module):
+class _Masked(Operator):
     """A weight, its mask and what the mask is called; the weight under the mask is `value()`."""
 
     weight: nn.Parameter
     mask: Tensor
     sparsity_code: Tensor
 
-    def _add_weight(self, shape: tuple[int, ...]) -> None:
-        self.weight = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(shape), a=math.sqrt(5)))
-        self.register_buffer("mask", torch.ones(shape, dtype=torch.bool))
+    def _build(self) -> None:
+        self.weight = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(self.weight_shape), a=math.sqrt(5)))
+        self.register_buffer("mask", torch.ones(self.weight_shape, dtype=torch.bool))
         self.register_buffer("sparsity_code", torch.tensor(0))  # a buffer, so that it travels in the state dict
 
     def value(self) -> Tensor:
@@ -281,7 +272,7 @@ class _Masked(nn.Module):
     def prune(self, scheme: str, density: float, **options: Any) -> None:
         """Mask the weight by a scheme of `SCHEMES`."""
         if scheme == "channel":
-            options.setdefault("groups", getattr(self, "groups", 1))
+            options.setdefault("groups", self.groups)
         self.set_mask(make_mask(self.weight, scheme, density, **options), SCHEMES[scheme][1])
 
     def load_dense(self, weight: Tensor) -> None:
@@ -291,62 +282,26 @@ class _Masked(nn.Module):
     def dense_weight(self) -> Tensor:
         return self.value()
 
-    def _sparsity_fields(self) -> dict[str, Any]:
-        density = self.density
-        return {"density": density, "sparsity": "dense" if density == 1 else self.sparsity}
-
-
-class MaskedConv2d(ConvOperator, _Masked):
-    """Drop-in for nn.Conv2d with a masked weight; dense until `prune` or `set_mask`."""
-
-    bias: nn.Parameter | None
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Pair,
-        stride: Pair = 1,
-        padding: Pair | str = 0,
-        dilation: Pair = 1,
-        groups: int = 1,
-        bias: bool = True,
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
-        self._add_weight(self.weight_shape)
-        self.bias = new_bias(out_channels, math.prod(self.weight_shape[1:]), bias)
-
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
-        return self.conv2d(x, self.value(), self.bias)
+        return self.product(x, self.value(), self.bias)
 
     def plain(self) -> nn.Module:
-        return dense_conv(self, self.value().detach(), self.bias)
+        return self.dense(self.value().detach(), self.bias)
 
     def cost_layers(self, name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
         """One `mac` layer with the mask's density."""
-        return (self.layer(name, input_shape, **self._sparsity_fields()),)
+        density = self.density
+        sparsity = "dense" if density == 1 else self.sparsity
+        return (self.layer(name, input_shape, density=density, sparsity=sparsity),)
 
 
-class MaskedLinear(LinearOperator, _Masked):
+class MaskedConv2d(_Masked, ConvOperator):
+    """Drop-in for nn.Conv2d with a masked weight; dense until `prune` or `set_mask`."""
+
+
+class MaskedLinear(_Masked, LinearOperator):
     """Drop-in for nn.Linear with a masked weight; dense until `prune` or `set_mask`."""
-
-    bias: nn.Parameter | None
-
-    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
-        super().__init__(in_features, out_features)
-        self._add_weight(self.weight_shape)
-        self.bias = new_bias(out_features, in_features, bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.check_input(x)
-        return F.linear(x, self.value(), self.bias)
-
-    def plain(self) -> nn.Module:
-        return dense_linear(self.value().detach(), self.bias)
-
-    def cost_layers(self, name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
-        return (self.layer(name, input_shape, **self._sparsity_fields()),)
 
 
 def frequency_energy(activations: Tensor, zone: float = 0.25) -> Tensor:

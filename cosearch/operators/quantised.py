@@ -12,18 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from cosearch.operators.common import (
-    ConvOperator,
-    LinearOperator,
-    Pair,
-    dense_conv,
-    dense_linear,
-    is_count,
-    new_bias,
-    require,
-)
+from cosearch.operators.common import ConvOperator, LinearOperator, Operator, is_count, require
 from cosearch.workload import Layer
 
 SAMPLE = 1 << 14  # values that the best step is searched on
@@ -95,21 +85,19 @@ def best_step(v: Tensor, bits: int, signed: bool = True) -> Tensor:
     return candidates[errors.argmin()]
 
 
-class _Quantised(nn.Module):
+class _Quantised(Operator):
     """Weight, steps and their use; the input's step is set from the first batch."""
 
     weight: nn.Parameter
     input_step: nn.Parameter
     calibrated: Tensor
 
-    def _add_weights(
-        self, shape: tuple[int, ...], weight_bits: int, activation_bits: int | None, signed_input: bool
-    ) -> None:
+    def _build(self, weight_bits: int = 8, activation_bits: int | None = 8, signed_input: bool = True) -> None:
         check_bits("weight_bits", weight_bits)
         if activation_bits is not None:
             check_bits("activation_bits", activation_bits)
         self.weight_bits, self.activation_bits, self.signed_input = weight_bits, activation_bits, signed_input
-        self.weight = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(shape), a=math.sqrt(5)))
+        self.weight = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(self.weight_shape), a=math.sqrt(5)))
         self.weight_step = nn.Parameter(best_step(self.weight, weight_bits))
         self.input_step = nn.Parameter(torch.tensor(1.0))
         self.register_buffer("calibrated", torch.tensor(activation_bits is None))
@@ -147,16 +135,28 @@ class _Quantised(nn.Module):
         step = self.weight_step.clamp_min(SMALLEST_STEP)
         return _levels(self.weight, step, self.weight_bits, True).long(), float(step)
 
-    def _behind_input(self, layer: nn.Module) -> nn.Module:
+    def forward(self, x: Tensor) -> Tensor:
+        self.check_input(x)
+        return self.product(self.quantise_input(x), self.value(), self.bias)
+
+    def plain(self) -> nn.Module:
+        """The same layer as a dense one with the rounded weights, behind the rounding of its input."""
+        dense = self.dense(self.value().detach(), self.bias)
         if self.activation_bits is None:
-            return layer
+            return dense
         bounds = level_range(self.activation_bits, self.signed_input)
         binary = self.activation_bits == 1 and self.signed_input
-        return nn.Sequential(_InputLevels(float(self.input_step.clamp_min(SMALLEST_STEP)), bounds, binary), layer)
+        return nn.Sequential(_InputLevels(float(self.input_step.clamp_min(SMALLEST_STEP)), bounds, binary), dense)
 
-    def _bits(self) -> dict[str, int]:
+    def cost_layers(self, name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
+        """One `mac` layer with its bits."""
         bits = {"weight_bits": self.weight_bits}
-        return bits if self.activation_bits is None else bits | {"input_bits": self.activation_bits}
+        if self.activation_bits is not None:
+            bits["input_bits"] = self.activation_bits
+        return (self.layer(name, input_shape, **bits),)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, weight_bits={self.weight_bits}, activation_bits={self.activation_bits}"
 
 
 class _InputLevels(nn.Module):
@@ -170,76 +170,12 @@ class _InputLevels(nn.Module):
         return torch.round(x / self.step).clamp(*self.bounds) * self.step
 
 
-class QuantConv2d(ConvOperator, _Quantised):
+class QuantConv2d(_Quantised, ConvOperator):
     """Drop-in for nn.Conv2d with quantised weights and inputs.
 
     weight_bits, activation_bits: 1-8, activation_bits None leaves the input as it is. signed_input: False after a ReLU.
     """
 
-    bias: nn.Parameter | None
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Pair,
-        stride: Pair = 1,
-        padding: Pair | str = 0,
-        dilation: Pair = 1,
-        groups: int = 1,
-        bias: bool = True,
-        *,
-        weight_bits: int = 8,
-        activation_bits: int | None = 8,
-        signed_input: bool = True,
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
-        self._add_weights(self.weight_shape, weight_bits, activation_bits, signed_input)
-        self.bias = new_bias(out_channels, math.prod(self.weight_shape[1:]), bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.check_input(x)
-        return self.conv2d(self.quantise_input(x), self.value(), self.bias)
-
-    def plain(self) -> nn.Module:
-        return self._behind_input(dense_conv(self, self.value().detach(), self.bias))
-
-    def cost_layers(self, name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
-        """One `mac` layer with its bits."""
-        return (self.layer(name, input_shape, **self._bits()),)
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, weight_bits={self.weight_bits}, activation_bits={self.activation_bits}"
-
-
-class QuantLinear(LinearOperator, _Quantised):
-    """Drop-in for nn.Linear with quantised weights and inputs; arguments as `QuantConv2d`."""
-
-    bias: nn.Parameter | None
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        *,
-        weight_bits: int = 8,
-        activation_bits: int | None = 8,
-        signed_input: bool = True,
-    ) -> None:
-        super().__init__(in_features, out_features)
-        self._add_weights(self.weight_shape, weight_bits, activation_bits, signed_input)
-        self.bias = new_bias(out_features, in_features, bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.check_input(x)
-        return F.linear(self.quantise_input(x), self.value(), self.bias)
-
-    def plain(self) -> nn.Module:
-        return self._behind_input(dense_linear(self.value().detach(), self.bias))
-
-    def cost_layers(self, name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
-        return (self.layer(name, input_shape, **self._bits()),)
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, weight_bits={self.weight_bits}, activation_bits={self.activation_bits}"
+class QuantLinear(_Quantised, LinearOperator):
+    """Drop-in for nn.Linear with quantised weights and inputs; options as `QuantConv2d`."""

@@ -17,16 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from cosearch.errors import OperatorError
-from cosearch.operators.common import (
-    ConvOperator,
-    LinearOperator,
-    Pair,
-    dense_conv,
-    dense_linear,
-    is_count,
-    new_bias,
-    require,
-)
+from cosearch.operators.common import ConvOperator, LinearOperator, Operator, is_count, require
 from cosearch.workload import Layer
 
 Form = Literal["q", "ps"]
@@ -113,9 +104,14 @@ class _FixedPoint(torch.autograd.Function):
 
 def fixed_point(x: Tensor, bits: tuple[int, int] = FIXED_POINT) -> Tensor:
     """Round down to fixed point with bits = (integer bits with sign, fraction bits); straight-through gradient."""
+    check_fixed_point(bits)
+    return _FixedPoint.apply(x, *bits)
+
+
+def check_fixed_point(bits: tuple[int, int]) -> None:
+    """Raises: OperatorError unless bits are integer bits and fraction bits."""
     holds = len(bits) == 2 and is_count(bits[0]) and isinstance(bits[1], int) and bits[1] >= 0 and sum(bits) <= 64
     require(holds, "activation_bits", bits, "(integer bits >= 1, fraction bits >= 0), 64 together at most")
-    return _FixedPoint.apply(x, *bits)
 
 
 @dataclass(frozen=True)
@@ -143,22 +139,24 @@ def shift_codes(weight: Tensor) -> ShiftCodes:
     return ShiftCodes(mantissa.sign().to(torch.int8), exponent.to(torch.int8))
 
 
-class _ShiftWeights(nn.Module):
+class _Shift(Operator):
     """The parameters of either form; `value()` is the weight that the layer computes with."""
 
     weight: nn.Parameter
     shift: nn.Parameter
     sign: nn.Parameter
 
-    def _add_weights(self, shape: tuple[int, ...], bits: int, form: Form) -> None:
+    def _build(self, bits: int = 5, form: Form = "q", activation_bits: tuple[int, int] | None = FIXED_POINT) -> None:
         low, high = exponent_range(bits, form)
-        self.bits, self.form = bits, form
+        if activation_bits is not None:
+            check_fixed_point(activation_bits)
+        self.bits, self.form, self.activation_bits = bits, form, activation_bits
         if form == "q":
-            self.weight = nn.Parameter(torch.empty(shape))
+            self.weight = nn.Parameter(torch.empty(self.weight_shape))
             nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         else:
-            self.shift = nn.Parameter(torch.empty(shape).uniform_(low, high))
-            self.sign = nn.Parameter(torch.empty(shape).uniform_(-1, 1))
+            self.shift = nn.Parameter(torch.empty(self.weight_shape).uniform_(low, high))
+            self.sign = nn.Parameter(torch.empty(self.weight_shape).uniform_(-1, 1))
 
     def value(self) -> Tensor:
         """The weight, signed powers of two, with the form's gradients."""
@@ -180,93 +178,40 @@ class _ShiftWeights(nn.Module):
         """The integer form of the weights."""
         return shift_codes(self.value())
 
+    def forward(self, x: Tensor) -> Tensor:
+        self.check_input(x)
+        bias: Tensor | None = self.bias
+        if self.activation_bits is not None:
+            x = fixed_point(x, self.activation_bits)
+            bias = None if bias is None else fixed_point(bias, self.activation_bits)
+        return self.product(x, self.value(), bias)
 
-class ShiftConv2d(ConvOperator, _ShiftWeights):
+    def plain(self) -> nn.Module:
+        """The same layer as a dense one with the rounded weights, behind the rounding of its input."""
+        bias: Tensor | None = self.bias
+        if bias is not None and self.activation_bits is not None:
+            bias = fixed_point(bias.detach(), self.activation_bits)
+        dense = self.dense(self.value().detach(), bias)
+        return dense if self.activation_bits is None else nn.Sequential(_Rounding(self.activation_bits), dense)
+
+    def cost_layers(self, name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
+        """One `shift` layer for an input N, C, H, W or (..., C)."""
+        return (self.layer(name, input_shape, kind="shift", weight_bits=self.bits),)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, bits={self.bits}, form={self.form!r}"
+
+
+class ShiftConv2d(_Shift, ConvOperator):
     """Drop-in for nn.Conv2d with power-of-two weights.
 
     bits: of a weight, 2-6. form: "q" (parameter `weight`) or "ps" (parameters `shift` and `sign`).
     activation_bits: fixed point of input and bias, (integer, fraction) bits; None leaves them as they are.
     """
 
-    bias: nn.Parameter | None
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Pair,
-        stride: Pair = 1,
-        padding: Pair | str = 0,
-        dilation: Pair = 1,
-        groups: int = 1,
-        bias: bool = True,
-        *,
-        bits: int = 5,
-        form: Form = "q",
-        activation_bits: tuple[int, int] | None = FIXED_POINT,
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
-        self._add_weights(self.weight_shape, bits, form)
-        self.activation_bits = activation_bits
-        self.bias = new_bias(out_channels, math.prod(self.weight_shape[1:]), bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.check_input(x)
-        bias: Tensor | None = self.bias
-        if self.activation_bits is not None:
-            x = fixed_point(x, self.activation_bits)
-            bias = None if bias is None else fixed_point(bias, self.activation_bits)
-        return self.conv2d(x, self.value(), bias)
-
-    def plain(self) -> nn.Module:
-        """The same layer as an nn.Conv2d with the rounded weights, behind the rounding of its input."""
-        return _behind_rounding(dense_conv(self, self.value().detach(), self.bias), self.activation_bits)
-
-    def cost_layers(self, name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
-        """One `shift` layer for an input N, C, H, W."""
-        return (self.layer(name, input_shape, kind="shift", weight_bits=self.bits),)
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, bits={self.bits}, form={self.form!r}"
-
-
-class ShiftLinear(LinearOperator, _ShiftWeights):
-    """Drop-in for nn.Linear with power-of-two weights; arguments as `ShiftConv2d`."""
-
-    bias: nn.Parameter | None
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        *,
-        bits: int = 5,
-        form: Form = "q",
-        activation_bits: tuple[int, int] | None = FIXED_POINT,
-    ) -> None:
-        super().__init__(in_features, out_features)
-        self._add_weights(self.weight_shape, bits, form)
-        self.activation_bits = activation_bits
-        self.bias = new_bias(out_features, in_features, bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.check_input(x)
-        bias: Tensor | None = self.bias
-        if self.activation_bits is not None:
-            x = fixed_point(x, self.activation_bits)
-            bias = None if bias is None else fixed_point(bias, self.activation_bits)
-        return nn.functional.linear(x, self.value(), bias)
-
-    def plain(self) -> nn.Module:
-        """The same layer as an nn.Linear with the rounded weights, behind the rounding of its input."""
-        return _behind_rounding(dense_linear(self.value().detach(), self.bias), self.activation_bits)
-
-    def cost_layers(self, name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
-        return (self.layer(name, input_shape, kind="shift", weight_bits=self.bits),)
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, bits={self.bits}, form={self.form!r}"
+class ShiftLinear(_Shift, LinearOperator):
+    """Drop-in for nn.Linear with power-of-two weights; options as `ShiftConv2d`."""
 
 
 class _Rounding(nn.Module):
@@ -276,14 +221,6 @@ class _Rounding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.floor(x * self.scale).clamp(-self.limit, self.limit - 1) * (1 / self.scale)
-
-
-def _behind_rounding(layer: nn.Conv2d | nn.Linear, bits: tuple[int, int] | None) -> nn.Module:
-    if bits is None:
-        return layer
-    if layer.bias is not None:
-        layer.bias.data = fixed_point(layer.bias.data, bits)
-    return nn.Sequential(_Rounding(bits), layer)
 
 
 def shift_penalty(module: nn.Module) -> Tensor:

@@ -14,16 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cosearch.operators.common import (
-    ConvOperator,
-    LinearOperator,
-    Pair,
-    dense_conv,
-    dense_linear,
-    is_count,
-    new_bias,
-    require,
-)
+from cosearch.operators.common import ConvOperator, LinearOperator, Operator, is_count, require
 from cosearch.workload import Layer
 
 COEFFICIENT_BITS = 4
@@ -114,17 +105,17 @@ def _rounded(basis: Tensor, bits: int) -> Tensor:
     return torch.round(basis / torch.where(scale > 0, scale, 1.0)) * scale
 
 
-class _Exchanged(nn.Module):
+class _Exchanged(Operator):
     """A weight that `project_` replaces by the nearest Ce B found, and the code of the last projection."""
 
     weight: nn.Parameter
     coefficients: Tensor
     basis: Tensor
 
-    def _add_weight(self, shape: tuple[int, ...], basis: int, threshold: float) -> None:
+    def _build(self, basis: int = 4, threshold: float = 0.0) -> None:
         require(is_count(basis), "basis", basis, "an integer of at least 1")
         require(threshold >= 0, "threshold", threshold, "a number of at least 0")
-        self.threshold = threshold
+        shape, self.threshold = self.weight_shape, threshold
         self.width = shape[3] if len(shape) == 4 and shape[3] > 1 else basis
         self.weight = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(shape), a=math.sqrt(5)))
         rows = -(-math.prod(shape[1:]) // self.width)
@@ -158,65 +149,24 @@ class _Exchanged(nn.Module):
     def dense_weight(self) -> Tensor:
         return self.weight
 
-    def _fields(self) -> dict[str, object]:
-        density = self.code.row_density
-        sparsity = "dense" if density == 1 else "block"
-        return {"weight_bits": COEFFICIENT_BITS, "density": max(density, 1e-9), "sparsity": sparsity}
-
-
-class SmartExchangeConv2d(ConvOperator, _Exchanged):
-    """Drop-in for nn.Conv2d. basis: width of B for 1x1 kernels (wider ones take S); threshold: see `smart_exchange`."""
-
-    bias: nn.Parameter | None
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Pair,
-        stride: Pair = 1,
-        padding: Pair | str = 0,
-        dilation: Pair = 1,
-        groups: int = 1,
-        bias: bool = True,
-        *,
-        basis: int = 4,
-        threshold: float = 0.0,
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
-        self._add_weight(self.weight_shape, basis, threshold)
-        self.bias = new_bias(out_channels, math.prod(self.weight_shape[1:]), bias)
-
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
-        return self.conv2d(x, self.weight, self.bias)
+        return self.product(x, self.weight, self.bias)
 
     def plain(self) -> nn.Module:
-        return dense_conv(self, self.weight.detach(), self.bias)
+        return self.dense(self.weight.detach(), self.bias)
 
     def cost_layers(self, name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
         """One `mac` layer with 4-bit weights and the density of Ce's rows; B and the rebuilding are not in it."""
-        return (self.layer(name, input_shape, **self._fields()),)
+        density = self.code.row_density
+        sparsity = "dense" if density == 1 else "block"
+        fields = {"weight_bits": COEFFICIENT_BITS, "density": max(density, 1e-9), "sparsity": sparsity}
+        return (self.layer(name, input_shape, **fields),)
 
 
-class SmartExchangeLinear(LinearOperator, _Exchanged):
-    """Drop-in for nn.Linear; arguments as `SmartExchangeConv2d`."""
+class SmartExchangeConv2d(_Exchanged, ConvOperator):
+    """Drop-in for nn.Conv2d. basis: width of B for 1x1 kernels (wider ones take S); threshold: see `smart_exchange`."""
 
-    bias: nn.Parameter | None
 
-    def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, *, basis: int = 4, threshold: float = 0.0
-    ) -> None:
-        super().__init__(in_features, out_features)
-        self._add_weight(self.weight_shape, basis, threshold)
-        self.bias = new_bias(out_features, in_features, bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.check_input(x)
-        return F.linear(x, self.weight, self.bias)
-
-    def plain(self) -> nn.Module:
-        return dense_linear(self.weight.detach(), self.bias)
-
-    def cost_layers(self, name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
-        return (self.layer(name, input_shape, **self._fields()),)
+class SmartExchangeLinear(_Exchanged, LinearOperator):
+    """Drop-in for nn.Linear; options as `SmartExchangeConv2d`."""

@@ -34,6 +34,12 @@ HIERARCHIES = {
         MemoryLevel("buffer", instances=4),
         DRAM,
     ),
+    "returning sums": (
+        MemoryLevel("register", ("W", "O"), instances=64, returns=True),
+        MemoryLevel("array", ("O",), instances=8),
+        MemoryLevel("buffer", instances=4, returns=True),
+        DRAM,
+    ),
     "whole tiles in whole rows": (
         MemoryLevel("operands", ("W", "I"), instances=64, slides=False),
         MemoryLevel("sums", ("O",), math.inf, 24, 24, 1, 2, 24, instances=64, aligned=True),

@@ -160,9 +160,20 @@ def test_onnx_export_equals_the_module(operator: str) -> None:
         (lambda: convert(_network(), {"0": Rule("svd", rnak=1)}), "rnak"),
         (lambda: convert(_network(), {"0": Rule("pruned", scheme="filter", density=0.0)}), "density"),
         (lambda: convert(_network(), {"7": Rule("tucker", ranks=1)}), "'7'.*convolution"),
-        (lambda: convert(nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), {"*": "shift"}), "padding_mode"),
     ],
 )
 def test_bad_arguments_are_named(call: object, named: str) -> None:
     with pytest.raises(OperatorError, match=named):
         call()
+
+
+@pytest.mark.parametrize(
+    ("operator", "options"),
+    [("svd", {"rank": 1.0}), ("pruned", {"scheme": "filter", "density": 1.0}), ("binary", {"bits": 8})],
+)
+def test_a_padding_mode_is_kept(operator: str, options: dict) -> None:
+    conv, x = nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular"), torch.randn(2, 4, 6, 5)
+    layer, (report,) = convert(conv, {"*": Rule(operator, **options)}, x)
+    assert layer.padding_mode == "circular"
+    assert report.output_error < 0.03
+    assert torch.allclose(layer(x), conv(x), atol=0.1)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from cosearch.operators import OPERATORS
+from cosearch.errors import OperatorError
+from cosearch.operators import OPERATORS, integer_form
 from cosearch.workload import Workload
 
 OPTIONS: dict[str, dict] = {
@@ -71,8 +72,48 @@ def test_arguments_are_in_the_order_of_the_dense_layer(name: str) -> None:
     for kind, dense in zip(OPERATORS[name], (nn.Conv2d, nn.Linear), strict=True):
         if kind is not None:
             ours, theirs = (list(inspect.signature(k.__init__).parameters) for k in (kind, dense))
-            wanted = theirs[: theirs.index("bias") + 1]
-            assert ours[: len(wanted)] == wanted
+            assert ours[: len(theirs)] == theirs
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+def test_a_padding_mode_is_that_padding_before_a_layer_that_pads_nothing(name: str, mode: str) -> None:
+    torch.manual_seed(0)
+    steps = {"kernel_size": (3, 5), "stride": (2, 1), "groups": 2}
+    layer, bare = _make(name, padding=(1, 2), padding_mode=mode, **steps), _make(name, **steps)
+    bare.load_state_dict(layer.state_dict())
+    x = torch.randn(2, 8, 7, 9)
+    y = layer(x)
+    assert y.shape == nn.Conv2d(8, 16, padding=(1, 2), padding_mode=mode, **steps)(x).shape
+    if name == "shift_add":  # its second half pads as well
+        bare.shift, bare.add.padding_mode = layer.shift, mode
+        assert torch.equal(bare(x), y)
+    else:
+        bare.load_state_dict(layer.state_dict())  # with the input's step, which the first batch sets
+        assert torch.allclose(bare(nn.functional.pad(x, (2, 2, 1, 1), mode)), y, atol=1e-5)
+    assert torch.allclose(layer.plain()(x), y, atol=1e-4)
+    with pytest.raises(OperatorError, match="padding_mode"):
+        integer_form(layer)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_a_layer_is_made_on_the_device_and_in_the_type_asked_for(name: str) -> None:
+    for kind, size in zip(OPERATORS[name], ((8, 16, 3), (8, 16)), strict=True):
+        if kind is not None:
+            for wish in ({"device": "meta"}, {"dtype": torch.float64}):
+                layer = kind(*size, **wish, **OPTIONS.get(name, {}))
+                floats = [v for v in layer.state_dict().values() if v.is_floating_point()]
+                assert floats
+                assert all(v.device.type == wish.get("device", "cpu") for v in layer.state_dict().values())
+                assert all(v.dtype == wish.get("dtype", torch.float32) for v in floats)
+
+
+def test_padding_modes_that_are_not_or_do_not_fit_are_named() -> None:
+    for name in CONVOLUTIONS:
+        with pytest.raises(OperatorError, match="padding_mode"):
+            _make(name, kernel_size=3, padding_mode="mirror")
+    with pytest.raises(OperatorError, match="reflect"):
+        _make("shift", kernel_size=3, padding=2, padding_mode="reflect")(torch.ones(1, 8, 2, 4))
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)

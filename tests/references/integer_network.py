@@ -61,7 +61,7 @@ def whole_weights(trained) -> Tensor:
         if operator.weight_bits == 2:
             delta = 0.7 * float(row.abs().mean())
             out[k] = torch.tensor([(v > delta) - (v < -delta) for v in row.flatten().tolist()]).view(row.shape)
-        else:
+        elif row.any():  # an output channel may lose all its weights
             out[k] = (row / (float(row.abs().max()) / (2 ** (operator.weight_bits - 1) - 1))).round().long()
     return out
 

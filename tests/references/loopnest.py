@@ -122,9 +122,41 @@ def count(layer: Layer, levels: tuple[MemoryLevel, ...], mapping: Mapping) -> tu
             if child >= 0:
                 writes[levels[child].name, tensor] += entered
     holding = [i for i, level in enumerate(levels) if "O" in level.holds]
-    for child, parent in zip([-1, *holding[:-1]], holding, strict=True):
-        arriving = updates(layer, levels, mapping, child, parent)
-        writes[levels[parent].name, "O"] += arriving
-        # on chip every visit saves its first read and adds a drain; DRAM only saves the first read of each output
-        reads[levels[parent].name, "O"] += arriving - (layer.output_count if parent == len(levels) - 1 else 0)
+    arriving = [
+        updates(layer, levels, mapping, child, parent)
+        for child, parent in zip([-1, *holding[:-1]], holding, strict=True)
+    ]
+    for at, parent in enumerate(holding):
+        name = levels[parent].name
+        writes[name, "O"] += arriving[at]
+        if parent == len(levels) - 1:  # DRAM only saves the first read of each output
+            reads[name, "O"] += arriving[at] - layer.output_count
+        elif not levels[parent].returns:  # every visit saves its first read and adds a drain
+            reads[name, "O"] += arriving[at]
+        else:
+            drained, begun = leaving(layer, levels, mapping, parent), outputs_above(layer, mapping, parent)
+            reads[name, "O"] += arriving[at] + drained - (begun if at else 0)
+            writes[name, "O"] += drained - begun
     return reads, writes
+
+
+def leaving(layer: Layer, levels: tuple[MemoryLevel, ...], mapping: Mapping, level: int) -> int:
+    """Partial sums that leave all instances of a level, before any are summed on the way."""
+    view = View(layer, "O", mapping, level, len(levels) - 1)
+    held: dict = {}
+    words = 0
+    for _, place, index in view.steps():
+        tile = view.tile(index)
+        if not (levels[level].keeps and held.get(place) == tile):
+            words += len(tile)
+        held[place] = tile
+    return words
+
+
+def outputs_above(layer: Layer, mapping: Mapping, level: int) -> int:
+    """Different (instance, output) pairs of a level: each begins from zero once."""
+    view = View(layer, "O", mapping, level, len(mapping.levels) - 1)
+    pairs = set()
+    for _, place, index in view.steps():
+        pairs.update((place, word) for word in view.tile(index))
+    return len(pairs)
