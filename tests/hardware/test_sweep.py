@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from cosearch.errors import ConfigError, HardwareError
-from cosearch.hardware import best, cost_tensor, grid
+from cosearch.hardware import cost_tensor, grid
 from cosearch.hardware.pricing import Residency
 from cosearch.hardware.sweep import sample_accelerators, within_budget
 from cosearch.workload import Layer, distinct_layers
@@ -24,11 +24,9 @@ def test_networks_equal_sums_over_layers(asic_tensor):
     for n, row in enumerate(counts):
         for a in range(0, latency.shape[1], 5):
             accelerator = asic_tensor.space.accelerator(0, {"gemmini": a})
-            fastest = [best(layer, accelerator, "latency")[1] for layer in asic_tensor.layers]
-            assert latency[n, a] == pytest.approx(row @ [cost.latency_ms for cost in fastest])
-            assert energy[n, a] == pytest.approx(row @ [cost.energy_mj for cost in fastest])
-            cost = asic_tensor.evaluate_on(accelerator, row, 1e9, "energy_mj")  # weights may stay on chip there
-            assert cost.energy_mj <= energy[n, a] * (1 + 1e-9)
+            cost = asic_tensor.evaluate_on(accelerator, row, 1e9, "latency_ms")
+            assert latency[n, a] == pytest.approx(cost.latency_ms)
+            assert energy[n, a] >= asic_tensor.evaluate_on(accelerator, row, 1e9, "energy_mj").energy_mj * (1 - 1e-9)
 
 
 @pytest.mark.parametrize("objective", ["latency_ms", "energy_mj", "edp"])
