@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cosearch.errors import ConfigError, HardwareError
-from cosearch.hardware import Grid, cost_tensor, grid, sweep
+from cosearch.hardware import Grid, best, cost_tensor, grid, sweep
 from cosearch.hardware.pricing import Residency
 from cosearch.hardware.sweep import IMPOSSIBLE, sample_accelerators, within_budget
 from cosearch.workload import Layer, distinct_layers
@@ -29,9 +29,11 @@ def test_networks_equal_sums_over_layers(asic_tensor):
     for n, row in enumerate(counts):
         for a in range(0, latency.shape[1], 5):
             accelerator = asic_tensor.space.accelerator(0, {"gemmini": a})
-            cost = asic_tensor.evaluate_on(accelerator, row, 1e9, "latency_ms")
-            assert latency[n, a] == pytest.approx(cost.latency_ms)
-            assert energy[n, a] >= asic_tensor.evaluate_on(accelerator, row, 1e9, "energy_mj").energy_mj * (1 - 1e-9)
+            fastest = [best(layer, accelerator, "latency")[1] for layer in asic_tensor.layers]
+            assert latency[n, a] == pytest.approx(row @ [cost.latency_ms for cost in fastest])
+            assert energy[n, a] == pytest.approx(row @ [cost.energy_mj for cost in fastest])
+            cost = asic_tensor.evaluate_on(accelerator, row, 1e9, "energy_mj")  # weights may stay on chip there
+            assert cost.energy_mj <= energy[n, a] * (1 + 1e-9)
 
 
 def ordered_costs(counts, table):
