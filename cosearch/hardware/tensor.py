@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cosearch.errors import ConfigError, HardwareError, InfeasibleError, nearest
+from cosearch.hardware import split
 from cosearch.hardware.accelerator import RESOURCES, Accelerator
 from cosearch.hardware.combine import Candidate, Options, Problem, Solution, solve
 from cosearch.hardware.nest import weighted
@@ -38,6 +39,7 @@ from cosearch.hardware.pricing import (
     vector_costs,
 )
 from cosearch.hardware.single import best, one_accelerator
+from cosearch.hardware.split import PairTable
 from cosearch.hardware.tables import AcceleratorSpace, EngineTable, Floats, Ints, NestSpace, Prices, SharedTable
 from cosearch.workload import Layer, Workload
 
@@ -89,7 +91,7 @@ def cost_tensor(
 
 def _build(
     layers: tuple[Layer, ...],
-    engines: Mapping[str, EngineTable],
+    engines: Mapping[str, EngineTable | PairTable],
     space: AcceleratorSpace,
     policies: tuple[float, ...],
     progress: Callable[[int, int], None] | None,
@@ -108,7 +110,18 @@ def _build(
     weight_bits = sorted(set(shared.weight_bits.tolist()))
     activation_bits = sorted(set(shared.activation_bits.tolist()))
     done = 0
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, len(layers))
+
     for kind, table in engines.items():
+        if isinstance(table, PairTable):
+            some = [layers[index] for index in rows[kind]]
+            split.fill(some, table, shared, tables, prices, policies, latency[kind], energy[kind], advance)
+            continue
         for at, index in enumerate(rows[kind]):
             if isinstance(space, NestSpace):
                 for case, residency in enumerate(RESIDENCIES):
@@ -122,17 +135,13 @@ def _build(
                 for case, residency in enumerate(RESIDENCIES):
                     ms, mj, _ = best_costs(front, table, shared, tables[case], residency, prices, policies)
                     latency[kind][case][at], energy[kind][case][at] = ms, mj
-            done += 1
-            if progress is not None:
-                progress(done, len(layers))
+            advance()
     for at, index in enumerate(vector):
         for case, residency in enumerate(RESIDENCIES):
             ms, mj = vector_costs(layers[index], shared, tables[case], residency, prices)
             latency["vector"][case][at, :, 0, 0] = ms
             energy["vector"][case][at, :, 0, 0] = mj
-        done += 1
-        if progress is not None:
-            progress(done, len(layers))
+        advance()
     return CostTensor(layers, dict(engines), shared, prices, policies, tables, rows, vector, latency, energy, space)
 
 
@@ -143,7 +152,7 @@ def _layer_rows(layers: Sequence[Layer], space: AcceleratorSpace) -> tuple[dict[
     return rows, _rows(layers, [kind for kind in VECTOR_KINDS if kind not in served])
 
 
-def _keeps(engines: EngineTable, residency: Residency, weight_bits: float, activation_bits: float) -> Mask:
+def _keeps(engines: EngineTable | PairTable, residency: Residency, weight_bits: float, activation_bits: float) -> Mask:
     """Which engines can keep what stays, [configuration]; more than they have room for cannot stay."""
     keeps = np.ones(len(engines), bool)
     if residency.weights:
@@ -194,8 +203,9 @@ class HardwareFront:
 
     shared: index of the shared configuration; engines: [n, kinds] index of each kind's engine, -1 where the network
     does not need it; policies: likewise, the mapping policy's index. residency: index into `RESIDENCIES`.
-    reason: why the front is empty, if it is. layers: what the network is made of; grid: the policies that the indices
-    mean.
+    interval_is_bound: whether latency_ms, as the interval of a pipeline, is an upper bound only (see
+    `cosearch.hardware.split`). reason: why the front is empty, if it is. layers: what the network is made of; grid: the
+    policies that the indices mean.
     """
 
     kinds: tuple[str, ...]
@@ -211,6 +221,7 @@ class HardwareFront:
     space: AcceleratorSpace = field(repr=False)
     layers: tuple[Layer, ...] = field(repr=False)
     grid: tuple[float, ...] = field(repr=False)
+    interval_is_bound: bool = False
 
     def __len__(self) -> int:
         return len(self.latency_ms)
@@ -254,6 +265,8 @@ class HardwareFront:
     def mappings(self, i: int) -> "list[tuple[Layer, LayerMapping | None]]":
         """The mapping of every layer shape at point i; None for what runs on the vector unit.
 
+        A layer that is split over two engines appears as its two parts.
+
         Raises: HardwareError in a space whose layers have a closed-form cost and no mappings.
         """
         accelerator = self.accelerator(i)
@@ -265,6 +278,9 @@ class HardwareFront:
                 found.append((layer, None))
                 continue
             policy = self.grid[int(self.policies[i, self.kinds.index(kind)])]
+            if kind == split.NAME:
+                found += [part[:2] for part in split.best_split(layer, accelerator, policy, residency).parts]
+                continue
             found.append((layer, best(layer, accelerator, partial(weighted, policy), residency)[0]))
         return found
 
@@ -278,7 +294,7 @@ class CostTensor:
     """See the module. latency, energy: per kind and residency [layer of the kind, column, policy, engine]."""
 
     layers: tuple[Layer, ...]
-    engines: dict[str, EngineTable]
+    engines: dict[str, EngineTable | PairTable]
     shared: SharedTable
     prices: Prices
     policies: tuple[float, ...]
@@ -307,7 +323,7 @@ class CostTensor:
 
     def with_resources_of(self, space: AcceleratorSpace) -> "CostTensor | None":
         """This tensor for a space that differs in resources and budget only; None if more differs."""
-        engines = {kind: space.engines(kind) for kind in space.kinds}
+        engines: dict[str, Any] = {kind: space.engines(kind) for kind in space.kinds}
         same = (
             space.prices == self.prices and space.shared.same_costs(self.shared) and set(engines) == set(self.engines)
         )
@@ -428,7 +444,8 @@ class CostTensor:
         front = front.take(np.flatnonzero(keep))
         values = np.stack([front.metric(name) for name in objectives], axis=1)
         front = front.take(_undominated_rows(values))
-        return replace(front, reason="" if len(front) else reason)
+        bound = pipelined and split.NAME in needed
+        return replace(front, reason="" if len(front) else reason, interval_is_bound=bound)
 
     def hardware_fronts(
         self, counts: ArrayLike, live_activation_bytes: ArrayLike, **options: Any
