@@ -19,7 +19,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,11 @@ def divided(shared: SharedTable, share: float) -> SharedTable:
     )
 
 
+def _or(values: NDArray[Any], absent: Any) -> NDArray[Any]:
+    """Values of engines with one more at position -1: that of an engine which is not there."""
+    return np.concatenate([values, np.full((1, *values.shape[1:]), absent, values.dtype)])
+
+
 @dataclass(frozen=True)
 class PairTable:
     """Pairs of engine configurations, used like an `EngineTable`.
@@ -99,14 +104,13 @@ class PairTable:
 
     @property
     def resources(self) -> Ints:
-        return np.where(self.left[:, None] >= 0, self.first.resources[self.left], 0) + np.where(
-            self.right[:, None] >= 0, self.second.resources[self.right], 0
-        )
+        parts = ((self.first, self.left), (self.second, self.right))
+        return sum((_or(table.resources, 0)[at] for table, at in parts), start=np.zeros(1, np.int64))
 
     @property
     def fmax_mhz(self) -> Floats:
-        first = np.where(self.left >= 0, self.first.fmax_mhz[self.left], np.inf)
-        return np.minimum(first, np.where(self.right >= 0, self.second.fmax_mhz[self.right], np.inf))
+        first, second = _or(self.first.fmax_mhz, np.inf)[self.left], _or(self.second.fmax_mhz, np.inf)[self.right]
+        return np.minimum(first, second)
 
     @property
     def weight_bits(self) -> Ints:
@@ -188,9 +192,7 @@ def fill(
         advance()
     useful_first = _unbeaten(table.first, [first for rows in priced for first, _ in rows if first])
     useful_second = _unbeaten(table.second, [second for rows in priced for _, second in rows if second])
-    pairs = np.flatnonzero(
-        (useful_first[table.left] | (table.left < 0)) & (useful_second[table.right] | (table.right < 0))
-    )
+    pairs = np.flatnonzero(useful_first[table.left] & useful_second[table.right])
     weights = np.asarray(policies)[None, :, None]
     for at, rows in enumerate(priced):
         for case in range(len(RESIDENCIES)):
@@ -221,7 +223,10 @@ def _take(part: _Parts | None, case: int, engine: Ints) -> tuple[Floats, Floats]
 
 
 def _unbeaten(engines: EngineTable, parts: Sequence[_Parts]) -> NDArray[np.bool_]:
-    """Engines that no other one beats in resources and in every cost of every part; the first of equal ones stays."""
+    """Engines that no other one beats in resources and in every cost of every part; the first of equal ones stays.
+
+    Position -1 stands for no engine.
+    """
     n = len(engines)
     resources, index = engines.resources, np.arange(n)
     beats = (resources[:, None] <= resources[None]).all(axis=2) & (index[:, None] != index)
@@ -233,7 +238,7 @@ def _unbeaten(engines: EngineTable, parts: Sequence[_Parts]) -> NDArray[np.bool_
                 beats[a, others] &= (values[a] <= values[others]).all(axis=1)
                 same[a, others] &= (values[a] == values[others]).all(axis=1)
     beats &= ~same | (index[:, None] < index)
-    return ~beats.any(axis=0)
+    return _or(~beats.any(axis=0), True)
 
 
 @dataclass(frozen=True)

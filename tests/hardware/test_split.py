@@ -141,6 +141,20 @@ def test_one_accelerator_its_report_and_its_mappings(space, tensor):
     assert sum(part.macs for part, _ in parts) == sum(layer.macs for layer in NETWORK)
 
 
+@pytest.mark.parametrize("engine", ["mac", "bitserial"])
+def test_one_of_the_two_engines_alone(space, tensor, engine):
+    """Either runs all layers whole, whatever their kind."""
+    counts, live = tensor.counts_of(NETWORK), NETWORK.live_activation_bytes
+    having = space.pairs.left if engine == "mac" else space.pairs.right
+    alone = np.flatnonzero((np.minimum(space.pairs.left, space.pairs.right) < 0) & (having >= 0))
+    accelerator = space.accelerator(0, {NAME: int(alone[0])})
+    assert [e.name for e in accelerator.engines] == [engine]
+    rows = layer_report(NETWORK, accelerator, "latency_ms")
+    assert [row.engine for row in rows] == [engine] * 3 + ["vector"]
+    cost = tensor.evaluate_on(accelerator, counts, live, "latency_ms")
+    assert sum(row.latency_ms for row in rows) == pytest.approx(cost.latency_ms)
+
+
 def test_a_pipeline_of_split_layers_is_an_upper_bound_and_says_so(tensor):
     counts, live = tensor.counts_of(NETWORK), NETWORK.live_activation_bytes
     assert tensor.hardware_front(counts, live, pipelined=True).interval_is_bound
