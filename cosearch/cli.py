@@ -13,6 +13,7 @@ import typer
 
 from cosearch import __version__
 from cosearch.errors import CosearchError
+from hwbench_data.cli import bench
 
 app = typer.Typer(
     name="cosearch",
@@ -23,6 +24,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+app.add_typer(bench, name="bench")
 
 _UsageError: Any = typer.BadParameter.__base__
 """What a wrong command line raises; Typer carries it but does not export it."""

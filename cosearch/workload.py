@@ -125,15 +125,29 @@ class Layer:
 
     @property
     def stored_weight_bits(self) -> float:
-        """Bits that the weights take in storage, the index of an unstructured non-zero included."""
+        """Bits that the weights take where zeros are not stored; never more than stored dense.
+
+        Unstructured non-zeros carry an index into their filter, patterns three bits per kernel (one of 8), blocks of
+        8 x 8 (filters x weights of a filter) one bit each. `cosearch.hardware.sparsity` has the sources.
+        """
+        dense = self.weight_count * self.weight_bits
+        if self.density == 1.0 or self.sparsity == "dense":
+            return dense
         stored = self.weight_count * self.density
-        if self.density == 1.0 or self.sparsity in ("dense", "channel", "filter", "block"):
-            return stored * self.weight_bits
-        if self.sparsity == "unstructured":
-            fan_in = (self.C // self.groups) * self.R * self.S
-            return stored * (self.weight_bits + max(1, math.ceil(math.log2(fan_in))))
-        kernels = self.K * (self.C // self.groups)
-        return stored * self.weight_bits + kernels * 3  # pattern: one of 8 patterns per kernel
+        fan_in = (self.C // self.groups) * self.R * self.S
+        index = {
+            "unstructured": stored * max(1, math.ceil(math.log2(fan_in))),
+            "pattern": self.K * (self.C // self.groups) * 3,
+            "block": math.ceil(self.K / 8) * math.ceil(fan_in / 8),
+        }
+        return min(dense, stored * self.weight_bits + index.get(self.sparsity, 0))
+
+    @property
+    def weight_width(self) -> float:
+        """Bits per weight, on average, where zeros are not stored."""
+        return (
+            self.stored_weight_bits / self.weight_count if self.density < 1.0 and self.has_weights else self.weight_bits
+        )
 
     @cached_property
     def shape_key(self) -> tuple[Any, ...]:

@@ -1,13 +1,14 @@
 """How a table names its networks: by index, by notation, by arch; and which of them are the same network."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from cosearch.errors import ConfigError
+from cosearch.errors import ConfigError, UnknownNameError, nearest
 from search_spaces.decisions import Arch
 from search_spaces.networks import nasbench201
 
@@ -34,8 +35,18 @@ class Networks(Protocol):
         ...
 
     @property
+    def same(self) -> Ints:
+        """[networks] equal for networks that are one up to isomorphism: cost and accuracy have one answer."""
+        ...
+
+    @property
     def classes(self) -> Ints:
-        """[networks] equal for networks that are the same up to isomorphism."""
+        """[networks] equal for networks that must not be split: coarser than `same`."""
+        ...
+
+    @property
+    def heavier(self) -> Ints:
+        """[pairs, 2] (a network, one that differs by more operations of the same kind); what `bench check` holds."""
         ...
 
 
@@ -60,12 +71,108 @@ class Cells:
         return nasbench201.cell(index)
 
     @cached_property
+    def same(self) -> Ints:
+        return _labelled([nasbench201.network_class(self.arch(i)) for i in range(len(self))])
+
+    @cached_property
     def classes(self) -> Ints:
-        keys = [nasbench201.function_class(self.arch(i)) for i in range(len(self))]
-        return np.unique(np.array(keys), return_inverse=True)[1].astype(np.int64)
+        return _labelled([nasbench201.function_class(self.arch(i)) for i in range(len(self))])
+
+    @cached_property
+    def heavier(self) -> Ints:
+        """Cells with a 1x1 convolution on an edge, and the same with a 3x3 convolution there."""
+        pairs = [
+            (i, nasbench201.index_of({**cell, edge: "nor_conv_3x3"}))
+            for i, cell in enumerate(map(nasbench201.cell, range(len(self))))
+            for edge in nasbench201.NAMES
+            if cell[edge] == "nor_conv_1x1"
+        ]
+        return np.array(pairs, np.int64)
 
 
 _SPACE = nasbench201.space()
+
+
+class Listed:
+    """Networks that a table lists by their notation: ``name=choice;...`` of a space, or the key of a block."""
+
+    def __init__(self, name: str, labels: list[str]) -> None:
+        self.name, self._labels = name, labels
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {label: i for i, label in enumerate(self._labels)}
+
+    def index(self, network: Network) -> int:
+        if isinstance(network, Mapping):
+            network = notation(network)
+        if isinstance(network, str):
+            if network not in self._index:
+                raise UnknownNameError(f"table {self.name} has no network {network[:80]!r}: {self._hint(network)}")
+            return self._index[network]
+        return checked_index(network, len(self), f"table {self.name}")
+
+    def _hint(self, network: str) -> str:
+        if len(self) <= 500:
+            return nearest(network, self._labels)
+        return f"it lists {len(self)} networks such as {self._labels[0][:80]!r}"
+
+    def label(self, index: int) -> str:
+        return self._labels[index]
+
+    def arch(self, index: int) -> Arch:
+        return parse_notation(self._labels[index])
+
+    @property
+    def same(self) -> Ints:
+        """No two networks are the same."""
+        return np.arange(len(self))
+
+    classes = same
+
+    @cached_property
+    def heavier(self) -> Ints:
+        """Networks that differ in one choice, whose operator is equal and whose kernel or expansion is larger."""
+        pairs = []
+        for i, label in enumerate(self._labels):
+            for larger in _enlarged(label):
+                if larger in self._index:
+                    pairs.append((i, self._index[larger]))
+        return np.array(pairs, np.int64).reshape(-1, 2)
+
+
+_LARGER = {"k3": "k5", "e1": "e3", "e3": "e6"}
+
+
+def _enlarged(label: str) -> Iterator[str]:
+    """Notations with the next larger kernel or expansion at one place, ``k3_e1`` to ``k5_e1`` or ``k3_e3``."""
+    for found in re.finditer(r"(?<![a-z0-9])(k3|e1|e3)(?![0-9])", label):
+        yield label[: found.start()] + _LARGER[found.group()] + label[found.end() :]
+
+
+def _labelled(keys: list[str]) -> Ints:
+    """0, 1, ... for equal keys, in order of first appearance."""
+    labels: dict[str, int] = {}
+    return np.array([labels.setdefault(key, len(labels)) for key in keys], np.int64)
+
+
+def notation(arch: Mapping[str, Any]) -> str:
+    """``name=choice;name=choice`` in the arch's order."""
+    return ";".join(f"{name}={choice}" for name, choice in arch.items())
+
+
+def parse_notation(text: str) -> Arch:
+    """The inverse of `notation`; choices stay text.
+
+    Raises: ConfigError.
+    """
+    pairs = [part.split("=", 1) for part in text.split(";")]
+    if any(len(pair) != 2 for pair in pairs):
+        raise ConfigError(f"network {text[:80]!r}: expected name=choice pairs joined by ';'")
+    return {name: choice for name, choice in pairs}
 
 
 def checked_index(network: Any, size: int, name: str) -> int:

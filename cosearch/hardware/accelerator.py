@@ -7,10 +7,14 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cosearch.errors import HardwareError
-from cosearch.workload import KINDS, Layer
+from cosearch.hardware.sparsity import ZEROS, seen, time_share
+from cosearch.workload import KINDS, SPARSITIES, Layer
+
+if TYPE_CHECKING:
+    from cosearch.hardware.closedform import ClosedForm
 
 Tensor = Literal["W", "I", "O"]
 Dataflow = Literal["weight-stationary", "output-stationary"]
@@ -19,6 +23,7 @@ Fabric = Literal["hard", "logic"]
 FillPer = Literal["tile", "pass"]
 
 TENSORS: tuple[str, ...] = ("W", "I", "O")
+Zeros = Literal["compute", "store", "skip"]
 DATAFLOWS: tuple[str, ...] = ("weight-stationary", "output-stationary")
 FABRICS: tuple[str, ...] = ("hard", "logic")
 ACCOUNTINGS: tuple[str, ...] = ("element", "operator")
@@ -163,8 +168,12 @@ class UnitEnergies:
         Operator: multiply ``b_w b_i / 64``, shift ``b_i / 8``, L1 response two additions (difference, sign) of
         ``max(b_w, b_i) / 8``, pool and elementwise one addition of ``b_i / 8``. Element: plus the accumulator, plus
         registers of ``(b_w + b_i + 24) / 40``. Bit-serial: a logic multiply, and accumulator and registers ``b_w b_i``
-        times, shared by 32 lanes.
+        times, shared by 32 lanes. Zero weights of a layer as an engine sees it (`cosearch.hardware.sparsity`) cost
+        nothing.
         """
+        return self._operator_pj(layer, fabric) * (layer.density if layer.has_weights else 1.0)
+
+    def _operator_pj(self, layer: Layer, fabric: str) -> float:
         weight, value = layer.weight_bits, layer.input_bits
         if layer.kind in ("pool", "elementwise"):
             weight = 0
@@ -182,6 +191,10 @@ class UnitEnergies:
         return operator + self.accumulate_pj + self.registers_pj * (weight + value + 24) / 40
 
 
+def _operation_cycles(layer: Layer) -> int:
+    return layer.weight_bits * layer.input_bits if layer.kind == "bitserial" else 1
+
+
 @dataclass(frozen=True)
 class Engine:
     """One compute array: rows x cols elements of one or more arithmetic kinds.
@@ -190,6 +203,8 @@ class Engine:
     fill_cycles: filling and draining the array, once per iteration of the DRAM loops (`fill_per` tile) or per exchange
         of what the innermost level holds (pass).
     mapspace: the mappings to search; None for the array template of `cosearch.hardware.array`.
+    zeros, patterns: what becomes of zero weights that lie in one of some patterns: see `cosearch.hardware.sparsity`.
+    form: prices layers in closed form instead; such an engine has no mappings.
     accumulator_depth: partial sums kept beside each column (weight-stationary only).
     windowed: columns keep a window of input pixels, from which a depthwise layer's kernel is unrolled over the rows.
     lanes: bit products that a bit-serial element adds per cycle; an operation takes ``b_w b_i`` cycles there.
@@ -214,22 +229,35 @@ class Engine:
     levels: tuple[MemoryLevel, ...] = ()
     resources: Resources = field(default_factory=Resources)
     mapspace: Mapspace | None = None
+    zeros: Zeros = "compute"
+    patterns: tuple[str, ...] = ()
+    form: "ClosedForm | None" = None
     fill_and_drain: bool = False
 
-    def cycles_per_operation(self, layer: Layer) -> int:
-        """1, or ``b_w b_i`` where the operands arrive bit by bit."""
-        return layer.weight_bits * layer.input_bits if layer.kind == "bitserial" else 1
+    def seen(self, layer: Layer) -> Layer:
+        """The layer as this engine runs it."""
+        return seen(layer, self.zeros, self.patterns)
+
+    def cycles_per_operation(self, layer: Layer) -> float:
+        """1, or ``b_w b_i`` where the operands arrive bit by bit; less where zero weights are skipped.
+
+        layer: as the engine sees it.
+        """
+        return _operation_cycles(layer) * time_share(layer, self.zeros)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kinds", tuple(self.kinds))
+        object.__setattr__(self, "patterns", tuple(self.patterns))
         object.__setattr__(self, "levels", tuple(self.levels))
         if not self.kinds or not set(self.kinds) <= set(KINDS):
             raise HardwareError(f"engine {self.name!r}: kinds={self.kinds!r}, expected some of {KINDS}")
         if self.rows < 1 or self.cols < 1:
             raise HardwareError(f"engine {self.name!r}: {self.rows} x {self.cols} elements, expected at least 1 x 1")
-        for key, known in (("dataflow", DATAFLOWS), ("fabric", FABRICS)):
+        for key, known in (("dataflow", DATAFLOWS), ("fabric", FABRICS), ("zeros", ZEROS)):
             if getattr(self, key) not in known:
                 raise HardwareError(f"engine {self.name!r}: {key}={getattr(self, key)!r}, expected one of {known}")
+        if not set(self.patterns) <= set(SPARSITIES):
+            raise HardwareError(f"engine {self.name!r}: patterns={self.patterns!r}, expected some of {SPARSITIES}")
         if self.windowed and self.dataflow != "weight-stationary":
             raise HardwareError(f"engine {self.name!r}: only a weight-stationary engine can be windowed")
 
@@ -279,6 +307,9 @@ class Accelerator:
 
     def to_json(self) -> dict[str, Any]:
         data = _encode(asdict(self))
+        for engine, encoded in zip(self.engines, data["engines"], strict=True):
+            if engine.form is not None:
+                encoded["form"] = {"name": engine.form.name, **encoded["form"]}
         return {"format": "cosearch.accelerator", "version": 1, **data}
 
     @classmethod
@@ -301,8 +332,15 @@ def _engine(data: Mapping[str, Any]) -> Engine:
     space = data.get("mapspace")
     if space is not None:
         space = Mapspace(tuple(Axis(**a) for a in space["axes"]), tuple(Tiling(**t) for t in space["tiled"]))
+    form = data.get("form")
+    if form is not None:
+        from cosearch.hardware.closedform import form_from_json
+
+        form = form_from_json(form)
     levels = tuple(MemoryLevel(**_decode(level)) for level in data["levels"])
-    return Engine(**{**data, "levels": levels, "resources": Resources(**data["resources"]), "mapspace": space})
+    return Engine(
+        **{**data, "form": form, "levels": levels, "resources": Resources(**data["resources"]), "mapspace": space}
+    )
 
 
 def _encode(value: Any) -> Any:

@@ -250,13 +250,13 @@ def useful_tiles(
     return tiles.take(np.sort(rank[keep]))
 
 
-def footprints(bounds: Bounds, tiles: Tiles, layer: Layer) -> tuple[Ints, Ints]:
+def footprints(bounds: Bounds, tiles: Tiles, layer: Layer) -> tuple[Floats, Ints]:
     """Bits that a tile takes in the weight buffer and in the activation buffer, both double-buffered.
 
     Outputs wait in accumulator width while C is split, in output width otherwise.
     """
     output_bits = np.where(tiles.C < bounds.C, layer.accumulator_bits, layer.output_bits)
-    weights = 2 * tiles.weight_tile * layer.weight_bits
+    weights = np.asarray(2.0 * tiles.weight_tile * layer.weight_width)
     return weights, 2 * (tiles.input_tile * layer.input_bits + tiles.output_tile * output_bits)
 
 
@@ -398,7 +398,7 @@ def count(
     accumulator_depth: Ints,
     windowed: NDArray[np.bool_],
     lanes: Ints,
-    cycles_per_operation: int,
+    cycles_per_operation: float,
 ) -> Counts:
     """Counts of every (tiling, unrolling) on every array configuration of one dataflow.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cosearch.hardware.kernels import join, unbeaten
+from cosearch.hardware.kernels import join, unbeaten_rows
 from cosearch.hardware.tables import Floats, Ints
 
 
@@ -33,8 +33,9 @@ def undominated(options: Options, resources: bool) -> Options:
     """Options that no other one beats in latency and energy, and in every resource if asked; by rising latency."""
     total = options.resources.sum(axis=1)
     order = np.lexsort((total, options.energy, options.latency))
-    compared = options.resources[order] if resources else np.zeros((len(order), 0), np.int64)
-    return options.take(order[unbeaten(options.energy[order], np.ascontiguousarray(compared))])
+    compared = [options.energy[:, None], *([options.resources] if resources else [])]
+    points = np.concatenate(compared, axis=1, dtype=float)[order]
+    return options.take(order[unbeaten_rows(points)])
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from torch import Tensor
 from cosearch.errors import HardwareError
 from cosearch.hardware.accelerator import TENSORS, Accelerator, Engine, MemoryLevel
 from cosearch.hardware.mapping import DIMS, RELEVANT, Mapping, loop_bounds
+from cosearch.hardware.sparsity import time_share
 from cosearch.workload import Layer
 
 _AT = {dim: i for i, dim in enumerate(DIMS)}
@@ -282,7 +283,8 @@ def evaluate_batch(
     operation_pj: float = 0.0,
     resident: Sequence[str] = (),
     overhead_cycles: Tensor | float = 0.0,
-    cycles_per_operation: int = 1,
+    cycles_per_operation: float = 1,
+    update_share: float = 1.0,
     round_rows: bool = True,
     fill_and_drain: bool = False,
 ) -> BatchCost:
@@ -290,6 +292,7 @@ def evaluate_batch(
 
     levels: the hierarchy, innermost first. resident: tensors that stay in the level below DRAM: no DRAM traffic, no
     fill, no capacity check for them. overhead_cycles: added to the compute time, after cycles_per_operation.
+    update_share: updates of the innermost partial sums over those of the loop nest (zero weights skipped).
     round_rows: whole rows per (tensor, kind) as the hardware moves them; without it everything is differentiable in
     the bounds almost everywhere. fill_and_drain: see `Engine`.
     """
@@ -301,7 +304,7 @@ def evaluate_batch(
     tally = _Tally(levels, zero, round_rows, fill_and_drain)
     footprint = [zero for _ in levels]
     ends = _inputs(layer, n, extents, resident, tally, footprint)
-    ends = ends + _outputs(layer, n, extents, resident, tally, footprint)
+    ends = ends + _outputs(layer, n, extents, resident, tally, footprint, update_share)
     used = [_fanout(extents, i + 1, count, range(len(DIMS))) for i in range(count)]
     compute = n.temporal.flatten(1).prod(1) * cycles_per_operation + overhead_cycles
     level_cycles = torch.stack([_transfer(levels[i], tally, i, used[i]) for i in range(count)], 1)
@@ -346,7 +349,7 @@ def _inputs(
     Each goes down link after link. The two go side by side, but one after the other out of a level that sends both.
     """
     levels, count = tally.levels, len(tally.levels)
-    widths = {"W": float(layer.weight_bits), "I": float(layer.input_bits)}
+    widths = {"W": float(layer.weight_width), "I": float(layer.input_bits)}
     first: dict[str, dict[int, Tensor]] = {"W": {}, "I": {}}
     for tensor in ("W", "I") if layer.has_weights else ("I",):
         links = _links(levels, tensor)
@@ -388,6 +391,7 @@ def _outputs(
     resident: Sequence[str],
     tally: _Tally,
     footprint: list[Tensor],
+    update_share: float,
 ) -> Tensor:
     """Partial sums on their way up; returns the cycles of the last way.
 
@@ -415,6 +419,8 @@ def _outputs(
         tile = _tile("O", extents.reach[:, parent], layer)
         left = finished if top or stays else rises[at + 1].words * outside
         last = wide if innermost and not top else narrow
+        if innermost and not top:
+            updates = torch.maximum(updates * update_share, left)
 
         def add(way: int, words: Tensor, transfer: Tensor, bits: float, parent: int = parent) -> None:
             moves = _Moves(transfer, words / transfer, torch.zeros_like(words), torch.zeros_like(words))
@@ -514,6 +520,7 @@ def evaluate(layer: Layer, accelerator: Accelerator, mapping: Mapping, resident:
     loops that do not cover a dimension, a fan-out larger than the array, a tile that does not fit.
     """
     engine = engine_of(layer, accelerator)
+    layer = engine.seen(layer)
     levels = hierarchy(accelerator, engine)
     _check(layer, levels, mapping)
     [(_, batch)] = nests([mapping])
@@ -527,6 +534,7 @@ def evaluate(layer: Layer, accelerator: Accelerator, mapping: Mapping, resident:
         resident=resident,
         overhead_cycles=float(engine.fill_cycles * passes),
         cycles_per_operation=engine.cycles_per_operation(layer),
+        update_share=time_share(layer, engine.zeros),
         fill_and_drain=engine.fill_and_drain,
     )
     for i, level in enumerate(levels):

@@ -95,29 +95,28 @@ def best_mappings(
 
 
 @njit(cache=True)
-def unbeaten(energy: Floats, resources: Ints) -> Mask:  # pragma: no cover
-    """Which rows no earlier row beats in energy and every resource; rows come by rising latency.
+def unbeaten_rows(points: Floats) -> Mask:  # pragma: no cover
+    """Which rows of [n, d] no earlier kept row beats in every column; a row comes after all that may beat it.
 
-    energy: [n]; resources: [n, r]. Of equal rows the first stays; rows of infinite energy go.
+    Of equal rows the first stays; rows that begin with infinity go.
     """
-    n, width = resources.shape
+    n, d = points.shape
     keep = np.zeros(n, np.bool_)
     kept = np.empty(n, np.int64)
     found = 0
     for i in range(n):
-        if not energy[i] < np.inf:
-            continue
-        beaten = False
+        beaten = not points[i, 0] < np.inf
         for at in range(found):
+            if beaten:
+                break
             j = kept[at]
-            if energy[j] <= energy[i]:
-                beaten = True
-                for x in range(width):
-                    if resources[j, x] > resources[i, x]:
-                        beaten = False
-                        break
-                if beaten:
+            beaten = True
+            for x in range(d):
+                if points[j, x] > points[i, x]:
+                    beaten = False
                     break
+            if beaten:  # what beats one row often beats the next: it is tried first
+                kept[at], kept[0] = kept[0], j
         if not beaten:
             keep[i] = True
             kept[found] = i

@@ -28,6 +28,7 @@ from cosearch.hardware.nestkernel import (
     price_counted,
     shapes,
 )
+from cosearch.hardware.sparsity import time_share
 from cosearch.workload import Layer
 
 Floats = NDArray[np.float64]
@@ -167,16 +168,17 @@ def _memories(levels: Sequence[MemoryLevel], engine: Engine) -> Memories:
     )
 
 
-def _work(layer: Layer, resident: Sequence[str]) -> Work:
+def _work(layer: Layer, engine: Engine, resident: Sequence[str]) -> Work:
     """A layer as the compiled analysis takes it."""
     bounds = loop_bounds(layer)
-    widths = (layer.weight_bits * layer.has_weights, layer.input_bits, layer.accumulator_bits, layer.output_bits)
+    widths = (layer.weight_width * layer.has_weights, layer.input_bits, layer.accumulator_bits, layer.output_bits)
     return Work(
         np.array([float(bounds[dim]) for dim in DIMS]),
         np.array([value // common for common, value in _window(layer)], np.int64),
         np.array(widths, float),
         np.array([tensor in resident for tensor in TENSORS]),
         float(layer.output_count),
+        time_share(layer, engine.zeros),
     )
 
 
@@ -243,7 +245,7 @@ def count_nests(
     """Counts of every nest under every combination of orders: `cost.evaluate_batch`, compiled."""
     counts, none = _empty_counts(len(n), len(levels)), np.empty((1, 1))
     terms = Terms(1.0, 0.0, _fill_from(engine, len(levels)), 0.0, 0.0)
-    _analyse(n, _memories(levels, engine), _work(layer, resident), terms, counts, none, none)
+    _analyse(n, _memories(levels, engine), _work(layer, engine, resident), terms, counts, none, none)
     return counts
 
 
@@ -275,7 +277,7 @@ def price_nests(
     """The same in one go, without the counts."""
     cycles, pj = (np.empty((len(n.orders), len(n.temporal))) for _ in range(2))
     terms = _terms(layer, accelerator, engine, len(levels))
-    _analyse(n, _memories(levels, engine), _work(layer, resident), terms, None, cycles, pj)
+    _analyse(n, _memories(levels, engine), _work(layer, engine, resident), terms, None, cycles, pj)
     return _totals(accelerator, cycles.reshape(-1), pj.reshape(-1))
 
 

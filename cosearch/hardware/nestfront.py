@@ -99,6 +99,15 @@ def beside(levels: Sequence[MemoryLevel], residency: Residency) -> tuple[MemoryL
     return (*levels[:-2], held, levels[-1])
 
 
+def allowed(n: Nests, residency: Residency) -> Nests:
+    """The nests that go with what stays: beside resident activations partial sums have no room; no DRAM loop sums."""
+    if not residency.activations:
+        return n
+    sums = [DIMS.index(dim) for dim in DIMS if dim not in RELEVANT["O"]]
+    whole = (n.temporal[:, -1, sums] == 1).all(axis=1)
+    return Nests(n.temporal[whole], n.spatial[whole], n.orders)
+
+
 def geometry(accelerator: Accelerator, engine: Engine) -> tuple[Any, ...]:
     """What decides the mapspace, its counts and the rows accessed: not capacities, ports, clocks or energies.
 
@@ -112,7 +121,8 @@ def geometry(accelerator: Accelerator, engine: Engine) -> tuple[Any, ...]:
         )
         for x in hierarchy(accelerator, engine)
     )
-    return engine.rows, engine.cols, engine.kinds, engine.mapspace, engine.fill_per, engine.fill_cycles, ends, levels
+    array = engine.rows, engine.cols, engine.kinds, engine.fill_per, engine.fill_cycles, ends
+    return (*array, engine.mapspace, engine.zeros, engine.patterns, levels)
 
 
 def fitting(layer: Layer, levels: Sequence[MemoryLevel], n: Nests, rooms: Floats, resident: Sequence[str]) -> Nests:
@@ -123,7 +133,7 @@ def fitting(layer: Layer, levels: Sequence[MemoryLevel], n: Nests, rooms: Floats
     rows = edge(at["P"], layer.stride[0], at["R"], layer.dilation[0])
     cols = edge(at["Q"], layer.stride[1], at["S"], layer.dilation[1])
     bits = {
-        "W": np.prod([at[d] for d in RELEVANT["W"]], axis=0) * layer.weight_bits * layer.has_weights,
+        "W": np.prod([at[d] for d in RELEVANT["W"]], axis=0) * layer.weight_width * layer.has_weights,
         "I": at["N"] * at["G"] * at["C"] * rows * cols * layer.input_bits,
         "O": np.prod([at[d] for d in RELEVANT["O"]], axis=0) * min(layer.output_bits, layer.accumulator_bits),
     }
@@ -262,11 +272,13 @@ def _price(layer: Layer, t: _Charged, m: _Members) -> tuple[Floats, Floats]:
 
 
 def _charged_by(layer: Layer, members: Sequence[Accelerator], residency: Residency, m: _Members) -> _Charged:
-    """Raises: HardwareError if the mapspace cannot hold the layer."""
+    """Raises: HardwareError if the mapspace cannot hold the layer or no tile fits."""
     engine = engine_of(layer, members[0])
     levels = hierarchy(members[0], engine)
     nests = enumerate_nests(layer, engine, [level.name for level in levels])
-    nests = fitting(layer, levels, nests, m.room.max(axis=1), residency.tensors)
+    nests = fitting(layer, levels, allowed(nests, residency), m.room.max(axis=1), residency.tensors)
+    if not len(nests):
+        raise HardwareError(f"layer {layer.name!r}: no tile fits the memories of {members[0].name!r}")
     return _front(_charged(layer, engine, levels, count_nests(layer, engine, levels, nests, residency.tensors), m))
 
 
@@ -287,14 +299,15 @@ def nest_costs(
             groups.setdefault(geometry(accelerator, engine_of(layer, accelerator)), []).append(at)
     for members in groups.values():
         some = [accelerators[at] for at in members]
-        m = _Members.of(layer, some, residency)
+        own = engine_of(layer, some[0]).seen(layer)
+        m = _Members.of(own, some, residency)
         try:
-            table = _charged_by(layer, some, residency, m)
+            table = _charged_by(own, some, residency, m)
         except HardwareError:
             continue  # a mapspace that cannot hold this layer: infinite cost on its accelerators
         if not len(table.cycles):
             continue
-        ms, mj = _price(layer, table, m)
+        ms, mj = _price(own, table, m)
         here = np.arange(len(members))
         for p, w in enumerate(policies):
             with np.errstate(invalid="ignore"):  # a weight of zero times infinity

@@ -52,7 +52,7 @@ class Memories(NamedTuple):
 class Work(NamedTuple):
     """A layer: bounds [8]; window: stride and dilation along P, R and Q, S in lowest terms; bits of W, I, partial O, O.
 
-    resident: [3]; outputs: how many.
+    resident: [3]; outputs: how many; update_share: of the innermost partial sums, see `cost.evaluate_batch`.
     """
 
     bounds: Floats
@@ -60,6 +60,7 @@ class Work(NamedTuple):
     widths: Floats
     resident: Mask
     outputs: float
+    update_share: float
 
 
 class Terms(NamedTuple):
@@ -387,6 +388,8 @@ def _outputs(
             rise = _moved(2, parent, memories, loops, s, work.window)[0]
             if not stays:
                 left = rise * here * outside
+        if child < 0 and parent != top:
+            updates = max(updates * work.update_share, left)
         last = wide if child < 0 and parent != top else narrow
         unread = left
         if memories.returns[parent]:

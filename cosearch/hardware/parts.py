@@ -93,6 +93,14 @@ def load_device(name_or_path: str) -> Part:
     return _builtin(name_or_path)
 
 
+def file_format(path: str) -> str:
+    """What a device file says it is, such as ``cosearch.part``.
+
+    Raises: HardwareError naming a file that cannot be read.
+    """
+    return str(_read(Path(path)).get("format", ""))
+
+
 @cache
 def _builtin(name: str) -> Part:
     return _read_part(DATA / "parts" / f"{name}.json")

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from cosearch.hardware.accelerator import FABRICS
 from cosearch.hardware.array import Bounds, Counts, Tiles, count, enumerate_tiles, footprints, useful_tiles
 from cosearch.hardware.kernels import best_mappings
+from cosearch.hardware.sparsity import time_share
 from cosearch.hardware.tables import EngineTable, Floats, Ints, Prices, SharedTable
 from cosearch.workload import Layer
 
@@ -63,12 +64,14 @@ def columns(shared: SharedTable, residency: Residency) -> ColumnTable:
 class LayerFront:
     """The mappings of one layer on the configurations of one engine kind that may be best somewhere.
 
+    layer: as the engines see it. update_share: updates of partial sums over those of the dense layer.
     groups: per dataflow, the positions of its configurations and the counts of its mappings.
     """
 
     layer: Layer
     bounds: Bounds
     tiles: Tiles
+    update_share: float
     groups: tuple[tuple[Ints, Counts], ...]
 
 
@@ -79,9 +82,12 @@ def layer_front(
 
     weight_bits, activation_bits: the buffer capacities on offer.
     """
+    layer = engines.seen(layer)
     bounds = Bounds.of(layer)
     tiles = useful_tiles(bounds, enumerate_tiles(bounds), layer, weight_bits, activation_bits)
-    serial = layer.weight_bits * layer.input_bits if engines.kind == "bitserial" else 1
+    serial = time_share(layer, engines.zeros)
+    if engines.kind == "bitserial":
+        serial *= layer.weight_bits * layer.input_bits
     groups = []
     for stationary in (False, True):
         where = np.flatnonzero(engines.output_stationary == stationary)
@@ -89,7 +95,7 @@ def layer_front(
             rows, cols, depth = engines.rows[where], engines.cols[where], engines.accumulator_depth[where]
             extras = engines.windowed[where], engines.lanes[where], serial
             groups.append((where, count(bounds, tiles, stationary, rows, cols, depth, *extras)))
-    return LayerFront(layer, bounds, tiles, tuple(groups))
+    return LayerFront(layer, bounds, tiles, time_share(layer, engines.zeros), tuple(groups))
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,7 @@ def traffic(front: LayerFront, counts: Counts, residency: Residency) -> Traffic:
         outputs * layer.accumulator_bits
     )
     weights: Floats = tiles.weight_words[counts.tile][:, None].astype(float) * float(
-        layer.weight_bits * (not residency.weights)
+        layer.weight_width * (not residency.weights)
     )
     inputs: Floats = tiles.input_words[counts.tile][:, None].astype(float) * float(
         layer.input_bits * (not residency.activations)
@@ -124,13 +130,21 @@ def traffic(front: LayerFront, counts: Counts, residency: Residency) -> Traffic:
     drained = float(outputs * layer.output_bits)
     spilled = drained * (not residency.activations)
     return Traffic(
-        weight_read=counts.weight_reads * layer.weight_bits,
+        weight_read=counts.weight_reads * layer.weight_width,
         weight_write=weights,
         activation_read=counts.input_reads * layer.input_bits + trips + spilled,
         activation_write=inputs + trips + drained,
         dram=weights + inputs + spilled,
-        accumulator=2 * counts.updates * layer.accumulator_bits,
+        accumulator=2 * _updates(front, counts) * layer.accumulator_bits,
     )
+
+
+def _updates(front: LayerFront, counts: Counts) -> Floats:
+    """Words added into the accumulators: fewer where zero weights are skipped, but no fewer than leave them."""
+    if front.update_share == 1.0:
+        return counts.updates
+    leave = front.bounds.outputs * (front.bounds.C // front.tiles.C)[counts.tile][:, None]
+    return np.where(counts.updates > 0, np.maximum(counts.updates * front.update_share, leave), 0.0)
 
 
 def mapping_energy_pj(front: LayerFront, moved: Traffic, prices: Prices, logic: NDArray[np.bool_]) -> Floats:

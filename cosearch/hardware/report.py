@@ -65,6 +65,8 @@ def _row(layer: Layer, accelerator: Accelerator, policies: Dict[str, float], res
     least = lower_bound(layer, accelerator, residency)
     if accelerator.engine_for(layer.kind) is None and layer.kind in VECTOR_KINDS:
         return _vector_row(layer, accelerator, residency, least)
+    if engine_of(layer, accelerator).form is not None:
+        return _form_row(layer, accelerator)
     engine = engine_of(layer, accelerator).name
     mapping, cost = best(layer, accelerator, partial(weighted, policies[engine]), residency)
     return LayerRow(
@@ -80,6 +82,26 @@ def _row(layer: Layer, accelerator: Accelerator, policies: Dict[str, float], res
         roofline_ms=least.latency_ms,
         compulsory_mj=least.energy_mj,
         mapspace=mapspace_size(layer, accelerator),
+    )
+
+
+def _form_row(layer: Layer, accelerator: Accelerator) -> LayerRow:
+    engine = engine_of(layer, accelerator)
+    assert engine.form is not None
+    cost = engine.form.cost(layer)
+    return LayerRow(
+        layer=layer,
+        engine=engine.name,
+        mapping=None,
+        cycles=cost.latency_ms * accelerator.clock_mhz * 1e3,
+        latency_ms=cost.latency_ms,
+        energy_mj=cost.energy_mj,
+        energy_pj=cost.energy_pj,
+        utilisation=cost.utilisation,
+        bound=cost.bound,
+        roofline_ms=cost.roofline_ms,
+        compulsory_mj=cost.compulsory_pj * 1e-9,
+        mapspace=0,
     )
 
 
@@ -121,12 +143,17 @@ def lower_bound(layer: Layer, accelerator: Accelerator, residency: Residency = N
     operations, every word once through DRAM, requantisation, static power for that long. Tensors that stay on chip
     cross no DRAM.
     """
+    form = next((engine.form for engine in accelerator.engines if layer.kind in engine.kinds), None)
+    if form is not None:
+        cost = form.cost(layer)
+        return LowerBound(cost.roofline_ms, cost.compulsory_pj * 1e-9)
+    engine = accelerator.engine_for(layer.kind)
+    layer = engine.seen(layer) if engine is not None else layer
     bounds = Bounds.of(layer)
     dram = accelerator.levels[-1]
-    read = 0.0 if residency.weights else float(layer.weight_count * layer.weight_bits)
+    read = 0.0 if residency.weights else float(layer.weight_count * layer.weight_width)
     read += 0.0 if residency.activations else float(bounds.inputs * layer.input_bits)
     written = 0.0 if residency.activations else float(bounds.outputs * layer.output_bits)
-    engine = accelerator.engine_for(layer.kind)
     rate: float = accelerator.lanes
     if engine is not None:
         rate = engine.rows * engine.lanes * engine.cols / engine.cycles_per_operation(layer)

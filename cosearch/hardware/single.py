@@ -20,9 +20,18 @@ from cosearch.hardware.nest import (
     nest_mapping,
     price_nests,
 )
-from cosearch.hardware.nestfront import beside, nest_costs
+from cosearch.hardware.nestfront import allowed, beside, nest_costs, resident_bits
 from cosearch.hardware.pricing import LayerFront, Residency, feasible, layer_front, mapping_energy_pj, traffic
-from cosearch.hardware.tables import EngineTable, Floats, Prices, SharedTable, engine_table, resource_row, tables_of
+from cosearch.hardware.tables import (
+    UNLIMITED_BITS,
+    EngineTable,
+    Floats,
+    Prices,
+    SharedTable,
+    engine_table,
+    resource_row,
+    tables_of,
+)
 from cosearch.workload import Layer
 
 NOTHING_RESIDENT = Residency(weights=False, activations=False)
@@ -43,6 +52,12 @@ def best(
     Raises: HardwareError naming the layer if no engine runs its kind or no mapping fits, and for an unknown objective.
     """
     engine = engine_of(layer, accelerator)
+    if engine.form is not None:
+        raise HardwareError(
+            f"layer {layer.name!r}: engine {engine.name!r} prices layers in closed form and has no mappings; "
+            "use layer_report or evaluate_on"
+        )
+    layer = engine.seen(layer)
     search = _best_tiling if engine.mapspace is None else _best_nest
     mapping = search(layer, accelerator, engine, objective, residency)
     return mapping, evaluate(layer, accelerator, mapping, residency.tensors)
@@ -53,7 +68,7 @@ def _best_nest(
 ) -> Mapping:
     levels = beside(hierarchy(accelerator, engine), residency)
     names = [level.name for level in levels]
-    nests = enumerate_nests(layer, engine, names)
+    nests = allowed(enumerate_nests(layer, engine, names), residency)
     at = best_of(objective, price_nests(layer, accelerator, engine, levels, nests, residency.tensors))
     if at is None:
         raise HardwareError(
@@ -109,9 +124,11 @@ def mapspace_size(layer: Layer, accelerator: Accelerator) -> int:
     Raises: HardwareError if no engine runs the layer's kind.
     """
     engine = engine_of(layer, accelerator)
+    if engine.form is not None:
+        return 0
     if engine.mapspace is not None:
-        return len(enumerate_nests(layer, engine, [level.name for level in hierarchy(accelerator, engine)]))
-    bounds = Bounds.of(layer)
+        return len(enumerate_nests(engine.seen(layer), engine, [x.name for x in hierarchy(accelerator, engine)]))
+    bounds = Bounds.of(engine.seen(layer))
     rows, cols = np.array([engine.rows * engine.lanes]), np.array([engine.cols])
     unrolled = unrollings(bounds, engine.dataflow == "output-stationary", rows, cols, np.array([engine.windowed]))
     return len(enumerate_tiles(bounds)) * int(unrolled.valid.sum())
@@ -164,33 +181,64 @@ class OneArray(_One):
 class OneNest(_One):
     """An accelerator with a declared mapspace."""
 
+    def engines(self, kind: str) -> EngineTable:
+        engines = [engine for engine in self.only.engines if engine.name == kind]
+        return engine_table(kind, engines, [math.inf], [resident_bits(self.only)])
+
     @property
     def shared(self) -> SharedTable:
         return nothing_shared(self.only.area_mm2 or 0.0)
 
     @property
     def prices(self) -> Prices:
+        """Static power is in the layers' energies already."""
         dram = self.only.levels[-1]
-        return Prices(self.only.energies, 0.0, dram.read_energy_pj / dram.word_bits, self.only.static_power_w)
+        return Prices(self.only.energies, 0.0, dram.read_energy_pj / dram.word_bits, 0.0)
 
-    def layer_costs(self, layer: Layer, policies: Sequence[float]) -> tuple[Floats, Floats]:
-        return nest_costs(layer, [self.only], policies)
+    def layer_costs(self, layer: Layer, policies: Sequence[float], residency: Residency) -> tuple[Floats, Floats]:
+        return nest_costs(layer, [self.only], policies, residency)
 
 
-def one_accelerator(accelerator: Accelerator) -> OneArray | OneNest:
+class OneForm(_One):
+    """An accelerator whose layers have a closed-form cost; nothing is kept from one layer to the next."""
+
+    def engines(self, kind: str) -> EngineTable:
+        engines = [engine for engine in self.only.engines if engine.name == kind]
+        return engine_table(kind, engines, [math.inf], [(-1, -1)])
+
+    @property
+    def shared(self) -> SharedTable:
+        return nothing_shared()
+
+    @property
+    def prices(self) -> Prices:
+        dram = self.only.levels[-1]
+        return Prices(self.only.energies, 0.0, dram.read_energy_pj / dram.word_bits, 0.0)
+
+    def layer_costs(self, layer: Layer, policies: Sequence[float], residency: Residency) -> tuple[Floats, Floats]:
+        form = engine_of(layer, self.only).form
+        assert form is not None  # see one_accelerator
+        cost, shape = form.cost(layer), (len(policies), 1)
+        return np.full(shape, cost.latency_ms), np.full(shape, cost.energy_mj)
+
+
+def one_accelerator(accelerator: Accelerator) -> OneArray | OneNest | OneForm:
     """The space that holds just this accelerator.
 
-    Raises: HardwareError if some engines declare a mapspace and others do not.
+    Raises: HardwareError if some engines declare a mapspace, or a closed form, and others do not.
     """
-    declared = [engine.mapspace is not None for engine in accelerator.engines]
-    if any(declared) and not all(declared):
-        raise HardwareError(f"accelerator {accelerator.name!r}: either all engines declare a mapspace or none does")
-    return OneNest(accelerator) if all(declared) else OneArray(accelerator)
+    for declared, space in (("mapspace", OneNest), ("form", OneForm)):
+        having = [getattr(engine, declared) is not None for engine in accelerator.engines]
+        if all(having):
+            return space(accelerator)
+        if any(having):
+            raise HardwareError(f"accelerator {accelerator.name!r}: either all engines declare a {declared} or none")
+    return OneArray(accelerator)
 
 
 def nothing_shared(area_mm2: float = 0.0) -> SharedTable:
-    """The shared configuration of accelerators whose engine tables hold everything; no tensor is resident."""
+    """The shared configuration of accelerators whose engine tables hold everything, what may stay on chip included."""
     one = np.ones(1)
     resources = np.array([resource_row(Resources(area_um2=round(area_mm2 * 1e6)))])
-    none = np.full(1, -1, np.int64)
-    return SharedTable(none, none, one, one, np.ones(1, np.int64), one * 1e12, resources)
+    unlimited = np.full(1, UNLIMITED_BITS, np.int64)
+    return SharedTable(unlimited, unlimited, one, one, np.ones(1, np.int64), one * 1e12, resources)

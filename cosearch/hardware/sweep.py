@@ -2,27 +2,49 @@
 
 A `Grid` is the cost tensor laid out densely for a list of accelerators under one policy and residency: latency and
 energy are [layer, accelerator]. Costs of many networks are ``counts @ grid``; gradients flow through `Grid.expected`.
+
+Answers are those of all pairs' float64 costs as `sweepkernel` defines them, bit for bit. They come fast because a
+single-precision matrix product bounds every cost from below, and only what its bound does not rule out is summed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
+from threading import Lock
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from cosearch.errors import ConfigError, HardwareError, nearest
-from cosearch.hardware.combine import Options, undominated
+from cosearch.hardware.kernels import unbeaten_rows
 from cosearch.hardware.pricing import RESIDENCIES, Residency
+from cosearch.hardware.sweepkernel import IMPOSSIBLE, estimate_table, exact_costs, extend_fronts, improve_best
 from cosearch.hardware.tables import Floats, Ints
 from cosearch.hardware.tensor import CostTensor
 
-IMPOSSIBLE = 1e30
-"""Stands for an infinite cost in matrix products, where infinity times zero would be NaN."""
+_T = TypeVar("_T")
+_N = TypeVar("_N", np.float64, np.int64)
 OBJECTIVES: tuple[str, ...] = ("latency_ms", "energy_mj", "edp")
-_BLOCK_BYTES = 1 << 22
+_ROWS, _COLUMNS = 1024, 1024  # a block of estimates stays in the last-level cache
+_ROOM, _JOINT_ROOM = 32, 4096
 _RESULT_BYTES = 1 << 31
+_MAX_COUNT = 1 << 24  # larger whole numbers have no exact single-precision form
+
+
+class Pairs(NamedTuple):
+    """Pairs of a network and an accelerator, and what they cost: arrays of one length."""
+
+    network: Ints
+    accelerator: Ints
+    latency_ms: Floats
+    energy_mj: Floats
+
+    def take(self, index: Ints) -> "Pairs":
+        return Pairs(self.network[index], self.accelerator[index], self.latency_ms[index], self.energy_mj[index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,90 +57,161 @@ class Grid:
     def networks(self, counts: ArrayLike) -> tuple[Floats, Floats]:
         """Latency and energy of every network on every accelerator, [network, accelerator]; infinite if impossible.
 
-        Raises: HardwareError if the result would take more than 2 GiB: use `best` or `front`, which stream.
+        Raises: HardwareError if the result would take more than 2 GiB: use `best`, `fronts` or `front`, which stream.
         """
         table = self._counts(counts)
-        size = 2 * 8 * len(table) * self.latency.shape[1]
-        if size > _RESULT_BYTES:
+        shape = len(table), self.latency.shape[1]
+        if 2 * 8 * shape[0] * shape[1] > _RESULT_BYTES:
             raise HardwareError(
-                f"{len(table)} networks x {self.latency.shape[1]} accelerators take {size / 2**30:.1f} GiB, "
-                "more than 2: use best() or front(), which stream"
+                f"{shape[0]} networks x {shape[1]} accelerators take {16 * shape[0] * shape[1] / 2**30:.1f} GiB, "
+                "more than 2: use best(), fronts() or front(), which stream"
             )
-        dense = [(table @ part).numpy() for part in (self.latency, self.energy)]
-        return _finite(dense[0]), _finite(dense[1])
+        latency, energy = np.empty(shape), np.empty(shape)
 
-    def blocks(self, counts: ArrayLike) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
-        """(networks, accelerators, latency, energy) block by block; the tensors are overwritten by the next block.
+        def fill(rows: slice) -> None:
+            for part, into in zip(self._tables, (latency, energy), strict=True):
+                exact_costs(table, part, rows.start, rows.stop, into)
 
-        Blocks are as large as a core's cache, so that what reduces them finds them there.
-        """
-        table = self._counts(counts)
-        wide = min(self.latency.shape[1], 1024)
-        high = max(1, min(len(table), _BLOCK_BYTES // (2 * 8 * wide)))
-        rows = [slice(i, min(i + high, len(table))) for i in range(0, len(table), high)]
-        for start in range(0, self.latency.shape[1], wide):
-            columns = slice(start, min(start + wide, self.latency.shape[1]))
-            both = torch.cat([self.latency[:, columns], self.energy[:, columns]], dim=1)
-            out = torch.empty(high, both.shape[1], dtype=both.dtype)
-            half = both.shape[1] // 2
-            for block in rows:
-                part = out[: block.stop - block.start]
-                torch.mm(table[block], both, out=part)
-                yield block, columns, part[:, :half], part[:, half:]
+        _in_chunks(fill, len(table))
+        return _finite(latency), _finite(energy)
 
     def best(self, counts: ArrayLike, objective: str = "edp") -> tuple[Ints, Floats]:
         """The best accelerator of every network and its value: index and value, [network]; streamed.
+
+        Of equal accelerators the first is taken; -1 and infinite where a network runs on none. For an optimum under
+        limits look along `fronts`.
 
         Raises: ConfigError for an objective that does not exist.
         """
         if objective not in OBJECTIVES:
             raise ConfigError(f"unknown objective {objective!r}: {nearest(objective, OBJECTIVES)}")
-        n = len(self._counts(counts))
-        index = torch.zeros(n, dtype=torch.int64)
-        value = torch.full((n,), torch.inf, dtype=torch.float64)
-        for rows, columns, latency, energy in self.blocks(counts):
-            cost = {"latency_ms": latency, "energy_mj": energy}.get(objective)
-            if cost is None:
-                cost = latency * energy
-            least = cost.amin(dim=1)
-            # the position is slower to find than the value, and few blocks improve a network
-            better = torch.nonzero(least < value[rows]).ravel()
-            if len(better):
-                value[rows.start + better] = least[better]
-                index[rows.start + better] = cost[better].argmin(dim=1) + columns.start
-        return index.numpy(), _finite(value.numpy())
+        table, code = self._counts(counts), OBJECTIVES.index(objective)
+        index, value = np.full(len(table), -1, np.int64), np.full(len(table), np.inf)
 
-    def front(self, counts: ArrayLike) -> tuple[Ints, Ints, Floats, Floats]:
-        """The joint Pareto front of latency and energy over all pairs: network, accelerator, latency_ms, energy_mj.
+        def improve(rows: slice) -> None:
+            for first, latency, energy in self._blocks(table[rows]):
+                known = latency, energy, self._factors, table[rows], *self._tables, first
+                improve_best(*known, code, value[rows], index[rows])
 
-        Streamed: a block's pair is looked at only if no pair found so far is at most as high in both.
+        _in_chunks(improve, len(table))
+        value = _finite(value)
+        return np.where(np.isfinite(value), index, -1), value
+
+    def fronts(self, counts: ArrayLike) -> Pairs:
+        """Every network's exact front of latency and energy over the accelerators; by network, then rising latency.
+
+        Any objective that rises with both has its optimum there, also under limits of either. Of equal points the
+        first accelerator's is taken; a network that runs nowhere has none.
         """
-        found = Options(np.empty(0), np.empty(0), np.empty((0, 1), np.int64), np.empty((0, 2), np.int64))
-        limit = torch.full((1,), torch.inf, dtype=torch.float64)
-        edges = torch.zeros(0, dtype=torch.float64)
-        for rows, columns, latency, energy in self.blocks(counts):
-            # cheap test first: below the front's energy at the largest latency that the front covers
-            if len(found):
-                ceiling = limit[torch.searchsorted(edges, latency.amin(dim=1), right=True)]
-                hopeful = torch.nonzero(energy.amin(dim=1) < ceiling).ravel()
-            else:
-                hopeful = torch.arange(latency.shape[0])
-            if not len(hopeful):
-                continue
-            some_ms, some_mj = latency[hopeful], energy[hopeful]
-            keep = some_mj < limit[torch.searchsorted(edges, some_ms.contiguous(), right=True)]
-            i, j = torch.nonzero(keep & (some_ms < IMPOSSIBLE / 2)).T
-            if not len(i):
-                continue
-            chosen = torch.stack([hopeful[i] + rows.start, j + columns.start], 1).numpy()
-            new = Options(some_ms[i, j].numpy(), some_mj[i, j].numpy(), np.zeros((len(i), 1), np.int64), chosen)
-            both = Options(
-                *(np.concatenate([getattr(found, name), getattr(new, name)]) for name in new.__dataclass_fields__)
-            )
-            found = undominated(both, resources=False)
-            edges = torch.from_numpy(found.latency.copy())
-            limit = torch.cat([torch.full((1,), torch.inf, dtype=torch.float64), torch.from_numpy(found.energy.copy())])
-        return found.chosen[:, 0], found.chosen[:, 1], found.latency, found.energy
+        table = self._counts(counts)
+        distinct, which = np.unique(table, axis=0, return_inverse=True)
+        which = which.ravel()
+
+        def grow(rows: slice) -> Pairs:
+            found = self._grow(distinct[rows], None, alike=False)
+            return found._replace(network=found.network + rows.start)
+
+        pairs = _concatenate(_in_chunks(grow, len(distinct)))
+        size = np.bincount(pairs.network, minlength=len(distinct))
+        start, times = (np.cumsum(size) - size)[which], size[which]
+        within = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
+        network = np.repeat(np.arange(len(table)), times)
+        return pairs.take(np.repeat(start, times) + within)._replace(network=network)
+
+    def front(self, counts: ArrayLike, error: ArrayLike | None = None) -> Pairs:
+        """The exact joint Pareto front over all pairs of a network and an accelerator.
+
+        error: [network], smaller is better (1 - accuracy): then the front of error, latency and energy, by rising
+        error, then latency; without it, of latency and energy. Of equal pairs the first network's, then the first
+        accelerator's, is taken.
+
+        Raises: HardwareError for errors that are not one number per network.
+        """
+        table = self._counts(counts)
+        errors = np.zeros(len(table)) if error is None else np.asarray(error, float)
+        if errors.shape != (len(table),) or np.isnan(errors).any():
+            raise HardwareError(f"error of shape {errors.shape}, expected {len(table)} numbers: one per network")
+        order = np.argsort(errors, kind="stable")
+        # of networks that cost the same everywhere only the first of least error can be on the front
+        order = order[np.sort(np.unique(table[order], axis=0, return_index=True)[1])]
+        alike = bool(len(order)) and bool(errors[order[0]] == errors[order[-1]])
+        front, lock = _concatenate([]), Lock()
+
+        def grow(rows: slice) -> None:
+            nonlocal front
+            known = _unbeaten(front, np.zeros(len(front.network)))  # chunks start in order: all of lower error
+            found = self._grow(table[order[rows]], known, alike)
+            with lock:
+                both = _concatenate([front, found._replace(network=order[rows][found.network])])
+                front = _unbeaten(both, errors[both.network])
+
+        _in_chunks(grow, len(order))
+        return front
+
+    def _grow(self, table: Floats, known: Pairs | None, alike: bool) -> Pairs:
+        """The fronts of some networks in their order; network: the row.
+
+        known: the front of networks before them; what it, or a row before, strictly beats may be left out; None: every
+        network's front is whole. alike: any row may rule out any other, not only those after it.
+        """
+        ms, mj = np.empty((len(table), _ROOM)), np.empty((len(table), _ROOM))
+        at, size = np.empty((len(table), _ROOM), np.int64), np.zeros(len(table), np.int64)
+        joint = _Joint(known)
+        for first, latency, energy in self._blocks(table):
+            if not alike:
+                joint = _Joint(known)
+            block = latency, energy, self._factors, table, *self._tables, first
+            row = 0
+            while row >= 0:
+                row = extend_fronts(*block, ms, mj, at, size, joint.ms, joint.mj, joint.size, row)
+                if row >= 0:
+                    ms, mj, at = _roomier(ms), _roomier(mj), _roomier(at)
+        row_of, point = np.nonzero(np.arange(ms.shape[1]) < size[:, None])
+        return Pairs(row_of, at[row_of, point], ms[row_of, point], mj[row_of, point])
+
+    def _blocks(self, table: Floats) -> Iterator[tuple[int, NDArray[Any], NDArray[Any]]]:
+        """Block by block of accelerators: the first one, and scaled estimates of latency and energy.
+
+        Estimates [network, accelerator] times `_factors` are lower bounds; the next block overwrites them.
+        """
+        width = self.latency.shape[1]
+        # as in `estimate_table`, what is tiny is left out
+        times = np.where(table < 2.0**-20, 0.0, table).astype(self._precision)
+        out = np.empty(len(table) * 2 * min(_COLUMNS, width), self._precision)
+        for columns in _slices(width, _COLUMNS):
+            size = columns.stop - columns.start
+            both = np.empty((len(self.latency), 2 * size), self._precision)
+            for part, power, into in zip(self._tables, self._powers, (both[:, :size], both[:, size:]), strict=True):
+                estimate_table(part, columns.start, columns.stop, 1 / power, into)
+            estimates = out[: len(table) * 2 * size].reshape(len(table), 2 * size)
+            torch.mm(torch.from_numpy(times), torch.from_numpy(both), out=torch.from_numpy(estimates))
+            yield columns.start, estimates[:, :size], estimates[:, size:]
+
+    @cached_property
+    def _tables(self) -> tuple[Floats, Floats]:
+        return self.latency.detach().numpy(), self.energy.detach().numpy()
+
+    @property
+    def _precision(self) -> type[np.floating[Any]]:
+        """Single, unless torch may compute single-precision products with less."""
+        return np.float32 if torch.get_float32_matmul_precision() == "highest" else np.float64
+
+    @cached_property
+    def _powers(self) -> tuple[float, ...]:
+        """A power of two near the largest possible cost of either table: estimates neither over- nor underflow."""
+        peaks = (np.max(part, where=part < IMPOSSIBLE / 2, initial=0.0) for part in self._tables)
+        return tuple(2.0 ** np.ceil(np.log2(peak)) if peak > 0 else 1.0 for peak in peaks)
+
+    @property
+    def _factors(self) -> Floats:
+        """What makes a scaled estimate a bound below the cost: of n terms above zero every rounding is relative.
+
+        Each term passes at most n + 1 roundings (the table's, the product's, n - 1 sums) in the estimate and n in the
+        cost; the bound leaves room for a few more.
+        """
+        unit = float(np.finfo(self._precision).eps) / 2
+        slack = (len(self.latency) + 8) * (unit + 2.0**-53)
+        return np.array(self._powers) * (1 - slack)
 
     def expected(self, network: Tensor, accelerator: Tensor) -> tuple[Tensor, Tensor]:
         """Expected latency_ms and energy_mj of soft choices, differentiable in both: ``sum_l sum_a p_l q_a T[l, a]``.
@@ -128,17 +221,74 @@ class Grid:
         latency = (network @ self.latency * accelerator).sum(-1)
         return latency, (network @ self.energy * accelerator).sum(-1)
 
-    def _counts(self, counts: ArrayLike) -> Tensor:
-        table = torch.as_tensor(np.asarray(counts), dtype=torch.float64)
+    def _counts(self, counts: ArrayLike) -> Floats:
+        table = np.ascontiguousarray(counts, np.float64)
         if table.ndim != 2 or table.shape[1] != self.latency.shape[0]:
             raise HardwareError(
                 f"counts of shape {tuple(table.shape)}, expected [network, {self.latency.shape[0]} layers]"
             )
+        if table.size and not (table.min() >= 0 and table.max() < _MAX_COUNT):
+            raise HardwareError(
+                f"counts from {table.min():g} to {table.max():g}, expected numbers from 0 to {_MAX_COUNT - 1}"
+            )
         return table
 
 
+class _Joint:
+    """A front as `extend_fronts` takes it, with room for more; none has no room."""
+
+    def __init__(self, front: Pairs | None) -> None:
+        room = 0 if front is None else _JOINT_ROOM
+        self.ms, self.mj, self.size = np.empty(room), np.empty(room), np.zeros(1, np.int64)
+        if front is not None:
+            self.size[0] = min(len(front.network), room)
+            self.ms[: self.size[0]] = front.latency_ms[: self.size[0]]
+            self.mj[: self.size[0]] = front.energy_mj[: self.size[0]]
+
+
+def _roomier(values: NDArray[_N]) -> NDArray[_N]:
+    return np.concatenate([values, np.empty_like(values)], axis=1)
+
+
+def _slices(size: int, step: int) -> list[slice]:
+    return [slice(at, min(at + step, size)) for at in range(0, size, step)]
+
+
+def _in_chunks(work: Callable[[slice], _T], size: int) -> list[_T]:
+    """Work on rows, chunk by chunk, as many at once as torch has threads; each has one thread to itself.
+
+    Threads that share every product would wait for each other at the end of each block.
+    """
+    threads = torch.get_num_threads()
+    chunks = _slices(size, max(1, min(_ROWS, -(-size // threads))))
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(work, chunks))
+    finally:
+        torch.set_num_threads(threads)  # threads that start later take over what was set last
+
+
+def _concatenate(parts: Sequence[Pairs]) -> Pairs:
+    whole = [Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.empty(0)), *parts]
+    return Pairs(
+        np.concatenate([part.network for part in whole]),
+        np.concatenate([part.accelerator for part in whole]),
+        np.concatenate([part.latency_ms for part in whole]),
+        np.concatenate([part.energy_mj for part in whole]),
+    )
+
+
+def _unbeaten(pairs: Pairs, error: Floats) -> Pairs:
+    """Pairs that none beats in error, latency and energy; of equal ones the first network's and accelerator's."""
+    order = np.lexsort((pairs.accelerator, pairs.network, pairs.energy_mj, pairs.latency_ms, error))
+    points = np.stack([error, pairs.latency_ms, pairs.energy_mj], axis=1)[order]
+    return pairs.take(order[unbeaten_rows(points)])
+
+
 def _finite(values: Floats) -> Floats:
-    return np.where(values < IMPOSSIBLE / 2, values, np.inf)
+    """The same array, infinite where a cost is impossible."""
+    values[values >= IMPOSSIBLE / 2] = np.inf
+    return values
 
 
 def grid(

@@ -3,21 +3,30 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cosearch.hardware.accelerator import RESOURCES, Accelerator, Engine, Resources, UnitEnergies
+from cosearch.hardware.sparsity import seen
 from cosearch.workload import Layer
 
+if TYPE_CHECKING:
+    from cosearch.hardware.pricing import Residency
+
+UNLIMITED_BITS = 2**62
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class EngineTable:
-    """Configurations of one engine kind: [configuration] arrays; resources is [configuration, len(RESOURCES)]."""
+    """Configurations of one engine kind: [configuration] arrays; resources is [configuration, len(RESOURCES)].
+
+    weight_bits, activation_bits: what may stay on chip where the engine's own memories decide it, -1 for nothing;
+    beyond every network where the shared configuration decides. zeros, patterns: of all engines alike.
+    """
 
     kind: str
     rows: Ints
@@ -29,6 +38,14 @@ class EngineTable:
     logic: NDArray[np.bool_]
     fmax_mhz: Floats
     resources: Ints
+    weight_bits: Ints
+    activation_bits: Ints
+    zeros: str = "compute"
+    patterns: tuple[str, ...] = ()
+
+    def seen(self, layer: Layer) -> Layer:
+        """The layer as engines of this kind run it."""
+        return seen(layer, self.zeros, self.patterns)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -115,10 +132,10 @@ class AcceleratorSpace(Protocol):
 
 @runtime_checkable
 class NestSpace(AcceleratorSpace, Protocol):
-    """A space whose layers are priced by a declared mapspace instead of the array template; nothing is resident."""
+    """A space whose layers are priced by a declared mapspace or in closed form instead of the array template."""
 
-    def layer_costs(self, layer: Layer, policies: Sequence[float]) -> tuple[Floats, Floats]:
-        """latency_ms, energy_mj of one layer, [policy, engine]."""
+    def layer_costs(self, layer: Layer, policies: Sequence[float], residency: "Residency") -> tuple[Floats, Floats]:
+        """latency_ms, energy_mj of one layer, [policy, engine]; infinite where what should stay cannot."""
 
 
 def tables_of(accelerator: Accelerator) -> tuple[list[EngineTable], SharedTable, Prices]:
@@ -151,7 +168,12 @@ def resource_row(resources: Resources) -> list[int]:
     return list(resources.counts)
 
 
-def engine_table(kind: str, engines: Sequence[Engine], fmax_mhz: Sequence[float]) -> EngineTable:
+def engine_table(
+    kind: str, engines: Sequence[Engine], fmax_mhz: Sequence[float], resident: Sequence[tuple[int, int]] = ()
+) -> EngineTable:
+    """resident: weights and activations in bits that may stay on chip with each engine, where it decides that."""
+    [(zeros, patterns)] = {(engine.zeros, engine.patterns) for engine in engines} or {("compute", ())}
+    stays = np.array(resident or [(UNLIMITED_BITS, UNLIMITED_BITS)] * len(engines), np.int64).reshape(-1, 2)
     return EngineTable(
         kind,
         np.array([e.rows for e in engines], np.int64),
@@ -163,6 +185,10 @@ def engine_table(kind: str, engines: Sequence[Engine], fmax_mhz: Sequence[float]
         np.array([e.fabric == "logic" for e in engines], bool),
         np.array(fmax_mhz, float),
         np.array([resource_row(e.resources) for e in engines], np.int64).reshape(len(engines), len(RESOURCES)),
+        stays[:, 0],
+        stays[:, 1],
+        zeros,
+        patterns,
     )
 
 

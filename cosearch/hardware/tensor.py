@@ -22,13 +22,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from cosearch.errors import ConfigError, HardwareError, InfeasibleError, nearest
 from cosearch.hardware.accelerator import RESOURCES, Accelerator
 from cosearch.hardware.combine import Candidate, Options, Problem, Solution, solve
 from cosearch.hardware.nest import weighted
-from cosearch.hardware.pricing import RESIDENCIES, ColumnTable, best_costs, columns, layer_front, vector_costs
+from cosearch.hardware.pricing import (
+    RESIDENCIES,
+    ColumnTable,
+    Residency,
+    best_costs,
+    columns,
+    layer_front,
+    vector_costs,
+)
 from cosearch.hardware.single import best, one_accelerator
 from cosearch.hardware.tables import AcceleratorSpace, EngineTable, Floats, Ints, NestSpace, Prices, SharedTable
 from cosearch.workload import Layer, Workload
@@ -36,11 +44,12 @@ from cosearch.workload import Layer, Workload
 if TYPE_CHECKING:
     from cosearch.hardware.mapping import Mapping as LayerMapping
 
+Mask = NDArray[np.bool_]
 POLICIES: tuple[float, ...] = (1.0, 0.5, 0.0)
 VECTOR_KINDS: tuple[str, ...] = ("pool", "elementwise")
 METRICS: tuple[str, ...] = ("latency_ms", "energy_mj", "edp", "area_mm2", *RESOURCES)
 CONSTRAINTS: dict[str, str] = {f"max_{metric}": metric for metric in METRICS}
-_CACHE_VERSION = 4
+_CACHE_VERSION = 5
 
 
 def cost_tensor(
@@ -102,8 +111,11 @@ def _build(
     for kind, table in engines.items():
         for at, index in enumerate(rows[kind]):
             if isinstance(space, NestSpace):
-                ms, mj = space.layer_costs(layers[index], policies)
-                for case in range(len(RESIDENCIES)):
+                for case, residency in enumerate(RESIDENCIES):
+                    ms: float | Floats = math.inf
+                    mj: float | Floats = math.inf
+                    if may_stay(table, residency):
+                        ms, mj = space.layer_costs(layers[index], policies, residency)
                     latency[kind][case][at], energy[kind][case][at] = ms, mj
             else:
                 front = layer_front(layers[index], table, weight_bits, activation_bits)
@@ -129,6 +141,21 @@ def _layer_rows(layers: Sequence[Layer], space: AcceleratorSpace) -> tuple[dict[
     rows = {engine: _rows(layers, kinds) for engine, kinds in space.serves.items()}
     served = {kind for kinds in space.serves.values() for kind in kinds}
     return rows, _rows(layers, [kind for kind in VECTOR_KINDS if kind not in served])
+
+
+def _keeps(engines: EngineTable, residency: Residency, weight_bits: float, activation_bits: float) -> Mask:
+    """Which engines can keep what stays, [configuration]; more than they have room for cannot stay."""
+    keeps = np.ones(len(engines), bool)
+    if residency.weights:
+        keeps &= weight_bits <= engines.weight_bits
+    if residency.activations:
+        keeps &= activation_bits <= engines.activation_bits
+    return keeps
+
+
+def may_stay(engines: EngineTable, residency: Residency) -> bool:
+    """Whether some engine can keep anything of what stays."""
+    return bool(_keeps(engines, residency, 0.0, 0.0).any())
 
 
 def _rows(layers: Sequence[Layer], kinds: Sequence[str]) -> Ints:
@@ -311,8 +338,13 @@ class CostTensor:
         return float(self._counts(counts) @ self._weight_bits)
 
     @cached_property
-    def _weight_bits(self) -> Ints:
-        return np.array([layer.weight_count * layer.weight_bits for layer in self.layers], np.int64)
+    def _weight_bits(self) -> Floats:
+        """Per layer, as the engine that runs it stores them."""
+        bits = np.zeros(len(self.layers))
+        for kind, table in self.engines.items():
+            stored = [table.seen(self.layers[i]) for i in self.rows[kind]]
+            bits[self.rows[kind]] = [layer.weight_count * layer.weight_width for layer in stored]
+        return bits
 
     def _sums(self, kind: str, case: int, column: int | slice, counts: Ints, dynamic: bool) -> tuple[Floats, Floats]:
         """Latency and energy of the network's layers of one kind: [policy, engine], or [column, policy, engine].
@@ -335,6 +367,8 @@ class CostTensor:
         Both resident is never worse than less, whole weights never worse than fetched ones; resident activations
         exclude splitting C, so without resident weights both cases are looked at.
         """
+        if isinstance(self.space, NestSpace):  # the engine's own memories decide, see `_keeps`
+            return {(case, 0): 0 for case in range(len(RESIDENCIES))}
         weights = weight_bits <= self.shared.weight_bits
         activations = activation_bits <= self.shared.activation_bits
         memory = self.shared.resources[:, RESOURCES.index("bram")] + self.shared.resources[:, RESOURCES.index("uram")]
@@ -372,11 +406,12 @@ class CostTensor:
         """
         limits = _checked(objectives, constraints or {}, self.space)
         counts = self._counts(counts_row)
-        groups = self._groups(self.weight_bits(counts), 8 * live_activation_bytes)
+        stored = (self.weight_bits(counts), 8 * live_activation_bytes)
+        groups = self._groups(*stored)
         needed = tuple(kind for kind in self.kinds if counts[self.rows[kind]].any())
         by_resources = any(name in (*RESOURCES, "area_mm2") for name in objectives)
         budget = np.array(self._budget(limits), np.int64)
-        candidates = self._candidates(groups, needed, counts, host_bytes, pipelined)
+        candidates = self._candidates(groups, stored, needed, counts, host_bytes, pipelined)
         found = solve(candidates, budget, len(needed), by_resources)
         if pipelined:
             static = found.options.latency * self.prices.static_power_w
@@ -442,6 +477,7 @@ class CostTensor:
     def _candidates(
         self,
         groups: Mapping[tuple[int, int], int],
+        stored: tuple[float, float],
         needed: tuple[str, ...],
         counts: Ints,
         host_bytes: float,
@@ -458,10 +494,12 @@ class CostTensor:
             least = ms.min(axis=(1, 2), initial=np.inf)  # no engine of a kind: nothing is feasible
             latency = np.maximum(latency, least) if pipelined else latency + least
             energy += mj.min(axis=(1, 2), initial=np.inf)
+        if isinstance(self.space, NestSpace):  # what stays takes room from tiles: it may cost more
+            latency, energy = np.zeros_like(latency), np.zeros_like(energy)
         candidates = []
         for (case, column), at in groups.items():
             of = best.of_shared[at]
-            build = partial(self._problem, case, column, at, needed, counts, host_bytes, pipelined)
+            build = partial(self._problem, case, column, at, stored, needed, counts, host_bytes, pipelined)
             candidates.append(Candidate((float(latency[of]), float(energy[of])), build))
         return candidates
 
@@ -470,6 +508,7 @@ class CostTensor:
         case: int,
         column: int,
         at: int,
+        stored: tuple[float, float],
         needed: tuple[str, ...],
         counts: Ints,
         host_bytes: float,
@@ -482,7 +521,7 @@ class CostTensor:
         options = []
         for kind in needed:
             ms, mj = self._sums(kind, case, column, counts, pipelined)
-            useful = np.isfinite(ms)
+            useful = np.isfinite(ms) & _keeps(self.engines[kind], RESIDENCIES[case], *stored)
             useful[1:] &= (ms[1:] != ms[0]) | (mj[1:] != mj[0])  # most engines do the same under every policy
             ms, mj, fits = ms.ravel(), mj.ravel(), np.flatnonzero(useful)
             if not len(fits):

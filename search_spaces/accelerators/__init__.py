@@ -32,15 +32,17 @@ FAMILIES: dict[str, str] = {"fpga": "ecp5-85f", "asic": "gemmini"}
 
 
 def find(name_or_path: str, **options: Any) -> Any:
-    """The accelerator space of a device, a family's default device, or a JSON or YAML part file.
+    """The accelerator space of a device, a family's default device, or a file: a part, or an ASIC template.
 
     options: what the space's own function takes (choices, accounting, scale_modelled ...).
 
     Raises: UnknownNameError with the nearest device; HardwareError for a file that describes no part.
     """
     if Path(name_or_path).suffix in (".json", ".yaml", ".yml"):
-        from cosearch.hardware.parts import load_device
+        from cosearch.hardware.parts import file_format, load_device
 
+        if file_format(name_or_path) == "cosearch.template":
+            return registry.find("devices", ACCELERATORS, "asic")(name_or_path, **options)
         part = load_device(name_or_path)
         if part.family not in FAMILIES:
             raise UnknownNameError(f"{name_or_path}: unknown family {part.family!r}: {nearest(part.family, FAMILIES)}")

@@ -1,17 +1,25 @@
-"""ASIC templates: Gemmini-, TPU-, NVDLA- and Eyeriss-like arrays with their memories and declared mapspaces.
+"""ASIC templates: arrays with their memories and declared mapspaces, each one a data file under `templates`.
+
+A template is a JSON document: parameters with their defaults, the choices of its space, the array, its memories from
+the innermost to DRAM, which dimensions an axis of the array unrolls, which levels are tiled in which loop orders. An
+amount is a number, a parameter (or rows, cols), a product of these ``[4, "accumulator_depth"]``, or a sum of products
+``[["rows"], ["cols"], [-2]]``.
 
 Energies and areas come from a 45 nm table and scale to 28 and 65 nm: area with the square of the feature size, energy
-of on-chip parts with feature size times supply voltage squared (0.9, 1.0 and 1.1 V); DRAM energy does not scale.
+of on-chip parts with feature size times supply voltage squared, leakage of the same circuit with feature size times
+supply voltage; DRAM energy does not scale.
 """
 
+import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cosearch.errors import ConfigError, UnknownNameError, nearest
+from cosearch.errors import ConfigError, HardwareError, UnknownNameError, nearest
 from cosearch.hardware.accelerator import (
     Accelerator,
     Axis,
@@ -26,13 +34,13 @@ from cosearch.hardware.parts import read_costs
 from cosearch.workload import Layer
 
 if TYPE_CHECKING:
+    from cosearch.hardware.pricing import Residency
     from cosearch.hardware.tables import EngineTable, Floats, Prices, SharedTable
 
-TECHNOLOGIES: dict[int, float] = {65: 1.1, 45: 1.0, 28: 0.9}
-"""Feature size in nm -> supply voltage."""
 KINDS: tuple[str, ...] = ("mac", "pool", "elementwise")
-OUTER = tuple(tuple(order) for order in ("CQPKNG", "CKQPNG", "QPCKNG", "KCQPNG", "QPKCNG", "KQPCNG"))
-"""Orders of the DRAM loops, innermost first, that differ in what stays: outputs, inputs or weights, and what next."""
+TEMPLATES: tuple[str, ...] = tuple(sorted(path.stem for path in (Path(__file__).parent / "templates").glob("*.json")))
+"""The templates that come with this package."""
+DRAM_BURST_BITS = 512
 
 
 @cache
@@ -44,22 +52,30 @@ class Technology:
     """Unit costs at one feature size."""
 
     def __init__(self, nm: int) -> None:
-        if nm not in TECHNOLOGIES:
-            raise ConfigError(f"nm={nm!r}, expected one of {', '.join(map(str, TECHNOLOGIES))}")
-        self.energy_scale = nm / 45 * (TECHNOLOGIES[nm] / TECHNOLOGIES[45]) ** 2
+        table = costs()
+        known = sorted(int(name.removeprefix("supply_v_")) for name in table if name.startswith("supply_v_"))
+        if nm not in known:
+            raise ConfigError(f"nm={nm!r}, expected one of {', '.join(map(str, known))}")
+        volts = table[f"supply_v_{nm}"] / table["supply_v_45"]
+        self.energy_scale = nm / 45 * volts**2
+        self.leakage_scale = nm / 45 * volts
         self.area_scale = (nm / 45) ** 2
 
-    def sram_pj(self, capacity_bytes: float, row_bits: int) -> float:
+    def sram_pj(self, capacity_bytes: float, row_bits: float) -> float:
         """One row: ``(base + slope KiB) row_bits / 16``, KiB of one instance."""
         table = costs()
         line = table["sram_base_pj"] + table["sram_slope_pj_per_kib"] * capacity_bytes / 1024
         return line * row_bits / 16 * self.energy_scale
 
-    def sram_um2(self, capacity_bytes: float, instances: int = 1) -> float:
-        return capacity_bytes * 8 * instances * costs()["sram_um2_per_bit"] * self.area_scale
+    def area_um2(self, elements: int, levels: Sequence[MemoryLevel]) -> float:
+        """Elements and on-chip memories; wires, control and pads are not in it."""
+        table = costs()
+        bits = sum(level.capacity_bytes * 8 * level.instances for level in levels)
+        return (elements * table["mac_um2"] + bits * table["sram_um2_per_bit"]) * self.area_scale
 
-    def elements_um2(self, count: int) -> float:
-        return count * costs()["mac_um2"] * self.area_scale
+    def leakage_w(self, area_um2: float) -> float:
+        """Of a circuit that takes this area at this feature size."""
+        return area_um2 / self.area_scale * costs()["leakage_nw_per_um2"] * 1e-9 * self.leakage_scale
 
     @property
     def energies(self) -> UnitEnergies:
@@ -77,303 +93,185 @@ class Technology:
             requantise_pj=(2 * table["multiply_pj"] + table["accumulate_pj"]) * scale,
         )
 
-    def sram(
-        self, name: str, holds: str, capacity_bytes: float, row_bits: int, bits_per_cycle: float, **options: Any
-    ) -> MemoryLevel:
-        """A memory whose one port serves reads and writes, at the energy of its capacity and width."""
-        energy = self.sram_pj(capacity_bytes, row_bits)
+
+@dataclass(frozen=True)
+class Template:
+    """A template file, read; see the module."""
+
+    name: str
+    document: Mapping[str, Any]
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return dict(self.document["parameters"])
+
+    @property
+    def choices(self) -> dict[str, tuple[Any, ...]]:
+        return {name: tuple(values) for name, values in self.document["choices"].items()}
+
+    def build(self, parameters: Mapping[str, Any]) -> Accelerator:
+        """Raises: ConfigError for a parameter that the template does not have."""
+        for name in parameters:
+            if name not in self.parameters:
+                raise ConfigError(f"template {self.name!r} has no {name!r}: {nearest(name, self.parameters)}")
+        values = {**self.parameters, **parameters}
+        values |= {key: int(amount(self.document[key], values)) for key in ("rows", "cols")}
+        tech = Technology(values["nm"])
+        private = tuple(_memory(level, values, tech) for level in self.document["engine"])
+        shared = tuple(_memory(level, values, tech) for level in self.document["shared"])
+        return _accelerator(self, values, private, shared, tech)
+
+
+def amount(what: Any, values: Mapping[str, Any]) -> float:
+    """A number, a name, a product of them, or a sum of products; see the module."""
+    if isinstance(what, str):
+        return float(values[what])
+    if isinstance(what, list):
+        if any(isinstance(part, list) for part in what):
+            return sum(amount(part, values) for part in what)
+        return math.prod(amount(part, values) for part in what) if what else 0.0
+    return float(what)
+
+
+def _memory(level: Mapping[str, Any], values: Mapping[str, Any], tech: Technology) -> MemoryLevel:
+    """A register (free: its energy is the element's), an SRAM with one port for both directions, or DRAM in bursts."""
+    kind = level["kind"]
+    if kind == "register":
         return MemoryLevel(
-            name,
-            tuple(holds),
-            capacity_bytes,
-            bits_per_cycle,
-            bits_per_cycle,
-            energy,
-            energy,
-            word_bits=row_bits,
-            shared_port=True,
-            **options,
+            level["name"],
+            tuple(level["holds"]),
+            amount(level["capacity_bytes"], values),
+            word_bits=int(amount(level["row_bits"], values)),
+            instances=int(amount(level["instances"], values)),
         )
-
-    @staticmethod
-    def dram(bits_per_cycle: float) -> MemoryLevel:
-        """DRAM in 64-byte bursts."""
-        burst = 512
-        energy = costs()["dram_pj_per_bit"] * burst
-        return MemoryLevel(
-            "dram",
-            ("W", "I", "O"),
-            math.inf,
-            bits_per_cycle,
-            bits_per_cycle,
-            energy,
-            energy,
-            word_bits=burst,
-            shared_port=True,
-        )
-
-
-def gemmini(
-    size: int = 16,
-    accumulator_depth: int = 1024,
-    scratchpad_depth: int = 16384,
-    dram_bits_per_cycle: float = 64.0,
-    clock_mhz: float = 500.0,
-    nm: int = 45,
-) -> Accelerator:
-    """Weight-stationary size x size array: C over rows (summed), K over columns; W and I in one scratchpad.
-
-    accumulator_depth: 32-bit entries per column. scratchpad_depth: rows of `size` bytes. O goes from the accumulators
-    to DRAM.
-    """
-    tech = Technology(nm)
-    accumulator_bytes, scratchpad_bytes = accumulator_depth * 4.0, float(scratchpad_depth * size)
-    private = (
-        MemoryLevel("register", ("W",), 1.0, word_bits=8, instances=size * size),
-        tech.sram("accumulator", "O", accumulator_bytes, 32, 64, instances=size),
-    )
-    scratchpad = tech.sram("scratchpad", "WI", scratchpad_bytes, 8 * size, 16 * size)
-    return _weight_stationary(
-        "gemmini", size, size, private, (scratchpad, tech.dram(dram_bits_per_cycle)), clock_mhz, tech
-    )
-
-
-def tpu_ws(
-    rows: int = 32,
-    cols: int = 32,
-    buffer_kib: float = 256.0,
-    accumulator_depth: int = 2048,
-    dram_bits_per_cycle: float = 256.0,
-    clock_mhz: float = 500.0,
-    nm: int = 45,
-) -> Accelerator:
-    """Systolic weight-stationary array: a pass loads rows of weights, then fills and drains (2 rows + cols - 2)."""
-    tech = Technology(nm)
-    private = (
-        MemoryLevel("register", ("W",), 1.0, word_bits=8, instances=rows * cols),
-        tech.sram("accumulator", "O", accumulator_depth * 4.0, 32, 64, instances=cols),
-    )
-    buffer = tech.sram("buffer", "WI", buffer_kib * 1024, 8 * rows, 16 * rows)
-    levels = (buffer, tech.dram(dram_bits_per_cycle))
-    return _weight_stationary("tpu-ws", rows, cols, private, levels, clock_mhz, tech, 2 * rows + cols - 2)
-
-
-def nvdla(
-    channels: int = 64,
-    kernels: int = 16,
-    buffer_kib: float = 512.0,
-    accumulator_depth: int = 256,
-    dram_bits_per_cycle: float = 256.0,
-    clock_mhz: float = 500.0,
-    nm: int = 45,
-) -> Accelerator:
-    """`kernels` dot products of `channels` inputs each, W and I in one convolution buffer."""
-    tech = Technology(nm)
-    private = (
-        MemoryLevel("register", ("W",), 1.0, word_bits=8, instances=channels * kernels),
-        tech.sram("accumulator", "O", accumulator_depth * 4.0, 32, 64, instances=kernels),
-    )
-    buffer = tech.sram("buffer", "WI", buffer_kib * 1024, 8 * channels, 16 * channels)
-    levels = (buffer, tech.dram(dram_bits_per_cycle))
-    return _weight_stationary("nvdla", channels, kernels, private, levels, clock_mhz, tech)
-
-
-def tpu_os(
-    rows: int = 32,
-    cols: int = 32,
-    buffer_kib: float = 256.0,
-    dram_bits_per_cycle: float = 256.0,
-    clock_mhz: float = 500.0,
-    nm: int = 45,
-) -> Accelerator:
-    """Systolic output-stationary array: pixels over rows, K over columns; a pass fills and drains rows + cols - 2."""
-    tech = Technology(nm)
-    register = MemoryLevel("register", ("O",), 4.0, word_bits=32, instances=rows * cols)
-    buffer = tech.sram("buffer", "WIO", buffer_kib * 1024, 8 * rows, 16 * (rows + cols))
-    space = Mapspace(
-        (Axis("buffer", rows, ("Q", "P", "N")), Axis("buffer", cols, ("K", "G"))),
-        (
-            Tiling("register", ("S", "R", "C"), (tuple("SRC"),)),
-            Tiling("buffer", tuple("QPKNG"), (tuple("QPKNG"), tuple("KQPNG"))),
-            Tiling("dram", tuple("CQPKNG"), OUTER),
-        ),
-    )
-    engine = _engine("tpu-os", rows, cols, (register,), space, rows + cols - 2)
-    return _accelerator("tpu-os", engine, (buffer, tech.dram(dram_bits_per_cycle)), clock_mhz, tech)
-
-
-def eyeriss(
-    rows: int = 12,
-    cols: int = 14,
-    buffer_kib: float = 108.0,
-    weight_words: int = 224,
-    input_words: int = 12,
-    output_words: int = 24,
-    dram_bits_per_cycle: float = 64.0,
-    clock_mhz: float = 200.0,
-    nm: int = 65,
-) -> Accelerator:
-    """Row-stationary: kernel rows down the array (summed), output rows across it; three scratchpads in each element.
-
-    Loops in an element, innermost first: S, C, K, Q. Weights pass the global buffer by.
-    """
-    tech = Technology(nm)
-    count = rows * cols
-    element = (
-        tech.sram("output_spad", "O", 4.0 * output_words, 32, 64, instances=count),
-        tech.sram("input_spad", "I", float(input_words), 8, 16, instances=count),
-        tech.sram("weight_spad", "W", float(weight_words), 8, 16, instances=count),
-    )
-    buffer = tech.sram("buffer", "IO", buffer_kib * 1024, 64, 256)
-    outer = tuple(tuple(order) for order in ("CPKNG", "KPCNG", "PKCNG", "PCKNG"))
-    space = Mapspace(
-        (Axis("buffer", rows, ("R", "C", "K")), Axis("buffer", cols, ("P", "K", "C"))),
-        (
-            Tiling("output_spad", ("S", "C"), (("S", "C"),)),
-            Tiling("input_spad", ("K",), (("K",),)),
-            Tiling("weight_spad", ("Q",), (("Q",),)),
-            Tiling("buffer", tuple("RCKPNG"), (tuple("RCKPNG"), tuple("RKCPNG"))),
-            Tiling("dram", tuple("CPKNG"), outer),
-        ),
-    )
-    engine = _engine("eyeriss", rows, cols, element, space, 0)
-    return _accelerator("eyeriss", engine, (buffer, tech.dram(dram_bits_per_cycle)), clock_mhz, tech)
-
-
-def _weight_stationary(
-    name: str,
-    rows: int,
-    cols: int,
-    private: tuple[MemoryLevel, ...],
-    shared: tuple[MemoryLevel, ...],
-    clock_mhz: float,
-    tech: Technology,
-    fill_cycles: int = 0,
-) -> Accelerator:
-    """Pixels stream past weights held in registers; C, R, S sum in the accumulators; K and G are passes."""
-    space = Mapspace(
-        (Axis("accumulator", rows, ("C", "R", "S")), Axis(shared[0].name, cols, ("K", "G"))),
-        (
-            Tiling("register", tuple("QPN"), (tuple("QPN"),)),
-            Tiling("accumulator", tuple("SRC"), (tuple("SRC"),)),
-            Tiling(shared[0].name, tuple("KG"), (tuple("KG"),)),
-            Tiling("dram", tuple("CQPKNG"), OUTER),
-        ),
-    )
-    engine = _engine(name, rows, cols, private, space, fill_cycles)
-    return _accelerator(name, engine, shared, clock_mhz, tech)
-
-
-def _engine(
-    name: str, rows: int, cols: int, levels: tuple[MemoryLevel, ...], space: Mapspace, fill_cycles: int
-) -> Engine:
-    return Engine(
-        name,
-        KINDS,
-        rows,
-        cols,
-        dataflow="output-stationary" if "O" in levels[0].holds else "weight-stationary",
-        fill_cycles=fill_cycles,
-        fill_per="pass",
-        fabric="logic",
-        levels=levels,
-        mapspace=space,
+    port = amount(level["bits_per_cycle"], values)
+    if kind == "dram":
+        row_bits, capacity, instances, holds = DRAM_BURST_BITS, math.inf, 1, "WIO"
+        energy = costs()["dram_pj_per_bit"] * DRAM_BURST_BITS
+    else:
+        row_bits, capacity = int(amount(level["row_bits"], values)), amount(level["capacity_bytes"], values)
+        instances, holds = int(amount(level.get("instances", 1), values)), level["holds"]
+        energy = tech.sram_pj(capacity, row_bits)
+    return MemoryLevel(
+        level["name"],
+        tuple(holds),
+        capacity,
+        port,
+        port,
+        energy,
+        energy,
+        word_bits=row_bits,
+        instances=instances,
+        shared_port=True,
     )
 
 
 def _accelerator(
-    name: str, engine: Engine, levels: tuple[MemoryLevel, ...], clock_mhz: float, tech: Technology
+    template: Template,
+    values: Mapping[str, Any],
+    private: tuple[MemoryLevel, ...],
+    shared: tuple[MemoryLevel, ...],
+    tech: Technology,
 ) -> Accelerator:
-    memories = [*engine.levels, *levels[:-1]]
-    area = tech.elements_um2(engine.rows * engine.cols)
-    area += sum(tech.sram_um2(level.capacity_bytes, level.instances) for level in memories)
-    size = f"{engine.rows}x{engine.cols}_{levels[0].capacity_bytes / 1024:g}KiB"
+    document, rows, cols = template.document, values["rows"], values["cols"]
+    axes = (Axis(a["level"], int(amount(a["size"], values)), tuple(a["dims"])) for a in document["axes"])
+    tiled = (Tiling(t["level"], tuple(t["dims"]), tuple(map(tuple, t["orders"]))) for t in document["tiled"])
+    engine = Engine(
+        template.name,
+        KINDS,
+        rows,
+        cols,
+        dataflow="output-stationary" if "O" in private[0].holds else "weight-stationary",
+        fill_cycles=int(amount(document["fill_cycles"], values)),
+        fill_per="pass",
+        fabric="logic",
+        zeros=document.get("zeros", "compute"),
+        patterns=tuple(document.get("patterns", ())),
+        levels=private,
+        mapspace=Mapspace(tuple(axes), tuple(tiled)),
+    )
+    area = tech.area_um2(rows * cols, (*private, *shared[:-1]))
     return Accelerator(
-        name=f"{name}_{size}",
+        name=f"{template.name}_{rows}x{cols}_{shared[0].capacity_bytes / 1024:g}KiB",
         engines=(engine,),
-        levels=levels,
-        clock_mhz=clock_mhz,
-        lanes=engine.cols,
+        levels=shared,
+        clock_mhz=values["clock_mhz"],
+        lanes=cols,
         energies=tech.energies,
+        static_power_w=tech.leakage_w(area),
         resources=Resources(),
         area_mm2=area * 1e-6,
     )
 
 
-TEMPLATES: dict[str, Callable[..., Accelerator]] = {
-    "gemmini": gemmini,
-    "tpu-ws": tpu_ws,
-    "tpu-os": tpu_os,
-    "nvdla": nvdla,
-    "eyeriss": eyeriss,
-}
+def load_template(name_or_path: str) -> Template:
+    """A built-in template by name, or one described by a JSON file.
+
+    Raises: UnknownNameError with the nearest template; HardwareError naming the file and what is missing.
+    """
+    if Path(name_or_path).suffix == ".json":
+        return _read(Path(name_or_path))
+    if name_or_path not in TEMPLATES:
+        raise UnknownNameError(f"unknown ASIC template {name_or_path!r}: {nearest(name_or_path, TEMPLATES)}")
+    return _builtin(name_or_path)
+
+
+@cache
+def _builtin(name: str) -> Template:
+    return _read(Path(__file__).parent / "templates" / f"{name}.json")
+
+
+def _read(path: Path) -> Template:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise HardwareError(f"{path}: cannot be read ({error})") from error
+    if not isinstance(document, dict) or document.get("format") != "cosearch.template" or document.get("version") != 1:
+        raise HardwareError(f"{path}: expected format 'cosearch.template' and version 1")
+    template = Template(str(document.get("name", path.stem)), document)
+    try:
+        template.build({name: values[0] for name, values in template.choices.items()})
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise HardwareError(f"{path}: the template lacks or misnames something ({error!r})") from error
+    return template
 
 
 def build(template: str, parameters: Mapping[str, Any] | None = None) -> Accelerator:
     """One accelerator of a template.
 
-    Raises: UnknownNameError for a template, ConfigError for a parameter that it does not have.
+    Raises: what `load_template` raises; ConfigError for a parameter that the template does not have.
     """
-    if template not in TEMPLATES:
-        raise UnknownNameError(f"unknown ASIC template {template!r}: {nearest(template, TEMPLATES)}")
-    try:
-        return TEMPLATES[template](**(parameters or {}))
-    except TypeError as error:
-        raise ConfigError(f"template {template!r}: {error}") from error
+    return load_template(template).build(parameters or {})
 
 
 def space(template: str = "gemmini", *, choices: Mapping[str, Sequence[Any]] | None = None) -> "AsicSpace":
     """Accelerators of one template over a grid of its parameters.
 
-    choices: replaces some of the template's entry in `CHOICES`.
+    template: a name or a template file. choices: replaces some of the template's own.
 
     Raises: what `build` raises.
     """
-    if template not in TEMPLATES:
-        raise UnknownNameError(f"unknown ASIC template {template!r}: {nearest(template, TEMPLATES)}")
-    merged = {**CHOICES[template], **{name: tuple(values) for name, values in (choices or {}).items()}}
-    build(template, {name: values[0] for name, values in merged.items()})
+    found = load_template(template)
+    merged = {**found.choices, **{name: tuple(values) for name, values in (choices or {}).items()}}
+    found.build({name: values[0] for name, values in merged.items()})
     return AsicSpace(template, tuple(merged.items()))
-
-
-_DRAM: dict[str, tuple[Any, ...]] = {"dram_bits_per_cycle": (64.0, 128.0, 256.0)}
-CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
-    "gemmini": {
-        "size": (8, 16, 32),
-        "accumulator_depth": (256, 512, 1024, 2048),
-        "scratchpad_depth": (2048, 4096, 8192, 16384),
-        **_DRAM,
-    },
-    "tpu-ws": {
-        "rows": (16, 32, 64),
-        "cols": (16, 32, 64),
-        "buffer_kib": (64, 128, 256, 512),
-        "accumulator_depth": (512, 1024, 2048),
-        **_DRAM,
-    },
-    "tpu-os": {"rows": (8, 16, 32, 64), "cols": (8, 16, 32, 64), "buffer_kib": (64, 128, 256, 512), **_DRAM},
-    "nvdla": {
-        "channels": (16, 32, 64),
-        "kernels": (8, 16, 32),
-        "buffer_kib": (64, 128, 256, 512),
-        "accumulator_depth": (128, 256, 512),
-        **_DRAM,
-    },
-    "eyeriss": {"rows": (8, 12, 16), "cols": (8, 14, 16), "buffer_kib": (54, 108, 216), **_DRAM},
-}
 
 
 @dataclass(frozen=True)
 class AsicSpace:
     """See `space`. Its one engine kind runs multiply-accumulate, pooling and elementwise layers."""
 
-    template: str
+    source: str
     choice_items: tuple[tuple[str, tuple[Any, ...]], ...]
+
+    @cached_property
+    def template(self) -> Template:
+        return load_template(self.source)
 
     @property
     def name(self) -> str:
         """Name of the template."""
-        return self.template
+        return self.template.name
 
     @property
     def choices(self) -> dict[str, tuple[Any, ...]]:
@@ -381,12 +279,12 @@ class AsicSpace:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        return (self.template,)
+        return (self.name,)
 
     @property
     def serves(self) -> dict[str, tuple[str, ...]]:
         """The one array runs everything."""
-        return {self.template: KINDS}
+        return {self.name: KINDS}
 
     @property
     def budget(self) -> Resources:
@@ -400,16 +298,18 @@ class AsicSpace:
     def accelerators(self) -> tuple[Accelerator, ...]:
         names = [name for name, _ in self.choice_items]
         grid = product(*(values for _, values in self.choice_items))
-        return tuple(build(self.template, dict(zip(names, values, strict=True))) for values in grid)
+        return tuple(self.template.build(dict(zip(names, values, strict=True))) for values in grid)
 
     def engines(self, kind: str) -> "EngineTable":
+        from cosearch.hardware.nestfront import resident_bits
         from cosearch.hardware.tables import engine_table
 
         engines = [
             replace(a.engines[0], resources=Resources(area_um2=round((a.area_mm2 or 0.0) * 1e6)))
             for a in self.accelerators
         ]
-        return engine_table(kind, engines, [math.inf] * len(engines))
+        resident = [resident_bits(a) for a in self.accelerators]
+        return engine_table(kind, engines, [math.inf] * len(engines), resident)
 
     @cached_property
     def shared(self) -> "SharedTable":
@@ -419,23 +319,24 @@ class AsicSpace:
 
     @property
     def prices(self) -> "Prices":
+        """Leakage differs between accelerators and is in their layers' energies already."""
         from cosearch.hardware.tables import Prices
 
         return Prices(self.accelerators[0].energies, 0.0, costs()["dram_pj_per_bit"], 0.0)
 
-    def layer_costs(self, layer: Layer, policies: Sequence[float]) -> "tuple[Floats, Floats]":
+    def layer_costs(self, layer: Layer, policies: Sequence[float], residency: "Residency") -> "tuple[Floats, Floats]":
         from cosearch.hardware.nestfront import nest_costs
 
-        return nest_costs(layer, self.accelerators, policies)
+        return nest_costs(layer, self.accelerators, policies, residency)
 
     def accelerator(self, shared: int, engines: Mapping[str, int]) -> Accelerator:
-        return self.accelerators[engines[self.template]]
+        return self.accelerators[engines[self.name]]
 
     def describe(self) -> dict[str, Any]:
         """What decides every cost in this space, as JSON."""
         return {
             "space": "asic",
-            "template": self.template,
+            "template": dict(self.template.document),
             "choices": {name: list(values) for name, values in self.choice_items},
             "costs": costs(),
             "kinds": list(KINDS),

@@ -23,8 +23,10 @@ from cosearch.hardware.accelerator import (
     MemoryLevel,
     Resources,
     UnitEnergies,
+    Zeros,
 )
 from cosearch.hardware.parts import Part, load_device
+from cosearch.hardware.sparsity import ZEROS
 
 if TYPE_CHECKING:
     from cosearch.hardware.tables import EngineTable, Prices, SharedTable
@@ -38,12 +40,15 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "windowed": (False, True),
     "fabric": FABRICS,
     "accumulator_depth": (512,),
+    "zeros": ("compute",),
     "weight_kib": (36, 72, 144, 288),
     "activation_kib": (18, 36, 72),
     "port_bits": (64, 128, 256, 512),
     "clock_mhz": (75.0, 100.0, 125.0, 150.0),
     "lanes": (8,),
 }
+PATTERNS: tuple[str, ...] = ("unstructured", "block", "pattern")
+"""Patterns of zero weights that an engine with index decoders makes use of."""
 ACCUMULATOR_BITS = 32
 """Row width of the accumulator memory; partial sums of up to this width."""
 
@@ -77,6 +82,8 @@ def space(
     for kind in kinds:
         if kind not in ENGINE_KINDS:
             raise ConfigError(f"the fpga space has no engine for kind {kind!r}: {nearest(kind, ENGINE_KINDS)}")
+    if len(merged["zeros"]) != 1 or merged["zeros"][0] not in ZEROS:
+        raise ConfigError(f"choice zeros={merged['zeros']!r}, expected one of {', '.join(ZEROS)}")
     return FpgaSpace(device.scaled(scale_modelled or {}), tuple(merged.items()), accounting, tuple(kinds))
 
 
@@ -174,6 +181,7 @@ class FpgaSpace:
     def _engines(self, kind: str) -> list[Engine]:
         choices = self.choices
         names = ("rows", "cols", "dataflow", "windowed", "fabric", "accumulator_depth")
+        zeros = self.zeros
         engines = []
         for combo in product(*(choices[name] for name in names)):
             rows, cols, dataflow, windowed, fabric, depth = combo
@@ -186,7 +194,7 @@ class FpgaSpace:
                     continue
                 depth = 0
             element = element_name(kind, fabric)
-            resources = self.engine_resources(element, rows, cols, depth, windowed)
+            resources = self.engine_resources(element, rows, cols, depth, windowed) + self._index_resources(rows, cols)
             slow = self.fmax_mhz(element, rows, cols) < min(choices["clock_mhz"])
             if (resources + self._base()).fits(self.budget) and not slow:
                 lanes = BITSERIAL_LANES if kind == "bitserial" else 1
@@ -203,6 +211,8 @@ class FpgaSpace:
                         windowed=windowed,
                         lanes=lanes,
                         fabric=fabric,
+                        zeros=zeros,
+                        patterns=PATTERNS if zeros != "compute" else (),
                         levels=levels,
                         resources=resources,
                     )
@@ -233,6 +243,22 @@ class FpgaSpace:
             ff=math.ceil(elements * ff + lines * self.cost("line.ff") + self.cost("engine.ff")),
             dsp=math.ceil(elements * self.cost(f"{element}.dsp")),
             bram=cols * per_column,
+        )
+
+    @property
+    def zeros(self) -> Zeros:
+        """What all engines of the space do with zero weights."""
+        [zeros] = self.choices["zeros"]
+        return zeros
+
+    def _index_resources(self, rows: int, cols: int) -> Resources:
+        """Index decoders, one per row; where zeros are skipped, an input selector in each element as well."""
+        if self.zeros == "compute":
+            return Resources()
+        selectors = rows * cols * (self.zeros == "skip")
+        return Resources(
+            lut=math.ceil(rows * self.cost("index.lut") + selectors * self.cost("window.lut")),
+            ff=math.ceil(rows * self.cost("index.ff") + selectors * self.cost("window.ff")),
         )
 
     def fmax_mhz(self, element: str, rows: int, cols: int) -> float:

@@ -9,7 +9,7 @@ import pytest
 from cosearch.hardware import Accelerator, best
 from cosearch.hardware.cost import hierarchy
 from cosearch.hardware.nest import count_nests, enumerate_nests, totals, weighted
-from cosearch.hardware.nestfront import beside, nest_costs, resident_bits
+from cosearch.hardware.nestfront import allowed, beside, nest_costs, resident_bits
 from cosearch.hardware.pricing import RESIDENCIES, Residency
 from cosearch.workload import Layer
 from search_spaces.accelerators import asic
@@ -22,11 +22,11 @@ LAYERS = (
     Layer("pool", "pool", K=8, C=8, R=4, S=4, groups=8),
 )
 CHOICES = {
-    "gemmini": {"size": (4, 8), "accumulator_depth": (16, 64, 256), "scratchpad_depth": (32, 128, 512)},
+    "gemmini": {"size": (4, 8), "accumulator_depth": (16, 256), "scratchpad_depth": (32, 512)},
     "tpu-ws": {"rows": (4, 8), "cols": (8,), "buffer_kib": (0.5, 1, 4), "accumulator_depth": (16, 256)},
     "tpu-os": {"rows": (4,), "cols": (4, 8), "buffer_kib": (0.25, 0.5, 2)},
     "nvdla": {"channels": (6,), "kernels": (4, 8), "buffer_kib": (0.5, 2), "accumulator_depth": (16, 64)},
-    "eyeriss": {"rows": (3,), "cols": (4, 8), "buffer_kib": (0.5, 1, 4), "weight_words": (48, 224)},
+    "eyeriss": {"rows": (3,), "cols": (4, 8), "buffer_kib": (0.5, 1, 4), "weight_words": (48,)},
 }
 POLICIES = (1.0, 0.5, 0.0)
 
@@ -44,7 +44,7 @@ def exact(layer: Layer, accelerator: Accelerator, residency: Residency) -> list[
     """Least score over every mapping of the mapspace, per policy."""
     engine = accelerator.engines[0]
     levels = beside(hierarchy(accelerator, engine), residency)
-    nests = enumerate_nests(layer, engine, [level.name for level in levels])
+    nests = allowed(enumerate_nests(layer, engine, [level.name for level in levels]), residency)
     result = totals(layer, accelerator, engine, levels, count_nests(layer, engine, levels, nests, residency.tensors))
     return [float(weighted(w, result.latency_ms, result.energy_mj).min()) for w in POLICIES]
 

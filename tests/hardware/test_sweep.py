@@ -1,11 +1,16 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from cosearch.errors import ConfigError, HardwareError
-from cosearch.hardware import cost_tensor, grid
+from cosearch.hardware import Grid, best, cost_tensor, grid, sweep
 from cosearch.hardware.pricing import Residency
-from cosearch.hardware.sweep import sample_accelerators, within_budget
+from cosearch.hardware.sweep import IMPOSSIBLE, sample_accelerators, within_budget
 from cosearch.workload import Layer, distinct_layers
 from search_spaces.accelerators import asic
 
@@ -24,34 +29,130 @@ def test_networks_equal_sums_over_layers(asic_tensor):
     for n, row in enumerate(counts):
         for a in range(0, latency.shape[1], 5):
             accelerator = asic_tensor.space.accelerator(0, {"gemmini": a})
-            cost = asic_tensor.evaluate_on(accelerator, row, 1e9, "latency_ms")
-            assert latency[n, a] == pytest.approx(cost.latency_ms)
-            assert energy[n, a] >= asic_tensor.evaluate_on(accelerator, row, 1e9, "energy_mj").energy_mj * (1 - 1e-9)
+            fastest = [best(layer, accelerator, "latency")[1] for layer in asic_tensor.layers]
+            assert latency[n, a] == pytest.approx(row @ [cost.latency_ms for cost in fastest])
+            assert energy[n, a] == pytest.approx(row @ [cost.energy_mj for cost in fastest])
+            cost = asic_tensor.evaluate_on(accelerator, row, 1e9, "energy_mj")  # weights may stay on chip there
+            assert cost.energy_mj <= energy[n, a] * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("objective", ["latency_ms", "energy_mj", "edp"])
-def test_streamed_best_equals_dense(asic_tensor, objective):
-    counts = np.random.default_rng(0).integers(0, 5, (200, 3)) + np.eye(3, dtype=int)[0]
+def ordered_costs(counts, table):
+    """Every pair's cost, written out: layer after layer, each product and sum rounded to float64."""
+    out = np.zeros((len(counts), table.shape[1]))
+    for layer in range(table.shape[0]):
+        out += np.asarray(counts, float)[:, layer, None] * table[layer]
+    return out
+
+
+def brute_front(points):
+    """Positions of [n, d] that no other point beats; of equal points the first."""
+    order = np.lexsort(points.T[::-1])
+    kept = []
+    for i in order:
+        if not any((points[j] <= points[i]).all() for j in kept):
+            kept.append(int(i))
+    return kept
+
+
+@st.composite
+def grids(draw):
+    """Costs with ties, zeros, impossible entries and several magnitudes; counts with zeros and equal rows."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    layers, accelerators, networks = draw(st.integers(1, 9)), draw(st.integers(1, 90)), draw(st.integers(1, 25))
+    tables = []
+    for _ in range(2):
+        table = rng.random((layers, accelerators)) * 10.0 ** draw(st.sampled_from([-60, -6, 0, 8]))
+        table *= 10.0 ** -rng.integers(0, draw(st.sampled_from([1, 3, 40])), (layers, 1)).astype(float)
+        decimals = draw(st.sampled_from([None, 0, 1]))
+        if decimals is not None:
+            table = np.round(table / table.max(), decimals) + 1.0
+        tables.append(table)
+    impossible = rng.random((layers, accelerators)) < draw(st.sampled_from([0.0, 0.3]))
+    for table in tables:
+        table[impossible] = IMPOSSIBLE
+    counts = rng.integers(0, draw(st.sampled_from([2, 5, 60])), (networks, layers))
+    return Grid(*(torch.from_numpy(table) for table in tables)), counts, rng.integers(0, 5, networks) / 4
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks, chunks and rooms so small that a small grid crosses all their borders."""
+    for name, value in (("_ROWS", 7), ("_COLUMNS", 40), ("_ROOM", 2), ("_JOINT_ROOM", 4)):
+        monkeypatch.setattr(sweep, name, value)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(grids())
+def test_streamed_answers_are_those_of_all_pairs_bit_for_bit(small_blocks, case):
+    dense, counts, error = case
+    latency, energy = (ordered_costs(counts, part.numpy()) for part in (dense.latency, dense.energy))
+    impossible = (latency >= IMPOSSIBLE / 2) | (energy >= IMPOSSIBLE / 2)
+    for got, want in zip(dense.networks(counts), (latency, energy), strict=True):
+        np.testing.assert_array_equal(got, np.where(want >= IMPOSSIBLE / 2, np.inf, want))
+    latency[impossible], energy[impossible] = np.inf, np.inf
+
+    for objective, values in (("latency_ms", latency), ("energy_mj", energy), ("edp", latency * energy)):
+        index, best = dense.best(counts, objective)
+        runs = np.isfinite(values).any(axis=1)
+        np.testing.assert_array_equal(best, values.min(axis=1))
+        np.testing.assert_array_equal(index, np.where(runs, values.argmin(axis=1), -1))
+
+    pairs = np.argwhere(~impossible)
+    costs = np.stack([latency[~impossible], energy[~impossible]], axis=1)
+    own = [
+        i for n in range(len(counts)) for i in np.flatnonzero(pairs[:, 0] == n)[brute_front(costs[pairs[:, 0] == n])]
+    ]
+    whole = brute_front(costs)
+    ranked = brute_front(np.column_stack([error[pairs[:, 0]], costs]))
+    found = dense.fronts(counts), dense.front(counts), dense.front(counts, error)
+    for got, want in zip(found, (own, whole, ranked), strict=True):
+        np.testing.assert_array_equal(np.column_stack(got[:2]), pairs[want])
+        np.testing.assert_array_equal(np.column_stack(got[2:]), costs[want])
+
+
+def test_of_equal_pairs_the_first_network_is_taken_though_found_later(small_blocks):
+    table = torch.ones(2, 80, dtype=torch.float64)
+    table[0, :40], table[1, 40:] = 2.0, 2.0
+    network, accelerator, ms, _ = Grid(table, table).front([[1, 0], [0, 1], [3, 3], [4, 4]])
+    assert (network.tolist(), accelerator.tolist(), ms.tolist()) == ([0], [40], [1.0])
+
+
+def test_a_reduced_precision_of_products_does_not_change_answers(asic_tensor):
+    counts = np.random.default_rng(4).integers(0, 5, (50, 3))
     dense = grid(asic_tensor)
-    latency, energy = dense.networks(counts)
-    values = {"latency_ms": latency, "energy_mj": energy, "edp": latency * energy}[objective]
-    index, best = dense.best(counts, objective)
-    np.testing.assert_allclose(best, values.min(axis=1), rtol=1e-12)
-    np.testing.assert_allclose(values[np.arange(200), index], best, rtol=1e-12)
+    index, value = dense.best(counts)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        again = dense.best(counts)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    np.testing.assert_array_equal(again[0], index)
+    np.testing.assert_array_equal(again[1], value)
 
 
-def test_streamed_front_equals_dense(asic_tensor):
-    counts = np.random.default_rng(1).integers(0, 5, (150, 3)) + np.eye(3, dtype=int)[1]
-    dense = grid(asic_tensor)
-    latency, energy = (part.ravel() for part in dense.networks(counts))
-    network, accelerator, ms, mj = dense.front(counts)
-    for a, b in zip(ms, mj, strict=True):
-        better = (latency < a * (1 - 1e-9)) & (energy < b * (1 - 1e-9))
-        assert not better.any()
-    assert ms.min() == pytest.approx(latency.min())
-    assert mj.min() == pytest.approx(energy.min())
-    flat = network * len(asic_tensor.space) + accelerator
-    np.testing.assert_allclose(latency[flat], ms, rtol=1e-12)
+def test_a_sweep_leaves_the_number_of_threads_as_it_was(asic_tensor):
+    before = torch.get_num_threads()
+    grid(asic_tensor).best(np.ones((5, 3)))
+    assert torch.get_num_threads() == before
+
+
+def test_a_large_sweep_streams_in_little_memory():
+    """Its 30 million pairs would take 480 MB; a fresh process measures what the sweep adds at its peak."""
+    code = """
+import resource, sys
+import numpy as np, torch
+from cosearch.hardware.sweep import Grid
+rng = np.random.default_rng(0)
+grid = Grid(*(torch.from_numpy(rng.random((8, 20000)) + 0.1) for _ in range(2)))
+counts, error = rng.integers(0, 3, (1500, 8)), rng.random(1500)
+grid.front(counts[:10], error[:10])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+grid.best(counts), grid.front(counts), grid.front(counts, error)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 150 * 1024  # KiB
 
 
 def test_a_list_of_multi_engine_accelerators(small_space, network):
@@ -95,5 +196,9 @@ def test_bad_requests_are_refused(asic_tensor):
         dense.best([[1, 1, 1]], "latency")
     with pytest.raises(HardwareError, match="expected"):
         dense.networks([1, 1, 1])
+    with pytest.raises(HardwareError, match="from -1 to 1"):
+        dense.best([[1, -1, 1]])
+    with pytest.raises(HardwareError, match="one per network"):
+        dense.front([[1, 1, 1]], [0.5, 0.5])
     with pytest.raises(HardwareError, match="policy"):
         grid(asic_tensor, policy=0.3)

@@ -1,0 +1,66 @@
+"""Building shipped tables again, and comparing what was built with what is shipped."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from cosearch.errors import DataError
+from hwbench_data import library
+from hwbench_data.store import Store, checksum, write
+
+RELATIVE = 1e-12
+"""How far a modelled figure may lie from the shipped one."""
+
+
+def build_table(
+    name: str, folder: Path, limit: int | None = None, seed: int = 0, progress: Callable[[str], None] = lambda t: None
+) -> Iterator[str]:
+    """Build a table into a folder; yields one line on what was written and one on how it compares.
+
+    limit: only the first networks. Raises: UnknownNameError for a table that is not shipped.
+    """
+    built = library.recipe(name)(limit, seed, progress)
+    folder.mkdir(parents=True, exist_ok=True)
+    extras = {}
+    for file, path in (built.extras or {}).items():
+        if path.resolve() != (folder / file).resolve():
+            shutil.copyfile(path, folder / file)
+        extras[file] = checksum(folder / file)
+    card = write(folder, built.card, built.blocks, built.labels, extras)
+    size = sum(int(facts["bytes"]) for facts in card.files.values())
+    yield f"{folder}: {len(built.blocks)} columns, {card.networks['count']} networks, {size / 1024:.0f} KiB"
+    if name in library.available() and folder.resolve() != library.folder(name).resolve():
+        yield compare(Store(folder), Store(library.folder(name)))
+
+
+def compare(ours: Store, shipped: Store) -> str:
+    """One line: how modelled figures differ.
+
+    Raises: DataError if some differ by more than `RELATIVE`, or stand in one table only.
+    """
+    size = max(int(store.card.networks["count"]) for store in (ours, shipped))
+    if set(ours.groups) - set(shipped.groups):
+        raise DataError(
+            f"{ours.folder}: {sorted(set(ours.groups) - set(shipped.groups))[0]} is not in {shipped.folder}"
+        )
+    equal = close = 0
+    for key in ours.groups:
+        mine, theirs = ours.column(key, size), shipped.column(key, size)
+        assert mine is not None
+        assert theirs is not None
+        both = np.isfinite(mine.values)
+        if (both & ~np.isfinite(theirs.values)).any():
+            raise DataError(f"{ours.folder}: {', '.join(key)} has networks that {shipped.folder} lacks")
+        distance = np.abs(mine.values[both] - theirs.values[both])
+        off = distance > RELATIVE * np.abs(theirs.values[both])
+        if off.any():
+            at = int(np.flatnonzero(both)[np.argmax(distance)])
+            raise DataError(
+                f"{', '.join(key)} of network {at} is {mine.values[at]!r}, shipped {theirs.values[at]!r}: the cost "
+                "model or the versions on the card differ"
+            )
+        equal += int((distance == 0).sum())
+        close += int((distance > 0).sum())
+    return f"equals the shipped table: {equal} figures bit for bit, {close} within {RELATIVE:g}"

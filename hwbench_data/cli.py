@@ -1,0 +1,278 @@
+"""``cosearch bench``: ask, build, measure, import and check benchmark tables."""
+
+import csv
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from hwbench_data.table import Selection, Table
+
+bench = typer.Typer(
+    help="Benchmark tables: what networks cost on devices, and how accurate they are.", no_args_is_help=True
+)
+
+
+class Format(StrEnum):
+    """How answers are printed."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+_Name = Annotated[str, typer.Argument(metavar="TABLE", help="A table's name, or the folder of one.")]
+_Device = Annotated[str | None, typer.Option(help="One of the table's devices.", show_default=False)]
+_Input = Annotated[str | None, typer.Option("--input", help="Input size, such as 32x32.", show_default=False)]
+_Accelerator = Annotated[
+    str | None, typer.Option(help="Which accelerator of the device: default or best.", show_default=False)
+]
+_Format = Annotated[Format, typer.Option("--format", help="How the answer is printed.")]
+_Limits = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--constraint",
+        metavar="max_METRIC=N",
+        help="A constraint, such as max_energy_mj=1; repeatable.",
+        show_default=False,
+    ),
+]
+_MaxLatency = Annotated[float | None, typer.Option(help="Same as --constraint max_latency_ms=N.", show_default=False)]
+_MaxEnergy = Annotated[float | None, typer.Option(help="Same as --constraint max_energy_mj=N.", show_default=False)]
+_MinAccuracy = Annotated[
+    float | None, typer.Option(help="Same as --constraint min_cifar10_accuracy=N, a fraction.", show_default=False)
+]
+
+
+@bench.command("list")
+def list_tables(form: _Format = Format.table) -> None:
+    """List the tables that are shipped."""
+    from hwbench_data import library
+
+    rows = []
+    for name in library.available():
+        card = library.card(name)
+        size = sum(int(facts["bytes"]) for facts in card.files.values())
+        rows.append({"table": name, "networks": card.networks["count"], "kib": round(size / 1024), "what": card.title})
+    _print("Tables", rows, form)
+
+
+@bench.command()
+def info(name: _Name, form: _Format = Format.table) -> None:
+    """What a table holds: metrics with units, devices, conditions, and how it was built."""
+    from hwbench_data import library
+
+    card = library.card(name)
+    if form is Format.json:
+        typer.echo(json.dumps(card.to_json(), indent=1))
+        return
+    table = library.load(name)
+    metrics = [
+        {"metric": metric, "unit": facts.unit, "better": facts.better, "what": facts.title}
+        for metric, facts in table.metrics.items()
+    ]
+    devices = [
+        {"device": device, "source": facts.get("source", ""), "what": facts.get("title", "")}
+        for device, facts in card.devices.items()
+    ]
+    _print(f"{card.name}: {card.title}", metrics, form)
+    _print("Devices", devices, form)
+    if form is Format.csv:
+        return
+    for condition, values in card.conditions.items():
+        typer.echo(f"{condition}: {', '.join(values)}")
+    for note in card.notes:
+        typer.echo(note)
+    built = card.built
+    versions = ", ".join(f"{package} {number}" for package, number in built.get("versions", {}).items())
+    typer.echo(f"Built {built.get('date', '?')} by `{built.get('command', '?')}`, seed {built.get('seed')}; {versions}")
+
+
+@bench.command()
+def query(
+    name: _Name,
+    device: _Device = None,
+    index: Annotated[int | None, typer.Option(help="Index of the network.", show_default=False)] = None,
+    arch: Annotated[str | None, typer.Option(help="Notation of the network, or JSON.", show_default=False)] = None,
+    image: _Input = None,
+    accelerator: _Accelerator = None,
+    form: _Format = Format.table,
+) -> None:
+    """Everything a table knows of one network."""
+    from cosearch.errors import ConfigError
+
+    if (index is None) == (arch is None):
+        raise ConfigError("bench query needs one of --index N and --arch NOTATION")
+    table = _load(name)
+    network: Any = index if index is not None else _network(str(arch))
+    at = table.networks.index(network)
+    rows = [
+        {"device": row.device, **row.conditions, "metric": row.metric, "value": row.value, "unit": row.unit}
+        | {"source": row.source}
+        for row in table.rows(at, device, **_conditions(image, accelerator))
+    ]
+    rows += _joined(table, at)
+    _print(f"{table.name} {at}: {table.networks.label(at)}", rows, form)
+
+
+def _joined(table: "Table", at: int) -> list[dict[str, Any]]:
+    """What comes from a package: figures where it is installed, else how to get them."""
+    from hwbench_data import analog
+    from hwbench_data.store import ANY
+
+    if not table.joined:
+        return []
+    if not analog.installed():
+        print(f"accuracies: {analog.missing('cifar10_accuracy')}", file=sys.stderr)
+        return []
+    values = table.query(at, metrics=list(table.joined))
+    shown = {"device": ANY, "unit": "fraction", "source": "published"}
+    return [{**shown, "metric": metric, "value": value} for metric, value in values.items()]
+
+
+@bench.command()
+def front(
+    name: _Name,
+    device: _Device = None,
+    objectives: Annotated[
+        str | None, typer.Option(help="Metrics, joined by commas; accuracy and latency_ms by default.")
+    ] = None,
+    max_latency_ms: _MaxLatency = None,
+    max_energy_mj: _MaxEnergy = None,
+    min_accuracy: _MinAccuracy = None,
+    constraint: _Limits = None,
+    image: _Input = None,
+    accelerator: _Accelerator = None,
+    plot: Annotated[Path | None, typer.Option(help="Also write an HTML page with the figure.")] = None,
+    form: _Format = Format.table,
+) -> None:
+    """The networks that no other one beats in every objective."""
+    table = _load(name)
+    limits = _limits(max_latency_ms, max_energy_mj, min_accuracy, constraint)
+    conditions = _conditions(image, accelerator)
+    names = tuple(part.strip() for part in objectives.split(",")) if objectives else None
+    found = table.front(names, limits, device, **conditions)
+    if plot is not None:
+        from hwbench_data.plot import front_page
+
+        plot.write_text(front_page(found, conditions), encoding="utf-8")
+    _print_selection(f"Front of {table.name} on {device}: {len(found)} networks", found, form)
+
+
+@bench.command()
+def best(
+    name: _Name,
+    device: _Device = None,
+    objective: Annotated[str, typer.Option(help="The metric to optimise.")] = "cifar10_accuracy",
+    n: Annotated[int, typer.Option("-n", min=1, help="How many networks.")] = 1,
+    max_latency_ms: _MaxLatency = None,
+    max_energy_mj: _MaxEnergy = None,
+    min_accuracy: _MinAccuracy = None,
+    constraint: _Limits = None,
+    image: _Input = None,
+    accelerator: _Accelerator = None,
+    form: _Format = Format.table,
+) -> None:
+    """The best networks by one metric under constraints."""
+    table = _load(name)
+    limits = _limits(max_latency_ms, max_energy_mj, min_accuracy, constraint)
+    found = table.top(n, objective, limits, device, **_conditions(image, accelerator))
+    _print_selection(f"Best of {table.name} on {device} by {objective}", found, form)
+
+
+@bench.command()
+def build(
+    name: _Name,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first networks.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; build/TABLE by default.", show_default=False)] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything drawn at random.")] = 0,
+) -> None:
+    """Build a shipped table again from code, and say whether it equals the shipped one."""
+    from hwbench_data.building import build_table
+
+    folder = out or Path("build") / name
+    for line in build_table(name, folder, limit, seed, lambda text: print(text, file=sys.stderr)):
+        typer.echo(line)
+
+
+@bench.command()
+def check(name: _Name) -> None:
+    """Verify checksums, ranges, units, duplicates, and that more operations of a kind are not cheaper."""
+    from cosearch.errors import DataError
+    from hwbench_data.checking import check_table
+
+    problems = check_table(_load(name))
+    if problems:
+        raise DataError(f"{name}: {len(problems)} problems; first: {problems[0]}")
+    typer.echo(f"{name}: nothing wrong")
+
+
+def _load(name: str) -> "Table":
+    from hwbench_data.library import load
+
+    return load(name)
+
+
+def _network(text: str) -> Any:
+    """A notation, or the JSON of an arch."""
+    from cosearch.errors import ConfigError
+
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"--arch {text[:60]!r} is not JSON: {error}") from None
+
+
+def _conditions(image: str | None, accelerator: str | None) -> dict[str, str]:
+    given = {"input": image, "accelerator": accelerator}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _limits(
+    latency: float | None, energy: float | None, accuracy: float | None, more: Sequence[str] | None
+) -> dict[str, float]:
+    from cosearch.errors import ConfigError
+
+    given = {"max_latency_ms": latency, "max_energy_mj": energy, "min_cifar10_accuracy": accuracy}
+    limits = {name: value for name, value in given.items() if value is not None}
+    for text in more or ():
+        name, _, number = text.partition("=")
+        try:
+            limits[name.strip()] = float(number)
+        except ValueError:
+            raise ConfigError(f"--constraint {text!r}: expected max_METRIC=N or min_METRIC=N") from None
+    return limits
+
+
+def _print_selection(title: str, found: "Selection", form: Format) -> None:
+    _print(title, found.records(), form)
+
+
+def _print(title: str, rows: Sequence[Mapping[str, Any]], form: Format) -> None:
+    """Rows of a table; columns in order of first appearance."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    if form is Format.json:
+        typer.echo(json.dumps(list(rows), indent=1))
+    elif form is Format.csv:
+        writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    else:
+        typer.echo(title)
+        texts = [columns, *([_text(row.get(name, "")) for name in columns] for row in rows)]
+        widths = [max(len(row[i]) for row in texts) for i in range(len(columns))]
+        for row in texts:
+            typer.echo("  " + "  ".join(part.ljust(width) for part, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value == int(value) and abs(value) >= 1000 else f"{value:.6g}"
+    return str(value)

@@ -1,0 +1,167 @@
+"""Modelled figures of a table: many networks on a device's accelerators, each distinct demand priced once."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cosearch.errors import InfeasibleError
+from cosearch.workload import Layer, Workload
+from hwbench_data.store import Floats, Ints
+
+if TYPE_CHECKING:
+    from cosearch.hardware import CostTensor, HardwareFront
+
+OBJECTIVES = ("latency_ms", "energy_mj")
+
+
+@dataclass(frozen=True)
+class Demands:
+    """What networks ask of hardware; networks with the same demand cost the same on any accelerator.
+
+    counts: [demands, layers]; live_bytes, host_bytes: [demands]; of: [networks] the demand of each network.
+    """
+
+    layers: tuple[Layer, ...]
+    counts: Ints
+    live_bytes: Floats
+    host_bytes: Floats
+    of: Ints
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    @property
+    def macs(self) -> Floats:
+        """[networks] operations of layers with weights."""
+        return self._sum([layer.macs if layer.has_weights else 0 for layer in self.layers])
+
+    @property
+    def params(self) -> Floats:
+        """[networks] weights."""
+        return self._sum([layer.weight_count for layer in self.layers])
+
+    def only(self, networks: Ints) -> "Demands":
+        """The demands of some networks."""
+        kept, of = np.unique(self.of[networks], return_inverse=True)
+        return Demands(self.layers, self.counts[kept], self.live_bytes[kept], self.host_bytes[kept], of)
+
+    def _sum(self, per_layer: Sequence[int]) -> Floats:
+        return np.asarray((self.counts @ np.array(per_layer, np.int64)).astype(float)[self.of])
+
+
+def demands_of(
+    layers: Sequence[Layer], counts: Ints, live_bytes: Floats, example: Callable[[int], Workload]
+) -> Demands:
+    """Group networks by demand. counts: [networks, layers]; live_bytes: [networks].
+
+    example: network -> workload, asked once per demand for the bytes of its input and output.
+    """
+    from cosearch.costs import host_bytes
+
+    keys = np.column_stack([counts, live_bytes.astype(np.int64)])
+    _, first, of = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    crossing = np.array([host_bytes(example(int(i))) for i in first])
+    return Demands(tuple(layers), counts[first], live_bytes[first], crossing, of.ravel())
+
+
+@dataclass(frozen=True)
+class Points:
+    """Undominated (demand, accelerator) pairs. demand: [points]; names: [points] of the accelerators."""
+
+    demand: Ints
+    latency_ms: Floats
+    energy_mj: Floats
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DeviceCosts:
+    """latency_ms and energy_mj [demands] on the default accelerator and on each demand's best one."""
+
+    default_name: str
+    default: tuple[Floats, Floats]
+    best: tuple[Floats, Floats]
+    best_names: tuple[str, ...]
+
+
+class Device:
+    """The accelerators of a device, ready to price the layers of some demands."""
+
+    def __init__(self, name: str, demands: Demands) -> None:
+        from cosearch.hardware import cost_tensor
+        from search_spaces import accelerators
+
+        self.name, self.demands = name, demands
+        self.space: Any = accelerators.find(name)
+        self.tensor: CostTensor = cost_tensor(demands.layers, self.space)
+
+    def fronts(self) -> "Iterator[HardwareFront]":
+        """Per demand the accelerators that none beats in latency and energy; those that fit the device's budget."""
+        d = self.demands
+        for counts, live, crossing in zip(d.counts, d.live_bytes, d.host_bytes, strict=True):
+            yield self.tensor.hardware_front(counts, float(live), OBJECTIVES, host_bytes=float(crossing))
+
+    def points(self) -> Points:
+        """The fronts of all demands, one after the other."""
+        demand, latency, energy, names = [], [], [], []
+        for at, front in enumerate(self.fronts()):
+            demand.append(np.full(len(front), at))
+            latency.append(front.latency_ms)
+            energy.append(front.energy_mj)
+            names += [front.accelerator(i).name for i in range(len(front))]
+        return Points(np.concatenate(demand), np.concatenate(latency), np.concatenate(energy), tuple(names))
+
+    def costs(self, default_for: int) -> DeviceCosts:
+        """default_for: the demand whose accelerator of least energy-delay product is the default.
+
+        Raises: InfeasibleError if that demand fits no accelerator.
+        """
+        latency, energy = np.full((2, len(self.demands)), np.nan)
+        names: list[str] = []
+        chosen: HardwareFront | None = None
+        for at, front in enumerate(self.fronts()):
+            if not len(front):
+                names.append("")
+                continue
+            best = front.take([int(np.argmin(front.edp))])
+            latency[at], energy[at] = best.latency_ms[0], best.energy_mj[0]
+            names.append(best.accelerator(0).name)
+            if at == default_for:
+                chosen = best
+        if chosen is None:
+            raise InfeasibleError(f"{self.name}: no accelerator runs the network that its default is chosen for")
+        return DeviceCosts(chosen.accelerator(0).name, self._on(chosen), (latency, energy), tuple(names))
+
+    def _on(self, chosen: "HardwareFront") -> tuple[Floats, Floats]:
+        """Every demand on one accelerator, its mapping policy the one of least energy-delay product."""
+        from cosearch.hardware.tables import NestSpace
+
+        found = self._summed(chosen) if isinstance(self.space, NestSpace) else self._evaluated(chosen)
+        infeasible = ~np.isfinite(found[0])
+        found[:, infeasible] = np.nan
+        return found[0], found[1]
+
+    def _evaluated(self, chosen: "HardwareFront") -> Floats:
+        from cosearch.hardware import accelerator_tensor
+
+        d = self.demands
+        only = accelerator_tensor(d.layers, chosen.accelerator(0))
+        costs = [
+            only.evaluate(counts, float(live), "edp", float(crossing))
+            for counts, live, crossing in zip(d.counts, d.live_bytes, d.host_bytes, strict=True)
+        ]
+        return np.array([[cost.latency_ms for cost in costs], [cost.energy_mj for cost in costs]])
+
+    def _summed(self, chosen: "HardwareFront") -> Floats:
+        """For spaces whose layers have a cost by themselves: nothing stays on chip, so layers just add up."""
+        where = np.array([[int(chosen.shared[0]), *chosen.engines[0].tolist()]])
+        host = np.array([self.tensor.host_cost(float(b), int(chosen.shared[0])) for b in self.demands.host_bytes]).T
+        found = np.full((2, len(self.demands)), np.inf)
+        for policy in self.tensor.policies:
+            latency, energy = self.tensor.networks(self.demands.counts, where, policy)
+            costs = np.stack([latency[:, 0], energy[:, 0]]) + host
+            better = np.isfinite(costs[0]) & (costs.prod(axis=0) < found.prod(axis=0))
+            found[:, better] = costs[:, better]
+        return found

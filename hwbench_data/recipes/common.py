@@ -1,0 +1,66 @@
+"""What the recipes share: the devices that tables are built for, and what a card says about them."""
+
+import datetime
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hwbench_data.store import Block, Card, Metric
+
+Progress = Callable[[str], None]
+
+MODELLED: dict[str, str] = {
+    "ecp5-85f": "Lattice LFE5U-85F, engines within the part's budget",
+    "zcu102": "AMD XCZU9EG, engines within the part's budget",
+    "eyeriss": "row-stationary array after Eyeriss, 65 nm class",
+    "tpu-ws": "systolic weight-stationary array after the TPU, 45 nm class",
+    "gemmini": "weight-stationary array after Gemmini, 45 nm class",
+    "pim": "ReRAM crossbars with shared ADCs",
+    "gpu": "edge GPU roofline with voltage and frequency levels",
+}
+"""Modelled devices of every table -> what they are."""
+
+COSTS: dict[str, Metric] = {
+    "latency_ms": Metric("ms", "lower", "time of one image, layers one after the other, 8 bit"),
+    "energy_mj": Metric("mJ", "lower", "energy of one image, DRAM included"),
+}
+COUNTS: dict[str, Metric] = {
+    "params": Metric("weights", "lower", "weights of convolutions and linear layers"),
+    "macs": Metric("operations", "lower", "multiply-accumulates of layers with weights"),
+}
+POLICY = (
+    "Each layer runs under its best mapping in the device's declared mapspace, for a grid of weights between latency "
+    "and energy; of the results the one with the least energy-delay product counts"
+)
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a recipe returns. labels: notations of listed networks. extras: files to keep beside the table."""
+
+    card: Card
+    blocks: list[Block]
+    labels: list[str] | None = None
+    extras: Mapping[str, Path] | None = None
+
+
+def modelled(name: str, defaults: Mapping[str, str]) -> dict[str, Any]:
+    """A card's entry of a modelled device. defaults: its default accelerators."""
+    return {"title": MODELLED[name], "source": "modelled", "policy": POLICY, "default_accelerators": dict(defaults)}
+
+
+def provenance(command: str, seed: int, *packages: str) -> dict[str, Any]:
+    """How and with what a table was built."""
+    return {
+        "command": command,
+        "seed": seed,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("cosearch", "numpy", "torch", "pyarrow", *packages)},
+        },
+        "licence": "Apache-2.0",
+    }

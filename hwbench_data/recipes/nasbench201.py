@@ -1,0 +1,81 @@
+"""The `nasbench201` table: 15,625 cells x two input sizes x eight devices.
+
+Hardware runs the effective cell: edges on no path cost nothing, so that networks which differ in dead edges only have
+one answer. Modelled costs follow from 284 distinct demands.
+"""
+
+import numpy as np
+
+from hwbench_data.costing import Demands, Device, demands_of
+from hwbench_data.recipes.common import COSTS, COUNTS, MODELLED, Built, Progress, modelled, provenance
+from hwbench_data.store import ANY, Block, Card
+from search_spaces.networks import nasbench201 as nb
+
+SIDES = (32, 16)
+CLASSES = 10
+LARGEST = nb.index_of(dict.fromkeys(nb.NAMES, "nor_conv_3x3"))
+"""The network whose best accelerator is a device's default."""
+
+
+def build(limit: int | None = None, seed: int = 0, progress: Progress = lambda text: None) -> Built:
+    """Price every network, or the first `limit`."""
+    count = nb.SIZE if limit is None else min(limit, nb.SIZE)
+    networks = np.append(np.arange(count), LARGEST)  # the last one only decides the default accelerators
+    blocks: list[Block] = []
+    devices: dict[str, dict[str, object]] = {}
+    demands = {side: demands_at(side).only(networks) for side in SIDES}
+    blocks.append(Block.full((ANY, "params", ANY, ANY), demands[SIDES[0]].params[:count], "modelled"))
+    for side, asked in demands.items():
+        blocks.append(Block.full((ANY, "macs", f"{side}x{side}", ANY), asked.macs[:count], "modelled"))
+    for name in MODELLED:
+        defaults: dict[str, str] = {}
+        for side, asked in demands.items():
+            progress(f"{name} {side}x{side}")
+            costs = Device(name, asked).costs(int(asked.of[-1]))
+            of = asked.of[:count]
+            for accelerator, values in (("default", costs.default), ("best", costs.best)):
+                for metric, column in zip(COSTS, values, strict=True):
+                    key = (name, metric, f"{side}x{side}", accelerator)
+                    blocks.append(Block.full(key, column[of], "modelled"))
+            defaults[f"{side}x{side}"] = costs.default_name
+        devices[name] = modelled(name, defaults)
+    card = Card(
+        "nasbench201",
+        "NAS-Bench-201: 15,625 cells, costs on eight devices; trained accuracies join in from analog-nasbench",
+        {"kind": "nasbench201", "count": count, "order": "published index"},
+        {**COUNTS, **COSTS},
+        devices,
+        {"input": tuple(f"{side}x{side}" for side in SIDES), "accelerator": ("default", "best")},
+        provenance("cosearch bench build nasbench201", seed),
+        (
+            f"{CLASSES} classes at both input sizes; weights and activations of 8 bits on modelled devices.",
+            "default: one accelerator for all networks of an input size, the one of least energy-delay product for the "
+            "cell of 3x3 convolutions only; best: each network's own accelerator of least energy-delay product.",
+            "A cell without a path from input to output costs what a skip costs.",
+        ),
+        {},
+    )
+    return Built(card, blocks)
+
+
+def demands_at(side: int) -> Demands:
+    """What the cells ask of hardware for images of side x side."""
+    space = nb.space((3, side, side), CLASSES)
+    archs = [nb.cell(i) for i in range(nb.SIZE)]
+    layers = space.layer_table()
+    live: dict[tuple[str, ...], float] = {}
+    least: dict[str, float] = {}
+    keys = [nb.network_class(arch) for arch in archs]
+    for arch, key in zip(archs, keys, strict=True):
+        pattern = _pattern(nb.effective(arch))
+        if pattern not in live:
+            live[pattern] = space.workload(arch).live_activation_bytes
+        # isomorphic cells may compute their nodes in different orders: all get the order that keeps least alive
+        least[key] = min(live[pattern], least.get(key, np.inf))
+    live_bytes = np.array([least[key] for key in keys])
+    return demands_of(layers, space.counts(archs, layers), live_bytes, lambda i: space.workload(archs[i]))
+
+
+def _pattern(effective: dict[str, str]) -> tuple[str, ...]:
+    """What activations are alive depends on where edges are wires, not on which operation the others carry."""
+    return tuple(op if op in ("none", "skip_connect") else "operation" for op in effective.values())

@@ -1,0 +1,304 @@
+"""A table on disk: a folder with ``table.parquet``, ``card.json`` and, where networks are listed, ``networks.parquet``.
+
+Rows are long form: network, device, metric, the table's conditions, value, source. All rows of one (device, metric,
+conditions) form one row group, found through the group's statistics, so that a query reads only the rows it needs.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cosearch.errors import DataError
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Key = tuple[str, ...]
+"""device, metric and the value of each condition."""
+
+FORMAT, VERSION = "cosearch.table", 1
+SOURCES = ("measured", "modelled", "predicted", "published")
+ANY = "any"
+"""The device of what does not depend on one, and the value of a condition that does not matter."""
+_TABLE, _CARD, _LIST = "table.parquet", "card.json", "networks.parquet"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric on one device: values [n], NaN where there is none, and sources [n], indices into `SOURCES`."""
+
+    values: Floats
+    sources: npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """unit: of the values; better: ``lower`` or ``higher``, which `front` and `top` go by."""
+
+    unit: str
+    better: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a table's ``card.json`` says.
+
+    metrics: name -> unit, direction and meaning. devices: name -> what it is and how its figures came about.
+    conditions: name -> its values, the default first. networks: how networks are named (``kind`` and its parameters).
+    built: how, from what and with which versions. files: name -> size and checksum.
+    """
+
+    name: str
+    title: str
+    networks: dict[str, Any]
+    metrics: dict[str, Metric]
+    devices: dict[str, dict[str, Any]]
+    conditions: dict[str, tuple[str, ...]]
+    built: dict[str, Any]
+    notes: tuple[str, ...]
+    files: dict[str, dict[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "name": self.name,
+            "title": self.title,
+            "networks": self.networks,
+            "metrics": {name: vars(metric) for name, metric in self.metrics.items()},
+            "devices": self.devices,
+            "conditions": {name: list(values) for name, values in self.conditions.items()},
+            "built": self.built,
+            "notes": list(self.notes),
+            "files": self.files,
+        }
+
+    @classmethod
+    def from_json(cls, data: Any) -> "Card":
+        """Raises: DataError if this is not the card of a table of this version, or units are missing."""
+        if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("version") != VERSION:
+            raise DataError(f"expected a JSON object with format {FORMAT!r} and version {VERSION}")
+        try:
+            metrics = {str(name): Metric(**metric) for name, metric in data["metrics"].items()}
+            card = cls(
+                str(data["name"]),
+                str(data["title"]),
+                dict(data["networks"]),
+                metrics,
+                dict(data["devices"]),
+                {str(name): tuple(map(str, values)) for name, values in data["conditions"].items()},
+                dict(data["built"]),
+                tuple(map(str, data["notes"])),
+                dict(data["files"]),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise DataError(f"a table's card is incomplete: {error}") from error
+        for name, metric in metrics.items():
+            if not metric.unit or metric.better not in ("lower", "higher"):
+                raise DataError(f"metric {name!r} has unit {metric.unit!r} and better={metric.better!r}: give both")
+        return card
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows to write: one metric on one device. networks: [n] indices; sources: [n] indices into `SOURCES`."""
+
+    key: Key
+    networks: Ints
+    values: Floats
+    sources: npt.NDArray[np.int8]
+
+    @classmethod
+    def full(cls, key: Key, values: Floats, source: str) -> "Block":
+        """Values for networks 0 to n - 1, all of one source; NaN values are left out."""
+        known = np.flatnonzero(~np.isnan(values))
+        return cls(key, known, values[known], np.full(len(known), SOURCES.index(source), np.int8))
+
+
+class Store:
+    """A table's folder, opened: the card is read and the checksums are verified."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.card = read_card(folder)
+        for name, facts in self.card.files.items():
+            verify(folder / name, facts)
+        self._columns: dict[Key, Column] = {}
+
+    @cached_property
+    def _file(self) -> Any:
+        import pyarrow.parquet as pq
+
+        try:
+            return pq.ParquetFile(self.folder / _TABLE, memory_map=True)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.folder / _TABLE} is not a readable Parquet file ({error})") from error
+
+    @cached_property
+    def groups(self) -> dict[Key, int]:
+        """Row group of each key.
+
+        Raises: DataError for a file that is not laid out as `write` does.
+        """
+        names = self._file.schema_arrow.names
+        expected = ["network", "device", "metric", *self.card.conditions, "value", "source"]
+        if names != expected:
+            raise DataError(f"{self.folder / _TABLE} has columns {', '.join(names)}; expected {', '.join(expected)}")
+        found: dict[Key, int] = {}
+        metadata = self._file.metadata
+        for group in range(metadata.num_row_groups):
+            row_group = metadata.row_group(group)
+            parts = [row_group.column(at).statistics for at in range(1, 3 + len(self.card.conditions))]
+            if any(part is None or not part.has_min_max or part.min != part.max for part in parts):
+                raise DataError(
+                    f"{self.folder / _TABLE}: row group {group} mixes devices or metrics: rebuild the table"
+                )
+            key = tuple(str(part.min) for part in parts)
+            if key in found:
+                raise DataError(f"{self.folder / _TABLE}: {', '.join(key)} stands in two row groups: rebuild the table")
+            found[key] = group
+        return found
+
+    def column(self, key: Key, size: int) -> Column | None:
+        """The column of a key for `size` networks, or None if the table has none.
+
+        Raises: DataError for a damaged file, a network out of range, or rows that disagree.
+        """
+        if key not in self._columns:
+            if key not in self.groups:
+                return None
+            self._columns[key] = self._read(key, size)
+        return self._columns[key]
+
+    def _read(self, key: Key, size: int) -> Column:
+        try:
+            rows = self._file.read_row_group(self.groups[key], columns=["network", "value", "source"])
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.folder / _TABLE} is damaged ({error}): reinstall or rebuild it") from error
+        networks = rows["network"].to_numpy().astype(np.int64)
+        given = rows["value"].to_numpy().astype(np.float64)
+        encoded = rows["source"].combine_chunks().dictionary_encode()
+        names = encoded.dictionary.to_pylist()
+        if not set(names) <= set(SOURCES):
+            raise DataError(f"{self.folder / _TABLE}: sources {names}, expected some of {', '.join(SOURCES)}")
+        codes = np.array([SOURCES.index(name) for name in names], np.int8)
+        sources = np.zeros(size, np.int8)
+        values = np.full(size, math.nan)
+        if len(networks) and not (networks.min() >= 0 and networks.max() < size):
+            raise DataError(f"{self.folder / _TABLE}: network {networks.max()} in a table of {size}")
+        values[networks] = given
+        sources[networks] = codes[encoded.indices.to_numpy()]
+        if len(np.unique(networks)) < len(networks) and not np.array_equal(values[networks], given):
+            twice = networks[values[networks] != given][0]
+            raise DataError(f"{self.folder / _TABLE}: network {twice} has two values of {', '.join(key)}")
+        values.flags.writeable = False
+        return Column(values, sources)
+
+    def labels(self) -> list[str]:
+        """Notations of listed networks."""
+        import pyarrow.parquet as pq
+
+        try:
+            return list(pq.read_table(self.folder / _LIST, columns=["label"])["label"].to_pylist())
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(f"{self.folder / _LIST} is not a readable list of networks ({error})") from error
+
+    def arrow(self) -> Any:
+        """The whole table as an Arrow table."""
+        return self._file.read()
+
+
+def read_card(folder: Path) -> Card:
+    """Raises: DataError if there is no table in a folder, or its card is damaged."""
+    path = folder / _CARD
+    try:
+        return Card.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise DataError(f"no table in {folder}: expected a folder with {_CARD} and {_TABLE}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def checksum(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file, as a card holds them."""
+    content = path.read_bytes()
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def verify(path: Path, facts: Mapping[str, Any]) -> None:
+    """Raises: DataError if a file is missing, cut short or altered."""
+    try:
+        found = checksum(path)
+    except OSError as error:
+        raise DataError(f"cannot read {path} ({error.strerror}): reinstall or rebuild the table") from None
+    if found["bytes"] != facts.get("bytes"):
+        raise DataError(
+            f"{path} has {found['bytes']} bytes, its card says {facts.get('bytes')}: cut short or replaced; "
+            "reinstall or rebuild the table"
+        )
+    if found["sha256"] != facts.get("sha256"):
+        raise DataError(f"{path} was altered: its checksum is not the card's; reinstall or rebuild the table")
+
+
+def write(
+    folder: Path,
+    card: Card,
+    blocks: Iterable[Block],
+    labels: list[str] | None = None,
+    extras: Mapping[str, dict[str, Any]] | None = None,
+) -> Card:
+    """Write a table; the card's `files` are filled in.
+
+    labels: notations, where networks are listed. extras: size and checksum of further files of the folder.
+
+    Raises: DataError for an empty table, a value that is not finite, or a key that occurs twice.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder.mkdir(parents=True, exist_ok=True)
+    text = pa.dictionary(pa.int32(), pa.string())
+    names = ("device", "metric", *card.conditions)
+    schema = pa.schema(
+        [("network", pa.int32()), *((n, text) for n in names), ("value", pa.float64()), ("source", text)]
+    )
+    seen: set[Key] = set()
+    options = {
+        "compression": "zstd",
+        "compression_level": 12,
+        "use_dictionary": [*names, "value", "source"],
+        "column_encoding": {"network": "DELTA_BINARY_PACKED"},  # 0, 1, 2, ...: next to nothing
+    }
+    with pq.ParquetWriter(folder / _TABLE, schema, **options) as writer:
+        for block in blocks:
+            if block.key in seen:
+                raise DataError(f"{', '.join(block.key)} occurs twice: rows of one metric and device go together")
+            if not np.isfinite(block.values).all():
+                raise DataError(f"{', '.join(block.key)}: a value is not finite; leave the row out")
+            seen.add(block.key)
+            n = len(block.networks)
+            if not n:
+                continue
+            zeros = pa.array(np.zeros(n, np.int32))
+            same = [pa.DictionaryArray.from_arrays(zeros, pa.array([part])) for part in block.key]
+            sources = pa.DictionaryArray.from_arrays(pa.array(block.sources.astype(np.int32)), pa.array(SOURCES))
+            columns = [pa.array(block.networks.astype(np.int32)), *same, pa.array(block.values), sources]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=n)
+    if not seen:
+        raise DataError(f"{card.name}: no rows to write")
+    files = {_TABLE: checksum(folder / _TABLE), **(extras or {})}
+    if labels is not None:
+        listed = pa.table({"label": pa.array(labels, pa.string())})
+        pq.write_table(listed, folder / _LIST, compression="zstd", compression_level=12)
+        files[_LIST] = checksum(folder / _LIST)
+    written = Card(**{**vars(card), "files": files})
+    (folder / _CARD).write_text(json.dumps(written.to_json(), indent=1) + "\n", encoding="utf-8")
+    return written
