@@ -59,7 +59,7 @@ def print_result(result: Result) -> None:
         out.print(_table(title, columns, [_accuracy_row(design) for design in own]))
     else:
         rows = [(design.name, _number("accuracy", design.accuracy)) for design in own]
-        out.print(_table("Designs: accuracy from the table", ("design", "accuracy"), rows))
+        out.print(_table("Designs", ("design", "accuracy, from the table"), rows))
     metrics = [n for n in dict.fromkeys((*result.objectives, *USUAL)) if any(n in d.costs for d in result.designs)]
     title = f"Costs, {result.costs_are}"
     if len(own) < len(result.designs):

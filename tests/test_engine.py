@@ -518,7 +518,7 @@ BAD = [
     (["--max-area-mm2", "1"], "area of ecp5-25f is unknown"),
     (["--trails", "5"], "No such option: --trails"),
     (["--trials", "many"], "valid integer"),
-    (["--accuracy", "table"], "needs --accuracy-table"),
+    (["--accuracy", "predictor"], "needs --accuracy-table"),
     (["--accuracy", "table", "--accuracy-table", "absent.csv"], "check the path"),
     (["--accuracy-table", "absent.csv"], "--accuracy table or predictor"),
     (["--accuracy", "oracle"], "accuracy"),
@@ -697,7 +697,7 @@ def test_a_bundled_table_gives_accuracies_without_training(tmp_path, monkeypatch
     options = ("--space", "nasbench201", "--device", "fpga", "--accuracy", "table", "--trials", "25")
     assert command(monkeypatch, "run", *options, "--quiet", "--out", str(out)) == 0
     assert command(monkeypatch, "show", str(out)) == 0
-    assert "accuracy from the table" in capsys.readouterr().out
+    assert "accuracy, from the table" in capsys.readouterr().out
     result = cosearch.load(out)
     table = hwbench_data.load("nasbench201")
     for row in result.front.itertuples():
