@@ -8,6 +8,7 @@ from predictors.encoding import features as features
 PREDICTORS: dict[str, str] = {
     "adapted": "predictors.transfer:Adapted",
     "additive": "predictors.additive:AdditivePredictor",
+    "blend": "predictors.blend:Blend",
     "boosting": "predictors.trees:Boosting",
     "forest": "predictors.trees:RandomForest",
     "gp": "predictors.gp:GaussianProcess",
