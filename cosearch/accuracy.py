@@ -89,13 +89,37 @@ class TableAccuracy:
         return self._known[arch_key(arch)]
 
 
+class BundledAccuracy:
+    """Known accuracies of a bundled table.
+
+    Raises: ConfigError if none of the tables is of this space; DataError if the table needs a package to be installed.
+    """
+
+    images = 10_000  # of CIFAR-10's test set
+
+    def __init__(self, space: Any) -> None:
+        import hwbench_data
+
+        if space.name not in hwbench_data.available():
+            raise ConfigError(
+                f"--accuracy table: no bundled table of {space.name}, only of {', '.join(hwbench_data.available())}; "
+                "give --accuracy-table FILE (a CSV of arch,accuracy)"
+            )
+        table = hwbench_data.load(space.name)
+        self.metric = "cifar10_accuracy"
+        self._index = table.networks.index
+        self.values = table.accuracies(np.arange(len(table)), self.metric)
+
+    def __call__(self, arch: Arch) -> float:
+        return float(self.values[self._index(arch)])
+
+
 class PredictorAccuracy:
     def __init__(self, space: Any, table: Measurements, images: int) -> None:
-        from predictors.additive import AdditivePredictor
+        from predictors.arch import ArchPredictor
 
         self.images = images
-        self.model = AdditivePredictor(space)
-        self.model.fit(table.archs, table.values["accuracy"])
+        self.model = ArchPredictor(space, positive=False).fit(table.archs, table.values["accuracy"])
 
     def __call__(self, arch: Arch) -> float:
         return float(np.clip(self.model.predict([arch])[0][0], 0.0, 1.0))

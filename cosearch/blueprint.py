@@ -101,7 +101,7 @@ class Sum:
 
 @dataclass(frozen=True)
 class Pool:
-    """Average pooling, with "same" padding that does not count. size: (height, width) of the output; relu: before it.
+    """Average pooling, with "same" padding that does not count. size: (height, width) of the output.
 
     (1, 1) with a kernel of the whole image is global.
     """
@@ -112,7 +112,19 @@ class Pool:
     size: tuple[int, int]
     kernel: tuple[int, int]
     stride: int = 1
-    relu: bool = False
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        return (self.source,)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Batch-norm and ReLU on their own; hardware fuses them into the step before."""
+
+    name: str
+    source: int
+    channels: int
 
     @property
     def reads(self) -> tuple[int, ...]:
@@ -133,7 +145,7 @@ class Linear:
         return (self.source,)
 
 
-Step = Conv | Sum | Pool | Linear
+Step = Conv | Sum | Pool | Norm | Linear
 
 
 @dataclass(frozen=True)
@@ -189,6 +201,9 @@ class Blueprint:
                     held = (len(layers) - 1,)
                 ends[i] = held
                 continue
+            if isinstance(step, Norm):
+                ends[i] = producers
+                continue
             for layer in _layers(step):
                 layers.append(layer)
                 inputs.append(producers)
@@ -208,9 +223,9 @@ class Drawing:
         self.steps.append(step)
         return len(self.steps) - 1
 
-    def finish(self, source: int, classes: int, channels: int, size: tuple[int, int], relu: bool = False) -> Blueprint:
+    def finish(self, source: int, classes: int, channels: int, size: tuple[int, int]) -> Blueprint:
         """Global average pooling and the classifier."""
-        pooled = self.add(Pool("pool", source, channels, (1, 1), size, 1, relu))
+        pooled = self.add(Pool("pool", source, channels, (1, 1), size))
         self.add(Linear("classifier", pooled, channels, classes))
         return Blueprint(self.input_shape, tuple(self.steps))
 

@@ -36,7 +36,9 @@ class RunConfig(BaseModel):
     )
     data_dir: Path | None = Field(None, description="Folder with CIFAR's original Python batches.")
     accuracy: Literal["supernet", "table", "predictor", "train"] = Field(
-        "supernet", description="Where accuracy comes from during the search: supernet, table, predictor or train."
+        "supernet",
+        description="Where accuracy comes from: supernet, table, predictor or train. "
+        "A table without --accuracy-table is the bundled one of the space; nothing is trained then, and no data read.",
     )
     accuracy_table: Path | None = Field(None, description="CSV arch,accuracy for --accuracy table and predictor.")
     objectives: tuple[str, ...] = Field(
@@ -90,6 +92,11 @@ class RunConfig(BaseModel):
             if getattr(self, name) is not None:
                 update[name] = getattr(self, name).expanduser().resolve()
         return self.model_copy(update=update)
+
+    @property
+    def trains(self) -> bool:
+        """Whether finalists are trained: all accuracies of a bundled table are known, and its data is not at hand."""
+        return self.accuracy != "table" or self.accuracy_table is not None
 
     @property
     def constraints(self) -> dict[str, float]:

@@ -98,10 +98,12 @@ def _plan(problem: Problem) -> str:
         if config.accuracy == "supernet"
         else f"{config.accuracy} accuracies"
     )
+    data = f" for {config.data}" if config.trains else ""
+    trainings = f"{searches} finalists x {config.finalist_seeds} trainings of {config.finalist_epochs} epochs"
     return (
-        f"{problem.space.name}: {problem.space.size:.3g} networks for {config.data} on {problem.device_name}. "
+        f"{problem.space.name}: {problem.space.size:.3g} networks{data} on {problem.device_name}. "
         f"Budget: {source}, {searches} searches of {min(config.trials, problem.space.size)} evaluations, "
-        f"{searches} finalists x {config.finalist_seeds} trainings of {config.finalist_epochs} epochs."
+        f"{trainings if config.trains else 'no training'}."
     )
 
 
@@ -154,7 +156,8 @@ def _carry_out(run: RunDirectory, problem: Problem, reporter: Reporter, started:
     """
     config = problem.config
     deadline = started + 60 * config.minutes if config.minutes else float("inf")
-    at_once = start_threads(config.threads, int(np.prod(problem.dataset.input_shape[1:])))
+    pixels = int(np.prod(problem.dataset.input_shape[1:])) if problem.dataset is not None else PARALLEL_PIXELS
+    at_once = start_threads(config.threads, pixels)
     seconds: dict[str, float] = {"preparing": time.monotonic() - started}
     run.log("start", threads=config.threads, seed=config.seed)
     try:
@@ -165,7 +168,11 @@ def _carry_out(run: RunDirectory, problem: Problem, reporter: Reporter, started:
             found = _searches(run, problem, accuracy, at_once, reporter, deadline)
         chosen = recommended(found, problem, accuracy.images)
         with _timed(seconds, "finalists"):
-            trained = _train_finalists(run, chosen, problem, reporter, deadline)
+            trained = (
+                _train_finalists(run, chosen, problem, reporter, deadline)
+                if config.trains
+                else {name: [] for name in chosen}
+            )
         with _timed(seconds, "comparing"):
             designs = [design(problem, name, chosen[name], found[name], trained[name]) for name in chosen]
             designs += _on_default(designs, problem, default)
@@ -200,15 +207,15 @@ BATCH = 20
 
 def _accuracy_source(run: RunDirectory, problem: Problem, reporter: Reporter, deadline: float) -> AccuracySource:
     config, space, dataset = problem.config, problem.space, problem.dataset
+    if problem.known_accuracy is not None:
+        return problem.known_accuracy
     from cosearch.supernet.training import torch_device
 
+    assert dataset is not None
     device = torch_device(config.torch_device)
     if config.accuracy == "supernet":
         return SupernetAccuracy(space, _trained_supernet(run, problem, device, reporter, deadline), dataset, device)
-    if config.accuracy == "train":
-        return TrainAccuracy(space, dataset, config.finalist_epochs, config.seed, device)
-    assert problem.known_accuracy is not None
-    return problem.known_accuracy
+    return TrainAccuracy(space, dataset, config.finalist_epochs, config.seed, device)
 
 
 def _trained_supernet(run: RunDirectory, problem: Problem, device: str, reporter: Reporter, deadline: float) -> Any:
@@ -217,6 +224,7 @@ def _trained_supernet(run: RunDirectory, problem: Problem, device: str, reporter
     from cosearch.supernet.training import make_optimizer, supernet_recipe, train_supernet_epoch
 
     config, space, dataset = problem.config, problem.space, problem.dataset
+    assert dataset is not None
     supernet = space.supernet(config.seed).to(device)
     recipe = supernet_recipe(config.supernet_epochs)
     optimizer = make_optimizer(supernet, recipe)
@@ -384,39 +392,46 @@ def _write(run: RunDirectory, problem: Problem, result: Result, finalist: Choice
         "format": "cosearch.network",
         "version": 1,
         "space": problem.config.space,
-        "input_shape": list(problem.dataset.input_shape),
-        "pixel_mean": list(problem.dataset.mean),
-        "pixel_std": list(problem.dataset.std),
-        "classes": list(problem.dataset.classes),
+        "input_shape": list(problem.space.blueprint(arch).input_shape),
         "arch": arch,
     }
+    if problem.dataset is not None:
+        network |= {
+            "pixel_mean": list(problem.dataset.mean),
+            "pixel_std": list(problem.dataset.std),
+            "classes": list(problem.dataset.classes),
+        }
     run.write_json("best/network.json", network)
     run.write_json("best/workload.json", problem.space.workload(arch).to_json())
     if isinstance(problem.costs, AcceleratorCosts):
         run.write_json("best/accelerator.json", problem.costs.accelerator(arch, point).to_json())
         run.write_json("best/mapping.json", mapping_document(problem, finalist))
-    first = _trainings([arch], problem)[0]  # the first seed, not the best on the test images
-    for source, target in (("", "weights"), (".integer", "integer")):
-        loaded = run.load_tensors(f"{first.name}{source}.safetensors")
-        if loaded is None:
-            raise RunError(
-                f"{run.path / first.name}{source}.safetensors is missing: remove {first.name}.json and resume"
-            )
-        run.save_tensors(f"best/{target}.safetensors", *loaded)
+    if problem.config.trains:
+        _write_weights(run, _trainings([arch], problem)[0])  # the first seed, not the best on the test images
     run.write_json(
         "result.json",
         {
             "format": "cosearch.result",
             "version": 1,
             "device": problem.device_name,
-            "data": problem.config.data,
-            "data_hash": problem.dataset.content_hash,
+            "data": problem.config.data if problem.dataset is not None else None,
+            "data_hash": problem.dataset.content_hash if problem.dataset is not None else None,
             "objectives": list(problem.objectives.names),
             "costs_are": problem.costs_are,
             "designs": [d.to_json() for d in result.designs],
             "notes": list(result.notes),
         },
     )
+
+
+def _write_weights(run: RunDirectory, training: Training) -> None:
+    for source, target in (("", "weights"), (".integer", "integer")):
+        loaded = run.load_tensors(f"{training.name}{source}.safetensors")
+        if loaded is None:
+            raise RunError(
+                f"{run.path / training.name}{source}.safetensors is missing: remove {training.name}.json and resume"
+            )
+        run.save_tensors(f"best/{target}.safetensors", *loaded)
 
 
 def load(path: Path | str) -> Result:
@@ -449,6 +464,8 @@ def load_network(path: Path | str) -> "Classifier":
     from cosearch.integer import from_tensors
 
     run_directory = RunDirectory.open(Path(path))
+    if not run_directory.config.trains:
+        raise RunError(f"{path} trained no network: its accuracies come from a table")
     described = run_directory.read_json("best/network.json")
     loaded = run_directory.load_tensors("best/integer.safetensors")
     if loaded is None:

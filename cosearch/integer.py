@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cosearch.blueprint import ACCUMULATOR_BITS, ACTIVATION_BITS, Conv, Linear, Pool, Sum
+from cosearch.blueprint import ACCUMULATOR_BITS, ACTIVATION_BITS, Conv, Linear, Norm, Pool, Sum
 from cosearch.data import Split
 from cosearch.errors import CosearchError, RunError
 from cosearch.operators.adder import add_conv2d
 from cosearch.supernet import arithmetic
-from cosearch.supernet.blocks import Network, Unit
+from cosearch.supernet.blocks import Network, Unit, Watched
 from cosearch.workload import INPUT
 
 MULTIPLIER_BITS = 16
@@ -108,12 +108,11 @@ class IntegerPool:
     name: str
     kernel: tuple[int, int]
     stride: int
-    relu: bool
     global_: bool
     shift: int = MULTIPLIER_BITS - 1
 
     def __call__(self, values: Sequence[Tensor]) -> Tensor:
-        x = values[0].clamp_min(0) if self.relu else values[0]
+        [x] = values
         sums, counts = _window_sums(x, self), _window_sums(torch.ones_like(x[:1, :1]), self)
         multiplier = (2.0**self.shift / counts.double()).round().long()
         return (sums * multiplier + (1 << (self.shift - 1))) >> self.shift
@@ -125,6 +124,17 @@ def _window_sums(x: Tensor, step: IntegerPool) -> Tensor:
     padding = (step.kernel[0] - 1) // 2 if step.stride == 1 else 0
     # with a divisor of one these are sums, exact in float64; padding adds nothing
     return F.avg_pool2d(x.double(), step.kernel, step.stride, padding, ceil_mode=True, divisor_override=1).long()
+
+
+@dataclass(frozen=True)
+class IntegerNorm:
+    """A batch-norm of its own."""
+
+    name: str
+    requantise: Requantise
+
+    def __call__(self, values: Sequence[Tensor]) -> Tensor:
+        return self.requantise(values[0])
 
 
 @dataclass(frozen=True)
@@ -149,7 +159,7 @@ class IntegerLinear:
         return _within_accumulator(self.name, logits)
 
 
-IntegerStep = IntegerConv | IntegerSum | IntegerPool | IntegerZeros | IntegerLinear
+IntegerStep = IntegerConv | IntegerNorm | IntegerSum | IntegerPool | IntegerZeros | IntegerLinear
 
 
 @dataclass(frozen=True)
@@ -217,13 +227,18 @@ def _adder_weight(weight: Tensor, entry: _Tensor) -> tuple[Tensor, Tensor]:
     return (held / entry.step).round().long(), -(weight - held).abs().sum((1, 2, 3))
 
 
-def _convert(unit: Unit, entry: _Tensor) -> tuple[list[IntegerConv], _Tensor]:
-    """A unit's layers - one, or those of its chain - and how the last one's output is written."""
-    step, bn = unit.step, unit.bn
+def _affine(bn: torch.nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """A batch-norm as gain * x + offset, per channel."""
     assert bn.running_mean is not None
     assert bn.running_var is not None
     gain = bn.weight.detach().double() / torch.sqrt(bn.running_var.double() + bn.eps)
-    shift = bn.bias.detach().double() - bn.running_mean.double() * gain
+    return gain, bn.bias.detach().double() - bn.running_mean.double() * gain
+
+
+def _convert(unit: Unit, entry: _Tensor) -> tuple[list[IntegerConv], _Tensor]:
+    """A unit's layers - one, or those of its chain - and how the last one's output is written."""
+    step = unit.step
+    gain, shift = _affine(unit.bn)
     out = _written(float(unit.amax), step.relu != "after")
     if step.op == "add":
         seen = _Tensor(entry.step, entry.signed and step.relu != "before")
@@ -273,18 +288,29 @@ def to_integer(network: Network, images: Tensor) -> IntegerNetwork:
             append(IntegerZeros(step.name, (step.channels, *step.size)), ())
             written[i] = _written(1.0, True)
         elif isinstance(step, Sum):
-            written[i] = _written(float(network.addition(step.name).amax), True)
+            written[i] = _written(_seen(network, step), True)
             shift = MULTIPLIER_BITS - 2
             ratios = [written[j].step / written[i].step for j in step.reads]
             append(IntegerSum(step.name, tuple(round(ratio * 2**shift) for ratio in ratios), shift), sources)
         elif isinstance(step, Pool):
-            append(IntegerPool(step.name, step.kernel, step.stride, step.relu, step.size == (1, 1)), sources)
-            source = written[step.source]
-            written[i] = _Tensor(source.step, source.signed and not step.relu)
+            append(IntegerPool(step.name, step.kernel, step.stride, step.size == (1, 1)), sources)
+            written[i] = written[step.source]
+        elif isinstance(step, Norm):
+            written[i] = _written(_seen(network, step), False)
+            gain, offset = _affine(network.norm(step))
+            scale = gain * written[step.source].step / written[i].step
+            append(IntegerNorm(step.name, _fixed_point(scale, offset / written[i].step, written[i])), sources)
         else:
             append(_convert_classifier(step, network, written[step.source]), sources)
         place[i] = len(steps) - 1
     return IntegerNetwork(written[INPUT].step, tuple(steps), tuple(reads))
+
+
+def _seen(network: Network, step: Sum | Norm) -> float:
+    """The largest value of a step that calibration saw."""
+    part = network.part(step)
+    assert isinstance(part, Watched)
+    return float(part.amax)
 
 
 def _convert_classifier(step: Linear, network: Network, entry: _Tensor) -> IntegerLinear:
@@ -320,6 +346,10 @@ def to_tensors(network: IntegerNetwork) -> tuple[dict[str, Tensor], dict[str, st
             tensors |= {f"{step.name}.{part}": getattr(step.requantise, part) for part in _PARTS}
             fixed = {key: getattr(step, key) for key in ("name", "op", "stride", "groups", "relu")}
             steps.append({"kind": "conv", **fixed, "low": step.requantise.low, "high": step.requantise.high})
+        elif isinstance(step, IntegerNorm):
+            tensors |= {f"{step.name}.{part}": getattr(step.requantise, part) for part in _PARTS}
+            limits = {"low": step.requantise.low, "high": step.requantise.high}
+            steps.append({"kind": "norm", "name": step.name, **limits})
         elif isinstance(step, IntegerLinear):
             tensors[f"{step.name}.weight"], tensors[f"{step.name}.bias"] = step.weight, step.bias
             steps.append({"kind": "linear", "name": step.name})
@@ -332,6 +362,11 @@ def to_tensors(network: IntegerNetwork) -> tuple[dict[str, Tensor], dict[str, st
 _KINDS: dict[type, str] = {IntegerSum: "sum", IntegerPool: "pool", IntegerZeros: "zeros"}
 
 
+def _requantise(tensors: Mapping[str, Tensor], name: str, data: Mapping[str, Any]) -> Requantise:
+    multiplier, shift, offset = (tensors[f"{name}.{part}"] for part in _PARTS)
+    return Requantise(multiplier, shift, offset, int(data["low"]), int(data["high"]))
+
+
 def from_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> IntegerNetwork:
     """Raises: RunError if the tensors are not an integer network of a version that this code reads."""
     if any(metadata.get(key) != value for key, value in FORMAT.items()):
@@ -341,18 +376,19 @@ def from_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
         name = str(data["name"])
         match data["kind"]:
             case "conv":
-                parts = [tensors[f"{name}.{part}"] for part in _PARTS]
-                requantise = Requantise(parts[0], parts[1], parts[2], int(data["low"]), int(data["high"]))
+                requantise = _requantise(tensors, name, data)
                 stride, groups, relu = int(data["stride"]), int(data["groups"]), bool(data["relu"])
                 return IntegerConv(name, str(data["op"]), tensors[f"{name}.weight"], stride, groups, relu, requantise)
+            case "norm":
+                return IntegerNorm(name, _requantise(tensors, name, data))
             case "linear":
                 return IntegerLinear(name, tensors[f"{name}.weight"], tensors[f"{name}.bias"])
             case "sum":
                 return IntegerSum(name, tuple(int(m) for m in data["multipliers"]), int(data["shift"]))
             case "pool":
                 height, width = (int(k) for k in data["kernel"])
-                flags = bool(data["relu"]), bool(data["global_"])
-                return IntegerPool(name, (height, width), int(data["stride"]), *flags, int(data["shift"]))
+                whole, shift = bool(data["global_"]), int(data["shift"])
+                return IntegerPool(name, (height, width), int(data["stride"]), whole, shift)
             case "zeros":
                 channels, height, width = (int(n) for n in data["size"])
                 return IntegerZeros(name, (channels, height, width))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cosearch import registry
-from cosearch.accuracy import AccuracySource, PredictorAccuracy, TableAccuracy, require_fractions
+from cosearch.accuracy import AccuracySource, BundledAccuracy, PredictorAccuracy, TableAccuracy, require_fractions
 from cosearch.blueprint import OPERATORS
 from cosearch.config import RunConfig
 from cosearch.costs import AcceleratorCosts, MeasuredCosts, read_table, unknown_device, unmeasured_choices
@@ -28,14 +28,19 @@ def load_data_and_space(config: RunConfig) -> tuple[Dataset, Any]:
 
     Raises: DataError, UnknownNameError, ConfigError.
     """
+    dataset = load_dataset(config.data, config.data_dir, config.seed)
+    return dataset, _space(config, dataset.input_shape, len(dataset.classes))
+
+
+def _space(config: RunConfig, *made_for: Any) -> Any:
+    """made_for: image shape and number of classes; nothing for those that the space itself prefers."""
     factory = networks.find(config.space)
     if not callable(factory):
         raise ConfigError(
             f"--space {config.space}: expected a function (input_shape, num_classes), got {factory!r:.60}"
         )
-    dataset = load_dataset(config.data, config.data_dir, config.seed)
     try:
-        space = factory(dataset.input_shape, len(dataset.classes))
+        space = factory(*made_for)
     except TypeError as error:
         raise ConfigError(f"--space {config.space} takes no (input_shape, num_classes): {error}") from error
     if not isinstance(space, NetworkSpace):
@@ -43,18 +48,19 @@ def load_data_and_space(config: RunConfig) -> tuple[Dataset, Any]:
             f"--space {config.space} made a {type(space).__name__}, which is no network space: inherit "
             "search_spaces.networks.space.NetworkSpace and give it a description and a blueprint"
         )
-    return dataset, space
+    return space
 
 
 @dataclass(frozen=True)
 class Problem:
-    """All that a search needs, checked. device_name: the part, or the measurement file.
+    """All that a search needs, checked. dataset: None if nothing is trained.
 
-    known_accuracy: the source, if it is a table or a predictor. costs_are: how costs are known, for people.
+    device_name: the part, or the measurement file. known_accuracy: the source, if it is a table or a predictor.
+    costs_are: how costs are known, for people.
     """
 
     config: RunConfig
-    dataset: Dataset
+    dataset: Dataset | None
     space: Any
     objectives: Objectives
     costs: AcceleratorCosts | MeasuredCosts
@@ -77,15 +83,18 @@ def prepare(config: RunConfig, reporter: Reporter) -> Problem:
     """
     objectives = Objectives(config.objectives, config.min_accuracy)
     registry.find("strategies", STRATEGIES, config.strategy)
-    needs_table = config.accuracy in ("table", "predictor")
-    if needs_table and config.accuracy_table is None:
-        raise ConfigError(f"--accuracy {config.accuracy} needs --accuracy-table FILE (a CSV of arch,accuracy)")
-    if config.accuracy_table is not None and not needs_table:
+    if config.accuracy == "predictor" and config.accuracy_table is None:
+        raise ConfigError("--accuracy predictor needs --accuracy-table FILE (a CSV of arch,accuracy)")
+    if config.accuracy_table is not None and config.accuracy not in ("table", "predictor"):
         raise ConfigError(f"--accuracy-table is read with --accuracy table or predictor, not {config.accuracy}")
-    dataset, space = load_data_and_space(config)
-    known = None
-    if config.accuracy_table is not None:
-        known = _known_accuracy(config.accuracy_table, config.accuracy, space, len(dataset.validation))
+    dataset, known = None, None
+    if config.trains:
+        dataset, space = load_data_and_space(config)
+        if config.accuracy_table is not None:
+            known = _known_accuracy(config.accuracy_table, config.accuracy, space, len(dataset.validation))
+    else:
+        space = _space(config)
+        known = BundledAccuracy(space)
     space, costs, device_name, costs_are, objectives = _costs(config, space, objectives, reporter)
     costs.fronts([{name: options[-1] for name, options in space.choices.items()}])  # an unknown metric shows here
     _require_feasible(space, costs, config.constraints, device_name)
@@ -190,7 +199,11 @@ def fingerprint(problem: Problem) -> dict[str, str]:
     def digest(content: bytes) -> str:
         return hashlib.sha256(content).hexdigest()
 
-    found = {"data": problem.dataset.content_hash, "space": digest(json.dumps(dict(problem.space.choices)).encode())}
+    found = {"space": digest(json.dumps(dict(problem.space.choices)).encode())}
+    if problem.dataset is not None:
+        found["data"] = problem.dataset.content_hash
+    elif isinstance(problem.known_accuracy, BundledAccuracy):
+        found["accuracies"] = digest(problem.known_accuracy.values.tobytes())
     if isinstance(problem.costs, AcceleratorCosts):
         space: Any = problem.costs.tensor.space
         found["device and unit costs"] = digest(json.dumps(space.describe(), sort_keys=True, default=str).encode())

@@ -25,8 +25,8 @@ class Design:
     """One (network, accelerator) pair of the comparison.
 
     costs: metric -> value; empty if the pair cannot run, and infeasible says why. correct: per training seed one
-    character a test image, 1 where the integer network is right. float_accuracies: of the networks they came from.
-    search_accuracy: what the search saw.
+    character a test image, 1 where the integer network is right; none if accuracies are a table's. float_accuracies:
+    of the networks they came from. search_accuracy: what the search saw.
     """
 
     name: str
@@ -49,8 +49,8 @@ class Design:
 
     @property
     def accuracy(self) -> float:
-        """Mean over training seeds of the integer network's test accuracy."""
-        return sum(self.integer_accuracies) / len(self.correct)
+        """Mean over training seeds of the integer network's test accuracy; the table's if nothing was trained."""
+        return sum(self.integer_accuracies) / len(self.correct) if self.correct else self.search_accuracy
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -106,10 +106,15 @@ def bought(designs: Sequence[Design]) -> list[str]:
             for metric in ("energy_mj", "latency_ms")
             if other.costs.get(metric)
         ]
-        mean, low, high = (100 * value for value in accuracy_difference(finalist, other))
-        points = f"{mean:+.2f} points of accuracy [{low:+.2f}, {high:+.2f}]"
-        lines.append(f"against {other.name}: {', '.join(gains)} at {points}")
+        lines.append(f"against {other.name}: {', '.join(gains)} at {_points(finalist, other)}")
     return lines
+
+
+def _points(ours: Design, theirs: Design) -> str:
+    if not ours.correct:
+        return f"{100 * (ours.accuracy - theirs.accuracy):+.2f} points of accuracy"
+    mean, low, high = (100 * value for value in accuracy_difference(ours, theirs))
+    return f"{mean:+.2f} points of accuracy [{low:+.2f}, {high:+.2f}]"
 
 
 RESAMPLES = 2000

@@ -52,10 +52,14 @@ def print_result(result: Result) -> None:
     source = front["accuracy_source"].iloc[0] if len(front) else ""
     out.print(_table(f"Pareto front: {shown}; accuracy from: {source}", names, rows))
     seeds = len(result.finalist.correct)
-    title = f"Designs: accuracy of the integer network on the test images, {seeds} trainings from scratch"
-    columns = ("design", "mean [95% interval]", "least to most", "float network", "in the search")
     own = [design for design in result.designs if not design.name.endswith(AT_DEFAULT)]
-    out.print(_table(title, columns, [_accuracy_row(design) for design in own]))
+    if seeds:
+        title = f"Designs: accuracy of the integer network on the test images, {seeds} trainings from scratch"
+        columns = ("design", "mean [95% interval]", "least to most", "float network", "in the search")
+        out.print(_table(title, columns, [_accuracy_row(design) for design in own]))
+    else:
+        rows = [(design.name, _number("accuracy", design.accuracy)) for design in own]
+        out.print(_table("Designs", ("design", "accuracy, from the table"), rows))
     metrics = [n for n in dict.fromkeys((*result.objectives, *USUAL)) if any(n in d.costs for d in result.designs)]
     title = f"Costs, {result.costs_are}"
     if len(own) < len(result.designs):

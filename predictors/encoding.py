@@ -157,16 +157,26 @@ def _paths(space: Any, archs: Sequence[Arch]) -> Floats:
     paths and leaves wires out.
     """
     edges = _require_cell(space)
-    operations = tuple(c for c in dict.fromkeys(c for o in space.choices.values() for c in o) if c not in WIRES)
-    longest = max((len(path) for path in _routes(edges)), default=0)
-    sequences = [s for length in range(longest + 1) for s in product(operations, repeat=length)]
-    column = {sequence: i for i, sequence in enumerate(sequences)}
+    _, column = _sequence_columns(space)
     out = np.zeros((len(archs), len(column)))
     names = tuple(f"{a}-{b}" for a, b in edges)
     for row, arch in enumerate(archs):
         for sequence in _sequences(edges, tuple(str(arch[name]) for name in names)):
             out[row, column[sequence]] += 1.0
     return out
+
+
+def _sequence_columns(space: Any) -> tuple[tuple[str, ...], dict[tuple[str, ...], int]]:
+    """The operations of a cell space that are no wires, and the column of each sequence of them."""
+    operations = tuple(str(c) for c in dict.fromkeys(c for o in space.choices.values() for c in o) if c not in WIRES)
+    sequences = _all_sequences(_require_cell(space), operations)
+    return operations, {sequence: i for i, sequence in enumerate(sequences)}
+
+
+@lru_cache(maxsize=16)
+def _all_sequences(edges: tuple[tuple[int, int], ...], operations: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    longest = max(len(route) for route in _routes(edges))
+    return tuple(s for length in range(longest + 1) for s in product(operations, repeat=length))
 
 
 def _shape(space: Any, archs: Sequence[Arch]) -> Floats:
@@ -179,6 +189,78 @@ def _shape(space: Any, archs: Sequence[Arch]) -> Floats:
         known = lengths or [0]
         rows.append([len(lengths), max(known), min(known), float(np.mean(known)), float(bool(lengths))])
     return np.array(rows, dtype=float).reshape(len(rows), 5)
+
+
+def _flow(space: Any, archs: Sequence[Arch]) -> Floats:
+    """The path counts again, each path weighted by its share of the signal; then moments over the paths.
+
+    Batch normalisation makes every convolution give unit variance, a skip gives what it gets, an average over pixels
+    about half of it, and a node adds up: so each edge has a share of its node, and a path the product of its edges'
+    shares. The moments: how often a path has each operation (mean, most, in how many paths); mean, variance and
+    extremes of its depth; the share of paths that convolve nothing; the variance and the share that reach the output.
+    Source: own derivation.
+    """
+    edges = _require_cell(space)
+    operations, column = _sequence_columns(space)
+    names = tuple(space.choices)
+    out = np.array([_flow_row(edges, operations, tuple(str(arch[n]) for n in names)) for arch in archs])
+    return out.reshape(len(archs), len(column) + FLOW_MOMENTS + 3 * len(operations))
+
+
+FLOW_MOMENTS = 13
+POOLED_VARIANCE = 0.5
+
+
+@lru_cache(maxsize=1 << 16)
+def _flow_row(
+    edges: tuple[tuple[int, int], ...], operations: tuple[str, ...], chosen: tuple[str, ...]
+) -> tuple[float, ...]:
+    variance = {0: 1.0}
+    given = {}
+    for (a, b), operation in sorted(zip(edges, chosen, strict=True)):
+        source = variance.get(a, 0.0)
+        if operation == "none" or source == 0.0:
+            given[a, b] = 0.0
+        elif operation in WIRES:
+            given[a, b] = source
+        else:
+            given[a, b] = POOLED_VARIANCE * source if "pool" in operation else 1.0
+        variance[b] = variance.get(b, 0.0) + given[a, b]
+    sequences = _all_sequences(edges, operations)
+    row = dict.fromkeys(sequences, 0.0)
+    shares, paths = [], []
+    for route in _routes(edges):
+        if any(chosen[i] == "none" for i in route):
+            continue
+        share = float(np.prod([given[edges[i]] / variance[edges[i][1]] for i in route]))
+        path = tuple(chosen[i] for i in route if chosen[i] not in WIRES)
+        row[path] += share
+        shares.append(share)
+        paths.append(path)
+    weight = np.array(shares or [0.0])
+    per_operation = np.array([[path.count(o) for o in operations] for path in paths or [()]], dtype=float)
+    pools = per_operation[:, ["pool" in o for o in operations]].sum(1)
+    depth = per_operation.sum(1) - pools
+    mean = float(weight @ depth)
+    moments = (
+        *map(float, weight @ per_operation),
+        mean,
+        float(weight @ depth**2) - mean**2,
+        float(depth.max()),
+        float(depth.min()),
+        float(pools.max()),
+        float(pools.min()),
+        float(weight @ (depth == 0)),
+        float((depth == 0).sum()),
+        float(((depth > 0) & (pools == 0)).any()),
+        float(weight @ ((depth > 0) & (pools == 0))),
+        variance.get(max(b for _, b in edges), 0.0),
+        float(len(paths)),
+        float(weight.sum()),
+        *map(float, per_operation.max(0)),
+        *map(float, (per_operation > 0).sum(0)),
+    )
+    return (*row.values(), *moments)
 
 
 def _require_cell(space: Any) -> tuple[tuple[int, int], ...]:
@@ -218,4 +300,5 @@ PARTS: dict[str, Callable[[Any, Sequence[Arch]], Floats]] = {
     "workload": _workload,
     "paths": _paths,
     "shape": _shape,
+    "flow": _flow,
 }

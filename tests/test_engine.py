@@ -518,7 +518,7 @@ BAD = [
     (["--max-area-mm2", "1"], "area of ecp5-25f is unknown"),
     (["--trails", "5"], "No such option: --trails"),
     (["--trials", "many"], "valid integer"),
-    (["--accuracy", "table"], "needs --accuracy-table"),
+    (["--accuracy", "predictor"], "needs --accuracy-table"),
     (["--accuracy", "table", "--accuracy-table", "absent.csv"], "check the path"),
     (["--accuracy-table", "absent.csv"], "--accuracy table or predictor"),
     (["--accuracy", "oracle"], "accuracy"),
@@ -680,3 +680,40 @@ def test_a_device_without_some_engines_is_searched_with_the_others(options, tmp_
 def test_a_minimum_accuracy_that_is_missed_is_said(table_run, tmp_path):
     result = cosearch.run(**{**table_run, "min_accuracy": 0.9999, "out": tmp_path / "run"})
     assert result.notes[0].startswith("NO design reaches --min-accuracy 0.9999")
+
+
+# -- a bundled table --
+
+
+def test_a_bundled_table_gives_accuracies_without_training(tmp_path, monkeypatch, capsys):
+    import hwbench_data
+    from cosearch.engine import load_network
+    from hwbench_data.analog import installed
+    from search_spaces.networks import nasbench201
+
+    if not installed():
+        pytest.skip("the accuracies come from the package analog-nasbench, which is not installed")
+    out = tmp_path / "run"
+    options = ("--space", "nasbench201", "--device", "fpga", "--accuracy", "table", "--trials", "25")
+    assert command(monkeypatch, "run", *options, "--quiet", "--out", str(out)) == 0
+    assert command(monkeypatch, "show", str(out)) == 0
+    assert "accuracy, from the table" in capsys.readouterr().out
+    result = cosearch.load(out)
+    table = hwbench_data.load("nasbench201")
+    for row in result.front.itertuples():
+        assert row.accuracy == table.accuracies([nasbench201.index_of(json.loads(row.arch))])[0]
+    assert result.finalist.accuracy == result.finalist.search_accuracy
+    assert not (out / "finalists").exists()
+    assert {path.name for path in (out / "best").iterdir()} == {
+        "network.json", "workload.json", "accelerator.json", "mapping.json",
+    }  # fmt: skip
+    with pytest.raises(RunError, match="trained no network"):
+        load_network(out)
+    cosearch.resume(out, trials=30, quiet=True)
+    assert len(study(out).trials) == 30
+
+
+def test_a_space_without_a_bundled_table_says_which_have_one(options, tmp_path):
+    with pytest.raises(ConfigError, match="no bundled table of tiny, only of"):
+        cosearch.run(**{**options, "accuracy": "table", "out": tmp_path / "none"})
+    assert not (tmp_path / "none").exists()

@@ -18,7 +18,7 @@ from cosearch.errors import HardwareError
 from cosearch.hardware.accelerator import TENSORS, Accelerator, Axis, Engine, Mapspace, MemoryLevel
 from cosearch.hardware.array import divisors
 from cosearch.hardware.cost import READ, WRITE, port_width
-from cosearch.hardware.mapping import DIMS, LevelLoops, Mapping, loop_bounds
+from cosearch.hardware.mapping import DIMS, RELEVANT, LevelLoops, Mapping, loop_bounds
 from cosearch.hardware.nestkernel import (
     Memories,
     NestCounts,
@@ -33,6 +33,7 @@ from cosearch.workload import Layer
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 _THREADED, _PARTS = 4096, 8
 """Mappings from which on threads pay, and the parts that they share."""
@@ -80,20 +81,27 @@ class Nests:
         return len(self.temporal) * len(self.orders)
 
 
-def enumerate_nests(layer: Layer, engine: Engine, names: Sequence[str]) -> Nests:
-    """Every mapping of the engine's mapspace; names: the levels of its hierarchy, innermost first."""
+def enumerate_nests(
+    layer: Layer, engine: Engine, names: Sequence[str], fits: Callable[[Floats], Mask] | None = None
+) -> Nests:
+    """Every mapping of the engine's mapspace; names: the levels of its hierarchy, innermost first.
+
+    fits: says of extents [b, level, dimension] which tiles some memory may take (`tiles_fit`); mappings whose tiles are
+        at least as large as refused ones are then left out.
+
+    Raises: HardwareError if the mapspace does not cover a dimension of the layer.
+    """
     space = _mapspace(engine)
     bounds = loop_bounds(layer)
     at_level = {name: i for i, name in enumerate(names)}
     homes = {dim: [at_level[t.level] for t in space.tiled if dim in t.dims] for dim in DIMS}
     times, fanouts = [], []
     for spatial in _spatial(space, bounds):
-        factors = {dim: math.prod(option.get(dim, 1) for option in spatial) for dim in DIMS}
-        table = _table({dim: -(-bounds[dim] // factors[dim]) for dim in DIMS}, homes, len(names))
         across = np.ones((len(names), len(DIMS)))
         for axis, option in zip(space.axes, spatial, strict=True):
             for dim, factor in option.items():
                 across[at_level[axis.level], _AT[dim]] *= factor
+        table = _table(_trips(bounds, spatial), homes, across, bounds, fits)
         times.append(table)
         fanouts.append(np.broadcast_to(across, table.shape))
     orders = []
@@ -130,20 +138,83 @@ def _spatial(space: Mapspace, bounds: dict[str, int]) -> Iterator[tuple[dict[str
     yield from kept
 
 
-def _table(trips: dict[str, int], homes: dict[str, list[int]], levels: int) -> Floats:
-    """Temporal bounds of every tiling: [b, level, dimension]."""
-    columns = []
+def _trips(bounds: dict[str, int], spatial: Sequence[dict[str, int]]) -> dict[str, int]:
+    """Iterations that an unrolling leaves to time."""
+    return {dim: -(-n // math.prod(option.get(dim, 1) for option in spatial)) for dim, n in bounds.items()}
+
+
+def _table(
+    trips: dict[str, int],
+    homes: dict[str, list[int]],
+    across: Floats,
+    bounds: dict[str, int],
+    fits: Callable[[Floats], Mask] | None,
+) -> Floats:
+    """Temporal bounds of every tiling that may fit: [b, level, dimension]; across: [level, dimension] fan-out.
+
+    Dimension by dimension, so that what cannot fit is dropped before it multiplies with the rest.
+    """
+    most = np.array([float(bounds[dim]) for dim in DIMS])
+    table = np.ones((1, *across.shape))
     for dim in DIMS:
         if trips[dim] > 1 and not homes[dim]:
             raise HardwareError(f"the mapspace tiles no level along {dim}, which has {trips[dim]} iterations left")
-        columns.append(_splits(trips[dim], len(homes[dim])) if homes[dim] else [()])
-    grid = np.indices([len(c) for c in columns]).reshape(len(DIMS), -1)
-    table = np.ones((grid.shape[1], levels, len(DIMS)))
-    for at, dim in enumerate(DIMS):
-        values = np.array(columns[at], float).reshape(len(columns[at]), -1)
+        splits = np.array(_splits(trips[dim], len(homes[dim])) if homes[dim] else [()], float)
+        grown = np.repeat(table, len(splits), axis=0)
         for position, level in enumerate(homes[dim]):
-            table[:, level, at] = values[grid[at], position]
+            grown[:, level, _AT[dim]] = np.tile(splits[:, position], len(table))
+        if fits is not None and len(splits) > 1:
+            grown = grown[fits(np.minimum(np.cumprod(grown * across, axis=1), most))]
+        table = grown
     return table
+
+
+def tiles_fit(
+    layer: Layer, levels: Sequence[MemoryLevel], rooms: Floats, resident: Sequence[str], reach: Floats
+) -> Mask:
+    """Which tiles, of extents reach [b, level, dimension], fit rooms [level] of bits; loses none that fits.
+
+    Outputs are taken at the narrower of their widths, and tensors that stay in the level below DRAM take none of it.
+    """
+    at = {dim: reach[:, :, i] for i, dim in enumerate(DIMS)}
+    down, dilated_down, right, dilated_right = _window(layer)
+    rows = _edge(at["P"], down, at["R"], dilated_down)
+    cols = _edge(at["Q"], right, at["S"], dilated_right)
+    bits = {
+        "W": np.prod([at[d] for d in RELEVANT["W"]], axis=0) * layer.weight_width * layer.has_weights,
+        "I": at["N"] * at["G"] * at["C"] * rows * cols * layer.input_bits,
+        "O": np.prod([at[d] for d in RELEVANT["O"]], axis=0) * min(layer.output_bits, layer.accumulator_bits),
+    }
+    fits = np.ones(len(reach), bool)
+    for i, level in enumerate(levels):
+        stays = resident if i == len(levels) - 2 else ()
+        need = sum((bits[x][:, i] for x in level.holds if x not in stays), start=np.zeros(len(reach)))
+        fits &= need <= rooms[i]
+    return fits
+
+
+def _edge(outputs: Floats, stride: int, kernel: Floats, dilation: int) -> Floats:
+    """Input rows that tiles read: `cost.input_edge`."""
+    return np.minimum((outputs - 1) * stride + (kernel - 1) * dilation + 1, outputs * kernel)
+
+
+def room_bits(level: MemoryLevel) -> float:
+    """Bits that tiles may take in one instance."""
+    return level.capacity_bytes * 8 / (2 if level.double_buffered else 1)
+
+
+def nests_in(layer: Layer, engine: Engine) -> int:
+    """How many mappings the mapspace has.
+
+    Raises: HardwareError if it does not cover a dimension of the layer.
+    """
+    space, bounds = _mapspace(engine), loop_bounds(layer)
+    homes = {dim: sum(dim in t.dims for t in space.tiled) for dim in DIMS}
+    tilings = 0
+    for spatial in _spatial(space, bounds):
+        trips = _trips(bounds, spatial)
+        tilings += math.prod(len(_splits(trips[dim], homes[dim])) if homes[dim] else 1 for dim in DIMS)
+    return tilings * math.prod(len(t.orders) for t in space.tiled)
 
 
 def _memories(levels: Sequence[MemoryLevel], engine: Engine) -> Memories:
@@ -162,7 +233,7 @@ def _memories(levels: Sequence[MemoryLevel], engine: Engine) -> Memories:
         shared=np.array([level.shared_port for level in levels]),
         word=array(level.word_bits for level in levels),
         energy_pj=np.array([[level.read_energy_pj, level.write_energy_pj] for level in levels], float),
-        room=array(level.capacity_bytes * 8 / (2 if level.double_buffered else 1) for level in levels),
+        room=array(room_bits(level) for level in levels),
         instances=array(level.instances for level in levels),
         ends=engine.fill_and_drain,
     )
@@ -174,7 +245,7 @@ def _work(layer: Layer, engine: Engine, resident: Sequence[str]) -> Work:
     widths = (layer.weight_width * layer.has_weights, layer.input_bits, layer.accumulator_bits, layer.output_bits)
     return Work(
         np.array([float(bounds[dim]) for dim in DIMS]),
-        np.array([value // common for common, value in _window(layer)], np.int64),
+        np.array(_window(layer), np.int64),
         np.array(widths, float),
         np.array([tensor in resident for tensor in TENSORS]),
         float(layer.output_count),
@@ -199,13 +270,13 @@ def _fill_from(engine: Engine, levels: int) -> int:
     return levels - 1 if engine.fill_per == "tile" else 1
 
 
-def _window(layer: Layer) -> list[tuple[int, int]]:
-    """(divisor, value) of stride and dilation along P, R, then along Q, S."""
-    pairs = []
+def _window(layer: Layer) -> list[int]:
+    """Stride and dilation along P, R, then along Q, S, in lowest terms."""
+    steps = []
     for stride, dilation in zip(layer.stride, layer.dilation, strict=True):
         common = math.gcd(stride, dilation)
-        pairs += [(common, stride), (common, dilation)]
-    return pairs
+        steps += [stride // common, dilation // common]
+    return steps
 
 
 def _analyse(
@@ -314,6 +385,8 @@ def score(objective: Objective, result: Totals) -> Floats:
 def best_of(objective: Objective, result: Totals) -> int | None:
     """Position of the best mapping; ties go to the lower energy, then latency. None if no mapping fits."""
     value = score(objective, result)
+    if not len(value):
+        return None
     tied = np.flatnonzero(value == value.min())
     at = int(tied[np.lexsort((result.latency_ms[tied], result.energy_mj[tied]))[0]])
     return at if math.isfinite(value[at]) else None

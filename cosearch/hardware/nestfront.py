@@ -10,6 +10,7 @@ loses no optimum of any of them.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,9 @@ from numpy.typing import NDArray
 
 from cosearch.errors import HardwareError
 from cosearch.hardware.accelerator import Accelerator, Engine, MemoryLevel
-from cosearch.hardware.array import edge
 from cosearch.hardware.cost import engine_of, hierarchy
-from cosearch.hardware.mapping import DIMS, RELEVANT, loop_bounds
-from cosearch.hardware.nest import Nests, count_nests, enumerate_nests
+from cosearch.hardware.mapping import DIMS, RELEVANT
+from cosearch.hardware.nest import Nests, count_nests, enumerate_nests, room_bits, tiles_fit
 from cosearch.hardware.nestkernel import NestCounts
 from cosearch.hardware.pricing import Residency
 from cosearch.workload import Layer
@@ -71,11 +71,6 @@ def _rows(bits: Floats, word_bits: Floats, rows: Floats) -> None:  # pragma: no 
                 rows[b, way, level] = count
 
 
-def room_bits(level: MemoryLevel) -> float:
-    """Bits that tiles may take in one instance."""
-    return level.capacity_bytes * 8 / (2 if level.double_buffered else 1)
-
-
 def resident_bits(accelerator: Accelerator) -> tuple[int, int]:
     """Weights and activations that may stay in the memory below DRAM, in bits; -1 where it cannot hold them.
 
@@ -123,26 +118,6 @@ def geometry(accelerator: Accelerator, engine: Engine) -> tuple[Any, ...]:
     )
     array = engine.rows, engine.cols, engine.kinds, engine.fill_per, engine.fill_cycles, ends
     return (*array, engine.mapspace, engine.zeros, engine.patterns, levels)
-
-
-def fitting(layer: Layer, levels: Sequence[MemoryLevel], n: Nests, rooms: Floats, resident: Sequence[str]) -> Nests:
-    """The nests whose tiles fit rooms [level] of bits, outputs taken at their final width; loses none that fits."""
-    bounds = np.array([float(loop_bounds(layer)[dim]) for dim in DIMS])
-    reach = np.minimum(np.cumprod(n.spatial * n.temporal, axis=1), bounds)
-    at = {dim: reach[:, :, i] for i, dim in enumerate(DIMS)}
-    rows = edge(at["P"], layer.stride[0], at["R"], layer.dilation[0])
-    cols = edge(at["Q"], layer.stride[1], at["S"], layer.dilation[1])
-    bits = {
-        "W": np.prod([at[d] for d in RELEVANT["W"]], axis=0) * layer.weight_width * layer.has_weights,
-        "I": at["N"] * at["G"] * at["C"] * rows * cols * layer.input_bits,
-        "O": np.prod([at[d] for d in RELEVANT["O"]], axis=0) * min(layer.output_bits, layer.accumulator_bits),
-    }
-    fits = np.ones(len(reach), bool)
-    for i, level in enumerate(levels):
-        stays = resident if i == len(levels) - 2 else ()
-        need = sum((bits[x][:, i] for x in level.holds if x not in stays), start=np.zeros(len(reach)))
-        fits &= need <= rooms[i]
-    return Nests(n.temporal[fits], n.spatial[fits], n.orders)
 
 
 @dataclass(frozen=True)
@@ -275,8 +250,8 @@ def _charged_by(layer: Layer, members: Sequence[Accelerator], residency: Residen
     """Raises: HardwareError if the mapspace cannot hold the layer or no tile fits."""
     engine = engine_of(layer, members[0])
     levels = hierarchy(members[0], engine)
-    nests = enumerate_nests(layer, engine, [level.name for level in levels])
-    nests = fitting(layer, levels, allowed(nests, residency), m.room.max(axis=1), residency.tensors)
+    fits = partial(tiles_fit, layer, levels, m.room.max(axis=1), residency.tensors)
+    nests = allowed(enumerate_nests(layer, engine, [level.name for level in levels], fits), residency)
     if not len(nests):
         raise HardwareError(f"layer {layer.name!r}: no tile fits the memories of {members[0].name!r}")
     return _front(_charged(layer, engine, levels, count_nests(layer, engine, levels, nests, residency.tensors), m))

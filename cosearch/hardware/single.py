@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,10 @@ from cosearch.hardware.nest import (
     best_of,
     enumerate_nests,
     nest_mapping,
+    nests_in,
     price_nests,
+    room_bits,
+    tiles_fit,
 )
 from cosearch.hardware.nestfront import allowed, beside, nest_costs, resident_bits
 from cosearch.hardware.pricing import LayerFront, Residency, feasible, layer_front, mapping_energy_pj, traffic
@@ -69,7 +72,8 @@ def _best_nest(
 ) -> Mapping:
     levels = beside(hierarchy(accelerator, engine), residency)
     names = [level.name for level in levels]
-    nests = allowed(enumerate_nests(layer, engine, names), residency)
+    fits = partial(tiles_fit, layer, levels, np.array([room_bits(level) for level in levels]), residency.tensors)
+    nests = allowed(enumerate_nests(layer, engine, names, fits), residency)
     at = best_of(objective, price_nests(layer, accelerator, engine, levels, nests, residency.tensors))
     if at is None:
         raise HardwareError(
@@ -128,7 +132,7 @@ def mapspace_size(layer: Layer, accelerator: Accelerator) -> int:
     if engine.form is not None:
         return 0
     if engine.mapspace is not None:
-        return len(enumerate_nests(engine.seen(layer), engine, [x.name for x in hierarchy(accelerator, engine)]))
+        return nests_in(engine.seen(layer), engine)
     bounds = Bounds.of(engine.seen(layer))
     rows, cols = np.array([engine.rows * engine.lanes]), np.array([engine.cols])
     unrolled = unrollings(bounds, engine.dataflow == "output-stationary", rows, cols, np.array([engine.windowed]))

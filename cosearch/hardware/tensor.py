@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from cosearch.errors import ConfigError, HardwareError, InfeasibleError, nearest
 from cosearch.hardware import split
 from cosearch.hardware.accelerator import RESOURCES, Accelerator
-from cosearch.hardware.combine import Candidate, Options, Problem, Solution, solve
+from cosearch.hardware.combine import Candidate, Options, Problem, Solution, solve, undominated_rows
 from cosearch.hardware.nest import weighted
 from cosearch.hardware.pricing import (
     RESIDENCIES,
@@ -285,8 +285,16 @@ class HardwareFront:
         return found
 
     def take(self, index: Any) -> "HardwareFront":
-        arrays = ("latency_ms", "energy_mj", "area_mm2", "resources", "shared", "engines", "policies", "residency")
-        return replace(self, **{name: getattr(self, name)[index] for name in arrays})
+        return replace(self, **{name: getattr(self, name)[index] for name in _POINTS})
+
+    @staticmethod
+    def joined(fronts: "Sequence[HardwareFront]") -> "HardwareFront":
+        """The points of several fronts of one tensor, one or more, in order; layers and reason are the first one's."""
+        arrays: dict[str, Any] = {name: np.concatenate([getattr(front, name) for front in fronts]) for name in _POINTS}
+        return replace(fronts[0], **arrays)
+
+
+_POINTS = ("latency_ms", "energy_mj", "area_mm2", "resources", "shared", "engines", "policies", "residency")
 
 
 @dataclass(frozen=True, eq=False)
@@ -443,16 +451,33 @@ class CostTensor:
             reason = f"no accelerator meets the constraints; the best that can be reached: {best}"
         front = front.take(np.flatnonzero(keep))
         values = np.stack([front.metric(name) for name in objectives], axis=1)
-        front = front.take(_undominated_rows(values))
+        front = front.take(undominated_rows(values))
         bound = pipelined and split.NAME in needed
         return replace(front, reason="" if len(front) else reason, interval_is_bound=bound)
 
     def hardware_fronts(
-        self, counts: ArrayLike, live_activation_bytes: ArrayLike, **options: Any
+        self,
+        counts: ArrayLike,
+        live_activation_bytes: ArrayLike,
+        *,
+        host_bytes: ArrayLike = 0.0,
+        progress: Callable[[int, int], None] | None = None,
+        **options: Any,
     ) -> list[HardwareFront]:
-        """`hardware_front` of many networks: counts [network, layer], live_activation_bytes [network]."""
-        table, live = np.asarray(counts), np.asarray(live_activation_bytes, float)
-        return [self.hardware_front(row, float(b), **options) for row, b in zip(table, live, strict=True)]
+        """`hardware_front` of many networks: counts [network, layer]; live_activation_bytes, host_bytes [network].
+
+        Networks that make the same demands share one front, which is computed once.
+        progress: called with (different demands done, different demands in all); options: as `hardware_front`'s.
+        """
+        table = np.asarray(counts)
+        sides = [np.broadcast_to(np.asarray(x, float), len(table)) for x in (live_activation_bytes, host_bytes)]
+        distinct, which = np.unique(np.column_stack([table, *sides]), axis=0, return_inverse=True)
+        fronts = []
+        for *row, live, host in distinct:
+            fronts.append(self.hardware_front(row, live, host_bytes=host, **options))
+            if progress is not None:
+                progress(len(fronts), len(distinct))
+        return [fronts[i] for i in which.ravel()]
 
     def networks(
         self, counts: ArrayLike, accelerators: ArrayLike | None = None, policy: float = 1.0
@@ -648,16 +673,6 @@ def _area_mm2(resources: Ints) -> Floats:
     """NaN where the area is unknown."""
     um2 = resources[:, RESOURCES.index("area_um2")]
     return np.where(um2 > 0, um2 * 1e-6, np.nan)
-
-
-def _undominated_rows(values: Floats) -> Ints:
-    """Rows of a small table that no other row beats in every column, the first of equal ones; by the first column."""
-    order = np.lexsort(values.T[::-1])
-    kept: list[int] = []
-    for i in order:
-        if not any((values[j] <= values[i]).all() for j in kept):
-            kept.append(int(i))
-    return np.array(kept, np.int64)
 
 
 def _checked(objectives: Sequence[str], constraints: Mapping[str, float], space: AcceleratorSpace) -> dict[str, float]:

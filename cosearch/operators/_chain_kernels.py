@@ -334,11 +334,13 @@ def vectors(n: int, channels: int) -> Columns:
     return Columns(n, (channels, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1), channels)
 
 
+@cache
 def _rows_at_once(r: int) -> int:
     """Eight, or fewer where eight would compute more rows for nothing."""
     return min((8, 4, 2), key=lambda high: (-(-r // high) * high, -high))
 
 
+@cache
 def _nearest_divisor(n: int) -> int:
     return min((d for d in range(1, n + 1) if n % d == 0), key=lambda d: (abs(math.log2(d / TILE)), d))
 

@@ -106,7 +106,7 @@ def _divisors(n: int) -> list[int]:
 
 @lru_cache(maxsize=256)
 def generate_chain(n_out: int, n_in: int, compression: float, shape: Shape = "any", fill: float = 0.9) -> Chain:
-    """A chain with at most n_out n_in / compression parameters, and nearly as many, that is narrow, hence fast.
+    """A chain with at most n_out n_in / compression parameters, and nearly as many, that is narrow.
 
     Of the chains with at least `fill` of the most parameters that the limit allows, the one whose widest intermediate
     is narrowest, then the one with most parameters. fill = 1 takes the most parameters whatever the width; chains

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cosearch.blueprint import Blueprint, Conv, Linear, Pool, Step, Sum
+from cosearch.blueprint import Blueprint, Conv, Linear, Norm, Pool, Step, Sum
 from cosearch.seeding import torch_stream
 from cosearch.supernet import arithmetic
 from cosearch.workload import INPUT
@@ -39,7 +39,6 @@ def add_up(values: Sequence[Tensor]) -> Tensor:
 
 def pool(step: Pool, x: Tensor) -> Tensor:
     """Average pooling of B x C x H x W."""
-    x = F.relu(x) if step.relu else x
     if step.size == (1, 1):
         return x.mean((2, 3), keepdim=True)
     padding = (step.kernel[0] - 1) // 2 if step.stride == 1 else 0
@@ -78,6 +77,17 @@ class Addition(Watched):
 
     def forward(self, values: Sequence[Tensor]) -> Tensor:
         return self.watch(add_up(values), signed=True)
+
+
+class Normalise(Watched):
+    """Batch-norm and ReLU."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.watch(F.relu(self.bn(x)), signed=False)
 
 
 class Unit(Watched):
@@ -166,6 +176,8 @@ class Network(nn.Module):
                 self.parts[module_name(step)] = Unit(step)
             elif isinstance(step, Sum) and len(step.sources) > 1:
                 self.parts[module_name(step)] = Addition()
+            elif isinstance(step, Norm):
+                self.parts[module_name(step)] = Normalise(step.channels)
         last = blueprint.classifier
         self.classifier = nn.Linear(last.in_channels, last.out_channels)
         if seed is not None:
@@ -185,11 +197,18 @@ class Network(nn.Module):
         assert isinstance(found, Unit)
         return found
 
-    def addition(self, name: str) -> Addition:
-        """The addition of a step."""
-        found = self.parts[name.replace(".", "-")]
-        assert isinstance(found, Addition)
-        return found
+    def part(self, step: Step) -> nn.Module:
+        """The module of a step."""
+        return self.parts[module_name(step)]
+
+    def norm(self, step: Norm) -> nn.BatchNorm2d:
+        """The batch-norm of a step that is nothing else."""
+        found = self.part(step)
+        assert isinstance(found, Normalise)
+        return found.bn
+
+    def norms(self) -> Iterator[nn.BatchNorm2d]:
+        return (module for module in self.parts.modules() if isinstance(module, nn.BatchNorm2d))
 
     def watched(self) -> Iterator[Watched]:
         return (module for module in self.parts.values() if isinstance(module, Watched))
@@ -199,10 +218,10 @@ class Network(nn.Module):
         return interpret(self.blueprint, x.contiguous(memory_format=torch.channels_last), self._compute)
 
     def _compute(self, step: Step, values: Sequence[Tensor]) -> Tensor:
-        if isinstance(step, Conv):
-            return self.parts[module_name(step)](values[0])
+        if isinstance(step, Conv | Norm):
+            return self.part(step)(values[0])
         if isinstance(step, Sum):
-            return self.parts[module_name(step)](values)
+            return self.part(step)(values)
         if isinstance(step, Linear):
             return self.classifier(values[0].flatten(1))
         return pool(step, values[0])
@@ -214,7 +233,7 @@ def calibrate(network: Network, images: Tensor, batch_size: int = 512) -> None:
 
     One pass with batch statistics: averages over the batches of mean and variance, extremes over all images.
     """
-    norms = [unit.bn for unit in network.units()]
+    norms = list(network.norms())
     watched = list(network.watched())
     for norm in norms:
         norm.reset_running_stats()

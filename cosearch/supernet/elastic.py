@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cosearch.blueprint import Blueprint, Conv, Linear, Pool, Step, Sum
+from cosearch.blueprint import Blueprint, Conv, Linear, Norm, Pool, Step, Sum
 from cosearch.errors import ConfigError
 from cosearch.seeding import torch_stream
 from cosearch.supernet import arithmetic
@@ -75,6 +75,8 @@ class Supernet(nn.Module):
             for step in blueprint.convolutions:
                 variants.setdefault(module_name(step), {})[step] = None
         self.units = nn.ModuleDict({name: ElasticUnit(list(steps)) for name, steps in variants.items()})
+        norms = {module_name(s): s for blueprint in blueprints for s in blueprint.steps if isinstance(s, Norm)}
+        self.norms = nn.ModuleDict({name: nn.BatchNorm2d(step.channels) for name, step in norms.items()})
         classifier = blueprints[0].classifier
         self.classifier = nn.Linear(classifier.in_channels, classifier.out_channels)
         self._initialise(torch_stream(seed, "supernet weights"))
@@ -96,6 +98,10 @@ class Supernet(nn.Module):
     def _compute(self, step: Step, values: Sequence[Tensor]) -> Tensor:
         if isinstance(step, Conv):
             return self.units[module_name(step)](values[0], step)
+        if isinstance(step, Norm):
+            norm = self.norms[module_name(step)]
+            assert isinstance(norm, nn.BatchNorm2d)
+            return F.relu(F.batch_norm(values[0], None, None, norm.weight, norm.bias, training=True))
         if isinstance(step, Sum):
             return add_up(values)
         if isinstance(step, Linear):
@@ -125,4 +131,7 @@ class Supernet(nn.Module):
                 target.copy_(source)
             unit.bn.weight.copy_(elastic.gamma[unit.op][:k])
             unit.bn.bias.copy_(elastic.beta[unit.op][:k])
+        for step in blueprint.steps:
+            if isinstance(step, Norm):
+                network.norm(step).load_state_dict(self.norms[module_name(step)].state_dict())
         return network.to(self.classifier.weight.device)

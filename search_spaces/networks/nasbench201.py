@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cosearch.blueprint import Blueprint, Conv, Drawing, Pool, Sum, down
+from cosearch.blueprint import Blueprint, Conv, Drawing, Norm, Pool, Sum, down
 from cosearch.errors import ConfigError, UnknownNameError, nearest
 from cosearch.workload import INPUT, Layer, count_layers
 from search_spaces.decisions import Arch, Choice
@@ -165,11 +165,16 @@ class NasBench201Space(NetworkSpace):
         return "NAS-Bench-201 cells; each of six edges: none, skip, 1x1 or 3x3 convolution, or 3x3 average pooling"
 
     def blueprint(self, arch: Arch) -> Blueprint:
-        """The effective cell, 15 times, and what is around it.
-
-        As published, but for the batch-norm after the last cell, which is left out.
-        """
+        """The effective cell, 15 times, and what is around it."""
         return _stack(effective(arch), self.input_shape, self.num_classes)
+
+    @staticmethod
+    def rectified(layer: Layer) -> bool:
+        """Whether a rectifier stands in front of a layer of a workload: convolutions of cells and reductions have one.
+
+        The stem, shortcuts and the classifier do not; the pooling before the classifier does.
+        """
+        return (layer.kind == "mac" and (".cell" in layer.name or ".conv_" in layer.name)) or layer.name == "pool"
 
     def canonical(self, arch: Arch) -> Arch:
         """The effective cell: archs with the same one are the same network."""
@@ -211,7 +216,8 @@ def _stack(arch: Arch, input_shape: tuple[int, int, int], num_classes: int) -> B
             size, channels = down(size, 2), 2 * channels
         for c in range(CELLS):
             last = _cell(drawing, f"stage{stage + 1}.cell{c + 1}", arch, last, channels, size)
-    return drawing.finish(last, num_classes, channels, size, relu=True)
+    last = drawing.add(Norm("last", last, channels))
+    return drawing.finish(last, num_classes, channels, size)
 
 
 def _reduction(drawing: Drawing, prefix: str, last: int, channels: int, size: tuple[int, int]) -> int:

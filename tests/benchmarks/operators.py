@@ -1,17 +1,16 @@
 """Operators beside what torch offers for the same shape, in one run: ``python -m tests.benchmarks.operators``.
 
-Every figure is the least of many runs that take turns, so that a busy machine slows both sides alike. Writes
-docs/benchmarks/operators.md.
+Every figure is the least of many runs that take turns, so that a busy machine slows both sides alike; with one thread
+it is processor time, which other work on the machine hardly changes. Writes docs/benchmarks/operators.md.
 """
 
-import datetime
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,6 +27,7 @@ from cosearch.operators import (
     add_conv2d,
 )
 from cosearch.operators.butterfly import ButterflyConv2d
+from tests.benchmarks.machine import stamp
 
 REPEATS, SECONDS = 40, 2.0
 Row = tuple[str, ...]
@@ -35,18 +35,19 @@ Row = tuple[str, ...]
 
 def best_ms(*calls: Callable[[], object]) -> list[float]:
     """The least milliseconds of each call over single runs that take turns: at least 6, at most REPEATS or SECONDS."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     least = [float("inf")] * len(calls)
     for _ in range(3):  # caches, allocator, clock
         for call in calls:
             call()
     begin = time.perf_counter()
     for repeat in range(REPEATS):
-        if repeat >= 6 and time.perf_counter() - begin > SECONDS:
+        if repeat >= 6 and time.perf_counter() - begin > SECONDS * len(calls):
             break
         for i, call in enumerate(calls):
-            start = time.perf_counter()
+            start = clock()
             call()
-            least[i] = min(least[i], time.perf_counter() - start)
+            least[i] = min(least[i], clock() - start)
     return [1e3 * seconds for seconds in least]
 
 
@@ -64,7 +65,7 @@ def cdist_adder(x: Tensor, weight: Tensor, padding: int) -> Tensor:
 
 
 def add_rows() -> list[Row]:
-    rows = []
+    rows: list[Row] = []
     shapes = [(c, size, kernel, 1) for kernel in (1, 3) for c, size in _maps()]
     shapes += [(c, size, 3, c) for c, size in ((32, 32), (96, 16), (192, 8), (256, 4))]
     for c, size, kernel, groups in shapes:
@@ -81,13 +82,13 @@ def add_rows() -> list[Row]:
 
         calls: list[Callable[[], object]] = [torch.no_grad()(add), torch.no_grad()(conv)]
         if groups == 1:
-            calls.append(torch.no_grad()(lambda x=x, w=weight, pad=pad: cdist_adder(x, w, pad)))
+            calls.append(torch.no_grad()(partial(cdist_adder, x, weight, pad)))
             if c * size * size <= 64 * 64:
-                calls.append(torch.no_grad()(lambda x=x, w=weight, pad=pad: unfold_adder(x, w, pad)))
+                calls.append(torch.no_grad()(partial(unfold_adder, x, weight, pad)))
         y, z = add(), conv()
         upstream = torch.randn_like(y)
-        calls.append(lambda y=y, x=x, w=weight, u=upstream: torch.autograd.grad(y, (x, w), u, retain_graph=True))
-        calls.append(lambda z=z, x=x, w=weight, u=upstream: torch.autograd.grad(z, (x, w), u, retain_graph=True))
+        for response in (y, z):
+            calls.append(partial(torch.autograd.grad, response, (x, weight), upstream, retain_graph=True))
         times = best_ms(*calls)
         forward, dense, backward, dense_backward = times[0], times[1], times[-2], times[-1]
         name = f"{batch} x {c} x {size} x {size}, {kernel}x{kernel}" + (" depthwise" if groups > 1 else f" -> {c}")
@@ -168,13 +169,18 @@ def compressed_rows() -> list[Row]:
         )
     for name, shape, dense, others in cases:
         x = torch.randn(shape)
+        wanted, upstream = x.clone().requires_grad_(), torch.randn_like(dense(x))
         layers = [dense, *others]
         forward = best_ms(*(torch.no_grad()(lambda layer=layer, x=x: layer(x)) for layer in layers))
-        step = best_ms(*(lambda layer=layer, x=x: layer(x).sum().backward() for layer in layers))
+        first, inner = (
+            best_ms(*(lambda layer=layer, x=x, u=upstream: layer(x).backward(u) for layer in layers))
+            for x in (x, wanted)
+        )
         sizes = [sum(p.numel() for n, p in m.named_parameters() if n != "bias") for m in layers]
         cells = []
         for i in (1, 2):
-            cells += [f"{sizes[0] / sizes[i]:.1f}x", f"{forward[0] / forward[i]:.2f}", f"{step[0] / step[i]:.2f}"]
+            cells.append(f"{sizes[0] / sizes[i]:.1f}x")
+            cells += [f"{times[0] / times[i]:.2f}" for times in (forward, inner, first)]
         rows.append((name, f"{forward[0]:.2f}", *cells))
     return rows
 
@@ -219,12 +225,14 @@ def memory_rows() -> list[Row]:
 
 
 def compile_seconds() -> float:
-    """Import of numba and compilation of all adder kernels, without the disk cache, in a fresh process."""
+    """Import of numba and compilation of all kernels, without the disk cache, in a fresh process."""
     code = (
-        "import time, os; start = time.perf_counter()\n"
-        "from cosearch.operators import _add_kernels as k\n"
-        "for name in ('forward', 'input_gradient', 'depthwise_gradients'): k._compiled(name)\n"
-        "print(time.perf_counter() - start)"
+        "import time; start = time.process_time()\n"
+        "from cosearch.operators import _add_kernels as adders, _chain_kernels as chains\n"
+        "names = ('forward', 'input_gradient', 'depthwise_gradients', 'pointwise_products')\n"
+        "for module, names in ((adders, names), (chains, ('apply', 'gradients'))):\n"
+        "    for name in names: module._compiled(name)\n"
+        "print(time.process_time() - start)"
     )
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "NUMBA_CACHE_DIR": folder}
@@ -243,18 +251,14 @@ def main() -> None:
     threads = int(sys.argv[1]) if len(sys.argv) > 1 else 1
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "processor ?")
     load = os.getloadavg()[0]  # of other work: rows measured beside it may be noisy
     cold = compile_seconds()
+    clock = "processor time" if threads == 1 else "wall-clock time"
     sections = [
         "# Operators beside torch\n",
-        f"{datetime.date.today()}, {processor}, {threads} thread(s), Python {platform.python_version()}, torch "
-        f"{torch.__version__}, commit {commit}. `python -m tests.benchmarks.operators [threads]`. "
-        f"Least of up to {REPEATS} interleaved runs, load average {load:.1f} at the start. "
-        f"Cold compilation of all adder kernels, numba's import included: "
-        f"{cold:.1f} s.\n",
+        f"{stamp('numba')} {threads} thread(s), {clock}. `python -m tests.benchmarks.operators [threads]`. Least of up "
+        f"to {REPEATS} runs that take turns, load average {load:.1f} at the start. Cold compilation of all kernels of "
+        f"adders and butterfly chains, imports included: {cold:.1f} s.\n",
         "## Adder: response and gradients\n",
         "forward / conv2d: how many times conv2d's time (target: at most 8); cdist, unfold: how many times ours those "
         "take (target for cdist: at least 5); backward / forward (target: at most 2.5).\n",
@@ -292,8 +296,8 @@ def main() -> None:
         ),
         "\n## Factored layers: speed-up over the dense layer (target: above 1 at 4 times compression)\n",
         "Butterfly chains are the default of compression=4: at most a quarter of the parameters and nearly as many, as "
-        "narrow as possible. Step is a forward and a backward pass. Low rank is SVD for linear and 1x1 layers, "
-        "Tucker-2 for 3x3.\n",
+        "narrow as possible. Step is a forward and a backward pass; in the first layer of a network the backward pass "
+        "needs no input gradient. Low rank is SVD for linear and 1x1 layers, Tucker-2 for 3x3.\n",
         table(
             (
                 "shape",
@@ -301,9 +305,11 @@ def main() -> None:
                 "butterfly size",
                 "forward",
                 "step",
+                "step, first layer",
                 "low-rank size",
                 "forward",
                 "step",
+                "step, first layer",
             ),
             compressed_rows(),
         ),

@@ -78,3 +78,31 @@ def test_what_it_refuses():
         features(SPACE, [find("shiftadd")().sample(RNG)])
     with pytest.raises(ConfigError, match="no workload features"):
         features(Decisions({"a": (1, 2)}), [], ("workload",))
+
+
+def test_the_shares_of_the_signal_by_hand():
+    # node 1 gets a convolution (1); node 3 gets a skip of node 1 (1), an average of the input (1/2) and nothing else
+    arch = cell("3", "n", "n", "p", "s", "n")
+    row = features(SPACE, [arch], ("flow",))[0]
+    columns = {(): 0, ("3",): 2, ("p",): 3}
+    assert row[columns[("3",)]] == pytest.approx(2 / 3)
+    assert row[columns[("p",)]] == pytest.approx(1 / 3)
+    assert row[:40].sum() == pytest.approx(1)
+    # mean of 1x1, 3x3 and pooling per path, then mean depth and its variance
+    assert row[40:45] == pytest.approx([0, 2 / 3, 1 / 3, 2 / 3, 2 / 3 - 4 / 9])
+
+
+def test_equal_functions_have_equal_flow_whatever_the_names_of_the_nodes():
+    # 0-1-3 with a 3x3 then a 1x1 is 0-2-3 with the same
+    a, b = cell("3", "n", "n", "s", "1", "n"), cell("n", "3", "n", "s", "n", "1")
+    for part in ("paths", "flow", "shape", "counts"):
+        np.testing.assert_allclose(features(SPACE, [a], (part,)), features(SPACE, [b], (part,)))
+
+
+def test_views_of_a_cell():
+    # 0-1 is a 3x3 into node 1, which nothing reads; 2-3 reads node 2, which gets nothing
+    arch = cell("3", "n", "n", "s", "n", "1")
+    count = {view: features(SPACE, [arch], (f"counts@{view}",))[0] for view in ("built", "used", "effective")}
+    conv1x1, conv3x3 = 2, 3
+    assert [row[conv3x3] for row in count.values()] == [1, 0, 0]
+    assert [row[conv1x1] for row in count.values()] == [1, 1, 0]

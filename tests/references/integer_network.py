@@ -108,9 +108,14 @@ def _IntegerPool(layer, entries, _, __) -> Tensor:
             for image in range(n):
                 for channel in range(c):
                     pixels = window[image, channel].flatten().tolist()
-                    total = sum(max(0, v) if layer.relu else v for v in pixels)
+                    total = sum(pixels)
                     out[image, channel, i, j] = (total * multiplier + 2 ** (layer.shift - 1)) // 2**layer.shift
     return out
+
+
+def _IntegerNorm(layer, entries, _, __) -> Tensor:
+    r = layer.requantise
+    return requantise(entries[0], r.multiplier, r.shift, r.offset, r.low, r.high)
 
 
 def _IntegerZeros(layer, _, __, images: int) -> Tensor:
