@@ -116,11 +116,10 @@ class BundledAccuracy:
 
 class PredictorAccuracy:
     def __init__(self, space: Any, table: Measurements, images: int) -> None:
-        from predictors.additive import AdditivePredictor
+        from predictors.arch import ArchPredictor
 
         self.images = images
-        self.model = AdditivePredictor(space)
-        self.model.fit(table.archs, table.values["accuracy"])
+        self.model = ArchPredictor(space, positive=False).fit(table.archs, table.values["accuracy"])
 
     def __call__(self, arch: Arch) -> float:
         return float(np.clip(self.model.predict([arch])[0][0], 0.0, 1.0))

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,9 @@ from cosearch.strategies.objectives import Objectives
 from cosearch.workload import Workload, count_layers
 from search_spaces import accelerators
 from search_spaces.decisions import Arch, Decisions, arch_key
+
+if TYPE_CHECKING:
+    from predictors.arch import ArchPredictor
 
 RESOURCES = ("lut", "ff", "dsp", "bram")
 
@@ -160,7 +163,7 @@ class Measurements:
 
 
 class MeasuredCosts:
-    """Costs on one device, predicted from a few measured networks by a model that is additive over decisions."""
+    """Costs on one device, predicted from a few measured networks by the model that does best in cross-validation."""
 
     def __init__(
         self,
@@ -168,8 +171,9 @@ class MeasuredCosts:
         measurements: Measurements,
         objectives: Objectives,
         constraints: Mapping[str, float] | None = None,
+        models: "Mapping[str, ArchPredictor] | None" = None,
     ) -> None:
-        from predictors.additive import AdditivePredictor
+        from predictors.arch import ArchPredictor
 
         self.space, self.measurements = space, measurements
         self.constraints = dict(constraints or {})
@@ -181,11 +185,10 @@ class MeasuredCosts:
                     f"{measurements.path} measures no {name!r}, which is an objective or a constraint: "
                     f"choose among {', '.join(sorted(known))} with --objectives"
                 )
-        self.models = {}
-        for metric, values in measurements.values.items():
-            model = AdditivePredictor(space)
-            model.fit(measurements.archs, values)
-            self.models[metric] = model
+        self.models = models or {
+            metric: ArchPredictor(space).fit(measurements.archs, values)
+            for metric, values in measurements.values.items()
+        }
         self._fronts: dict[str, PredictedFront] = {}
 
     @property
@@ -196,7 +199,8 @@ class MeasuredCosts:
         return [self._front(arch) for arch in archs]
 
     def free(self) -> "MeasuredCosts":
-        return MeasuredCosts(self.space, self.measurements, _limited(tuple(self.models), self.constraints))
+        limited = _limited(tuple(self.models), self.constraints)
+        return MeasuredCosts(self.space, self.measurements, limited, models=self.models)
 
     def _front(self, arch: Arch) -> PredictedFront:
         key = arch_key(arch)

@@ -106,7 +106,7 @@ def print_layers(workload: "Workload", accelerator: "Accelerator", rows: "Sequen
             f"{row.latency_ms / row.roofline_ms:.2f}" if row.roofline_ms else "-",
             row.bound,
             f"{row.mapspace:,}" if row.mapspace else "-",
-            f"{row.engine}: {_compact(row.mapping)}" if row.mapping else row.engine,
+            _where(row),
         )
         for row in rows
     ]
@@ -121,6 +121,13 @@ def print_layers(workload: "Workload", accelerator: "Accelerator", rows: "Sequen
         f"{sum(row.latency_ms for row in rows):.4g} ms, {sum(row.energy_mj for row in rows):.4g} mJ ("
         + f"{_split(energy, len(energy))})"
     )
+
+
+def _where(row: "LayerRow") -> str:
+    """Engine and mapping; of a layer on two engines each one's output channels and mapping."""
+    if row.parts:
+        return "; ".join(f"{part.kind} {part.K}: {_compact(mapping)}" for part, mapping in row.parts)
+    return f"{row.engine}: {_compact(row.mapping)}" if row.mapping else row.engine
 
 
 def _split(energy_pj: Mapping[str, float], most: int = 2) -> str:

@@ -212,6 +212,43 @@ def check(name: _Name) -> None:
     typer.echo(f"{name}: nothing wrong")
 
 
+@bench.command()
+def measure(
+    archs: Annotated[Path, typer.Option(help="File with one network a line: an index, a notation or JSON.")],
+    out: Annotated[Path, typer.Option(help="CSV to write; `cosearch run --device` takes it.")],
+    device: Annotated[str, typer.Option(help="What to measure on; this machine's processor: cpu.")] = "cpu",
+    space: Annotated[str, typer.Option(help="Network space of the networks.")] = "nasbench201",
+    image: Annotated[str, typer.Option("--input", help="Input size.")] = "32x32",
+    core: Annotated[int | None, typer.Option(help="Core to run on; the last one by default.")] = None,
+) -> None:
+    """Measure networks on this machine with onnxruntime: one thread, pinned, until the median is certain to 2%.
+
+    A figure that stays noisier is refused: it is written without a latency.
+    """
+    from hwbench_data.measured import measure_file
+
+    for line in measure_file(archs, out, device, space, image, core):
+        typer.echo(line)
+
+
+@bench.command("import")
+def import_table(
+    file: Annotated[Path, typer.Argument(help="CSV, Parquet, pickle, .npy or .json.")],
+    space: Annotated[str, typer.Option(help="What its networks are: nasbench201, or fbnet_blocks for block keys.")],
+    mapping: Annotated[Path | None, typer.Option("--map", help="YAML that says what its columns are.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Which dataset of HW-NAS-Bench's pickle.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; the file's name by default.")] = None,
+) -> None:
+    """Turn a table of others into one that `bench query`, `front` and `best` answer from."""
+    from hwbench_data.importing import import_file, read_map
+
+    folder = out or Path(file.stem)
+    card, left_out = import_file(file, space, read_map(mapping) if mapping else None, folder, dataset)
+    for line in left_out:
+        print(line, file=sys.stderr)
+    typer.echo(f"{folder}: {card.networks['count']} networks; {', '.join(card.metrics)} of {', '.join(card.devices)}")
+
+
 def _load(name: str) -> "Table":
     from hwbench_data.library import load
 

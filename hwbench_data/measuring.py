@@ -9,7 +9,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -122,6 +122,16 @@ def measure(models: Iterable[tuple[str, bytes]], protocol: Protocol | None = Non
                     trial.visit(protocol)
                 open_trials = [trial for trial in open_trials if not _finished(trial, protocol)]
             yield from (trial.result(protocol) for trial in group)
+
+
+def network_models(space: Any, archs: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, bytes]]:
+    """(notation, ONNX model) of networks of a space, with the rectifiers that the space says they have."""
+    from hwbench_data.networks import notation
+    from hwbench_data.onnxnet import onnx_model
+
+    rectified = getattr(space, "rectified", lambda layer: False)
+    for arch in archs:
+        yield notation(arch), onnx_model(space.workload(arch), rectified)
 
 
 def _finished(trial: _Trial, protocol: Protocol) -> bool:

@@ -183,8 +183,8 @@ class Store:
             rows = self._file.read_row_group(self.groups[key], columns=["network", "value", "source"])
         except (OSError, ValueError) as error:
             raise DataError(f"{self.folder / _TABLE} is damaged ({error}): reinstall or rebuild it") from error
-        networks = rows["network"].to_numpy().astype(np.int64)
-        given = rows["value"].to_numpy().astype(np.float64)
+        networks = _numbers(rows["network"], np.int32).astype(np.int64)
+        given = _numbers(rows["value"], np.float64)
         encoded = rows["source"].combine_chunks().dictionary_encode()
         names = encoded.dictionary.to_pylist()
         if not set(names) <= set(SOURCES):
@@ -195,7 +195,7 @@ class Store:
         if len(networks) and not (networks.min() >= 0 and networks.max() < size):
             raise DataError(f"{self.folder / _TABLE}: network {networks.max()} in a table of {size}")
         values[networks] = given
-        sources[networks] = codes[encoded.indices.to_numpy()]
+        sources[networks] = codes[_numbers(encoded.indices, np.int32)]
         if len(np.unique(networks)) < len(networks) and not np.array_equal(values[networks], given):
             twice = networks[values[networks] != given][0]
             raise DataError(f"{self.folder / _TABLE}: network {twice} has two values of {', '.join(key)}")
@@ -214,6 +214,14 @@ class Store:
     def arrow(self) -> Any:
         """The whole table as an Arrow table."""
         return self._file.read()
+
+
+def _numbers(column: Any, dtype: Any) -> npt.NDArray[Any]:
+    """An Arrow column without missing values as an array; Arrow's own conversion would import pandas, a second."""
+    array = column.combine_chunks() if hasattr(column, "combine_chunks") else column
+    if array.null_count:
+        raise ValueError(f"{array.null_count} values are missing")
+    return np.frombuffer(array.buffers()[1], dtype, len(array), array.offset * np.dtype(dtype).itemsize)
 
 
 def read_card(folder: Path) -> Card:

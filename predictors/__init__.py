@@ -7,7 +7,8 @@ from predictors.encoding import features as features
 
 PREDICTORS: dict[str, str] = {
     "adapted": "predictors.transfer:Adapted",
-    "additive": "predictors.additive:AdditivePredictor",
+    "additive": "predictors.additive:Additive",
+    "arch": "predictors.arch:ArchPredictor",
     "blend": "predictors.blend:Blend",
     "boosting": "predictors.trees:Boosting",
     "forest": "predictors.trees:RandomForest",

@@ -7,6 +7,7 @@ model.save(path, **card)           no pickle; `predictors.storage.load` reads it
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -26,20 +27,23 @@ class Predictor(ABC):
 
     With log=True errors are relative, as latencies and energies need; the mean returned is then the median.
     seed: of everything random in the fit; same seed and data, same predictor.
+    weights: [d] how far each standardised column is stretched; one that is shrunk has to earn its coefficient.
     """
 
     name: ClassVar[str]
     minimum: ClassVar[int] = 3
     """Fewer distinct rows than this are refused."""
 
-    def __init__(self, log: bool = False, seed: int = 0) -> None:
+    def __init__(self, log: bool = False, seed: int = 0, weights: Sequence[float] | None = None) -> None:
         self.log, self.seed = log, seed
+        self.weights = [float(w) for w in weights] if weights is not None else None
         self.samples = 0
 
     @property
     def options(self) -> dict[str, Any]:
         """The arguments that make this predictor again; JSON values."""
-        return {"log": self.log, "seed": self.seed}
+        stretched = {"weights": self.weights} if self.weights is not None else {}
+        return {"log": self.log, "seed": self.seed, **stretched}
 
     def fit(self, X: npt.ArrayLike, y: npt.ArrayLike) -> Self:
         """X: [n, d] features; y: [n] targets.
@@ -51,6 +55,10 @@ class Predictor(ABC):
         target = np.log(targets) if self.log else targets
         self._centre, self._spread = features.mean(0), features.std(0)
         self._spread[self._spread < 1e-12 * (1 + np.abs(self._centre))] = np.inf  # a constant column says nothing
+        if self.weights is not None:
+            if len(self.weights) != features.shape[1]:
+                raise DataError(f"{len(self.weights)} weights for {features.shape[1]} features: expected one for each")
+            self._spread = self._spread / np.array(self.weights)
         self._target_mean, self._target_std = float(target.mean()), float(target.std())
         self.samples = len(target)
         self._fit(self._scaled(features), (target - self._target_mean) / self._target_std)

@@ -5,14 +5,15 @@ not additive. Columns may be split into groups with a length scale each.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.optimize import minimize
 
 from cosearch.errors import DataError
-from predictors.base import Arrays, Floats, Predictor
+from predictors.base import Arrays, Floats, Predictor, checked
 
 SQRT5 = np.sqrt(5.0)
 JITTER = 1e-6
@@ -33,9 +34,14 @@ class GaussianProcess(Predictor):
     minimum = 3
 
     def __init__(
-        self, log: bool = False, seed: int = 0, groups: Sequence[Sequence[int]] | None = None, linear: bool = True
+        self,
+        log: bool = False,
+        seed: int = 0,
+        groups: Sequence[Sequence[int]] | None = None,
+        linear: bool = True,
+        weights: Sequence[float] | None = None,
     ) -> None:
-        super().__init__(log, seed)
+        super().__init__(log, seed, weights)
         self.groups = [list(g) for g in groups] if groups is not None else None
         self.linear = linear
 
@@ -61,6 +67,18 @@ class GaussianProcess(Predictor):
         found = minimize(loss, centres, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 60})
         self._theta = np.asarray(found.x)
         self._condition(y)
+
+    def condition(self, X: npt.ArrayLike, y: npt.ArrayLike) -> Self:
+        """Take other samples and keep all scales: O(n^3) once, where `fit` does it for every step of its search.
+
+        X: [n, d]; y: [n]. Raises: DataError as `fit` does.
+        """
+        self._require_fit()
+        features, targets = checked(X, y, self.minimum, self.name, self.log)
+        target = np.log(targets) if self.log else targets
+        self._X, self.samples = self._scaled(features), len(target)
+        self._condition((target - self._target_mean) / self._target_std)
+        return self
 
     def _condition(self, y: Floats) -> None:
         n = len(y)

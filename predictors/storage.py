@@ -65,10 +65,13 @@ def load(path: Path | str) -> Any:
 
 def load_with_card(path: Path | str) -> tuple[Any, dict[str, Any]]:
     """A predictor and its card; raises as `load`."""
-    from predictors import find
+    from cosearch import registry
+    from predictors import PREDICTORS, find
 
     card, arrays = _read(Path(path))
     try:
+        if card["model"] not in registry.names("predictors", PREDICTORS):  # a file must not choose what code runs
+            raise UnknownNameError(f"unknown model {str(card['model'])[:40]!r}")
         model = find(card["model"])(**card["options"])
         return model.restore(arrays), card
     except (UnknownNameError, KeyError, TypeError, ValueError, IndexError) as error:

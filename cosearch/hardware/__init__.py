@@ -19,6 +19,7 @@ from cosearch.hardware.parts import Part, UnitCost, load_device, part_names
 
 if TYPE_CHECKING:
     from cosearch.hardware.cost import Cost, evaluate
+    from cosearch.hardware.joint import JointFront, joint_front
     from cosearch.hardware.mapping import LevelLoops, Mapping
     from cosearch.hardware.report import LayerRow, layer_report, lower_bound
     from cosearch.hardware.repricing import SensitivityRow, sensitivity
@@ -30,6 +31,7 @@ _LAZY = {
     "Grid": "sweep",
     "grid": "sweep",
     "Cost": "cost",
+    "JointFront": "joint",
     "LayerRow": "report",
     "LevelLoops": "mapping",
     "Mapping": "mapping",
@@ -37,6 +39,7 @@ _LAZY = {
     "best": "single",
     "mapspace_size": "single",
     "evaluate": "cost",
+    "joint_front": "joint",
     "layer_report": "report",
     "lower_bound": "report",
     "sensitivity": "repricing",
@@ -55,6 +58,7 @@ __all__ = [
     "Engine",
     "Grid",
     "HardwareFront",
+    "JointFront",
     "LayerRow",
     "LevelLoops",
     "Mapping",
@@ -72,6 +76,7 @@ __all__ = [
     "cost_tensor",
     "evaluate",
     "grid",
+    "joint_front",
     "layer_report",
     "load_device",
     "lower_bound",

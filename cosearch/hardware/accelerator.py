@@ -268,6 +268,8 @@ class Accelerator:
 
     levels: shared memories, innermost first; the last one is DRAM (infinite capacity).
     lanes: values that the vector unit (pooling, elementwise, requantisation) handles per cycle.
+    splits: shares of the memories that the mac engine may have while the bitserial engine runs the rest of a layer;
+        none where every layer runs on one engine (`cosearch.hardware.split`).
     area_mm2: None when unknown.
     """
 
@@ -282,9 +284,11 @@ class Accelerator:
     area_mm2: float | None = None
     part: str = ""
     accounting: Accounting = "element"
+    splits: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "engines", tuple(self.engines))
+        object.__setattr__(self, "splits", tuple(self.splits))
         object.__setattr__(self, "levels", tuple(self.levels))
         if not self.clock_mhz > 0:
             raise HardwareError(f"accelerator {self.name!r}: clock_mhz={self.clock_mhz!r}, expected a number above 0")

@@ -38,6 +38,15 @@ def undominated(options: Options, resources: bool) -> Options:
     return options.take(order[unbeaten_rows(points)])
 
 
+def undominated_rows(values: Floats) -> Ints:
+    """Rows of [n, d] that no other row beats in every column, the first of equal ones; by the columns in order.
+
+    Rows that begin with infinity are left out.
+    """
+    order = np.lexsort(values.T[::-1])
+    return order[unbeaten_rows(values[order])]
+
+
 @dataclass(frozen=True)
 class Problem:
     """One residency and shared configuration: what it costs by itself (base) and the options of each kind.
@@ -117,7 +126,9 @@ def _tuples(problem: Problem, budget: Ints, front: Options, by_resources: bool) 
         rest_latency, rest_energy = rest[at + 1 :].sum(axis=0)
         if problem.slowest:
             rest_latency = rest[at + 1 :, 0].max(initial=0.0)
-        used = undominated(options, resources=True)
+        last = at + 1 == len(problem.kinds)
+        alone = last and len(part) == 1 and not by_resources
+        used = undominated(_promising(options, part, budget) if alone else options, resources=True)
         left, right = np.empty((2, len(part) * len(used)), np.int64)
         count = join(
             part.latency,
@@ -142,11 +153,23 @@ def _tuples(problem: Problem, budget: Ints, front: Options, by_resources: bool) 
             part.resources[i] + used.resources[j],
             np.concatenate([part.chosen[i], used.chosen[j]], axis=1),
         )
-        last = at + 1 == len(problem.kinds)
         part = undominated(pairs, resources=by_resources or not last)
         if not len(part):
             break
     return part
+
+
+def _promising(options: Options, base: Options, budget: Ints) -> Options:
+    """The options that fit beside a base of one, without those that another one clearly beats in latency and energy.
+
+    Clearly: by more than what adding the base can round away. What is left is small enough to compare resources.
+    """
+    options = options.take(np.flatnonzero((options.resources + base.resources <= budget).all(axis=1)))
+    order = np.argsort(options.latency)
+    least = np.minimum.accumulate(options.energy[order])
+    position = np.searchsorted(options.latency[order], options.latency, side="right") - 1
+    margin = 1e-9 * (options.energy + base.energy)
+    return options.take(np.flatnonzero(least[position] >= options.energy - margin))
 
 
 def _beaten(front: Options, latency: float, energy: float) -> bool:

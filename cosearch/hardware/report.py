@@ -1,13 +1,14 @@
 """What each layer of a network does on one accelerator: mapping, cycles, energy split, distance to the bounds."""
 
 from collections.abc import Mapping as Dict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
 from cosearch.errors import HardwareError
-from cosearch.hardware.accelerator import Accelerator
+from cosearch.hardware import split
+from cosearch.hardware.accelerator import Accelerator, Engine
 from cosearch.hardware.array import Bounds
 from cosearch.hardware.cost import engine_of
 from cosearch.hardware.mapping import Mapping
@@ -39,6 +40,7 @@ class LayerRow:
     roofline_ms: float
     compulsory_mj: float
     mapspace: int
+    parts: tuple[tuple[Layer, Mapping], ...] = ()
 
 
 def layer_report(workload: Workload, accelerator: Accelerator, objective: str = "edp") -> list[LayerRow]:
@@ -63,6 +65,8 @@ def _renamed(row: LayerRow, layer: Layer) -> LayerRow:
 
 def _row(layer: Layer, accelerator: Accelerator, policies: Dict[str, float], residency: Residency) -> LayerRow:
     least = lower_bound(layer, accelerator, residency)
+    if accelerator.splits and layer.kind in split.KINDS:
+        return _split_row(layer, accelerator, policies[split.NAME], residency, least)
     if accelerator.engine_for(layer.kind) is None and layer.kind in VECTOR_KINDS:
         return _vector_row(layer, accelerator, residency, least)
     if engine_of(layer, accelerator).form is not None:
@@ -82,6 +86,30 @@ def _row(layer: Layer, accelerator: Accelerator, policies: Dict[str, float], res
         roofline_ms=least.latency_ms,
         compulsory_mj=least.energy_mj,
         mapspace=mapspace_size(layer, accelerator),
+    )
+
+
+def _split_row(
+    layer: Layer, accelerator: Accelerator, policy: float, residency: Residency, least: "LowerBound"
+) -> LayerRow:
+    found = split.best_split(layer, accelerator, policy, residency)
+    slowest = max((cost for _, _, cost in found.parts), key=lambda cost: cost.latency_ms)
+    whole = len(found.parts) == 1
+    rate = sum(_rate(*run) for run in _runs(layer, accelerator))
+    return LayerRow(
+        layer=layer,
+        engine=" + ".join(part.kind if whole else f"{part.kind} {part.K}" for part, _, _ in found.parts),
+        mapping=found.parts[0][1] if whole else None,
+        cycles=slowest.cycles,
+        latency_ms=found.latency_ms,
+        energy_mj=found.energy_mj,
+        energy_pj=split.energy_of(found, accelerator.static_power_w),
+        utilisation=layer.macs / rate / slowest.cycles,
+        bound=slowest.bound,
+        roofline_ms=least.latency_ms,
+        compulsory_mj=least.energy_mj,
+        mapspace=sum(mapspace_size(part, accelerator) for part, _, _ in found.parts),
+        parts=() if whole else tuple((part, mapping) for part, mapping, _ in found.parts),
     )
 
 
@@ -128,6 +156,18 @@ def _vector_row(layer: Layer, accelerator: Accelerator, residency: Residency, le
     )
 
 
+def _runs(layer: Layer, accelerator: Accelerator) -> list[tuple[Layer, Engine]]:
+    """The engines that may run a layer, each with the layer as it sees it; none for the vector unit."""
+    kinds = split.KINDS if accelerator.splits and layer.kind in split.KINDS else (layer.kind,)
+    engines = [(replace(layer, kind=kind), accelerator.engine_for(kind)) for kind in kinds]
+    return [(engine.seen(own), engine) for own, engine in engines if engine is not None]
+
+
+def _rate(layer: Layer, engine: Engine) -> float:
+    """Operations per cycle of the whole array."""
+    return engine.rows * engine.lanes * engine.cols / engine.cycles_per_operation(layer)
+
+
 @dataclass(frozen=True)
 class LowerBound:
     """Roofline latency and compulsory energy: what no mapping can beat."""
@@ -147,16 +187,14 @@ def lower_bound(layer: Layer, accelerator: Accelerator, residency: Residency = N
     if form is not None:
         cost = form.cost(layer)
         return LowerBound(cost.roofline_ms, cost.compulsory_pj * 1e-9)
-    engine = accelerator.engine_for(layer.kind)
-    layer = engine.seen(layer) if engine is not None else layer
+    runs = _runs(layer, accelerator)
+    layer = runs[0][0] if runs else layer
     bounds = Bounds.of(layer)
     dram = accelerator.levels[-1]
     read = 0.0 if residency.weights else float(layer.weight_count * layer.weight_width)
     read += 0.0 if residency.activations else float(bounds.inputs * layer.input_bits)
     written = 0.0 if residency.activations else float(bounds.outputs * layer.output_bits)
-    rate: float = accelerator.lanes
-    if engine is not None:
-        rate = engine.rows * engine.lanes * engine.cols / engine.cycles_per_operation(layer)
+    rate = sum(_rate(*run) for run in runs) or accelerator.lanes
     requantised = layer.kind not in VECTOR_KINDS
     cycles = max(
         layer.macs / rate,
@@ -166,7 +204,8 @@ def lower_bound(layer: Layer, accelerator: Accelerator, residency: Residency = N
         bounds.outputs / accelerator.lanes if requantised else 0.0,
     )
     ms = cycles / (accelerator.clock_mhz * 1e3)
-    pj = layer.macs * accelerator.energies.operation_pj(layer, engine.fabric if engine is not None else "hard")
+    fabrics = [(own, engine.fabric) for own, engine in runs] or [(layer, "hard")]
+    pj = layer.macs * min(accelerator.energies.operation_pj(own, fabric) for own, fabric in fabrics)
     pj += bounds.outputs * accelerator.energies.requantise_pj * requantised
     pj += (read * dram.read_energy_pj + written * dram.write_energy_pj) / dram.word_bits
     return LowerBound(ms, pj * 1e-9 + accelerator.static_power_w * ms)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cosearch.errors import HardwareError
+from cosearch.hardware import split
 from cosearch.hardware.accelerator import RESOURCES, Accelerator, Engine, Resources
 from cosearch.hardware.array import Bounds, enumerate_tiles, mapping_of, unrollings
 from cosearch.hardware.cost import Cost, engine_of, evaluate, hierarchy
@@ -160,7 +161,7 @@ class _One:
     def budget(self) -> Resources:
         return Resources(*(2**62 for _ in RESOURCES))
 
-    def engines(self, kind: str) -> EngineTable:
+    def engines(self, kind: str) -> EngineTable | split.PairTable:
         return engine_table(kind, [e for e in self.only.engines if e.name == kind], [math.inf])
 
     def accelerator(self, shared: int, engines: dict[str, int]) -> Accelerator:
@@ -171,7 +172,31 @@ class _One:
 
 
 class OneArray(_One):
-    """An accelerator of the tiled array template."""
+    """An accelerator of the tiled array template; its engines for split layers are one kind."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        if not self.only.splits:
+            return super().kinds
+        return split.NAME, *(kind for kind in super().kinds if kind not in split.KINDS)
+
+    @property
+    def serves(self) -> dict[str, tuple[str, ...]]:
+        own = super().serves
+        if not self.only.splits:
+            return own
+        return {split.NAME: split.KINDS, **{name: kinds for name, kinds in own.items() if name not in split.KINDS}}
+
+    def engines(self, kind: str) -> EngineTable | split.PairTable:
+        if kind != split.NAME:
+            return super().engines(kind)
+        first, second = (
+            engine_table(name, have, [math.inf] * len(have))
+            for name in split.KINDS
+            for have in [[engine for engine in self.only.engines if engine.name == name]]
+        )
+        left, right = (np.array([0 if len(table) else -1]) for table in (first, second))
+        return split.PairTable(first, second, left, right, self.only.splits)
 
     @property
     def shared(self) -> SharedTable:

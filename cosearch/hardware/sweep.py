@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -20,11 +20,13 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from cosearch.errors import ConfigError, HardwareError, nearest
-from cosearch.hardware.kernels import unbeaten_rows
+from cosearch.hardware.combine import undominated_rows
 from cosearch.hardware.pricing import RESIDENCIES, Residency
 from cosearch.hardware.sweepkernel import IMPOSSIBLE, estimate_table, exact_costs, extend_fronts, improve_best
 from cosearch.hardware.tables import Floats, Ints
-from cosearch.hardware.tensor import CostTensor
+
+if TYPE_CHECKING:
+    from cosearch.hardware.tensor import CostTensor
 
 _T = TypeVar("_T")
 _N = TypeVar("_N", np.float64, np.int64)
@@ -280,9 +282,9 @@ def _concatenate(parts: Sequence[Pairs]) -> Pairs:
 
 def _unbeaten(pairs: Pairs, error: Floats) -> Pairs:
     """Pairs that none beats in error, latency and energy; of equal ones the first network's and accelerator's."""
-    order = np.lexsort((pairs.accelerator, pairs.network, pairs.energy_mj, pairs.latency_ms, error))
-    points = np.stack([error, pairs.latency_ms, pairs.energy_mj], axis=1)[order]
-    return pairs.take(order[unbeaten_rows(points)])
+    order = np.lexsort((pairs.accelerator, pairs.network))
+    pairs = pairs.take(order)
+    return pairs.take(undominated_rows(np.stack([error[order], pairs.latency_ms, pairs.energy_mj], axis=1)))
 
 
 def _finite(values: Floats) -> Floats:
@@ -292,7 +294,7 @@ def _finite(values: Floats) -> Floats:
 
 
 def grid(
-    tensor: CostTensor,
+    tensor: "CostTensor",
     accelerators: ArrayLike | None = None,
     *,
     policy: float = 1.0,
@@ -329,7 +331,7 @@ def grid(
     return Grid(*parts)
 
 
-def within_budget(tensor: CostTensor, accelerators: ArrayLike) -> Ints:
+def within_budget(tensor: "CostTensor", accelerators: ArrayLike) -> Ints:
     """The rows of a list of accelerators (see `grid`) that fit the space's budget and reach their clock."""
     table = np.asarray(accelerators, np.int64)
     use = tensor.shared.resources[table[:, 0]].copy()
@@ -342,7 +344,7 @@ def within_budget(tensor: CostTensor, accelerators: ArrayLike) -> Ints:
     return np.flatnonzero(runs & (use <= np.array(tensor.space.budget.counts)).all(axis=1))
 
 
-def sample_accelerators(tensor: CostTensor, n: int, seed: int) -> Ints:
+def sample_accelerators(tensor: "CostTensor", n: int, seed: int) -> Ints:
     """n random accelerators within the budget with an engine of every kind, [n, 1 + kinds] as `grid` takes them."""
     rng = np.random.default_rng(seed)
     sizes = [len(tensor.shared), *(len(tensor.engines[kind]) for kind in tensor.kinds)]

@@ -14,6 +14,7 @@ from cosearch.workload import Layer
 
 if TYPE_CHECKING:
     from cosearch.hardware.pricing import Residency
+    from cosearch.hardware.split import PairTable
 
 UNLIMITED_BITS = 2**62
 Ints = NDArray[np.int64]
@@ -50,9 +51,9 @@ class EngineTable:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def same_costs(self, other: "EngineTable") -> bool:
+    def same_costs(self, other: "EngineTable | PairTable") -> bool:
         """Whether layers cost the same on both, configuration by configuration; resources may differ."""
-        return _equal_but_resources(self, other)
+        return isinstance(other, EngineTable) and _equal_but_resources(self, other)
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class AcceleratorSpace(Protocol):
     @property
     def shared(self) -> SharedTable: ...
 
-    def engines(self, kind: str) -> EngineTable: ...
+    def engines(self, kind: str) -> "EngineTable | PairTable": ...
 
     def accelerator(self, shared: int, engines: dict[str, int]) -> Accelerator: ...
 

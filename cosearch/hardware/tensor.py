@@ -25,8 +25,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cosearch.errors import ConfigError, HardwareError, InfeasibleError, nearest
+from cosearch.hardware import split
 from cosearch.hardware.accelerator import RESOURCES, Accelerator
-from cosearch.hardware.combine import Candidate, Options, Problem, Solution, solve
+from cosearch.hardware.combine import Candidate, Options, Problem, Solution, solve, undominated_rows
 from cosearch.hardware.nest import weighted
 from cosearch.hardware.pricing import (
     RESIDENCIES,
@@ -38,6 +39,7 @@ from cosearch.hardware.pricing import (
     vector_costs,
 )
 from cosearch.hardware.single import best, one_accelerator
+from cosearch.hardware.split import PairTable
 from cosearch.hardware.tables import AcceleratorSpace, EngineTable, Floats, Ints, NestSpace, Prices, SharedTable
 from cosearch.workload import Layer, Workload
 
@@ -89,7 +91,7 @@ def cost_tensor(
 
 def _build(
     layers: tuple[Layer, ...],
-    engines: Mapping[str, EngineTable],
+    engines: Mapping[str, EngineTable | PairTable],
     space: AcceleratorSpace,
     policies: tuple[float, ...],
     progress: Callable[[int, int], None] | None,
@@ -108,7 +110,18 @@ def _build(
     weight_bits = sorted(set(shared.weight_bits.tolist()))
     activation_bits = sorted(set(shared.activation_bits.tolist()))
     done = 0
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, len(layers))
+
     for kind, table in engines.items():
+        if isinstance(table, PairTable):
+            some = [layers[index] for index in rows[kind]]
+            split.fill(some, table, shared, tables, prices, policies, latency[kind], energy[kind], advance)
+            continue
         for at, index in enumerate(rows[kind]):
             if isinstance(space, NestSpace):
                 for case, residency in enumerate(RESIDENCIES):
@@ -122,17 +135,13 @@ def _build(
                 for case, residency in enumerate(RESIDENCIES):
                     ms, mj, _ = best_costs(front, table, shared, tables[case], residency, prices, policies)
                     latency[kind][case][at], energy[kind][case][at] = ms, mj
-            done += 1
-            if progress is not None:
-                progress(done, len(layers))
+            advance()
     for at, index in enumerate(vector):
         for case, residency in enumerate(RESIDENCIES):
             ms, mj = vector_costs(layers[index], shared, tables[case], residency, prices)
             latency["vector"][case][at, :, 0, 0] = ms
             energy["vector"][case][at, :, 0, 0] = mj
-        done += 1
-        if progress is not None:
-            progress(done, len(layers))
+        advance()
     return CostTensor(layers, dict(engines), shared, prices, policies, tables, rows, vector, latency, energy, space)
 
 
@@ -143,7 +152,7 @@ def _layer_rows(layers: Sequence[Layer], space: AcceleratorSpace) -> tuple[dict[
     return rows, _rows(layers, [kind for kind in VECTOR_KINDS if kind not in served])
 
 
-def _keeps(engines: EngineTable, residency: Residency, weight_bits: float, activation_bits: float) -> Mask:
+def _keeps(engines: EngineTable | PairTable, residency: Residency, weight_bits: float, activation_bits: float) -> Mask:
     """Which engines can keep what stays, [configuration]; more than they have room for cannot stay."""
     keeps = np.ones(len(engines), bool)
     if residency.weights:
@@ -194,8 +203,9 @@ class HardwareFront:
 
     shared: index of the shared configuration; engines: [n, kinds] index of each kind's engine, -1 where the network
     does not need it; policies: likewise, the mapping policy's index. residency: index into `RESIDENCIES`.
-    reason: why the front is empty, if it is. layers: what the network is made of; grid: the policies that the indices
-    mean.
+    interval_is_bound: whether latency_ms, as the interval of a pipeline, is an upper bound only (see
+    `cosearch.hardware.split`). reason: why the front is empty, if it is. layers: what the network is made of; grid: the
+    policies that the indices mean.
     """
 
     kinds: tuple[str, ...]
@@ -211,6 +221,7 @@ class HardwareFront:
     space: AcceleratorSpace = field(repr=False)
     layers: tuple[Layer, ...] = field(repr=False)
     grid: tuple[float, ...] = field(repr=False)
+    interval_is_bound: bool = False
 
     def __len__(self) -> int:
         return len(self.latency_ms)
@@ -254,6 +265,8 @@ class HardwareFront:
     def mappings(self, i: int) -> "list[tuple[Layer, LayerMapping | None]]":
         """The mapping of every layer shape at point i; None for what runs on the vector unit.
 
+        A layer that is split over two engines appears as its two parts.
+
         Raises: HardwareError in a space whose layers have a closed-form cost and no mappings.
         """
         accelerator = self.accelerator(i)
@@ -265,12 +278,23 @@ class HardwareFront:
                 found.append((layer, None))
                 continue
             policy = self.grid[int(self.policies[i, self.kinds.index(kind)])]
+            if kind == split.NAME:
+                found += [part[:2] for part in split.best_split(layer, accelerator, policy, residency).parts]
+                continue
             found.append((layer, best(layer, accelerator, partial(weighted, policy), residency)[0]))
         return found
 
     def take(self, index: Any) -> "HardwareFront":
-        arrays = ("latency_ms", "energy_mj", "area_mm2", "resources", "shared", "engines", "policies", "residency")
-        return replace(self, **{name: getattr(self, name)[index] for name in arrays})
+        return replace(self, **{name: getattr(self, name)[index] for name in _POINTS})
+
+    @staticmethod
+    def joined(fronts: "Sequence[HardwareFront]") -> "HardwareFront":
+        """The points of several fronts of one tensor, one or more, in order; layers and reason are the first one's."""
+        arrays: dict[str, Any] = {name: np.concatenate([getattr(front, name) for front in fronts]) for name in _POINTS}
+        return replace(fronts[0], **arrays)
+
+
+_POINTS = ("latency_ms", "energy_mj", "area_mm2", "resources", "shared", "engines", "policies", "residency")
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,7 +302,7 @@ class CostTensor:
     """See the module. latency, energy: per kind and residency [layer of the kind, column, policy, engine]."""
 
     layers: tuple[Layer, ...]
-    engines: dict[str, EngineTable]
+    engines: dict[str, EngineTable | PairTable]
     shared: SharedTable
     prices: Prices
     policies: tuple[float, ...]
@@ -307,7 +331,7 @@ class CostTensor:
 
     def with_resources_of(self, space: AcceleratorSpace) -> "CostTensor | None":
         """This tensor for a space that differs in resources and budget only; None if more differs."""
-        engines = {kind: space.engines(kind) for kind in space.kinds}
+        engines: dict[str, Any] = {kind: space.engines(kind) for kind in space.kinds}
         same = (
             space.prices == self.prices and space.shared.same_costs(self.shared) and set(engines) == set(self.engines)
         )
@@ -427,15 +451,33 @@ class CostTensor:
             reason = f"no accelerator meets the constraints; the best that can be reached: {best}"
         front = front.take(np.flatnonzero(keep))
         values = np.stack([front.metric(name) for name in objectives], axis=1)
-        front = front.take(_undominated_rows(values))
-        return replace(front, reason="" if len(front) else reason)
+        front = front.take(undominated_rows(values))
+        bound = pipelined and split.NAME in needed
+        return replace(front, reason="" if len(front) else reason, interval_is_bound=bound)
 
     def hardware_fronts(
-        self, counts: ArrayLike, live_activation_bytes: ArrayLike, **options: Any
+        self,
+        counts: ArrayLike,
+        live_activation_bytes: ArrayLike,
+        *,
+        host_bytes: ArrayLike = 0.0,
+        progress: Callable[[int, int], None] | None = None,
+        **options: Any,
     ) -> list[HardwareFront]:
-        """`hardware_front` of many networks: counts [network, layer], live_activation_bytes [network]."""
-        table, live = np.asarray(counts), np.asarray(live_activation_bytes, float)
-        return [self.hardware_front(row, float(b), **options) for row, b in zip(table, live, strict=True)]
+        """`hardware_front` of many networks: counts [network, layer]; live_activation_bytes, host_bytes [network].
+
+        Networks that make the same demands share one front, which is computed once.
+        progress: called with (different demands done, different demands in all); options: as `hardware_front`'s.
+        """
+        table = np.asarray(counts)
+        sides = [np.broadcast_to(np.asarray(x, float), len(table)) for x in (live_activation_bytes, host_bytes)]
+        distinct, which = np.unique(np.column_stack([table, *sides]), axis=0, return_inverse=True)
+        fronts = []
+        for *row, live, host in distinct:
+            fronts.append(self.hardware_front(row, live, host_bytes=host, **options))
+            if progress is not None:
+                progress(len(fronts), len(distinct))
+        return [fronts[i] for i in which.ravel()]
 
     def networks(
         self, counts: ArrayLike, accelerators: ArrayLike | None = None, policy: float = 1.0
@@ -631,16 +673,6 @@ def _area_mm2(resources: Ints) -> Floats:
     """NaN where the area is unknown."""
     um2 = resources[:, RESOURCES.index("area_um2")]
     return np.where(um2 > 0, um2 * 1e-6, np.nan)
-
-
-def _undominated_rows(values: Floats) -> Ints:
-    """Rows of a small table that no other row beats in every column, the first of equal ones; by the first column."""
-    order = np.lexsort(values.T[::-1])
-    kept: list[int] = []
-    for i in order:
-        if not any((values[j] <= values[i]).all() for j in kept):
-            kept.append(int(i))
-    return np.array(kept, np.int64)
 
 
 def _checked(objectives: Sequence[str], constraints: Mapping[str, float], space: AcceleratorSpace) -> dict[str, float]:

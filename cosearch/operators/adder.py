@@ -12,7 +12,7 @@ Memory: the kernels need at most 256 KiB or one row band per thread beside input
 blocks over output channels and needs about three times `BLOCK_BYTES`, or one output channel, of temporaries.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -229,9 +229,13 @@ def add_linear(x: Tensor, weight: Tensor) -> Tensor:
     """The adder response of vectors. x: ... x C; weight: K C. Returns: ... x K."""
     if x.numel() == 0:
         return F.linear(x, weight)  # no vectors: empty, of the right shape
-    flat = x.reshape(-1, x.shape[-1])
-    columns = flat.t()[None, :, :, None]  # every vector becomes a pixel of one image
-    response = add_conv2d(columns, weight[:, :, None, None])
+    return _of_vectors(add_conv2d, x, weight)
+
+
+def _of_vectors(respond: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor) -> Tensor:
+    """A pointwise response to vectors, each of them a pixel of one image."""
+    columns = x.reshape(-1, x.shape[-1]).t()[None, :, :, None]
+    response = respond(columns, weight[:, :, None, None])
     return response[0, :, :, 0].t().reshape(*x.shape[:-1], weight.shape[0])
 
 
@@ -300,7 +304,7 @@ class _PlainAddLinear(nn.Module):
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        y = -(self.weight - x.unsqueeze(-2)).abs().sum(-1)
+        y = _of_vectors(plain_add_conv2d, x, self.weight)
         return y if self.bias is None else y + self.bias
 
 

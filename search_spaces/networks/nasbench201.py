@@ -168,6 +168,14 @@ class NasBench201Space(NetworkSpace):
         """The effective cell, 15 times, and what is around it."""
         return _stack(effective(arch), self.input_shape, self.num_classes)
 
+    @staticmethod
+    def rectified(layer: Layer) -> bool:
+        """Whether a rectifier stands in front of a layer of a workload: convolutions of cells and reductions have one.
+
+        The stem, shortcuts and the classifier do not; the pooling before the classifier does.
+        """
+        return (layer.kind == "mac" and (".cell" in layer.name or ".conv_" in layer.name)) or layer.name == "pool"
+
     def canonical(self, arch: Arch) -> Arch:
         """The effective cell: archs with the same one are the same network."""
         return effective(arch)

@@ -1,0 +1,90 @@
+"""`cosearch bench measure`: networks from a file, measured on this machine, into a CSV."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cosearch.errors import ConfigError, CosearchError, DataError, UnknownNameError, nearest
+from hwbench_data.measuring import Measurement, Protocol, machine, measure, network_models
+from hwbench_data.networks import Cells, parse_notation
+from search_spaces import networks
+from search_spaces.decisions import Arch
+
+DEVICES = ("cpu",)
+COLUMNS = ("arch", "latency_ms", "low_ms", "high_ms", "runs", "dropped", "source")
+
+
+def measure_file(
+    archs: Path,
+    out: Path,
+    device: str = "cpu",
+    space: str = "nasbench201",
+    image: str = "32x32",
+    core: int | None = None,
+) -> Iterator[str]:
+    """Measure the networks of a file and write a CSV and, beside it, a card of the machine; yields what was done.
+
+    Raises: UnknownNameError, ConfigError; DataError naming the line of a network that does not exist.
+    """
+    if device not in DEVICES:
+        raise UnknownNameError(f"cannot measure on {device!r}: {nearest(device, DEVICES)}")
+    sizes = image.split("x")
+    if len(sizes) != 2 or not all(size.isdecimal() for size in sizes):
+        raise ConfigError(f"--input {image!r}: expected a size such as 32x32")
+    found: Any = networks.find(space)((3, int(sizes[0]), int(sizes[1])), 10)
+    wanted = read_archs(archs, space, found)
+    protocol = Protocol(core=core)
+    measured = 0
+    try:
+        with out.open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            for result in measure(network_models(found, wanted), protocol):
+                measured += result.measured
+                writer.writerow(_row(result))
+                if not result.measured:
+                    yield f"{result.name}: not measured, its median is certain to {result.uncertainty:.1%} only"
+    except OSError as error:
+        raise DataError(f"cannot write {out} ({error.strerror})") from None
+    facts = {**machine(), "protocol": vars(protocol), "space": space, "input": image}
+    out.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    yield f"{out}: {measured} of {len(wanted)} networks measured on {facts['processor']}"
+
+
+def _row(result: Measurement) -> tuple[Any, ...]:
+    """A noisy figure gets no latency: nobody can take it for a measured one."""
+    shown = (result.median_ms, result.low_ms, result.high_ms) if result.measured else ("", "", "")
+    return (result.name, *shown, result.runs, result.dropped, "measured" if result.measured else "refused")
+
+
+def read_archs(path: Path, space: str, found: Any) -> list[Arch]:
+    """One network a line: for nasbench201 an index or the published notation, for all JSON or ``name=choice;...``.
+
+    Raises: DataError naming the line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path} ({error}): expected one network a line") from None
+    archs = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            archs.append(_arch(line.strip(), space, found))
+        except (CosearchError, ValueError) as error:
+            raise DataError(f"{path}, line {number}: {error}") from error
+    if not archs:
+        raise DataError(f"{path} names no networks: expected one a line")
+    return archs
+
+
+def _arch(text: str, space: str, found: Any) -> Arch:
+    cells = Cells()
+    if space == "nasbench201" and (text.isdecimal() or text.startswith("|")):
+        return cells.arch(cells.index(int(text) if text.isdecimal() else text))
+    arch = json.loads(text) if text.startswith("{") else parse_notation(text)
+    found.check(arch)
+    return dict(arch)

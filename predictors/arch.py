@@ -1,0 +1,390 @@
+"""A predictor of one number for the networks of one space: features, model, calibrated intervals, known limits.
+
+predictor = ArchPredictor(space).fit(archs, latencies)
+mean, std = predictor.predict(others)
+low, high = predictor.interval(others, coverage=0.9)
+predictor.outside(others)                        # which of them are unlike anything it was trained on
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cosearch.errors import ConfigError, DataError, nearest
+from predictors.base import Arrays, Floats, Predictor, checked
+from predictors.encoding import cell_edges, features, views
+from search_spaces.decisions import Arch, arch_key
+
+MINIMUM = 5
+"""Fewer distinct networks than this say nothing about an error."""
+FOLDS = 5
+JUDGED = 200
+"""Candidates are compared on at most so many networks."""
+LEARNED = {"boosting": 100, "blend": 30}
+"""Models that with fewer networks than this have never been worth their time, so `auto` leaves them out."""
+ONE_HOT_SCALE = 0.1
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model with what it sees. shrunk: parts whose columns are scaled down by `ONE_HOT_SCALE`."""
+
+    model: str
+    parts: tuple[str, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    shrunk: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        return f"{self.model} on {', '.join(self.parts)}"
+
+
+def candidates(space: Any, positive: bool) -> list[Candidate]:
+    """What `auto` compares. positive: a cost, close to additive over a network's parts; otherwise an accuracy."""
+    workload = ("workload",) if hasattr(space, "layer_table") else ()
+    cell = ("paths", "shape", "flow") if cell_edges(space) else ()
+    whole = ("counts", *workload, *cell) if cell else ("one_hot", "counts", *workload)
+    rich = ("counts", *cell) if cell else whole
+    if not positive:
+        return [
+            Candidate("blend", rich),
+            Candidate("gp", rich),
+            Candidate("ridge", rich),
+            Candidate("boosting", rich),
+        ]
+    out = []
+    for view in views(space):
+        seen = (f"counts@{view}", f"one_hot@{view}")
+        parts = (*workload, *seen) if view == "effective" else seen
+        out.append(Candidate("ridge", parts, shrunk=seen[1:]))
+        out.append(Candidate("additive", parts, shrunk=seen[1:]))
+        out.append(Candidate("gp", parts, shrunk=seen[1:]))
+    return [*out, Candidate("gp", whole, {"log": True}), Candidate("boosting", whole, {"log": True})]
+
+
+class ArchPredictor:
+    """fit / predict / adapt / save over archs. model: ``auto``, or a registered predictor with its default features.
+
+    ``auto`` takes the candidate with the highest cross-validated rank correlation; isomorphic networks share a fold.
+    positive: the target is a latency, an energy or another cost, not an accuracy.
+    """
+
+    name = "arch"
+
+    def __init__(
+        self,
+        space: Any,
+        model: str = "auto",
+        parts: Sequence[str] | None = None,
+        positive: bool = True,
+        seed: int = 0,
+        options: Mapping[str, Any] | None = None,
+        shrunk: Sequence[str] = (),
+    ) -> None:
+        self.space = _registered(space) if isinstance(space, Mapping) else space
+        self.positive, self.seed = positive, seed
+        self.scores: dict[str, float] = {}
+        """Candidate -> cross-validated Spearman correlation, where ``auto`` compared them."""
+        self.chosen: Candidate | None = None
+        if model != "auto":
+            self.chosen = self._named(model, parts, options, shrunk)
+        elif parts is not None:
+            raise ConfigError("features are chosen together with the model: name both, or none")
+        self._asked = self.chosen
+        self.samples = 0
+
+    def _named(
+        self, model: str, parts: Sequence[str] | None, options: Mapping[str, Any] | None, shrunk: Sequence[str]
+    ) -> Candidate:
+        from predictors import PREDICTORS, find
+
+        kind = find(model)
+        if not (isinstance(kind, type) and issubclass(kind, Predictor)) or model == "adapted":
+            known = [name for name in PREDICTORS if name not in ("adapted", "arch", "pool", "pooled")]
+            raise ConfigError(f"model {model!r} does not learn from features alone: {nearest(model, known)}")
+        if parts is not None:
+            return Candidate(model, tuple(parts), dict(options or {}), tuple(shrunk))
+        known_ones = candidates(self.space, self.positive)
+        return next((c for c in known_ones if c.model == model), Candidate(model, known_ones[-1].parts))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        self._require_fit()
+        assert self.chosen is not None
+        return {
+            "space": _identity(self.space),
+            "model": self.chosen.model,
+            "parts": list(self.chosen.parts),
+            "positive": self.positive,
+            "seed": self.seed,
+            "options": dict(self.chosen.options),
+            "shrunk": list(self.chosen.shrunk),
+        }
+
+    def fit(self, archs: Sequence[Arch], values: npt.ArrayLike) -> "ArchPredictor":
+        """archs: n networks; values: [n]. Repeats of a network are averaged.
+
+        Raises: DataError for fewer than 5 distinct networks, constant, negative or missing values; ConfigError for
+        networks of another space.
+        """
+        distinct, y = _averaged(archs, values)
+        if len(distinct) < MINIMUM:
+            raise DataError(f"{len(distinct)} distinct networks: a predictor needs at least {MINIMUM}")
+        for arch in distinct:
+            self.space.check(arch)
+        folds = self._folds(distinct)
+        checked(np.arange(len(y))[:, None], y, MINIMUM, "arch", self.positive)
+        if self._asked is None:
+            self.chosen = self._judge(distinct, y, folds)
+        assert self.chosen is not None
+        X = self._features(self.chosen, distinct)
+        self._model = self._fresh(self.chosen).fit(X, y)
+        mean, std = self._out_of_fold(self.chosen, X, y, folds)
+        self._errors = np.sort(np.abs(y - mean) / std)
+        self._calibration = float(np.sqrt(np.mean(self._errors**2)))
+        self.std = float(np.sqrt(np.mean((y - mean) ** 2)))
+        """Error on networks that it was not trained on, by cross-validation."""
+        self.relative_error = self.std / float(np.abs(y).mean())
+        self.relative_spread = float(y.std()) / float(np.abs(y).mean())
+        self.score = _spearman(mean, y)
+        self._least = float(y.min())
+        self._remember(distinct, X)
+        self.samples = len(y)
+        return self
+
+    def predict(self, archs: Sequence[Arch]) -> tuple[Floats, Floats]:
+        """Returns: mean [n] and calibrated std [n]. A cost is not below a tenth of the least seen.
+
+        Raises: ConfigError for networks of another space.
+        """
+        mean, std = self._raw(archs)
+        return mean, std * self._calibration
+
+    def interval(self, archs: Sequence[Arch], coverage: float = 0.9) -> tuple[Floats, Floats]:
+        """[n] and [n] bounds that hold a new network's value with this probability, by cross-conformal prediction.
+
+        Raises: DataError if the samples are too few for this coverage; ConfigError for a coverage not in (0, 1).
+        Source: Vovk, Cross-conformal predictors, 2015; scores are errors over the model's standard deviation.
+        """
+        if not 0.0 < coverage < 1.0:
+            raise ConfigError(f"coverage {coverage}: expected a fraction between 0 and 1")
+        mean, std = self._raw(archs)
+        rank = int(np.ceil((len(self._errors) + 1) * coverage))
+        if rank > len(self._errors):
+            needed = int(np.ceil(coverage / (1 - coverage)))
+            raise DataError(f"{len(self._errors)} samples cannot show {coverage:.0%} coverage: at least {needed} can")
+        half = self._errors[rank - 1] * std
+        return (np.maximum(mean - half, 0.0) if self.positive else mean - half), mean + half
+
+    def outside(self, archs: Sequence[Arch]) -> npt.NDArray[np.bool_]:
+        """[n] whether a network is unlike those it was trained on: a choice that none had, or too far from all."""
+        self._require_fit()
+        unseen = (self.space.one_hot(list(archs)) > self._choices).any(1)
+        assert self.chosen is not None
+        rows = self._placed(self._features(self.chosen, archs))
+        return np.asarray(unseen | (_nearest_distance(rows, self._rows) > self._reach))
+
+    def adapt(self, archs_few: Sequence[Arch], values_few: npt.ArrayLike) -> "ArchPredictor":
+        """A predictor of another target of the same space, such as another device, from a few of its values.
+
+        Raises: as `fit`.
+        """
+        distinct, y = _averaged(archs_few, values_few)
+        assert self.chosen is not None
+        other = ArchPredictor(self.space, self.chosen.model, self.chosen.parts, self.positive, self.seed)
+        other.chosen = other._asked = self.chosen
+        other._adapt_from = self._model
+        return other.fit(distinct, y)
+
+    _adapt_from: Predictor | None = None
+
+    def save(self, path: Path | str, **card: Any) -> None:
+        """Write the predictor; card: what the reader should know, such as data and floor. Its own scores are added."""
+        from predictors.storage import save
+
+        self._require_fit()
+        _registered(_identity(self.space))  # what cannot be read back is not written
+        scores = {"spearman_cross_validated": self.score, "relative_error": self.relative_error}
+        save(self, path, {"samples": self.samples, **scores, **card})
+
+    def arrays(self) -> Arrays:
+        self._require_fit()
+        numbers = [self._calibration, self.std, self.relative_error, self.relative_spread, self.score, self._least]
+        return {
+            **{f"model/{key}": value for key, value in self._model.arrays().items()},
+            "errors": self._errors,
+            "numbers": np.array([*numbers, self._reach, float(self.samples), float(self._adapt_from is not None)]),
+            "choices": self._choices,
+            "rows": self._rows,
+            "place": self._place,
+        }
+
+    def restore(self, arrays: Arrays) -> "ArchPredictor":
+        model = {key.removeprefix("model/"): v for key, v in arrays.items() if key.startswith("model/")}
+        assert self.chosen is not None
+        made = self._make(self.chosen)
+        if arrays["numbers"][8]:
+            from predictors.transfer import Adapted
+
+            made = Adapted(made)
+            self._adapt_from = made.source
+        self._model = made.restore(model)
+        self._errors, self._choices = arrays["errors"], arrays["choices"]
+        self._rows, self._place = arrays["rows"], arrays["place"]
+        numbers = list(map(float, arrays["numbers"]))
+        self._calibration, self.std, self.relative_error, self.relative_spread, self.score, self._least = numbers[:6]
+        self._reach, self.samples = numbers[6], int(numbers[7])
+        return self
+
+    # -- how --
+
+    def _raw(self, archs: Sequence[Arch]) -> tuple[Floats, Floats]:
+        self._require_fit()
+        assert self.chosen is not None
+        mean, std = self._model.predict(self._features(self.chosen, archs))
+        return (np.maximum(mean, 0.1 * self._least) if self.positive else mean), std
+
+    def _require_fit(self) -> None:
+        if not self.samples:
+            raise DataError("this predictor was not fitted: call fit(archs, values) or load one first")
+
+    def _features(self, candidate: Candidate, archs: Sequence[Arch]) -> Floats:
+        return features(self.space, archs, candidate.parts)
+
+    def _make(self, candidate: Candidate) -> Predictor:
+        from predictors import find
+
+        options = dict(candidate.options)
+        if candidate.shrunk:
+            widths = [features(self.space, [self._any_arch()], (part,)).shape[1] for part in candidate.parts]
+            options["weights"] = [
+                ONE_HOT_SCALE if part in candidate.shrunk else 1.0
+                for part, width in zip(candidate.parts, widths, strict=True)
+                for _ in range(width)
+            ]
+        made: Predictor = find(candidate.model)(seed=self.seed, **options)
+        return made
+
+    def _fresh(self, candidate: Candidate) -> Predictor:
+        """A model to fit: of its own, or from the one that is adapted."""
+        from predictors.transfer import Adapted
+
+        return self._make(candidate) if self._adapt_from is None else Adapted(self._adapt_from, self.seed)
+
+    def _any_arch(self) -> Arch:
+        return {name: options[0] for name, options in self.space.choices.items()}
+
+    def _folds(self, archs: Sequence[Arch]) -> npt.NDArray[np.int64]:
+        """[n] fold of each network, equal for isomorphic ones."""
+        same: Callable[[Arch], Arch] = getattr(self.space, "canonical", lambda arch: arch)
+        classes = np.unique([arch_key(same(arch)) for arch in archs], return_inverse=True)[1]
+        count = int(classes.max()) + 1
+        order = np.random.default_rng(self.seed).permutation(count)
+        return np.asarray(order[classes] % min(FOLDS, count))
+
+    def _judge(self, archs: Sequence[Arch], y: Floats, folds: npt.NDArray[np.int64]) -> Candidate:
+        """The candidate with the highest cross-validated rank correlation, the earlier of equal ones."""
+        some = np.random.default_rng(self.seed).permutation(len(y))[:JUDGED]
+        offered = [c for c in candidates(self.space, self.positive) if len(y) >= LEARNED.get(c.model, 0)]
+        best, best_score = offered[0], -np.inf
+        for candidate in offered:
+            X = self._features(candidate, [archs[i] for i in some])
+            mean, _ = self._out_of_fold(candidate, X, y[some], folds[some])
+            score = self.scores[candidate.label] = _spearman(mean, y[some])
+            if score > best_score + 1e-9:
+                best, best_score = candidate, score
+        return best
+
+    def _out_of_fold(
+        self, candidate: Candidate, X: Floats, y: Floats, folds: npt.NDArray[np.int64]
+    ) -> tuple[Floats, Floats]:
+        """[n] and [n] mean and std of each sample by a model that has not seen its fold."""
+        mean, std = np.full(len(y), y.mean()), np.full(len(y), max(float(y.std()), 1e-12))
+        for fold in np.unique(folds):
+            held = folds == fold
+            try:
+                mean[held], std[held] = self._fresh(candidate).fit(X[~held], y[~held]).predict(X[held])
+            except DataError:  # the rest is constant or too small: the mean is all that can be said
+                continue
+        return mean, np.maximum(std, 1e-12)
+
+    def _remember(self, archs: Sequence[Arch], X: Floats) -> None:
+        """What the training networks were like."""
+        self._choices = self.space.one_hot(list(archs)).max(0)
+        spread = X.std(0)
+        self._place = np.array([X.mean(0), np.where(spread > 1e-12 * (1 + np.abs(X.mean(0))), spread, np.inf)])
+        self._rows = np.unique(self._placed(X).astype(np.float32), axis=0).astype(float)
+        distance = _nearest_distance(self._rows, self._rows, itself=True)
+        self._reach = float(distance.max()) * 1.25
+
+    def _placed(self, X: Floats) -> Floats:
+        return np.asarray((X - self._place[0]) / self._place[1])
+
+
+def _nearest_distance(A: Floats, B: Floats, itself: bool = False) -> Floats:
+    """[a] distance to the nearest row of B; itself: A is B, and a row is not its own neighbour."""
+    out = np.empty(len(A))
+    for start in range(0, len(A), 1024):
+        part = A[start : start + 1024]
+        squared = (part * part).sum(1)[:, None] + (B * B).sum(1)[None, :] - 2.0 * part @ B.T
+        if itself:
+            squared[np.arange(len(part)), np.arange(start, start + len(part))] = np.inf
+        out[start : start + 1024] = np.sqrt(np.maximum(squared.min(1), 0.0))
+    return out
+
+
+def _averaged(archs: Sequence[Arch], values: npt.ArrayLike) -> tuple[list[Arch], Floats]:
+    """Distinct networks and the mean of each one's values."""
+    given = np.asarray(values, dtype=float)
+    if given.ndim != 1 or len(archs) != len(given):
+        raise DataError(f"{len(archs)} networks but {given.size} values: they must pair up")
+    groups: dict[str, list[int]] = {}
+    for i, arch in enumerate(archs):
+        groups.setdefault(arch_key(arch), []).append(i)
+    return [archs[rows[0]] for rows in groups.values()], np.array([given[rows].mean() for rows in groups.values()])
+
+
+def _spearman(a: Floats, b: Floats) -> float:
+    """Spearman correlation, 0 where it is not defined."""
+    from scipy.stats import rankdata
+
+    ranks = rankdata(a), rankdata(b)
+    if np.ptp(ranks[0]) == 0 or np.ptp(ranks[1]) == 0:
+        return 0.0
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def _identity(space: Any) -> dict[str, Any]:
+    """What makes a space again, and a digest of its choices."""
+    shape = getattr(space, "input_shape", None) or getattr(getattr(space, "macro", None), "input_shape", None)
+    classes = getattr(space, "num_classes", None) or getattr(getattr(space, "macro", None), "num_classes", None)
+    choices = json.dumps({name: list(options) for name, options in space.choices.items()})
+    return {
+        "name": getattr(space, "name", ""),
+        "input_shape": list(shape) if shape else None,
+        "num_classes": classes,
+        "choices": hashlib.sha256(choices.encode()).hexdigest()[:16],
+    }
+
+
+def _registered(identity: Mapping[str, Any]) -> Any:
+    """The space of a saved predictor. Names only of registered spaces: a file must not choose what code runs.
+
+    Raises: DataError.
+    """
+    from cosearch import registry
+    from search_spaces.networks import SPACES, find
+
+    name = str(identity.get("name"))
+    if name not in registry.names("spaces", SPACES):
+        raise DataError(f"a predictor of space {name!r}, which is not registered: {nearest(name, SPACES)}")
+    space = find(name)(tuple(identity["input_shape"]), identity["num_classes"])
+    if _identity(space) != dict(identity):
+        raise DataError(f"a predictor of another version of space {name!r}: train it again")
+    return space

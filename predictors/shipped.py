@@ -1,0 +1,141 @@
+"""Predictors that come with the package: trained on the bundled tables by ``python -m predictors.shipped``.
+
+Per space, device and metric one `ArchPredictor`, and per space and metric the `DevicePool` of all its devices.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cosearch.errors import DataError, UnknownNameError, nearest
+from predictors.arch import ArchPredictor
+from predictors.base import Floats
+from predictors.encoding import features, views
+from predictors.linear import Ridge
+from predictors.pool import DevicePool
+from predictors.storage import load, load_with_card, read_card
+from search_spaces.decisions import Arch
+
+FOLDER = Path(__file__).parent / "data"
+METRICS = ("latency_ms", "energy_mj")
+TRAINED_ON, POOLED_ON = 1000, 4000
+POOL_PARTS = tuple(f"{part}@{view}" for view in ("built", "used", "effective") for part in ("counts", "one_hot"))
+"""What a pool over a cell space sees: each view of a network."""
+
+
+def pool_columns(space: Any) -> dict[str, Any]:
+    """The arguments of a `DevicePool` over `pool_features` of a space."""
+    shown = views(space)
+    counts = len(dict.fromkeys(c for options in space.choices.values() for c in options))
+    width = counts + sum(len(options) for options in space.choices.values())
+    return {
+        "views": [list(range(i * width, (i + 1) * width)) for i in range(len(shown))],
+        "general": list(range(counts)),
+    }
+
+
+def pool_features(space: Any, archs: Sequence[Arch]) -> Floats:
+    """[archs, d] what a pool sees of networks."""
+    return features(space, archs, [f"{part}@{view}" for view in views(space) for part in ("counts", "one_hot")])
+
+
+def device_pool(space: Any, metric: str = "latency_ms") -> DevicePool:
+    """The pool of the devices of a space's bundled table.
+
+    Raises: UnknownNameError if none ships for the space and metric.
+    """
+    pool: DevicePool = load(_file(space.name, "pool", metric))
+    return pool
+
+
+def predictor(space_name: str, device: str, metric: str = "latency_ms") -> tuple[ArchPredictor, dict[str, Any]]:
+    """The predictor of one device that ships, and its card.
+
+    Raises: UnknownNameError with the nearest name of a device, space or metric that has one.
+    """
+    return load_with_card(_file(space_name, device, metric))
+
+
+def available() -> list[tuple[str, str, str]]:
+    """(space, device or ``pool``, metric) of every predictor that ships."""
+    files = sorted(FOLDER.glob("*.safetensors"))
+    return [(space, device, metric) for space, device, metric in (f.stem.split("--") for f in files)]
+
+
+def _file(space_name: str, device: str, metric: str) -> Path:
+    known = available()
+    for at, (what, wanted) in enumerate((("space", space_name), ("device", device), ("metric", metric))):
+        names = sorted({entry[at] for entry in known if entry[:at] == (space_name, device, metric)[:at]})
+        if wanted not in names:
+            raise UnknownNameError(f"no predictor ships for {what} {wanted!r}: {nearest(wanted, names)}")
+    return FOLDER / f"{space_name}--{device}--{metric}.safetensors"
+
+
+def build(folder: Path = FOLDER) -> list[Path]:
+    """Train on every bundled table and write the files. Returns: what was written.
+
+    Raises: DataError if a table is missing or altered.
+    """
+    import hwbench_data
+    from search_spaces.networks import find
+    from search_spaces.networks.nasbench201 import cell
+
+    folder.mkdir(exist_ok=True)
+    table = hwbench_data.load("nasbench201")
+    space = find("nasbench201")()
+    archs = [cell(i) for i in range(len(table))]
+    order = np.random.default_rng(0).permutation(len(archs))
+    written = []
+    for metric in METRICS:
+        known = {}
+        for device in table.devices:
+            try:
+                values = table.query_many(np.arange(len(archs)), metric, device)[metric]
+            except (DataError, UnknownNameError):  # this device has no such metric
+                continue
+            if np.isfinite(values).all() and (values > 0).all() and np.ptp(values) > 0:
+                known[device] = values
+        sources = {device: table.card.devices[device]["source"] for device in known}
+        data = {"table": table.name, "metric": metric, "rows": len(archs)}
+        for device, values in known.items():
+            written.append(folder / f"{space.name}--{device}--{metric}.safetensors")
+            _train(space, archs, values, order, written[-1], {**data, "device": device, "source": sources[device]})
+        if len(known) > 1:
+            rows = order[:POOLED_ON]
+            X = pool_features(space, [archs[i] for i in rows])
+            pool = DevicePool(**pool_columns(space)).fit(X, {d: v[rows] for d, v in known.items()})
+            written.append(folder / f"{space.name}--pool--{metric}.safetensors")
+            pool.save(written[-1], data={**data, "devices": sources}, target=metric)
+    return written
+
+
+def _train(
+    space: Any, archs: Sequence[Arch], values: Floats, order: np.ndarray, path: Path, data: dict[str, Any]
+) -> None:
+    """Fit on 1,000 networks, score on 4,000 others beside ridge regression on operator counts, and save."""
+    from scipy.stats import kendalltau, spearmanr
+
+    train, rest = order[:TRAINED_ON], order[-4000:]
+    model = ArchPredictor(space).fit([archs[i] for i in train], values[train])
+    tested = [archs[i] for i in rest]
+    mean, _ = model.predict(tested)
+    counts = features(space, archs, ("counts@built",))
+    floor = Ridge().fit(counts[train], values[train]).predict(counts[rest])[0]
+
+    def scores(predicted: Floats) -> dict[str, float]:
+        return {
+            "spearman": round(float(spearmanr(predicted, values[rest])[0]), 5),
+            "kendall_tau": round(float(kendalltau(predicted, values[rest])[0]), 5),
+            "mape": round(float(np.mean(np.abs(predicted / values[rest] - 1))), 5),
+            "within_10_percent": round(float(np.mean(np.abs(predicted / values[rest] - 1) <= 0.1)), 5),
+        }
+
+    floors = {"ridge on operator counts": scores(floor)}
+    model.save(path, data=data, target=data["metric"], tested_on=len(rest), score=scores(mean), floor=floors)
+
+
+if __name__ == "__main__":
+    for file in build():
+        print(file, read_card(file).get("score", ""))

@@ -1,0 +1,233 @@
+"""Importing the formats that others publish, real samples among them, and refusing what is wrong with a file."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import hwbench_data
+from cosearch.errors import ConfigError, CosearchError, DataError
+from hwbench_data.importing import checked_map, import_file, read_map
+from search_spaces.networks import nasbench201 as nb
+
+REFERENCE = os.environ.get("COSEARCH_REFERENCE_DATA")
+with_reference = pytest.mark.skipif(not REFERENCE, reason="COSEARCH_REFERENCE_DATA is not set")
+PIXEL = {"network": "arch", "values": {"ms": {"device": "pixel3", "metric": "latency_ms", "unit": "ms"}}}
+MAP = checked_map(PIXEL, "map")
+
+
+def one(column: str = "value", **facts: str):
+    return checked_map({"values": {column: facts}}, "map")
+
+
+def csv(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_csv_by_index_and_by_notation(tmp_path: Path) -> None:
+    path = csv(tmp_path / "a.csv", f'arch,ms\n5,1.5\n"{nb.to_string(nb.cell(7))}",2.5\n9,\n')
+    card, left_out = import_file(path, "nasbench201", MAP, tmp_path / "phone")
+    table = hwbench_data.load(tmp_path / "phone")
+    assert table.query(5, "pixel3")["latency_ms"] == 1.5
+    assert table.query(7, "pixel3")["latency_ms"] == 2.5
+    assert "latency_ms" not in table.query(9, "pixel3")
+    assert table.sources([5], "latency_ms", "pixel3") == ["published"]
+    assert left_out == ["ms: 15623 networks have no number"]
+    assert card.metrics["latency_ms"].unit == "ms"
+
+
+def test_units_are_converted(tmp_path: Path) -> None:
+    path = csv(tmp_path / "a.csv", "arch,t,e,acc\n0,1500,0.25,93.5\n")
+    values = {
+        "t": {"device": "d", "metric": "latency_ms", "unit": "us", "source": "measured"},
+        "e": {"device": "d", "metric": "energy_mj", "unit": "J"},
+        "acc": {"metric": "cifar100_accuracy", "unit": "percent"},
+    }
+    mapping = checked_map({"network": "arch", "values": values}, "map")
+    import_file(path, "nasbench201", mapping, tmp_path / "out")
+    found = hwbench_data.load(tmp_path / "out").query(0, "d", ["latency_ms", "energy_mj", "cifar100_accuracy"])
+    assert found == pytest.approx({"latency_ms": 1.5, "energy_mj": 250.0, "cifar100_accuracy": 0.935})
+
+
+def hwnasbench(path: Path, **more: object) -> Path:
+    cifar = {
+        "edgegpu_latency": [5.80742, 6.54769, 4.0],
+        "edgegpu_energy": [24.22661, 29.99715, 20.0],
+        "fpga_latency": np.array([2.57296, 5.31536, 1.0]),
+        "eyeriss_arithmetic_intensity": [1.0, 2.0, 3.0],
+        "average_hw_metric": [1.0, 1.0, 1.0],
+        "config": [{"name": "infer.tiny"}] * 3,
+        **more,
+    }
+    lut = {"ConvBlock_H112_W112_Cin16_Cout16_exp1_kernel3_stride1_group1": 0.5, "FC_Cin1984_Cout1000": 0.1}
+    data = {
+        "nasbench201": {"cifar10": cifar, "cifar100": cifar},
+        "fbnet": {"ImageNet": {"edgegpu_latency": lut, "fpga_latency": dict(list(lut.items())[:1])}},
+    }
+    path.write_bytes(pickle.dumps(data))
+    return path
+
+
+def test_hw_nas_bench_pickle(tmp_path: Path) -> None:
+    path = hwnasbench(tmp_path / "HW-NAS-Bench-v1_0.pickle")
+    import_file(path, "nasbench201", None, tmp_path / "nb", "cifar10")
+    table = hwbench_data.load(tmp_path / "nb")
+    assert table.devices == ("edgegpu", "fpga")
+    assert table.query(1, "edgegpu", ["latency_ms", "energy_mj"]) == {"latency_ms": 6.54769, "energy_mj": 29.99715}
+    assert table.query(0, "fpga", ["latency_ms"]) == {"latency_ms": 2.57296}
+    import_file(path, "fbnet_blocks", None, tmp_path / "fb")
+    blocks = hwbench_data.load(tmp_path / "fb")
+    assert blocks.query("FC_Cin1984_Cout1000", "edgegpu") == {"latency_ms": 0.1}
+    assert blocks.query("FC_Cin1984_Cout1000", "fpga") == {}
+    with pytest.raises(ConfigError, match="cifar10, cifar100: choose one with --dataset"):
+        import_file(path, "nasbench201", None, tmp_path / "x")
+    with pytest.raises(ConfigError, match="did you mean 'cifar10"):
+        import_file(path, "nasbench201", None, tmp_path / "x", "cifar1")
+
+
+def test_fbnet_look_up_table_in_a_npy_file(tmp_path: Path) -> None:
+    lut = {"ConvBlock_H112_W112_Cin16_Cout16_exp1_kernel3_stride1_group1": 0.737254, "FC_Cin1984_Cout1000": 0.05}
+    np.save(tmp_path / "lut.npy", lut, allow_pickle=True)  # type: ignore[arg-type]
+    mapping = one(device="edgegpu", metric="latency_ms", unit="ms")
+    import_file(tmp_path / "lut.npy", "fbnet_blocks", mapping, tmp_path / "out")
+    table = hwbench_data.load(tmp_path / "out")
+    assert {label: table.query(label, "edgegpu")["latency_ms"] for label in lut} == lut
+
+
+@pytest.mark.parametrize("suffix", [".json", ".pickle"])
+def test_index_to_accuracy(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"nats{suffix}"
+    data = {0: 91.5, 15624: 50.0}
+    path.write_bytes(json.dumps(data).encode() if suffix == ".json" else pickle.dumps(data))
+    import_file(path, "nasbench201", one(metric="cifar100_accuracy", unit="percent"), tmp_path / "out")
+    table = hwbench_data.load(tmp_path / "out")
+    assert table.accuracies([0, 15624], "cifar100_accuracy") == pytest.approx([0.915, 0.5])
+
+
+class _Run:
+    def __reduce__(self):
+        return (eval, ("__import__('pathlib').Path('ran').touch()",))
+
+
+def test_files_that_would_run_code_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    hwnasbench(tmp_path / "evil.pickle", pixel3_latency=_Run())
+    np.save(tmp_path / "evil.npy", {"a": _Run()}, allow_pickle=True)  # type: ignore[arg-type]
+    for name in ("evil.pickle", "evil.npy"):
+        with pytest.raises(DataError, match=rf"{name} asks to load builtins\.eval.*refused") as caught:
+            import_file(tmp_path / name, "nasbench201", one(metric="latency_ms", unit="ms"), tmp_path / "x", "cifar10")
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("arch,latency\n0,1\n", "no column 'ms'"),
+        ("arch,ms\n", "holds no rows"),
+        ("arch,ms\n0,fast\n", "row 1: 'ms' is 'fast', not a number"),
+        ("arch,ms\n0,1\n20000,2\n", "row 2: index 20000"),
+        ("arch,ms\n|conv~0|,1\n", r"row 1: cell '\|conv~0\|'"),
+        ("arch,ms\n3,1\n3,2\n", "rows of network 3 disagree in 'ms'"),
+        ("arch,ms\n3,-1\n", "holds -1 ms, which cannot be"),
+        ("arch,ms\n3,\n", "holds no numbers"),
+        ("arch,ms\n1.5,1\n", "row 1"),
+    ],
+)
+def test_bad_csv(tmp_path: Path, text: str, match: str) -> None:
+    with pytest.raises(CosearchError, match=match) as caught:
+        import_file(csv(tmp_path / "a.csv", text), "nasbench201", MAP, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+
+
+def test_equal_rows_are_one(tmp_path: Path) -> None:
+    import_file(csv(tmp_path / "a.csv", "arch,ms\n3,1\n3,1\n"), "nasbench201", MAP, tmp_path / "out")
+    assert hwbench_data.load(tmp_path / "out").query(3, "pixel3")["latency_ms"] == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        ([], "expected 'network: COLUMN'"),
+        ({"network": "a", "values": {}}, "expected 'network: COLUMN'"),
+        ({"values": {"a": {"device": "d", "metric": "latency_ms"}}}, "column 'a' has no unit"),
+        ({"values": {"a": {"device": "d", "unit": "ms"}}}, "column 'a' needs"),
+        ({"values": {"a": {"metric": "latency_ms", "unit": "msec"}}}, "did you mean 'ms'"),
+        ({"values": {"a": {"metric": "latency_ms", "unit": "mJ"}}}, "given in 'mJ', not ms"),
+        ({"values": {"a": {"metric": "energy_mj", "unit": "J", "source": "mesured"}}}, "did you mean 'measured'"),
+        ({"values": {"a": {"metric": "macs", "unit": "operations", "units": 1}}}, "unknown entry 'units'"),
+        ({"columns": {}, "values": {"a": {"metric": "macs", "unit": "operations"}}}, "unknown entry 'columns'"),
+        ({"values": {c: {"metric": "macs", "unit": "operations"} for c in "ab"}}, "two columns are macs"),
+    ],
+)
+def test_bad_maps(data: object, match: str) -> None:
+    with pytest.raises(DataError, match=match):
+        checked_map(data, "map.yaml")
+
+
+def test_files_that_are_no_tables(tmp_path: Path) -> None:
+    (tmp_path / "a.pickle").write_bytes(b"\x80\x04nonsense")
+    (tmp_path / "b.npy").write_bytes(b"nonsense")
+    (tmp_path / "c.json").write_text("{")
+    (tmp_path / "d.txt").write_text("")
+    (tmp_path / "e.json").write_text('{"0": "x"}')
+    (tmp_path / "f.parquet").write_bytes(b"PAR1")
+    (tmp_path / "g.json").write_text("3")
+    (tmp_path / "map.yaml").write_text("a: [")
+    mapping = one(metric="latency_ms", unit="ms")
+    for name, match in {
+        "a.pickle": "not a benchmark's pickle",
+        "b.npy": "not a .npy file",
+        "c.json": "not a readable JSON",
+        "d.txt": "files that can be imported end in",
+        "e.json": "expected a dict of network -> number",
+        "f.parquet": "not a readable .parquet file",
+        "g.json": "expected a dict of network -> number",
+        "h.csv": "check the path",
+    }.items():
+        with pytest.raises(DataError, match=match) as caught:
+            import_file(tmp_path / name, "nasbench201", mapping, tmp_path / "out")
+        assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match="not a readable map"):
+        read_map(tmp_path / "map.yaml")
+    with pytest.raises(ConfigError, match="needs --map"):
+        import_file(csv(tmp_path / "a.csv", "arch,ms\n0,1\n"), "nasbench201", None, tmp_path / "out")
+
+
+@with_reference
+def test_thirteen_real_devices(tmp_path: Path) -> None:
+    path = Path(str(REFERENCE)) / "nb201_latency_pool_ms.parquet"
+    raw = pd.read_parquet(path)
+    devices = list(raw.columns[2:])
+    values = {device: {"device": device, "metric": "latency_ms", "unit": "ms"} for device in devices}
+    by_index = checked_map({"network": "arch_idx", "values": values}, "map")
+    by_notation = checked_map({"network": "arch_str", "values": values}, "map")
+    tables = []
+    for name, mapping in (("index", by_index), ("notation", by_notation)):
+        _, left_out = import_file(path, "nasbench201", mapping, tmp_path / name)
+        assert left_out == []
+        tables.append(hwbench_data.load(tmp_path / name))
+    everything = np.arange(nb.SIZE)
+    for device in devices:
+        # index and notation agree only if the published order of indices is ours
+        a, b = (table.query_many(everything, "latency_ms", device)["latency_ms"] for table in tables)
+        assert np.array_equal(a, b)
+        assert np.allclose(a, raw[device], rtol=0, atol=0)
+
+
+@with_reference
+def test_fbnet_blocks_of_hw_nas_bench(tmp_path: Path) -> None:
+    raw = pd.read_parquet(Path(str(REFERENCE)) / "hwnasbench_fbnet_lut.parquet")
+    chosen = raw[(raw.device == "fpga") & (raw.metric == "latency") & raw.valid & (raw.kind == "imagenet")]
+    path = tmp_path / "lut.npy"
+    np.save(path, dict(zip(chosen.key, chosen.value, strict=True)), allow_pickle=True)  # type: ignore[arg-type]
+    import_file(path, "fbnet_blocks", one(device="fpga", metric="latency_ms", unit="ms"), tmp_path / "out")
+    table = hwbench_data.load(tmp_path / "out")
+    assert len(table) == chosen.key.nunique()
+    for key, value in zip(chosen.key, chosen.value, strict=True):
+        assert table.query(key, "fpga") == {"latency_ms": value}

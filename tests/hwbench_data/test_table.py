@@ -1,0 +1,282 @@
+"""Tables on disk and what is asked of them, on small tables whose answers are known."""
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import hwbench_data
+from cosearch.errors import ConfigError, CosearchError, DataError, InfeasibleError, UnknownNameError
+from hwbench_data.checking import check_table
+from hwbench_data.store import ANY, Block, Card, Metric, Store, write
+from hwbench_data.table import _undominated
+
+METRICS = {
+    "macs": Metric("operations", "lower", "operations"),
+    "latency_ms": Metric("ms", "lower", "time"),
+    "energy_mj": Metric("mJ", "lower", "energy"),
+    "accuracy": Metric("fraction", "higher", "accuracy"),
+}
+LABELS = ["a=conv_k3_e1", "a=conv_k5_e1", "a=conv_k3_e3", "a=skip"]
+MACS = np.array([2.0, 4.0, 6.0, 1.0])
+LATENCY = np.array([3.0, 5.0, 6.0, 1.0])
+ACCURACY = np.array([0.7, 0.8, 0.75, 0.5])
+
+
+def card(**changes) -> Card:
+    given = {
+        "name": "toy",
+        "title": "four networks",
+        "networks": {"kind": "listed", "count": 4},
+        "metrics": METRICS,
+        "devices": {"board": {"title": "a board", "source": "measured"}, "chip": {"title": "a chip"}},
+        "conditions": {"input": ("8x8", "4x4")},
+        "built": {"command": "by hand"},
+        "notes": (),
+        "files": {},
+    }
+    return Card(**{**given, **changes})
+
+
+def blocks() -> list[Block]:
+    return [
+        Block.full((ANY, "macs", ANY), MACS, "modelled"),
+        Block.full((ANY, "accuracy", ANY), ACCURACY, "measured"),
+        Block.full(("board", "latency_ms", "8x8"), LATENCY, "measured"),
+        Block.full(("board", "latency_ms", "4x4"), LATENCY / 4, "predicted"),
+        Block.full(("chip", "latency_ms", "8x8"), np.array([1.0, 2.0, np.nan, 0.5]), "modelled"),
+        Block.full(("chip", "energy_mj", "8x8"), np.array([1.0, 2.0, np.nan, 0.5]), "modelled"),
+    ]
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> hwbench_data.Table:
+    write(tmp_path / "toy", card(), blocks(), LABELS)
+    return hwbench_data.load(tmp_path / "toy")
+
+
+def test_queries_by_index_notation_and_arch(toy) -> None:
+    expected = {"macs": 4.0, "accuracy": 0.8, "latency_ms": 5.0}
+    assert toy.query(1, "board") == expected
+    assert toy.query("a=conv_k5_e1", "board") == expected
+    assert toy.query({"a": "conv_k5_e1"}, "board", input="8x8") == expected
+    assert toy.query(1) == {"macs": 4.0, "accuracy": 0.8}
+    assert toy.query(1, "board", ["latency_ms"], input="4x4") == {"latency_ms": 1.25}
+    assert "latency_ms" not in toy.query(2, "chip")  # has no value there
+    assert np.isnan(toy.query_many([2], "latency_ms", "chip")["latency_ms"]).all()
+    assert toy.sources([0], "latency_ms", "board", input="4x4") == ["predicted"]
+
+
+def test_many_at_once_equals_one_by_one(toy) -> None:
+    many = toy.query_many(np.array([3, 0, 3]), ("macs", "latency_ms"), "board")
+    for i, network in enumerate((3, 0, 3)):
+        assert {name: column[i] for name, column in many.items()} == toy.query(network, "board", ["macs", "latency_ms"])
+
+
+def test_rows_name_unit_source_and_conditions(toy) -> None:
+    rows = toy.rows(0, "board")
+    assert [(r.device, r.metric, r.unit, r.conditions, r.value, r.source) for r in rows] == [
+        ("any", "macs", "operations", {}, 2.0, "modelled"),
+        ("any", "accuracy", "fraction", {}, 0.7, "measured"),
+        ("board", "latency_ms", "ms", {"input": "8x8"}, 3.0, "measured"),
+        ("board", "latency_ms", "ms", {"input": "4x4"}, 0.75, "predicted"),
+    ]
+    assert len(toy.to_pandas()) == 22
+
+
+def test_front_top_and_constraints(toy) -> None:
+    front = toy.front(("accuracy", "latency_ms"), device="board")
+    assert front.index.tolist() == [1, 0, 3]  # network 2 is slower and less accurate than 1
+    assert front.labels[0] == "a=conv_k5_e1"
+    assert toy.front(device="board").index.tolist() == [1, 0, 3]
+    assert toy.front(("latency_ms",), {"min_accuracy": 0.6}, "board").index.tolist() == [0]
+    assert toy.top(2, "accuracy").index.tolist() == [1, 2]
+    assert toy.best("accuracy", {"max_macs": 3}, "board").records() == [
+        {"index": 0, "network": "a=conv_k3_e1", "accuracy": 0.7, "macs": 2.0}
+    ]
+    with pytest.raises(InfeasibleError, match="least latency_ms 1"):
+        toy.front(("accuracy",), {"max_latency_ms": 0.5}, "board")
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 5)] * 3), min_size=1, max_size=30))
+def test_undominated_rows_equal_brute_force(rows: list[tuple[int, ...]]) -> None:
+    for width in (1, 2, 3):
+        values = np.array(rows, float)[:, :width]
+        found = _undominated(values)
+
+        def beats(a: np.ndarray, b: np.ndarray) -> bool:
+            return bool((a <= b).all() and (a < b).any())
+
+        front = {tuple(b) for b in values if not any(beats(a, b) for a in values)}
+        assert {tuple(values[i]) for i in found} == front
+        assert len(found) == len(front)
+
+
+def test_random_and_splits_keep_isomorphic_cells_together() -> None:
+    table = hwbench_data.load("nasbench201")
+    classes = table.networks.classes
+    assert len(np.unique(table.networks.same)) == 5425
+    drawn = table.random(500, seed=3)
+    assert len(np.unique(classes[drawn])) == 500
+    assert np.array_equal(drawn, table.random(500, seed=3))
+    assert not np.array_equal(drawn, table.random(500, seed=4))
+    parts = table.split((0.6, 0.2, 0.2), seed=1)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(table)))
+    for a, b in itertools.combinations(parts, 2):
+        assert not set(classes[a]) & set(classes[b])
+    with pytest.raises(ConfigError, match="4930 distinct"):
+        table.random(5000)
+
+
+def test_shipped_costs_follow_the_effective_cell_and_the_index_order() -> None:
+    table = hwbench_data.load("nasbench201")
+    assert table.networks.label(0) == (
+        "|avg_pool_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|nor_conv_1x1~0|skip_connect~1|skip_connect~2|"
+    )
+    dead = table.query("|nor_conv_3x3~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|", "zcu102")
+    bare = table.query("|none~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|", "zcu102")
+    assert dead["latency_ms"] == bare["latency_ms"]
+    assert dead["params"] == bare["params"]
+    full = table.query(
+        "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|nor_conv_3x3~0|nor_conv_3x3~1|nor_conv_3x3~2|"
+    )
+    assert round(full["macs"] / 1e6, 2) == 220.12  # the benchmark's published FLOPs, in millions
+
+
+def test_no_condition_metric_or_device_is_guessed(toy) -> None:
+    for call, match in (
+        (lambda: toy.query(0, "bord"), "did you mean 'board'"),
+        (lambda: toy.query(0, "board", ["latency"]), "did you mean 'latency_ms'"),
+        (lambda: toy.query(0, "board", input="16x16"), "unknown input '16x16'"),
+        (lambda: toy.query(0, "board", size="8x8"), "no condition 'size'"),
+        (lambda: toy.query("a=conv_k5_e2", "board"), "did you mean"),
+        (lambda: toy.query(9, "board"), "networks 0 to 3"),
+        (lambda: toy.query_many(np.array([0, 7]), "macs"), "index 7"),
+        (lambda: toy.query(True, "board"), "expected an index"),
+        (lambda: toy.query(0, metrics=["latency_ms"]), "depends on the device"),
+        (lambda: toy.query(0, "board", ["energy_mj"]), "has it of chip"),
+        (lambda: toy.front(("accuracy",), {"latency_ms": 1}, "board"), "max_METRIC"),
+        (lambda: toy.accuracies([0], "latency_ms"), "unknown accuracy"),
+        (lambda: hwbench_data.load("nasbench20"), "did you mean 'nasbench201'"),
+    ):
+        with pytest.raises(CosearchError, match=match) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_cut_altered_or_missing_file_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "toy"
+    write(folder, card(), blocks(), LABELS)
+    path = folder / "table.parquet"
+    content = path.read_bytes()
+    path.write_bytes(content[:-10])
+    with pytest.raises(DataError, match=r"table\.parquet has \d+ bytes, its card says"):
+        hwbench_data.load(folder)
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(DataError, match=r"table\.parquet was altered"):
+        hwbench_data.load(folder)
+    path.unlink()
+    with pytest.raises(DataError, match=r"cannot read .*table\.parquet"):
+        hwbench_data.load(folder)
+    with pytest.raises(DataError, match="no table in"):
+        hwbench_data.load(tmp_path)
+    (folder / "card.json").write_text("{")
+    with pytest.raises(DataError, match=r"card\.json"):
+        hwbench_data.load(folder)
+
+
+def test_a_card_without_units_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "toy"
+    write(folder, card(), blocks(), LABELS)
+    data = json.loads((folder / "card.json").read_text())
+    data["metrics"]["latency_ms"]["unit"] = ""
+    (folder / "card.json").write_text(json.dumps(data))
+    with pytest.raises(DataError, match="metric 'latency_ms' has unit ''"):
+        hwbench_data.load(folder)
+
+
+def test_rows_that_disagree_are_refused(tmp_path: Path) -> None:
+    twice = Block(("board", "latency_ms", "8x8"), np.array([0, 1, 1]), np.array([1.0, 2.0, 3.0]), np.zeros(3, np.int8))
+    write(tmp_path / "toy", card(), [twice], LABELS)
+    table = hwbench_data.load(tmp_path / "toy")
+    with pytest.raises(DataError, match="network 1 has two values of board, latency_ms, 8x8"):
+        table.query(0, "board")
+    with pytest.raises(DataError, match="occurs twice"):
+        write(tmp_path / "again", card(), [*blocks(), blocks()[0]], LABELS)
+    with pytest.raises(DataError, match="not finite"):
+        write(tmp_path / "infinite", card(), [Block.full((ANY, "macs", ANY), np.array([np.inf]), "modelled")], LABELS)
+
+
+def test_check_finds_what_is_wrong(tmp_path: Path, toy) -> None:
+    assert check_table(toy) == []
+    wrong = {
+        "expected 0 or more": Block.full(("board", "latency_ms", "8x8"), -LATENCY, "measured"),
+        "at most 1": Block.full((ANY, "accuracy", ANY), ACCURACY + 1, "measured"),
+        "more operations are cheaper": Block.full(("chip", "latency_ms", "8x8"), 10 - LATENCY, "modelled"),
+        "device is not on the card": Block.full(("other", "latency_ms", "8x8"), LATENCY, "modelled"),
+        "metric is not on the card": Block.full(("chip", "area_mm2", "8x8"), LATENCY, "modelled"),
+    }
+    for i, (message, block) in enumerate(wrong.items()):
+        write(tmp_path / str(i), card(), [block], LABELS)
+        assert any(message in problem for problem in check_table(hwbench_data.load(tmp_path / str(i))))
+    metrics = {**METRICS, "macs": Metric("furlongs", "lower", "?")}
+    write(tmp_path / "unit", card(metrics=metrics), blocks(), LABELS)
+    assert "furlongs" in check_table(hwbench_data.load(tmp_path / "unit"))[0]
+
+
+def test_equal_networks_with_two_answers_are_found(tmp_path: Path) -> None:
+    cells = Card(**{**vars(card()), "networks": {"kind": "nasbench201", "count": 15625}})
+    values = np.arange(15625.0)
+    write(tmp_path / "cells", cells, [Block.full(("chip", "latency_ms", "8x8"), values, "measured")])
+    assert any("equal networks" in text for text in check_table(hwbench_data.load(tmp_path / "cells")))
+
+
+def test_files_laid_out_otherwise_are_refused(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from hwbench_data.store import checksum
+
+    folder = tmp_path / "toy"
+    write(folder, card(), blocks(), LABELS)
+    for columns, match in (
+        ({"network": [0], "value": [1.0]}, "has columns network, value"),
+        (
+            {
+                "network": [0, 1],
+                "device": ["a", "b"],
+                "metric": ["m", "m"],
+                "input": ["x", "x"],
+                "value": [1.0, 2.0],
+                "source": ["measured", "measured"],
+            },
+            "mixes devices or metrics",
+        ),
+    ):
+        pq.write_table(pa.table(columns), folder / "table.parquet")
+        data = json.loads((folder / "card.json").read_text())
+        data["files"]["table.parquet"] = checksum(folder / "table.parquet")
+        (folder / "card.json").write_text(json.dumps(data))
+        with pytest.raises(DataError, match=match):
+            _ = Store(folder).groups
+
+
+def test_a_query_loads_neither_torch_nor_sklearn_nor_pandas() -> None:
+    code = (
+        "import sys, hwbench_data; t = hwbench_data.load('nasbench201'); t.query(7, 'zcu102', ['latency_ms']);"
+        "t.front(('latency_ms', 'params'), device='gemmini');"
+        "print([m for m in ('torch', 'sklearn', 'pandas', 'optuna', 'pydantic') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_unknown_names_are_one_kind_of_error() -> None:
+    with pytest.raises(UnknownNameError, match="folder of a table"):
+        hwbench_data.load("/nonexistent/place")

@@ -1,0 +1,183 @@
+"""Predictors of networks: features, choice of the model, intervals, limits, files."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import kendalltau
+
+from cosearch.errors import ConfigError, DataError
+from predictors.arch import ArchPredictor, _identity, candidates
+from predictors.storage import load
+from search_spaces.decisions import Decisions
+from search_spaces.networks import find
+from search_spaces.networks.nasbench201 import cell
+from tests import tiny_space
+
+SPACE = find("nasbench201")()
+ARCHS = [cell(i) for i in np.random.default_rng(0).permutation(15625)[:900]]
+PRICE = {"none": 0.1, "skip_connect": 0.2, "nor_conv_1x1": 1.0, "nor_conv_3x3": 2.5, "avg_pool_3x3": 0.6}
+NOISE = np.exp(0.05 * np.random.default_rng(1).normal(size=len(ARCHS)))
+LATENCY = np.array([3.0 + sum(PRICE[op] for op in arch.values()) for arch in ARCHS]) * NOISE
+TRAIN, REST = ARCHS[:60], ARCHS[60:]
+
+
+@pytest.fixture(scope="module")
+def fitted() -> ArchPredictor:
+    return ArchPredictor(SPACE).fit(TRAIN, LATENCY[:60])
+
+
+def test_auto_takes_the_best_of_what_it_compared(fitted):
+    assert len(fitted.scores) > 5
+    assert fitted.scores[fitted.chosen.label] >= max(fitted.scores.values()) - 1e-9
+    # every edge was paid for, dead or not
+    assert "@built" in fitted.chosen.label
+    assert kendalltau(fitted.predict(REST)[0], LATENCY[60:])[0] > 0.85
+
+
+def test_the_stated_error_is_the_error_made(fitted):
+    mean, std = fitted.predict(REST)
+    made = np.sqrt(np.mean((mean - LATENCY[60:]) ** 2))
+    assert 0.7 < made / fitted.std < 1.4
+    assert 0.7 < made / np.sqrt(np.mean(std**2)) < 1.4
+    assert fitted.relative_error < 0.1 < fitted.relative_spread
+
+
+@pytest.mark.parametrize("coverage", [0.8, 0.9])
+def test_intervals_hold_what_they_promise(coverage):
+    inside = []
+    for seed in range(6):
+        rows = np.random.default_rng(seed).permutation(len(ARCHS))
+        train, rest = rows[:150], rows[150:]
+        model = ArchPredictor(SPACE, "ridge", seed=seed).fit([ARCHS[i] for i in train], LATENCY[train])
+        low, high = model.interval([ARCHS[i] for i in rest], coverage)
+        inside.append(((low <= LATENCY[rest]) & (LATENCY[rest] <= high)).mean())
+    assert abs(np.mean(inside) - coverage) < 0.025
+
+
+def test_an_interval_that_the_samples_cannot_show(fitted):
+    with pytest.raises(DataError, match=r"60 samples cannot show 99% coverage: at least 99 can"):
+        fitted.interval(REST, 0.99)
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        fitted.interval(REST, 90)
+
+
+def test_networks_unlike_any_seen():
+    plain = [a for a in ARCHS if "avg_pool_3x3" not in a.values()]
+    y = np.arange(1.0, len(plain) + 1)
+    model = ArchPredictor(SPACE, "ridge").fit(plain[:80], y[:80])
+    pooled = [a for a in ARCHS if list(a.values()).count("avg_pool_3x3") >= 1]
+    assert model.outside(pooled).all()
+    assert model.outside(plain[:80]).mean() == 0
+    assert model.outside(plain[80:]).mean() < 0.05
+
+
+def test_far_from_all_samples_is_outside_even_if_every_choice_was_seen():
+    space = Decisions({f"d{i}": (1, 2, 4, 8) for i in range(6)})
+    near = [dict(zip(space.choices, c, strict=True)) for c in np.random.default_rng(0).choice([1, 2], (40, 6)).tolist()]
+    corner = [{**near[0], f"d{i}": v} for i in range(6) for v in (4, 8)]
+    y = [float(sum(a.values())) for a in near + corner]
+    model = ArchPredictor(space, "ridge", ["ordinal"]).fit(near + corner, y)
+    assert model.outside([dict.fromkeys(space.choices, 8)]).all()
+    assert not model.outside(near).any()
+
+
+def test_accuracies_are_another_kind_of_target():
+    assert not any("built" in part for c in candidates(SPACE, positive=False) for part in c.parts)
+    accuracy = 0.9 - 0.05 * np.random.default_rng(2).random(40)
+    model = ArchPredictor(SPACE, "gp", positive=False).fit(ARCHS[:40], accuracy)
+    assert "flow" in model.chosen.parts
+    ArchPredictor(SPACE, "gp", positive=False).fit(ARCHS[:40], accuracy - 1.0)  # nothing demands that it is positive
+
+
+def test_repeats_are_averaged():
+    twice = ArchPredictor(SPACE, "ridge").fit(
+        [*TRAIN, *TRAIN], np.concatenate([LATENCY[:60] * 0.9, LATENCY[:60] * 1.1])
+    )
+    once = ArchPredictor(SPACE, "ridge").fit(TRAIN, LATENCY[:60])
+    np.testing.assert_allclose(twice.predict(REST)[0], once.predict(REST)[0], rtol=1e-9)
+    assert twice.samples == 60
+
+
+def test_isomorphic_networks_share_a_fold(fitted):
+    folds = fitted._folds(ARCHS)
+    key = [tuple(SPACE.canonical(a).values()) for a in ARCHS]
+    assert len({(k, int(f)) for k, f in zip(key, folds, strict=True)}) == len(set(key))
+    assert len(set(folds)) == 5
+
+
+def test_another_device_from_ten_samples(fitted):
+    other = LATENCY**1.3
+    few = np.random.default_rng(4).permutation(len(ARCHS))[:10]
+    adapted = fitted.adapt([ARCHS[i] for i in few], other[few])
+    assert kendalltau(adapted.predict(REST)[0], other[60:])[0] > 0.8
+
+
+def test_saved_and_read_back(fitted, tmp_path):
+    few = np.random.default_rng(4).permutation(len(ARCHS))[:10]
+    adapted = fitted.adapt([ARCHS[i] for i in few], LATENCY[few] * 2)
+    for at, model in enumerate((fitted, adapted)):
+        model.save(tmp_path / f"{at}", data="made up", floor={"mean": 0.3})
+        again = load(tmp_path / f"{at}")
+        for a, b in zip(again.predict(REST), model.predict(REST), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9)
+        np.testing.assert_array_equal(again.outside(REST), model.outside(REST))
+        np.testing.assert_allclose(again.interval(REST[:9], 0.8), model.interval(REST[:9], 0.8))
+
+
+def test_a_file_cannot_choose_what_code_runs(fitted, tmp_path, monkeypatch):
+    space = tiny_space.space()
+    archs = [space.sample(np.random.default_rng(i)) for i in range(12)]
+    model = ArchPredictor(space, "ridge").fit(archs, np.arange(1.0, 13))
+    with pytest.raises(DataError, match="space 'tiny', which is not registered"):
+        model.save(tmp_path / "tiny")
+    monkeypatch.setattr(ArchPredictor, "name", "os:system")
+    fitted.save(tmp_path / "evil")
+    with pytest.raises(DataError, match="unknown model 'os:system'"):
+        load(tmp_path / "evil")
+
+
+def test_a_space_that_changed_is_another_space(fitted, tmp_path, monkeypatch):
+    fitted.save(tmp_path / "p")
+    identity = {**_identity(SPACE), "choices": "0" * 16}
+    monkeypatch.setattr("predictors.arch._identity", lambda space: identity)
+    fitted_options = json.loads(json.dumps(fitted.options))
+    monkeypatch.undo()
+    with pytest.raises(DataError, match="another version of space 'nasbench201'"):
+        ArchPredictor(**fitted_options)
+
+
+@pytest.mark.parametrize(
+    ("archs", "values", "match"),
+    [
+        (ARCHS[:4], LATENCY[:4], "4 distinct networks: a predictor needs at least 5"),
+        (ARCHS[:6], LATENCY[:5], "6 networks but 5 values"),
+        ([], [], "0 distinct networks"),
+        ([ARCHS[0]] * 9, LATENCY[:9], "1 distinct networks"),
+        (ARCHS[:6], [1.0] * 6, "constant targets"),
+        (ARCHS[:6], [1, 2, 3, np.nan, 4, 5], "not finite"),
+        (ARCHS[:6], [1, 2, 3, -1, 4, 5], "a latency or an energy is positive"),
+    ],
+)
+def test_nothing_can_be_learned(archs, values, match):
+    with pytest.raises(DataError, match=match) as caught:
+        ArchPredictor(SPACE).fit(archs, values)
+    assert "\n" not in str(caught.value)
+
+
+def test_networks_of_another_space(fitted):
+    stranger = find("shiftadd")()
+    foreign = stranger.sample(np.random.default_rng(0))
+    with pytest.raises(ConfigError, match="unknown decision"):
+        fitted.predict([foreign])
+    with pytest.raises(ConfigError, match="unknown decision"):
+        ArchPredictor(SPACE).fit([*ARCHS[:9], foreign], LATENCY[:10])
+
+
+def test_what_is_no_model():
+    with pytest.raises(ConfigError, match="does not learn from features alone"):
+        ArchPredictor(SPACE, "pool")
+    with pytest.raises(ConfigError, match="name both"):
+        ArchPredictor(SPACE, parts=["one_hot"])
+    with pytest.raises(DataError, match="was not fitted"):
+        ArchPredictor(SPACE).predict(ARCHS)
