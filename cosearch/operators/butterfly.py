@@ -290,8 +290,9 @@ def _plain_factor(x: Tensor, weight: Tensor) -> Tensor:
     return y.reshape(n, b, t, r, length).transpose(2, 3).reshape(n, -1, length)
 
 
-def _in_kernel(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0
+def _in_kernel(x: Tensor, weights: Iterable[Tensor]) -> bool:
+    kinds = {(t.device.type, t.dtype) for t in (x, *weights)}
+    return kinds == {("cpu", torch.float32)} and x.numel() > 0
 
 
 def apply_chain(x: Tensor, weights: Sequence[Tensor], plain: bool = False) -> Tensor:
@@ -300,7 +301,7 @@ def apply_chain(x: Tensor, weights: Sequence[Tensor], plain: bool = False) -> Te
     x: N x (groups n_in) x L; weights: groups x B x r x s x t per factor. Returns: N x (groups n_out) x L. float32 on
     a CPU runs in the numba kernels of `_chain_kernels` unless `plain`; the rest as grouped convolutions.
     """
-    if not plain and _in_kernel(x):
+    if not plain and _in_kernel(x, weights):
         from cosearch.operators._chain_kernels import plain_columns
 
         n, channels, length = x.shape
@@ -372,7 +373,7 @@ class ButterflyLinear(_Butterfly, LinearOperator):
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
         rows = x.reshape(x.numel() // self.in_features, self.in_features)
-        if not self.is_plain and _in_kernel(x):
+        if not self.is_plain and _in_kernel(x, self.factors):
             from cosearch.operators._chain_kernels import vectors
 
             source, target = (vectors(len(rows), size) for size in (self.in_features, self.out_features))
@@ -393,7 +394,7 @@ class ButterflyConv2d(_Butterfly, ConvOperator):
         self.check_input(x)
         n, k, p, q = self.output_shape(tuple(x.shape))
         x, padding = self.padded(x)
-        if not self.is_plain and _in_kernel(x):
+        if not self.is_plain and _in_kernel(x, self.factors):
             from cosearch.operators._chain_kernels import patches, plain_columns
 
             steps = (self.stride, padding, self.dilation)

@@ -96,8 +96,9 @@ def convert(
         report.append(_compare(name, rule.operator, layer, swapped, inputs.get(name)))
         if not name:
             return swapped, tuple(report)
-        parent, _, child = name.rpartition(".")
-        setattr(result.get_submodule(parent), child, swapped)
+        for place in [place for place, m in result.named_modules(remove_duplicate=False) if m is layer]:
+            parent, _, child = place.rpartition(".")  # a layer that is used in several places stays one
+            setattr(result.get_submodule(parent), child, swapped)
     return result, tuple(report)
 
 

@@ -55,7 +55,8 @@ class _LearnedStep(torch.autograd.Function):
         low, high = (bound * float(step) for bound in ctx.bounds)
         dv = torch.ops.aten.hardtanh_backward(gradient, v, low, high)  # zero where v is outside, in one pass
         # inside g (y - v), outside g y = g (y - v) + g v: no sum of large terms that cancel
-        total = torch.sum(gradient * (y - v)) + torch.sum((gradient - dv) * v)
+        total = torch.dot(gradient.reshape(-1), (y - v).reshape(-1))
+        total = total + torch.dot((gradient - dv).reshape(-1), v.reshape(-1))
         return dv, (total / step * ctx.scale).view(step.shape), None, None, None
 
 

@@ -53,8 +53,8 @@ def main() -> None:
     lines = [
         "# Every space on every kind of device",
         "",
-        "`cosearch run --space S --device D` with no other option, on digits. Accuracy is measured (integer finalist on",
-        "the test images, mean of three trainings), latency and energy are modelled. Seconds are of the whole run but",
+        "`cosearch run --space S --device D` with no other option, on digits. Accuracy is measured (integer finalist",
+        "on the test images, mean of three trainings), latency and energy are modelled. Seconds are of the whole run but",
         "preparation. Made by `python -m tests.benchmarks.spaces`.",
         "",
         stamp(),

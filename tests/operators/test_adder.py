@@ -2,6 +2,7 @@ import multiprocessing
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 from cosearch.errors import OperatorError
 from cosearch.operators import AddConv2d, AddLinear, add_conv2d, add_linear, plain_add_conv2d, scale_add_gradients
-from cosearch.operators.adder import LONG_ROW
+from cosearch.operators.adder import BLOCK_BYTES, LONG_ROW
 from tests.references.adder import adder
 
 SHAPES = [  # n, c, h, w, k, (r, s), stride, padding, dilation, groups
@@ -178,6 +179,42 @@ def test_concurrent_callers_agree(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _child(queue: "multiprocessing.Queue[float]", x: torch.Tensor, weight: torch.Tensor) -> None:
     queue.put(float(add_conv2d(x, weight).numpy().sum()))  # torch's own OpenMP would hang in a forked child
+
+
+MEMORY = """
+import torch
+from cosearch.operators import AddLinear, add_conv2d, plain_add_conv2d
+
+def status(key):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024
+
+torch.set_num_threads(1)
+linear = AddLinear(512, 512, bias=False).plain()
+cases = [
+    (add_conv2d, torch.randn(8, 64, 56, 56), torch.randn(64, 64, 3, 3)),
+    (plain_add_conv2d, torch.randn(1, 64, 112, 112), torch.randn(64, 64, 3, 3)),
+    (lambda x, w, padding: linear(x), torch.randn(2048, 512), linear.weight),
+]
+add_conv2d(torch.randn(1, 4, 8, 8), torch.randn(4, 4, 3, 3), padding=1)
+for call, x, w in cases:
+    with torch.no_grad():
+        open("/proc/self/clear_refs", "w").write("5")  # the high-water mark starts again from here
+        before = status("VmRSS")
+        y = call(x, w, padding=1)
+        print(status("VmHWM") - before, 4 * (x.numel() + w.numel()), 4 * y.numel())
+        del y
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of a process is read as on Linux")
+def test_peak_memory_is_the_stated_one() -> None:
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    kernel, plain, linear = ([int(v) for v in line.split()] for line in done.stdout.splitlines())
+    growth, operands, output = kernel
+    assert growth + operands <= 1.5 * (operands + output)  # unfolded input alone would be nine times the operands
+    for growth, _, output in (plain, linear):
+        assert growth <= output + 3.2 * BLOCK_BYTES  # without blocks 0.45 and 4.3 GB
 
 
 def test_a_forked_child_computes_after_its_parent_did() -> None:

@@ -115,6 +115,15 @@ def test_a_bare_layer_converts() -> None:
     assert report[0].name == ""
 
 
+def test_a_layer_used_twice_stays_one() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    net[2] = net[0]
+    converted, report = convert(net, {"*": "shift"})
+    assert len(report) == 1
+    assert converted[0] is converted[2]
+    assert type(converted[2]).__name__ == "ShiftLinear"
+
+
 def test_training_mode_is_kept() -> None:
     net = _network()
     net.train()
