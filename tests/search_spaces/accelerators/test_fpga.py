@@ -163,7 +163,8 @@ def test_packing_costs_logic_and_accumulators_and_never_latency():
     assert packs.bram == 2 * plain.bram
     assert cycles(packed("zcu102", True), 8) == cycles(packed("zcu102", False), 8)
     assert cycles(packed("zcu102", True), 5) == cycles(packed("zcu102", False), 5)
-    tensor = cost_tensor((Layer("x", K=64, C=64, P=8, Q=8, weight_bits=4, input_bits=4),), find("zcu102"), cache=False)
+    space = fpga.space("zcu102", choices={"fabric": ("hard",)}, kinds=("mac",))
+    tensor = cost_tensor((Layer("x", K=64, C=64, P=8, Q=8, weight_bits=4, input_bits=4),), space, cache=False)
     few = tensor.best_accelerator([1], "latency_ms", {"max_dsp": 40}).accelerator(0)
     assert few.engines[0].packing == 2
 
