@@ -572,7 +572,7 @@ def evaluate(layer: Layer, accelerator: Accelerator, mapping: Mapping, resident:
         },
         utilisation=layer.macs
         * engine.cycles_per_operation(layer)
-        / (cycles * engine.rows * engine.lanes * engine.columns(layer)),
+        / (cycles * engine.rows * engine.lanes * engine.cols),
         bound=max(times, key=lambda name: times[name]),
         footprint_bits={level.name: float(cost.footprint_bits[0, i]) for i, level in enumerate(levels)},
         ends_cycles=ends,
