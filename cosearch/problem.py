@@ -135,7 +135,7 @@ def _costs(
         )
         unseen = unmeasured_choices(space, table)
         costs_are = f"predicted from {len(table.archs)} measurements ({errors})"
-        reporter.say(f"Device {config.device}: costs are {costs_are}, leave-one-out, relative root mean square.")
+        reporter.say(f"Device {config.device}: costs are {costs_are}, by cross-validation, relative root mean square.")
         reporter.say("There is no accelerator to search: the device is given.")
         if unseen:
             reporter.say(f"Not one measured network has {', '.join(unseen)}: predictions for these are extrapolation.")
