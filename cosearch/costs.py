@@ -25,7 +25,7 @@ from search_spaces.decisions import Arch, Decisions, arch_key
 if TYPE_CHECKING:
     from predictors.arch import ArchPredictor
 
-RESOURCES = ("lut", "ff", "dsp", "bram")
+RESOURCES = ("lut", "ff", "dsp", "bram", "uram")
 
 
 @dataclass(frozen=True)

@@ -201,8 +201,8 @@ def _on_default(designs: Sequence[Design], problem: Problem, default: Accelerato
     return [d for d in moved if d is not None]
 
 
-BATCH = 20
-"""Networks proposed together; a divisor of the strategies' generations."""
+BATCH = 4
+"""Networks proposed together, so that threads have something to do; proposals use the results of earlier batches."""
 
 
 def _accuracy_source(run: RunDirectory, problem: Problem, reporter: Reporter, deadline: float) -> AccuracySource:
@@ -288,8 +288,11 @@ def _search(
 ) -> list[Told]:
     config, objectives = problem.config, problem.objectives
     costs: Any = problem.costs  # a network of a sub-space is priced as a network of the whole
-    strategy: Any = make(strategy_name, space, costs, objectives, config.seed)
     trials = min(config.trials, space.size)
+    options = {"trials": trials, "source": config.accuracy} if strategy_name == "auto" else {}
+    strategy: Any = make(strategy_name, space, costs, objectives, config.seed, batch=BATCH, **options)
+    if options:
+        reporter.say(f"{name}: strategy auto chose {strategy.why}")
     log = TrialLog(run, name, space, objectives)
     for candidate, result in log.finished():
         strategy.tell(candidate, result)

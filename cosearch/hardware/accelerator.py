@@ -208,6 +208,8 @@ class Engine:
     accumulator_depth: partial sums kept beside each column (weight-stationary only).
     windowed: columns keep a window of input pixels, from which a depthwise layer's kernel is unrolled over the rows.
     lanes: bit products that a bit-serial element adds per cycle; an operation takes ``b_w b_i`` cycles there.
+    packing, packing_bits: products that an element makes at once of operands no wider than packing_bits, with one
+        operand in common: of such layers the array unrolls packing times the columns.
     fabric: ``hard`` multiplies in hard blocks, ``logic`` in look-up tables or standard cells.
     levels: memories private to the engine, innermost first.
     fill_and_drain: latency counts the way in of the first tiles and the way out of the last one, which no double
@@ -229,10 +231,16 @@ class Engine:
     levels: tuple[MemoryLevel, ...] = ()
     resources: Resources = field(default_factory=Resources)
     mapspace: Mapspace | None = None
+    packing: int = 1
+    packing_bits: int = 0
     zeros: Zeros = "compute"
     patterns: tuple[str, ...] = ()
     form: "ClosedForm | None" = None
     fill_and_drain: bool = False
+
+    def columns(self, layer: Layer) -> int:
+        """Columns that the layer may unroll: more of them where several products fit one element."""
+        return self.cols * (self.packing if max(layer.weight_bits, layer.input_bits) <= self.packing_bits else 1)
 
     def seen(self, layer: Layer) -> Layer:
         """The layer as this engine runs it."""
@@ -251,8 +259,11 @@ class Engine:
         object.__setattr__(self, "levels", tuple(self.levels))
         if not self.kinds or not set(self.kinds) <= set(KINDS):
             raise HardwareError(f"engine {self.name!r}: kinds={self.kinds!r}, expected some of {KINDS}")
-        if self.rows < 1 or self.cols < 1:
-            raise HardwareError(f"engine {self.name!r}: {self.rows} x {self.cols} elements, expected at least 1 x 1")
+        if self.rows < 1 or self.cols < 1 or self.packing < 1:
+            raise HardwareError(
+                f"engine {self.name!r}: {self.rows} x {self.cols} elements of {self.packing} products, "
+                "expected at least 1 x 1 of 1"
+            )
         for key, known in (("dataflow", DATAFLOWS), ("fabric", FABRICS), ("zeros", ZEROS)):
             if getattr(self, key) not in known:
                 raise HardwareError(f"engine {self.name!r}: {key}={getattr(self, key)!r}, expected one of {known}")

@@ -329,7 +329,11 @@ def mapping_of(layer: Layer, tiles: Tiles, tile: int, option: int, engine: Engin
     bounds = Bounds.of(layer)
     stationary = engine.dataflow == "output-stationary"
     unroll = unrollings(
-        bounds, stationary, np.array([engine.rows * engine.lanes]), np.array([engine.cols]), np.array([engine.windowed])
+        bounds,
+        stationary,
+        np.array([engine.rows * engine.lanes]),
+        np.array([engine.columns(layer)]),
+        np.array([engine.windowed]),
     )
     size = {dim: int(getattr(tiles, dim)[tile]) for dim in "GKCPQ"} | {"N": 1, "R": bounds.R, "S": bounds.S}
     part = {dim: min(int(getattr(unroll, dim)[option, 0]), size[dim]) for dim in "GKCPQRS"}
@@ -399,17 +403,19 @@ def count(
     windowed: NDArray[np.bool_],
     lanes: Ints,
     cycles_per_operation: float,
+    fill: Ints,
 ) -> Counts:
     """Counts of every (tiling, unrolling) on every array configuration of one dataflow.
 
     Weight-stationary, with tile sizes in capitals, unrolled factors in small letters, d = accumulator depth:
-    ``cycles = tiles (ceil(G/g) ceil(K/k) ceil(C/c) ceil(R/r) ceil(S/s) P Q + rows + cols - 2)``,
+    ``cycles = tiles (ceil(G/g) ceil(K/k) ceil(C/c) ceil(R/r) ceil(S/s) P Q + fill)``,
     ``weight_reads = tiles G K C R S ceil(P / max(1, d // Q))``, ``input_reads = tiles P Q G C R S ceil(K/k)``,
     ``updates = tiles P Q G K ceil(C/c) ceil(R/r) ceil(S/s)``.
     In a window the input slides: ``input_reads = tiles G P R slid(Q)``.
-    Output-stationary: ``cycles = tiles (ceil(G/g) ceil(K/k) ceil(P/p) ceil(Q/q) C R S + rows + cols - 2)``,
+    Output-stationary: ``cycles = tiles (ceil(G/g) ceil(K/k) ceil(P/p) ceil(Q/q) C R S + fill)``,
     ``weight_reads = tiles G K C R S ceil(P/p) ceil(Q/q)``, the same input_reads, no updates.
-    Bit-serial elements stand for `lanes` rows each and take `cycles_per_operation` cycles a step.
+    Bit-serial elements stand for `lanes` rows each and take `cycles_per_operation` cycles a step; cols counts packed
+    products; fill is what an array of elements takes to fill and drain.
     """
     unroll = unrollings(bounds, output_stationary, rows * lanes, cols, windowed)
     options, configurations = unroll.valid.shape
@@ -419,7 +425,6 @@ def count(
     kernel = bounds.R * bounds.S
     k1 = _ceil(K, unroll.K)
     passes = _ceil(G, unroll.G) * k1
-    fill = rows + cols - 2
     input_reads = steps * P * Q * G * C * kernel * k1
     if output_stationary:
         pixels = _ceil(P, unroll.P) * _ceil(Q, unroll.Q)

@@ -137,22 +137,23 @@ class _Members:
 
     @classmethod
     def of(cls, layer: Layer, accelerators: Sequence[Accelerator], residency: Residency) -> "_Members":
+        levels = [hierarchy(a, engine_of(layer, a)) for a in accelerators]
+
         def table(one: Any) -> Floats:
-            rows = [
-                [float(one(level)) for level in beside(hierarchy(a, engine_of(layer, a)), residency)]
-                for a in accelerators
-            ]
-            return np.array(rows).T
+            return np.array([[float(one(level)) for level in x] for x in levels]).T
 
         def row(one: Any) -> Floats:
             return np.array([float(one(a)) for a in accelerators])
 
+        room = table(room_bits)
+        if beside(levels[0], residency) != tuple(levels[0]):  # one array: the same memory makes room in all of them
+            room[-2] /= 2
         return cls(
             table(lambda x: x.read_bits_per_cycle),
             table(lambda x: x.write_bits_per_cycle),
             table(lambda x: x.read_energy_pj),
             table(lambda x: x.write_energy_pj),
-            table(room_bits),
+            room,
             row(lambda a: a.clock_mhz),
             row(lambda a: a.lanes),
             row(lambda a: a.energies.operation_pj(layer, engine_of(layer, a).fabric)),

@@ -88,12 +88,13 @@ def layer_front(
     serial = time_share(layer, engines.zeros)
     if engines.kind == "bitserial":
         serial *= layer.weight_bits * layer.input_bits
+    columns = engines.columns(layer)
     groups = []
     for stationary in (False, True):
         where = np.flatnonzero(engines.output_stationary == stationary)
         if len(where):
-            rows, cols, depth = engines.rows[where], engines.cols[where], engines.accumulator_depth[where]
-            extras = engines.windowed[where], engines.lanes[where], serial
+            rows, cols, depth = engines.rows[where], columns[where], engines.accumulator_depth[where]
+            extras = engines.windowed[where], engines.lanes[where], serial, rows + engines.cols[where] - 2
             groups.append((where, count(bounds, tiles, stationary, rows, cols, depth, *extras)))
     return LayerFront(layer, bounds, tiles, time_share(layer, engines.zeros), tuple(groups))
 

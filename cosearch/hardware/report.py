@@ -165,7 +165,7 @@ def _runs(layer: Layer, accelerator: Accelerator) -> list[tuple[Layer, Engine]]:
 
 def _rate(layer: Layer, engine: Engine) -> float:
     """Operations per cycle of the whole array."""
-    return engine.rows * engine.lanes * engine.cols / engine.cycles_per_operation(layer)
+    return engine.rows * engine.lanes * engine.columns(layer) / engine.cycles_per_operation(layer)
 
 
 @dataclass(frozen=True)

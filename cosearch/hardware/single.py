@@ -134,7 +134,7 @@ def mapspace_size(layer: Layer, accelerator: Accelerator) -> int:
     if engine.mapspace is not None:
         return nests_in(engine.seen(layer), engine)
     bounds = Bounds.of(engine.seen(layer))
-    rows, cols = np.array([engine.rows * engine.lanes]), np.array([engine.cols])
+    rows, cols = np.array([engine.rows * engine.lanes]), np.array([engine.columns(layer)])
     unrolled = unrollings(bounds, engine.dataflow == "output-stationary", rows, cols, np.array([engine.windowed]))
     return len(enumerate_tiles(bounds)) * int(unrolled.valid.sum())
 

@@ -41,8 +41,15 @@ class EngineTable:
     resources: Ints
     weight_bits: Ints
     activation_bits: Ints
+    packing: Ints
+    packing_bits: Ints
     zeros: str = "compute"
     patterns: tuple[str, ...] = ()
+
+    def columns(self, layer: Layer) -> Ints:
+        """Columns that a layer may unroll, [configuration]; see `Engine.packing`."""
+        packs = max(layer.weight_bits, layer.input_bits) <= self.packing_bits
+        return np.where(packs, self.cols * self.packing, self.cols)
 
     def seen(self, layer: Layer) -> Layer:
         """The layer as engines of this kind run it."""
@@ -188,6 +195,8 @@ def engine_table(
         np.array([resource_row(e.resources) for e in engines], np.int64).reshape(len(engines), len(RESOURCES)),
         stays[:, 0],
         stays[:, 1],
+        np.array([e.packing for e in engines], np.int64),
+        np.array([e.packing_bits for e in engines], np.int64),
         zeros,
         patterns,
     )

@@ -252,6 +252,10 @@ class HardwareFront:
     def bram(self) -> Ints:
         return self.resources[:, RESOURCES.index("bram")]
 
+    @property
+    def uram(self) -> Ints:
+        return self.resources[:, RESOURCES.index("uram")]
+
     def metric(self, name: str) -> Floats:
         if name in RESOURCES:
             return self.resources[:, RESOURCES.index(name)].astype(float)
@@ -385,27 +389,27 @@ class CostTensor:
             energy = energy - static
         return latency, energy
 
-    def _groups(self, weight_bits: float, activation_bits: float) -> dict[tuple[int, int], int]:
-        """(residency, column) -> the shared configuration with the fewest blocks that realises it.
+    def _groups(self, weight_bits: float, activation_bits: float) -> list[tuple[int, int, int]]:
+        """(residency, column, shared configuration): those with the fewest blocks of memory that realise a column.
 
         Both resident is never worse than less, whole weights never worse than fetched ones; resident activations
         exclude splitting C, so without resident weights both cases are looked at.
         """
         if isinstance(self.space, NestSpace):  # the engine's own memories decide, see `_keeps`
-            return {(case, 0): 0 for case in range(len(RESIDENCIES))}
+            return [(case, 0, 0) for case in range(len(RESIDENCIES))]
         weights = weight_bits <= self.shared.weight_bits
         activations = activation_bits <= self.shared.activation_bits
-        memory = self.shared.resources[:, RESOURCES.index("bram")] + self.shared.resources[:, RESOURCES.index("uram")]
-        groups: dict[tuple[int, int], int] = {}
+        memory = self.shared.resources[:, [RESOURCES.index("bram"), RESOURCES.index("uram")]]
+        groups: dict[tuple[int, int], list[int]] = {}
         for at in range(len(self.shared)):
             cases = [2 * int(weights[at]) + int(activations[at])]
             if not weights[at] and activations[at]:
                 cases.append(0)
             for case in cases:
-                key = (case, int(self.tables[case].of_shared[at]))
-                if key not in groups or memory[at] < memory[groups[key]]:
-                    groups[key] = at
-        return groups
+                kept = groups.setdefault((case, int(self.tables[case].of_shared[at])), [])
+                if not any((memory[other] <= memory[at]).all() for other in kept):
+                    kept[:] = [other for other in kept if not (memory[at] <= memory[other]).all()] + [at]
+        return [(*key, at) for key, kept in groups.items() for at in kept]
 
     def hardware_front(
         self,
@@ -518,7 +522,7 @@ class CostTensor:
 
     def _candidates(
         self,
-        groups: Mapping[tuple[int, int], int],
+        groups: Sequence[tuple[int, int, int]],
         stored: tuple[float, float],
         needed: tuple[str, ...],
         counts: Ints,
@@ -539,7 +543,7 @@ class CostTensor:
         if isinstance(self.space, NestSpace):  # what stays takes room from tiles: it may cost more
             latency, energy = np.zeros_like(latency), np.zeros_like(energy)
         candidates = []
-        for (case, column), at in groups.items():
+        for case, column, at in groups:
             of = best.of_shared[at]
             build = partial(self._problem, case, column, at, stored, needed, counts, host_bytes, pipelined)
             candidates.append(Candidate((float(latency[of]), float(energy[of])), build))

@@ -1,25 +1,56 @@
 """Search strategies under one ask/tell contract. A new strategy is one file here and one line below."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from cosearch import registry
+from cosearch.errors import ConfigError
 from cosearch.strategies.base import Candidate, Costs, Failure, Front, Strategy, require_space
-from cosearch.strategies.objectives import Objectives
+from cosearch.strategies.known import Known, KnownCosts, Limited
+from cosearch.strategies.objectives import Objectives, split_limit
 
 STRATEGIES: dict[str, str] = {
+    "auto": "cosearch.strategies.auto:auto",
+    "bayesian": "cosearch.strategies.bayesian:Bayesian",
     "evolutionary": "cosearch.strategies.evolutionary:Evolutionary",
+    "optuna-gp": "cosearch.strategies.optuna_samplers:gp",
+    "optuna-nsga2": "cosearch.strategies.optuna_samplers:nsga2",
+    "optuna-nsga3": "cosearch.strategies.optuna_samplers:nsga3",
+    "optuna-tpe": "cosearch.strategies.optuna_samplers:tpe",
     "random": "cosearch.strategies.random:RandomSearch",
 }
 
 __all__ = ["STRATEGIES", "Candidate", "Costs", "Failure", "Front", "Objectives", "Strategy", "make"]
 
 
-def make(name: str, space: Any, costs: Costs, objectives: Objectives | None = None, seed: int = 0) -> Strategy:
+def make(
+    name: str,
+    space: Any,
+    costs: Costs | Mapping[str, Known] | None = None,
+    objectives: Objectives | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Strategy:
     """A strategy over a space.
 
-    space: a network space or a dict of choices. costs: what networks cost, for free.
-    Raises: UnknownNameError with the nearest name; ConfigError for something that is no space.
+    space: a network space or a dict of choices. costs: what networks cost, for free: accelerators (`Costs`), or cost ->
+    function of the arch or array; objectives that are not among them are measured and told with the accuracy.
+    options: of the strategy; all know `batch`, the number of networks that are evaluated at once.
+    Raises: UnknownNameError with the nearest name; ConfigError for something that is no space, or an unknown option.
     """
     factory = registry.find("strategies", STRATEGIES, name)
-    strategy: Strategy = factory(require_space(space), costs, objectives or Objectives(), seed)
+    decisions, wanted = require_space(space), objectives or Objectives()
+    priced: Costs = KnownCosts(decisions, costs or {}) if costs is None or isinstance(costs, Mapping) else costs
+    known = getattr(priced, "metrics", None)
+    limits = {
+        limit: value
+        for limit, value in wanted.constraints.items()
+        if split_limit(limit)[1] != "accuracy" and (known is None or split_limit(limit)[1] in known)
+    }
+    try:
+        strategy: Strategy = factory(decisions, Limited(priced, limits) if limits else priced, wanted, seed, **options)
+    except TypeError as error:
+        if "unexpected keyword" not in str(error):
+            raise
+        raise ConfigError(f"strategy {name!r} has no such option: {error}") from error
     return strategy

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from cosearch.errors import ConfigError, InfeasibleError
 from cosearch.seeding import numpy_stream
-from cosearch.strategies.objectives import Objectives, product
+from cosearch.strategies.objectives import Objectives, excess, product, split_limit
 from search_spaces.decisions import Arch, Decisions, arch_key
 
 
@@ -22,12 +22,28 @@ class Front(Protocol):
         """[points] values of a cost objective."""
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A front with what was measured on its network beside what is known."""
+
+    known: Front
+    values: Mapping[str, float]
+
+    def __len__(self) -> int:
+        return len(self.known)
+
+    def metric(self, name: str) -> npt.NDArray[np.float64]:
+        if name in self.values:
+            return np.full(len(self), self.values[name])
+        return self.known.metric(name)
+
+
 class Costs(Protocol):
     """What networks cost: known without training. constraints: `max_<metric>` -> limit."""
 
     constraints: Mapping[str, float]
 
-    def fronts(self, archs: Sequence[Arch]) -> list[Front]:
+    def fronts(self, archs: Sequence[Arch]) -> Sequence[Front]:
         """For each network its hardware front under the constraints; empty if it cannot meet them."""
 
     def free(self) -> "Costs":
@@ -56,12 +72,23 @@ class Failure:
 
 @dataclass(frozen=True)
 class Told:
+    """A result. front: what is known and what was measured; excess: by how much measured limits are broken."""
+
     candidate: Candidate
     accuracy: float | None
     front: Front
+    failed: bool = False
+    excess: float = 0.0
 
 
 class Strategy(Protocol):
+    """batch: proposals use the results of earlier groups of so many trials, never of their own.
+
+    So a search that asks for whole groups proposes the same however many results come at once, and after a restart.
+    """
+
+    batch: int
+
     def ask(self, n: int = 1) -> list[Candidate]: ...
 
     def tell(self, candidate: Candidate, result: Mapping[str, float] | Failure) -> None: ...
@@ -77,40 +104,78 @@ class History:
     name: of the strategy, so that no two strategies make the same draws.
     """
 
-    def __init__(self, space: Decisions, costs: Costs, objectives: Objectives, seed: int, name: str) -> None:
+    def __init__(
+        self, space: Decisions, costs: Costs, objectives: Objectives, seed: int, name: str, batch: int = 1
+    ) -> None:
+        if batch < 1:
+            raise ConfigError(f"batch={batch}: expected at least 1")
         self.space, self.costs, self.objectives, self.seed, self.name = space, costs, objectives, seed, name
+        self.batch = batch
         self.told: list[Told] = []
         self.seen: dict[str, Arch] = {}  # in the order of asking, which a replay repeats
         self.next_number = 0
+        known = getattr(costs, "metrics", None)
+        limited = [split_limit(limit)[1] for limit in objectives.constraints]
+        named = dict.fromkeys(("accuracy", *objectives.names, *limited))
+        self.measured = tuple(n for n in named if n == "accuracy" or (known is not None and n not in known))
+        """What only an evaluation tells."""
+        if objectives.names and "accuracy" not in (*objectives.names, *limited) and not objectives.min_accuracy:
+            self.measured = self.measured[1:]
+        self.measured_limits = {
+            limit: value
+            for limit, value in objectives.constraints.items()
+            if limit != "min_accuracy" and split_limit(limit)[1] in self.measured
+        }
 
-    def stream(self, number: int) -> np.random.Generator:
-        return numpy_stream(self.seed, self.name, number)
+    def stream(self, number: int, *purpose: int | str) -> np.random.Generator:
+        return numpy_stream(self.seed, self.name, number, *purpose)
+
+    def key(self, arch: Arch) -> str:
+        """Equal for networks that are the same to hardware and to training, if the space can tell."""
+        canonical = getattr(self.space, "canonical", None)
+        return arch_key(canonical(arch) if canonical is not None else arch)
+
+    def known(self, number: int) -> list[Told]:
+        """Results that the proposal of a number may use: those of earlier groups."""
+        first = number // self.batch * self.batch
+        return [t for t in self.told if t.candidate.number < first]
 
     def candidate(self, arch: Arch) -> Candidate:
         """Number and record a network as asked, on the point of its front with the least product of costs."""
         [front] = self.costs.fronts([arch])
-        columns = {name: front.metric(name) for name in self.objectives.costs}
-        point = int(np.argmin(product(columns, self.objectives))) if columns else 0
+        columns = {name: front.metric(name) for name in self.objectives.costs if name not in self.measured}
+        point = int(np.argmin(product(columns))) if columns else 0
         made = Candidate(self.next_number, arch, point)
         self.next_number += 1
-        self.seen[made.key] = arch
+        self.seen[self.key(arch)] = arch
         return made
 
     def tell(self, candidate: Candidate, result: Mapping[str, float] | Failure) -> None:
-        """Record a result. A candidate that was never asked is a warm start; NaN is a failure."""
-        accuracy = None
-        if not isinstance(result, Failure):
-            value = result.get("accuracy")
-            accuracy = float(value) if value is not None and np.isfinite(value) else None
+        """Record a result. A candidate that was never asked is a warm start; NaN is a failure.
+
+        Raises: ConfigError for a network of another space or a result that lacks something.
+        """
         self.space.check(candidate.arch)
+        values: dict[str, float] = {}
+        if not isinstance(result, Failure):
+            lacking = [name for name in self.measured if name not in result]
+            if lacking:
+                raise ConfigError(f"the result of trial {candidate.number} lacks {', '.join(lacking)}: tell it too")
+            values = {name: float(result[name]) for name in (*self.measured, "accuracy") if name in result}
+        failed = isinstance(result, Failure) or not all(np.isfinite(value) for value in values.values())
         [front] = self.costs.fronts([candidate.arch])
-        self.seen.setdefault(candidate.key, candidate.arch)
+        costs = {name: value for name, value in values.items() if name != "accuracy"}
+        if costs and not failed:
+            front = Measured(front, costs)
+        accuracy = None if failed else values.get("accuracy")
+        broken = 0.0 if failed else float(excess({k: v for k, v in values.items()}, self.measured_limits))
+        self.seen.setdefault(self.key(candidate.arch), candidate.arch)
         self.next_number = max(self.next_number, candidate.number + 1)
-        self.told.append(Told(candidate, accuracy, front))
+        self.told.append(Told(candidate, accuracy, front, failed, broken))
 
     def admissible(self, arch: Arch) -> bool:
         """New, and able to meet the constraints."""
-        return arch_key(arch) not in self.seen and len(self.costs.fronts([arch])[0]) > 0
+        return self.key(arch) not in self.seen and len(self.costs.fronts([arch])[0]) > 0
 
     def ask(self, n: int, propose: Callable[[int], Arch]) -> list[Candidate]:
         """Up to n candidates, `propose(number)` giving each its network; fewer if the space is exhausted.
@@ -149,6 +214,8 @@ class History:
         """Take decisions from the nearest feasible network seen, one by one, until the constraints are met."""
         # what was asked, not what was told: results may be late
         feasible = [seen for seen in self.seen.values() if len(self.costs.fronts([seen])[0])]
+        if not feasible and not self.costs.constraints:
+            return None
         anchor = feasible[rng.integers(len(feasible))] if feasible else cheapest(self.space, self.costs)
         if anchor is None:
             return None
@@ -159,19 +226,20 @@ class History:
         return None
 
 
-def cheapest(space: Decisions, costs: Costs, metric: str = "latency_ms") -> Arch | None:
+def cheapest(space: Decisions, costs: Costs, metric: str | None = None) -> Arch | None:
     """A network of least cost found by coordinate descent: each decision in turn takes its best choice.
 
-    While the constraints are not met, best is what comes nearest to meeting them. Exact where decisions do not
-    interact.
+    metric: by default what the first constraint limits, or latency. While the constraints are not met, best is what
+    comes nearest to meeting them. Exact where decisions do not interact.
     Returns None if no network visited meets the constraints.
     """
     free = costs.free() if costs.constraints else costs
+    wanted = metric or next((split_limit(limit)[1] for limit in costs.constraints), "latency_ms")
 
     def badness(arch: Arch) -> tuple[bool, float]:
         [front] = costs.fronts([arch])
         if len(front):
-            return False, float(front.metric(metric).min())
+            return False, float(front.metric(wanted).min())
         return True, _excess(free.fronts([arch])[0], costs.constraints)
 
     arch = {name: options[-1] for name, options in space.choices.items()}
@@ -190,11 +258,12 @@ def cheapest(space: Decisions, costs: Costs, metric: str = "latency_ms") -> Arch
 
 
 def _excess(front: Front, constraints: Mapping[str, float]) -> float:
-    """The worst ratio of a cost to its limit, on the point where that is least."""
+    """By how much limits are broken, on the point where that is least."""
     if not len(front) or not constraints:
         return np.inf
-    ratios = [front.metric(name.removeprefix("max_")) / limit for name, limit in constraints.items()]
-    return float(np.max(ratios, axis=0).min())
+    return float(
+        excess({split_limit(name)[1]: front.metric(split_limit(name)[1]) for name in constraints}, constraints).min()
+    )
 
 
 def require_space(space: Any) -> Decisions:

@@ -1,11 +1,15 @@
-"""`evolutionary`: NSGA-II over networks, each credited with its whole hardware front.
+"""`evolutionary`: selection by dominance over whole hardware fronts, children screened by what is free.
 
-A network's rank is the best rank of any of its points (network, accelerator); ties go to the less crowded. Parents are
-chosen by binary tournament among the best `POPULATION` networks so far; children are crossed, mutated and never
-repeated. Source: Deb et al. 2002; the crediting with whole fronts is our own.
+A network's rank is the best rank of any of its points (network, accelerator); networks that break a limit come after
+all others, ties go to the less crowded. Parents are chosen by tournament among the best `POPULATION` networks so far,
+and age: a parent whose neighbours are known already is passed over. Of several children the one is evaluated whose
+hardware front would add most, were its error near that of the most similar network known. Children are never repeated,
+nor is a network that computes the same. Source: Deb et al. 2002, Real et al. 2019; crediting with whole fronts and
+screening are our own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
@@ -14,17 +18,23 @@ from cosearch.strategies.base import ATTEMPTS, Candidate, Costs, Failure, Histor
 from cosearch.strategies.objectives import Objectives, crowding, ranks
 from search_spaces.decisions import Arch, Decisions
 
-POPULATION = 40
-GENERATION = 20
-CROSSOVER_PROBABILITY = 0.7
+POPULATION = 20
+INITIAL = 20
+CROSSOVER_PROBABILITY = 0.3
+OPERATOR_PROBABILITY = 0.1
+"""Chance that a child takes another operator in all blocks that have one."""
+SCREENED = 4
+"""Children of which one is evaluated."""
 POINTS_PER_NETWORK = 16
 """A front is thinned to this many points for ranking: more change the rank of few networks and cost time."""
 
 
 class Evolutionary:
-    def __init__(self, space: Decisions, costs: Costs, objectives: Objectives, seed: int = 0) -> None:
-        self.history = History(space, costs, objectives, seed, "evolutionary")
-        self._parents: tuple[int, list[Arch]] = (-1, [])
+    def __init__(self, space: Decisions, costs: Costs, objectives: Objectives, seed: int = 0, batch: int = 1) -> None:
+        self.history = History(space, costs, objectives, seed, "evolutionary", batch)
+        self.batch = batch
+        self._parents: tuple[int, int, list[Told]] = (-1, -1, [])
+        self._spaces = operator_spaces(space)
 
     def ask(self, n: int = 1) -> list[Candidate]:
         return self.history.ask(n, self._propose)
@@ -35,39 +45,125 @@ class Evolutionary:
     def _propose(self, number: int) -> Arch:
         history = self.history
         rng = history.stream(number)
-        # Only whole generations count, so that a proposal does not depend on which results are late.
-        known = number // GENERATION * GENERATION
-        if known != self._parents[0]:
-            self._parents = (known, self._select([t for t in history.told if t.candidate.number < known]))
-        parents = self._parents[1]
-        if len(parents) < 2:
-            return history.fresh_sample(rng)
+        known = sorted(history.known(number), key=lambda t: t.candidate.number)
+        if (number, len(known)) != self._parents[:2]:
+            self._parents = (number, len(known), best_first(history.objectives, known)[:POPULATION])
+        parents = self._parents[2]
+        if len(known) < INITIAL or len(parents) < 2:
+            return self._first(number, rng)
+        children: dict[str, Arch] = {}
         for attempt in range(ATTEMPTS):
-            a, b = (parents[min(rng.integers(len(parents), size=2))] for _ in range(2))
-            child = history.space.crossover(a, b, rng) if rng.random() < CROSSOVER_PROBABILITY else a
             # later attempts change more, so that an exhausted neighbourhood is left
-            rate = min(0.5, (1 + attempt / 20) / len(history.space.choices))
-            child = history.space.mutate(child, rng, rate)
-            if history.admissible(child):
-                return child
-        return history.fresh_sample(rng)
+            child = self._child(parents, rng, min(0.5, (1 + attempt / 20) / len(history.space.choices)))
+            key = history.key(child)
+            if key not in children and history.admissible(child):
+                children[key] = child
+            if len(children) == SCREENED:
+                break
+        if not children:
+            return history.fresh_sample(rng)
+        return self._promising(list(children.values()), known)
 
-    def _select(self, told: list[Told]) -> list[Arch]:
-        """The best networks, best first, so that a tournament is the smaller of two indices."""
-        good = [t for t in told if t.accuracy is not None and len(t.front)]
-        if not good:
-            return []
-        order = order_networks([self._points(t) for t in good])
-        floor = self.history.objectives.min_accuracy
-        met = sorted(order, key=lambda i: max(0.0, floor - (good[i].accuracy or 0.0)))  # stable: ties keep their order
-        return [good[i].candidate.arch for i in met[:POPULATION]]
+    def _first(self, number: int, rng: np.random.Generator) -> Arch:
+        """A random network of all operators, or of the next subset of them: mixtures are most of a space."""
+        space = self._spaces[number % len(self._spaces)]
+        for _ in range(ATTEMPTS):
+            arch = space.sample(rng)
+            if self.history.admissible(arch):
+                return arch
+        return self.history.fresh_sample(rng)
 
-    def _points(self, told: Told) -> npt.NDArray[np.float64]:
-        objectives = self.history.objectives
-        columns = {name: told.front.metric(name) for name in objectives.costs}
-        points = objectives.minimised({**columns, "accuracy": np.full(len(told.front), told.accuracy)})
-        keep = np.unique(np.linspace(0, len(points) - 1, min(len(points), POINTS_PER_NETWORK)).round().astype(int))
-        return points[keep]
+    def _child(self, parents: Sequence[Told], rng: np.random.Generator, rate: float) -> Arch:
+        space = self.history.space
+        a, b = (parents[min(rng.integers(len(parents), size=2))].candidate.arch for _ in range(2))
+        child = space.crossover(a, b, rng) if rng.random() < CROSSOVER_PROBABILITY else a
+        if len(self._spaces) > 1 and rng.random() < OPERATOR_PROBABILITY:
+            restricted = self._spaces[rng.integers(1, len(self._spaces))]
+            return into(restricted, child, rng)
+        return space.mutate(child, rng, rate)
+
+    def _promising(self, children: list[Arch], known: Sequence[Told]) -> Arch:
+        """The child of largest expected gain, its error being like that of the most similar network known."""
+        from cosearch.strategies.improvement import expected_gain
+        from cosearch.strategies.pool import make_pool, minimised
+
+        objectives, measured = self.history.objectives, self.history.measured
+        if measured != ("accuracy",) or "accuracy" not in objectives.names or len(children) == 1:
+            return children[0]
+        good = [t for t in known if t.accuracy is not None and len(t.front)]
+        errors = np.array([1.0 - (t.accuracy or 0.0) for t in good]) + OFFSET
+        seen = self._encoded([t.candidate.arch for t in good])
+        distance = (self._encoded(children)[:, None, :] != seen[None, :, :]).sum(2)
+        nearest = distance.argmin(1)
+        among = (seen[:, None, :] != seen[None, :, :]).sum(2) + np.eye(len(seen), dtype=int) * seen.shape[1] * 2
+        spread = float(np.std(np.log(errors) - np.log(errors[among.argmin(1)])))
+        pool = make_pool(self.history, children)
+        points = [minimised(t.front, pool.costs) for t in good]
+        error = np.concatenate([np.full(len(p), e) for p, e in zip(points, errors, strict=True)])
+        costs = np.concatenate(points)
+        everything = np.column_stack([error, costs])
+        front = everything[ranks(everything) == 0] if len(everything) else everything
+        low, high = front.min(0), front.max(0)
+        high = high + 0.1 * (high - low)
+        high[0] = min(high[0], 1.0 - objectives.min_accuracy + OFFSET)
+        scale = np.where(high > low, high - low, 1.0)
+        mean = np.log(errors[nearest])
+        std = np.full(len(children), max(spread, 1e-3))
+        gain = expected_gain(pool.fronts, pool.of, mean, std, 0.0, error, costs, high, scale)
+        return pool.archs[int(np.argmax(gain))]
+
+    def _encoded(self, archs: Sequence[Arch]) -> npt.NDArray[np.int64]:
+        space = self.history.space
+        canonical = getattr(space, "canonical", None)
+        return np.array([space.encode(canonical(arch) if canonical is not None else arch) for arch in archs])
+
+
+OFFSET = 1e-3
+
+
+def operator_spaces(space: Decisions) -> list[Decisions]:
+    """The space, and its sub-spaces of one and of several operators, if it knows operators."""
+    if not hasattr(space, "restricted") or not hasattr(space, "operators"):
+        return [space]
+    names = tuple(space.operators)
+    subsets = [subset for size in range(1, len(names)) for subset in combinations(names, size)]
+    return [space, *(space.restricted(*subset) for subset in subsets)]
+
+
+def into(restricted: Decisions, arch: Arch, rng: np.random.Generator) -> Arch:
+    """The network with every choice that a sub-space does not have replaced by the one spelled most like it."""
+    moved = {}
+    for name, options in restricted.choices.items():
+        choice = arch[name]
+        if choice not in options:
+            tail = str(choice).partition("_")[2]
+            same = [option for option in options if str(option).partition("_")[2] == tail] or list(options)
+            choice = same[rng.integers(len(same))]
+        moved[name] = choice
+    return moved
+
+
+def random_networks(space: Decisions, rng: np.random.Generator, n: int) -> list[Arch]:
+    """n networks, by turns of the whole space and of each subset of its operators."""
+    spaces = operator_spaces(space)
+    return [spaces[i % len(spaces)].sample(rng) for i in range(n)]
+
+
+def best_first(objectives: Objectives, told: Sequence[Told]) -> list[Told]:
+    """The networks that were evaluated, those that break a limit last, by how much; failures are left out."""
+    good = [t for t in told if not t.failed and len(t.front)]
+    if not good:
+        return []
+    order = order_networks([_points(objectives, t) for t in good])
+    below = [t.excess + max(0.0, objectives.min_accuracy - (t.accuracy or 0.0)) for t in good]
+    return [good[i] for i in sorted(order, key=lambda i: below[i])]  # stable: ties keep their order
+
+
+def _points(objectives: Objectives, told: Told) -> npt.NDArray[np.float64]:
+    columns = {name: told.front.metric(name) for name in objectives.costs}
+    points = objectives.minimised({**columns, "accuracy": np.full(len(told.front), told.accuracy or 0.0)})
+    keep = np.unique(np.linspace(0, len(points) - 1, min(len(points), POINTS_PER_NETWORK)).round().astype(int))
+    return points[keep]
 
 
 def order_networks(points: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.intp]:

@@ -1,7 +1,8 @@
 """Objectives: names, units, directions, and the front of what they say about a set of candidates."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -29,15 +30,19 @@ MAXIMISED = frozenset({"accuracy", "throughput_fps"})
 
 @dataclass(frozen=True)
 class Objectives:
-    """An ordered set of objectives. min_accuracy: networks below it are worse than all others.
+    """An ordered set of objectives, and limits on any: `max_<name>` or `min_<name>` -> value.
 
-    Raises: ConfigError if one is unknown or given twice, or there is none.
+    min_accuracy: networks below it are worse than all others; the same as a limit of that name.
+    Raises: ConfigError if one is unknown or given twice, there is none, or limits contradict each other.
     """
 
     names: tuple[str, ...] = ("accuracy", "latency_ms", "energy_mj")
     min_accuracy: float = 0.0
+    constraints: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if isinstance(self.names, str):
+            raise ConfigError(f"objectives {self.names!r}: give a tuple of names")
         if not self.names:
             raise ConfigError(f"no objectives: give some of {', '.join(UNITS)}")
         for name in self.names:
@@ -45,6 +50,9 @@ class Objectives:
                 raise ConfigError(f"unknown objective {name!r}: {nearest(name, UNITS)}")
         if len(set(self.names)) != len(self.names):
             raise ConfigError(f"objectives {', '.join(self.names)}: each may be given once")
+        _check_limits({**self.constraints, **({"min_accuracy": self.min_accuracy} if self.min_accuracy else {})})
+        floor = max(self.min_accuracy, self.constraints.get("min_accuracy", 0.0))
+        object.__setattr__(self, "min_accuracy", float(floor))
 
     @property
     def costs(self) -> tuple[str, ...]:
@@ -60,6 +68,40 @@ class Objectives:
         """[n, objectives], every column to be minimised. columns: name -> [n] or a scalar."""
         signed = [np.asarray(columns[n], dtype=float) * (-1.0 if n in MAXIMISED else 1.0) for n in self.names]
         return np.stack(np.broadcast_arrays(*(np.atleast_1d(c) for c in signed)), axis=1)
+
+
+def split_limit(name: str) -> tuple[str, str]:
+    """("max" or "min", what is limited).
+
+    Raises: ConfigError for a name that is no limit.
+    """
+    side, _, limited = name.partition("_")
+    if side not in ("max", "min") or limited not in UNITS:
+        known = [f"{side}_{objective}" for objective in UNITS for side in ("max", "min")]
+        raise ConfigError(f"unknown constraint {name!r}: {nearest(name, known)}")
+    return side, limited
+
+
+def _check_limits(limits: Mapping[str, float]) -> None:
+    for name, value in limits.items():
+        side, limited = split_limit(name)
+        if not math.isfinite(value):
+            raise ConfigError(f"constraint {name}={value}: expected a number")
+        if (side == "max" and value < 0) or (name == "min_accuracy" and value > 1):
+            raise ConfigError(f"constraint {name}={value:g} can never be met: {limited} is a {UNITS[limited]}")
+        other = f"min_{limited}"
+        if side == "max" and limits.get(other, -math.inf) > value:
+            raise ConfigError(f"constraints {other}={limits[other]:g} and {name}={value:g} contradict each other")
+
+
+def excess(columns: Mapping[str, npt.ArrayLike], limits: Mapping[str, float]) -> npt.NDArray[np.float64]:
+    """[n] by how much limits are broken, each as a part of the limit; 0 where all are met. columns: name -> [n]."""
+    total = np.zeros(np.broadcast_shapes(*(np.shape(c) for c in columns.values())) if columns else ())
+    for name, limit in limits.items():
+        side, limited = split_limit(name)
+        beyond = np.asarray(columns[limited], dtype=float) - limit
+        total = total + np.maximum(0.0, beyond if side == "max" else -beyond) / max(abs(limit), 1e-12)
+    return np.asarray(total)
 
 
 def undominated(points: Matrix) -> npt.NDArray[np.bool_]:
@@ -102,11 +144,11 @@ def one_standard_error(accuracy: npt.NDArray[np.float64], images: int) -> float:
     return best - float(np.sqrt(best * (1 - best) / images))
 
 
-def product(columns: Mapping[str, npt.NDArray[np.float64]], objectives: Objectives) -> npt.NDArray[np.float64]:
-    """[n] log of the product of the costs (EDP for latency and energy), each as a quantity to be minimised."""
+def product(columns: Mapping[str, npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
+    """[n] log of the product of costs (EDP for latency and energy), each as a quantity to be minimised."""
     total = np.zeros(len(next(iter(columns.values()))))
-    for name in objectives.costs:
-        values = np.log(np.maximum(columns[name], 1e-300))
+    for name, column in columns.items():
+        values = np.log(np.maximum(column, 1e-300))
         total += -values if name in MAXIMISED else values
     return total
 
@@ -118,5 +160,18 @@ def recommend(columns: Mapping[str, npt.NDArray[np.float64]], objectives: Object
     accurate rows are looked at.
     """
     accuracy = columns["accuracy"]
-    costs = np.where(accuracy >= min(needed, float(accuracy.max())), product(columns, objectives), np.inf)
+    paid = product({n: columns[n] for n in objectives.costs}) if objectives.costs else np.zeros(len(accuracy))
+    costs = np.where(accuracy >= min(needed, float(accuracy.max())), paid, np.inf)
     return int(np.lexsort((-accuracy, costs))[0])
+
+
+def knee(points: Matrix) -> int:
+    """The point of a front that lies farthest below the plane through the best point of each objective.
+
+    points: [n, objectives], minimised. Dominated points are not looked at; objectives are scaled to the front's range.
+    Source: Das 1999, with the plane through the extremes.
+    """
+    front = np.flatnonzero(undominated(points))
+    low, span = points[front].min(0), np.ptp(points[front], axis=0)
+    scaled = (points[front] - low) / np.where(span > 0, span, 1.0)
+    return int(front[np.argmin(scaled.sum(1))])

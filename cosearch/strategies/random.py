@@ -8,8 +8,9 @@ from search_spaces.decisions import Decisions
 
 
 class RandomSearch:
-    def __init__(self, space: Decisions, costs: Costs, objectives: Objectives, seed: int = 0) -> None:
-        self.history = History(space, costs, objectives, seed, "random")
+    def __init__(self, space: Decisions, costs: Costs, objectives: Objectives, seed: int = 0, batch: int = 1) -> None:
+        self.history = History(space, costs, objectives, seed, "random", batch)
+        self.batch = batch
 
     def ask(self, n: int = 1) -> list[Candidate]:
         return self.history.ask(n, lambda number: self.history.fresh_sample(self.history.stream(number)))

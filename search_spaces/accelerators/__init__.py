@@ -13,6 +13,7 @@ ACCELERATORS: dict[str, str] = {
     "ecp5-45f": "search_spaces.accelerators.fpga:space",
     "ecp5-25f": "search_spaces.accelerators.fpga:space",
     "zcu102": "search_spaces.accelerators.fpga:space",
+    "zcu104": "search_spaces.accelerators.fpga:space",
     "zc706": "search_spaces.accelerators.fpga:space",
     "ultra96": "search_spaces.accelerators.fpga:space",
     "pynq-z1": "search_spaces.accelerators.fpga:space",

@@ -41,12 +41,16 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "fabric": FABRICS,
     "accumulator_depth": (512,),
     "zeros": ("compute",),
+    "packed": (False,),
     "weight_kib": (36, 72, 144, 288),
     "activation_kib": (18, 36, 72),
     "port_bits": (64, 128, 256, 512),
     "clock_mhz": (75.0, 100.0, 125.0, 150.0),
     "lanes": (8,),
+    "weight_memory": ("bram",),
+    "activation_memory": ("bram",),
 }
+MEMORIES: tuple[str, ...] = ("bram", "uram")
 PATTERNS: tuple[str, ...] = ("unstructured", "block", "pattern")
 """Patterns of zero weights that an engine with index decoders makes use of."""
 ACCUMULATOR_BITS = 32
@@ -82,6 +86,10 @@ def space(
     for kind in kinds:
         if kind not in ENGINE_KINDS:
             raise ConfigError(f"the fpga space has no engine for kind {kind!r}: {nearest(kind, ENGINE_KINDS)}")
+    for name in ("weight_memory", "activation_memory"):
+        for memory in merged[name]:
+            if memory not in MEMORIES:
+                raise ConfigError(f"choice {name}={memory!r}, expected one of {', '.join(MEMORIES)}")
     if len(merged["zeros"]) != 1 or merged["zeros"][0] not in ZEROS:
         raise ConfigError(f"choice zeros={merged['zeros']!r}, expected one of {', '.join(ZEROS)}")
     return FpgaSpace(device.scaled(scale_modelled or {}), tuple(merged.items()), accounting, tuple(kinds))
@@ -94,6 +102,7 @@ def element_name(kind: str, fabric: str) -> str:
 
 def _short(engine: Engine) -> str:
     letters = engine.dataflow[0] + ("d" if engine.windowed else "") + ("l" if engine.fabric == "logic" else "")
+    letters += "p" if engine.packing > 1 else ""
     return f"{engine.name}{engine.rows}x{engine.cols}{letters if engine.name == 'mac' else letters.replace('l', '')}"
 
 
@@ -180,11 +189,14 @@ class FpgaSpace:
 
     def _engines(self, kind: str) -> list[Engine]:
         choices = self.choices
-        names = ("rows", "cols", "dataflow", "windowed", "fabric", "accumulator_depth")
+        names = ("rows", "cols", "dataflow", "windowed", "fabric", "accumulator_depth", "packed")
         zeros = self.zeros
         engines = []
         for combo in product(*(choices[name] for name in names)):
-            rows, cols, dataflow, windowed, fabric, depth = combo
+            rows, cols, dataflow, windowed, fabric, depth, packed = combo
+            if packed and (kind != "mac" or fabric == "logic") and len(choices["packed"]) > 1:
+                continue
+            packing = int(self.cost("pack.products")) if packed and kind == "mac" and fabric == "hard" else 1
             if kind != "mac" and fabric == "hard":
                 continue
             if kind == "bitserial" and (windowed or dataflow == "output-stationary"):
@@ -194,11 +206,12 @@ class FpgaSpace:
                     continue
                 depth = 0
             element = element_name(kind, fabric)
-            resources = self.engine_resources(element, rows, cols, depth, windowed) + self._index_resources(rows, cols)
+            resources = self.engine_resources(element, rows, cols, depth, windowed, packing)
+            resources = resources + self._index_resources(rows, cols)
             slow = self.fmax_mhz(element, rows, cols) < min(choices["clock_mhz"])
             if (resources + self._base()).fits(self.budget) and not slow:
                 lanes = BITSERIAL_LANES if kind == "bitserial" else 1
-                levels = self._private_levels(rows * lanes, cols, depth, windowed)
+                levels = self._private_levels(rows * lanes, cols * packing, depth, windowed)
                 engines.append(
                     Engine(
                         kind,
@@ -211,6 +224,8 @@ class FpgaSpace:
                         windowed=windowed,
                         lanes=lanes,
                         fabric=fabric,
+                        packing=packing,
+                        packing_bits=int(self.cost("pack.bits")) if packing > 1 else 0,
                         zeros=zeros,
                         patterns=PATTERNS if zeros != "compute" else (),
                         levels=levels,
@@ -220,11 +235,12 @@ class FpgaSpace:
         return engines
 
     def engine_resources(
-        self, element: str, rows: int, cols: int, accumulator_depth: int, windowed: bool = False
+        self, element: str, rows: int, cols: int, accumulator_depth: int, windowed: bool = False, packing: int = 1
     ) -> Resources:
         """Elements, operand distribution per row and column, control, and a block-RAM accumulator per column.
 
-        A windowed engine adds a pixel register and a selector to each element.
+        A windowed engine adds a pixel register and a selector to each element, packing what each further product of an
+        element needs besides the block, and a column's lines and accumulators for it.
         """
         elements = rows * cols
         lut, ff = self.cost(f"{element}.lut"), self.cost(f"{element}.ff")
@@ -233,7 +249,12 @@ class FpgaSpace:
             ff = max(0.0, ff - self.cost("accumulate.ff"))
         if windowed:
             lut, ff = lut + self.cost("window.lut"), ff + self.cost("window.ff")
-        lines = rows + cols
+        if packing > 1:
+            lut, ff = (
+                lut + (packing - 1) * self.cost("pack.lut"),
+                ff + (packing - 1) * self.cost("pack.ff"),
+            )
+        lines = rows + cols * packing
         per_column = 0
         if accumulator_depth:
             bits, width = accumulator_depth * ACCUMULATOR_BITS, ACCUMULATOR_BITS
@@ -242,7 +263,7 @@ class FpgaSpace:
             lut=math.ceil(elements * lut + lines * self.cost("line.lut") + self.cost("engine.lut")),
             ff=math.ceil(elements * ff + lines * self.cost("line.ff") + self.cost("engine.ff")),
             dsp=math.ceil(elements * self.cost(f"{element}.dsp")),
-            bram=cols * per_column,
+            bram=cols * packing * per_column,
         )
 
     @property
@@ -273,29 +294,50 @@ class FpgaSpace:
             bram=math.ceil(self.cost("base.bram")),
         )
 
-    def shared_resources(self, weight_kib: float, activation_kib: float, port_bits: float, lanes: int) -> Resources:
-        """Base system, vector lanes, and buffers of enough blocks for their capacity and for their ports."""
-        width, size = self.cost("bram_width_bits"), self.cost("bram_bits")
-        buffers = sum(
-            max(math.ceil(kib * 8192 / size), math.ceil(port_bits / width)) for kib in (weight_kib, activation_kib)
-        )
+    def shared_resources(
+        self,
+        weight_kib: float,
+        activation_kib: float,
+        port_bits: float,
+        lanes: int,
+        memories: Sequence[str] = ("bram", "bram"),
+    ) -> Resources:
+        """Base system, vector lanes, and buffers of enough blocks for their capacity and for their ports.
+
+        memories: what the weight and the activation buffer are made of.
+        """
+        blocks = dict.fromkeys(MEMORIES, 0)
+        for kib, memory in zip((weight_kib, activation_kib), memories, strict=True):
+            size, width = self.cost(f"{memory}_bits"), self.cost(f"{memory}_width_bits")
+            blocks[memory] += max(math.ceil(kib * 8192 / size), math.ceil(port_bits / width))
         lane = Resources(
             lut=math.ceil(lanes * self.cost("lane.lut")),
             ff=math.ceil(lanes * self.cost("lane.ff")),
             dsp=math.ceil(lanes * self.cost("lane.dsp")),
-            bram=buffers,
+            **blocks,
         )
         return self._base() + lane
 
     @cached_property
     def shared_list(self) -> tuple[dict[str, Any], ...]:
         """The shared configurations that fit the part alone."""
-        names = ("weight_kib", "activation_kib", "port_bits", "clock_mhz", "lanes")
+        names = (
+            "weight_kib",
+            "activation_kib",
+            "port_bits",
+            "clock_mhz",
+            "lanes",
+            "weight_memory",
+            "activation_memory",
+        )
         combos = [dict(zip(names, values, strict=True)) for values in product(*(self.choices[n] for n in names))]
         return tuple(c for c in combos if self._shared_resources(c).fits(self.budget))
 
     def _shared_resources(self, combo: Mapping[str, Any]) -> Resources:
-        return self.shared_resources(combo["weight_kib"], combo["activation_kib"], combo["port_bits"], combo["lanes"])
+        memories = (combo["weight_memory"], combo["activation_memory"])
+        return self.shared_resources(
+            combo["weight_kib"], combo["activation_kib"], combo["port_bits"], combo["lanes"], memories
+        )
 
     def engines(self, kind: str) -> "EngineTable":
         from cosearch.hardware.tables import engine_table

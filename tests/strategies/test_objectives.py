@@ -6,7 +6,16 @@ from hypothesis.extra.numpy import arrays
 
 from cosearch.errors import ConfigError
 from cosearch.strategies.evolutionary import order_networks
-from cosearch.strategies.objectives import Objectives, crowding, one_standard_error, ranks, recommend, undominated
+from cosearch.strategies.objectives import (
+    Objectives,
+    crowding,
+    excess,
+    knee,
+    one_standard_error,
+    ranks,
+    recommend,
+    undominated,
+)
 
 # few distinct values, so that ties and equal points occur
 points = st.integers(1, 12).flatmap(
@@ -111,3 +120,42 @@ def test_minimised_turns_what_is_maximised():
 def test_bad_objectives(names, match):
     with pytest.raises(ConfigError, match=match):
         Objectives(names)
+
+
+@pytest.mark.parametrize(
+    ("constraints", "match"),
+    [
+        ({"max_latency": 1.0}, "did you mean 'max_latency_ms'"),
+        ({"latency_ms": 1.0}, "unknown constraint"),
+        ({"max_latency_ms": float("nan")}, "expected a number"),
+        ({"max_latency_ms": -1.0}, "can never be met"),
+        ({"min_accuracy": 1.5}, "can never be met"),
+        ({"min_dsp": 8, "max_dsp": 4}, "min_dsp=8 and max_dsp=4 contradict"),
+    ],
+)
+def test_bad_constraints(constraints, match):
+    with pytest.raises(ConfigError, match=match):
+        Objectives(constraints=constraints)
+
+
+def test_a_single_name_is_not_taken_for_a_list_of_letters():
+    with pytest.raises(ConfigError, match="give a tuple"):
+        Objectives("accuracy")
+
+
+def test_the_floor_on_accuracy_is_a_constraint_too():
+    assert Objectives(constraints={"min_accuracy": 0.9}).min_accuracy == 0.9
+    assert Objectives(min_accuracy=0.8).min_accuracy == 0.8
+
+
+def test_excess_is_relative_and_adds_up():
+    columns = {"latency_ms": np.array([1.0, 3.0]), "throughput_fps": np.array([50.0, 50.0])}
+    assert excess(columns, {"max_latency_ms": 2.0, "min_throughput_fps": 100.0}) == pytest.approx([0.5, 1.0])
+    assert excess(columns, {}).tolist() == [0.0, 0.0]
+
+
+def test_the_knee_is_where_the_front_bends():
+    bent = np.array([[0.0, 1.0], [0.1, 0.2], [1.0, 0.0], [1.0, 1.0]])
+    assert knee(bent) == 1
+    assert knee(bent * [5.0, 0.1] + 3) == 1
+    assert knee(np.array([[2.0, 2.0]])) == 0

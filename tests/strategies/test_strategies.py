@@ -5,18 +5,27 @@ from hypothesis import strategies as st
 
 from cosearch.errors import ConfigError, InfeasibleError, UnknownNameError
 from cosearch.strategies import STRATEGIES, Candidate, Failure, Objectives, make, require_space
+from cosearch.strategies.auto import choose
 from cosearch.strategies.base import cheapest
+from cosearch.strategies.evolutionary import into, operator_spaces
 from search_spaces.decisions import Decisions
+from search_spaces.networks import shiftadd
 from tests.strategies.synthetic import OBJECTIVES, SPACE, Costs, accuracy, hypervolume, latency
 
-NAMES = sorted(STRATEGIES)
+NAMES = sorted(set(STRATEGIES) - {"auto"})
 every = pytest.mark.parametrize("name", NAMES)
+TRIALS = {"evolutionary": 100, "random": 200, "bayesian": 30, "optuna-tpe": 30, "optuna-gp": 12}
+"""Enough that each strategy does more than sample at random, and no more: models are slow."""
 
 
-def run(strategy, n: int, batch: int = 20) -> list[dict]:
+def trials(name: str) -> int:
+    return TRIALS.get(name, 60)
+
+
+def run(strategy, n: int) -> list[dict]:
     found = []
     while len(found) < n:
-        for candidate in strategy.ask(min(batch, n - len(found))):
+        for candidate in strategy.ask(min(strategy.batch, n - len(found))):
             strategy.tell(candidate, {"accuracy": accuracy(candidate.arch)})
             found.append(candidate.arch)
     return found
@@ -24,86 +33,96 @@ def run(strategy, n: int, batch: int = 20) -> list[dict]:
 
 @every
 def test_no_network_is_proposed_twice_and_numbers_count_up(name):
-    strategy = make(name, SPACE, Costs(), OBJECTIVES, 0)
-    candidates = [c for _ in range(10) for c in tell_all(strategy, strategy.ask(20))]
-    assert [c.number for c in candidates] == list(range(200))
-    assert len({c.key for c in candidates}) == 200
-
-
-def tell_all(strategy, candidates):
-    for candidate in candidates:
-        strategy.tell(candidate, {"accuracy": accuracy(candidate.arch)})
-    return candidates
+    strategy = make(name, SPACE, Costs(), OBJECTIVES, 0, batch=4)
+    candidates = []
+    for _ in range(trials(name) // 4):
+        for candidate in strategy.ask(4):
+            strategy.tell(candidate, {"accuracy": accuracy(candidate.arch)})
+            candidates.append(candidate)
+    assert [c.number for c in candidates] == list(range(len(candidates)))
+    assert len({c.key for c in candidates}) == len(candidates)
 
 
 @every
 @pytest.mark.parametrize("limit", [5.0, 8.0])
 def test_constraints_are_never_violated(name, limit):
     # of 65,536 networks 495 cost at most 5
-    archs = run(make(name, SPACE, Costs(limit), OBJECTIVES, 1), 100)
+    archs = run(make(name, SPACE, Costs(limit), OBJECTIVES, 1), trials(name) // 2)
     assert max(map(latency, archs)) <= limit
-    assert len({str(a) for a in archs}) == 100
+    assert len({str(a) for a in archs}) == len(archs)
 
 
 @every
 def test_the_same_seed_proposes_the_same_and_another_seed_does_not(name):
-    a, b, c = (run(make(name, SPACE, Costs(), OBJECTIVES, seed), 60) for seed in (3, 3, 4))
+    a, b, c = (run(make(name, SPACE, Costs(), OBJECTIVES, seed), trials(name) // 2) for seed in (3, 3, 4))
     assert a == b
     assert a != c
 
 
 @every
 @pytest.mark.parametrize("limit", [np.inf, 4.0], ids=["free", "rarely met"])
-@pytest.mark.parametrize("interrupted", [7, 20, 33])
-def test_a_replay_proposes_what_an_uninterrupted_search_does(name, interrupted, limit):
+@pytest.mark.parametrize("share", [0.4, 0.75])
+def test_a_replay_proposes_what_an_uninterrupted_search_does(name, share, limit):
     """As `cosearch resume` does: results so far are told to a new strategy; the batch it died in is asked again."""
-    whole = run(make(name, SPACE, Costs(limit), OBJECTIVES, 5), 60)
-    strategy = make(name, SPACE, Costs(limit), OBJECTIVES, 5)
+    n = trials(name) // 2 // 4 * 4
+    interrupted = int(share * n)
+    whole = run(make(name, SPACE, Costs(limit), OBJECTIVES, 5, batch=4), n)
+    strategy = make(name, SPACE, Costs(limit), OBJECTIVES, 5, batch=4)
     for number, arch in enumerate(whole[:interrupted]):
         strategy.tell(Candidate(number, arch), {"accuracy": accuracy(arch)})
-    rest = run(strategy, -interrupted % 20, 20) if interrupted % 20 else []
-    assert whole[:interrupted] + rest + run(strategy, 60 - interrupted - len(rest)) == whole
+    left = -interrupted % 4
+    rest = [c.arch for c in strategy.ask(left)] if left else []
+    for number, arch in enumerate(rest, interrupted):
+        strategy.tell(Candidate(number, arch), {"accuracy": accuracy(arch)})
+    assert whole[:interrupted] + rest + run(strategy, n - interrupted - left) == whole
 
 
 @every
-def test_proposals_do_not_depend_on_the_size_of_a_request(name):
-    assert run(make(name, SPACE, Costs(), OBJECTIVES, 2), 60, 20) == run(
-        make(name, SPACE, Costs(), OBJECTIVES, 2), 60, 5
-    )
+def test_results_of_the_own_batch_change_nothing(name):
+    """Told one by one or all at once, early or late: the same proposals."""
+    n = trials(name) // 2 // 4 * 4
+    together, apart = (make(name, SPACE, Costs(), OBJECTIVES, 2, batch=4) for _ in range(2))
+    singly = []
+    for _ in range(n):
+        [candidate] = apart.ask(1)
+        apart.tell(candidate, {"accuracy": accuracy(candidate.arch)})
+        singly.append(candidate.arch)
+    assert run(together, n) == singly
 
 
 @every
 def test_failures_are_not_proposed_again_and_do_not_stop_the_search(name):
-    strategy = make(name, SPACE, Costs(), OBJECTIVES, 0)
+    strategy = make(name, SPACE, Costs(), OBJECTIVES, 0, batch=4)
     seen = []
-    for _ in range(6):
-        for candidate in strategy.ask(20):
+    for _ in range(trials(name) // 4):
+        for candidate in strategy.ask(4):
             seen.append(candidate.key)
             bad = candidate.number % 3
             value = {"accuracy": (accuracy(candidate.arch), float("nan"), float("inf"))[bad]}
             strategy.tell(candidate, Failure("died") if candidate.number % 7 == 0 else value)
-    assert len(set(seen)) == 120
+    assert len(set(seen)) == len(seen)
 
 
 @every
 def test_a_warm_start_is_not_proposed_again(name):
-    known = run(make("random", SPACE, Costs(), OBJECTIVES, 9), 40)
+    known = run(make("random", SPACE, Costs(), OBJECTIVES, 9), trials(name))
     strategy = make(name, SPACE, Costs(), OBJECTIVES, 9)
     for number, arch in enumerate(known):
         strategy.tell(Candidate(number, arch), {"accuracy": accuracy(arch)})
-    asked = strategy.ask(20)
-    assert asked[0].number == 40
+    asked = strategy.ask(3)
+    assert asked[0].number == len(known)
     assert not {str(c.arch) for c in asked} & {str(a) for a in known}
 
 
-def test_evolution_builds_on_a_warm_start():
+@pytest.mark.parametrize("name", ["evolutionary", "bayesian"])
+def test_a_warm_start_is_built_on(name):
     best = {f"d{i}": 3 for i in range(8)}
     starts = [{**best, f"d{i}": v} for i in range(8) for v in (2, 1, 0)]
     objectives = Objectives(("accuracy",))
-    strategy = make("evolutionary", SPACE, Costs(), objectives, 0)
+    strategy = make(name, SPACE, Costs(), objectives, 0)
     for number, arch in enumerate(starts[:20]):
         strategy.tell(Candidate(number, arch), {"accuracy": accuracy(arch)})
-    children = [c.arch for c in strategy.ask(20)]
+    children = [c.arch for c in strategy.ask(10)]
     assert np.mean([accuracy(a) for a in children]) > 0.85
     assert np.mean([accuracy(a) for a in run(make("random", SPACE, Costs(), objectives, 0), 20)]) < 0.75
 
@@ -130,23 +149,25 @@ def test_limits_that_nothing_meets(name):
         make(name, SPACE, Costs(0.5), OBJECTIVES, 0).ask(1)
 
 
-def test_evolution_beats_random_and_comes_near_the_known_optimum():
+def test_searches_beat_random_and_come_near_the_known_optimum():
     archs = [SPACE.decode(i) for i in np.ndindex(*[4] * 8)]
     optimum = hypervolume(archs)
-    reached = {
-        name: np.median([hypervolume(run(make(name, SPACE, Costs(), OBJECTIVES, s), 300)) for s in range(5)]) / optimum
-        for name in ("random", "evolutionary")
-    }
-    assert reached["evolutionary"] > 0.95
-    assert reached["evolutionary"] > reached["random"] + 0.02
+
+    def reached(name: str, n: int, seeds: int) -> float:
+        found = (run(make(name, SPACE, Costs(), OBJECTIVES, s), n) for s in range(seeds))
+        return float(np.median([hypervolume(f) for f in found])) / optimum
+
+    chance = reached("random", 200, 5)
+    assert reached("evolutionary", 200, 3) > max(0.95, chance + 0.02)
+    assert reached("bayesian", 50, 2) > max(0.93, chance + 0.02)
 
 
 def test_a_floor_on_accuracy_directs_evolution():
     floor = Objectives(("accuracy", "latency_ms"), min_accuracy=0.9)
-    late = run(make("evolutionary", SPACE, Costs(), floor, 0), 300)[200:]
-    free = run(make("evolutionary", SPACE, Costs(), OBJECTIVES, 0), 300)[200:]
+    late = run(make("evolutionary", SPACE, Costs(), floor, 0), 200)[100:]
+    free = run(make("evolutionary", SPACE, Costs(), OBJECTIVES, 0), 200)[100:]
     meets = [np.mean([accuracy(a) >= 0.9 for a in archs]) for archs in (late, free)]
-    assert meets[0] > meets[1] + 0.1
+    assert meets[0] > max(0.5, meets[1])
 
 
 def test_the_recorded_point_is_the_cheapest_of_the_front():
@@ -167,10 +188,76 @@ def test_names_and_spaces_that_do_not_exist():
     with pytest.raises(ConfigError, match="got list"):
         require_space([1, 2])
     assert require_space({"a": [1, 2]}) == Decisions({"a": (1, 2)})
+    with pytest.raises(ConfigError, match="no decisions"):
+        make("random", {}, Costs())
+    with pytest.raises(ConfigError, match="'populations'"):
+        make("random", SPACE, Costs(), populations=3)
+    with pytest.raises(ConfigError, match="batch=0"):
+        make("random", SPACE, Costs(), batch=0)
 
 
-@settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 2**62), cut=st.integers(1, 39), name=st.sampled_from(NAMES))
+def test_networks_that_are_the_same_are_one_candidate():
+    class Symmetric(Decisions):
+        """Decisions in any order are the same network."""
+
+        def canonical(self, arch):
+            return dict(zip(arch, sorted(arch.values()), strict=True))
+
+    space = Symmetric({f"d{i}": (0, 1, 2) for i in range(3)})
+    for name in ("random", "evolutionary", "bayesian", "optuna-tpe"):
+        strategy = make(name, space, Costs(), OBJECTIVES, 0)
+        found = []
+        for _ in range(10):
+            [candidate] = strategy.ask()
+            found.append(str(space.canonical(candidate.arch)))
+            strategy.tell(candidate, {"accuracy": sum(candidate.arch.values()) / 6})
+        assert len(set(found)) == 10
+        with pytest.raises(InfeasibleError):
+            strategy.ask(1)
+
+
+def test_the_first_networks_of_evolution_cover_every_subset_of_operators():
+    space = shiftadd.space()
+    assert [s.operators for s in operator_spaces(space)[1:4]] == [("conv",), ("shift",), ("add",)]
+    strategy = make("evolutionary", space, {"params": lambda arch: len(str(arch))}, Objectives(("accuracy", "params")))
+    used = [{str(c).split("_")[0] for c in a.arch.values()} - {"skip"} for a in strategy.ask(14)]
+    assert {"conv"} in used
+    assert {"shift"} in used
+    assert {"add"} in used
+
+
+def test_a_network_moved_into_other_operators_keeps_its_shape():
+    space = shiftadd.space()
+    arch = space.largest("conv")
+    moved = into(space.restricted("shift"), arch, np.random.default_rng(0))
+    assert moved == space.largest("shift")
+
+
+@pytest.mark.parametrize(
+    ("size", "trials", "source", "expected"),
+    [
+        (15_625, 200, "table", "bayesian"),
+        (10**10, 200, "supernet", "evolutionary"),
+        (10**10, 100, "train", "bayesian"),
+        (15_625, 5_000, "table", "evolutionary"),
+        (100, 100, "supernet", "random"),
+        (15_625, None, "supernet", "bayesian"),
+    ],
+)
+def test_auto_says_what_it_chose_and_why(size, trials, source, expected):
+    name, why = choose(size, trials, source)
+    assert name == expected
+    assert len(why) > 20
+
+
+def test_auto_is_the_strategy_that_it_names():
+    chosen = make("auto", SPACE, Costs(), OBJECTIVES, 3, trials=60, source="supernet")
+    assert chosen.why.startswith("evolutionary: ")
+    assert run(chosen, 30) == run(make("evolutionary", SPACE, Costs(), OBJECTIVES, 3), 30)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**62), cut=st.integers(1, 39), name=st.sampled_from(["random", "evolutionary"]))
 def test_replay_for_any_seed_and_any_cut(seed, cut, name):
     whole = run(make(name, SPACE, Costs(6.0), OBJECTIVES, seed), 40)
     strategy = make(name, SPACE, Costs(6.0), OBJECTIVES, seed)

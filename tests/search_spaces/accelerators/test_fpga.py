@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from cosearch.errors import ConfigError, HardwareError, UnknownNameError
-from cosearch.hardware import Accelerator, Resources, load_device, part_names
+from cosearch.hardware import Accelerator, Resources, best, cost_tensor, load_device, part_names
+from cosearch.hardware.pricing import Residency
+from cosearch.workload import Layer
 from search_spaces.accelerators import ACCELERATORS, find, fpga
 
 PARTS = [name for name, path in ACCELERATORS.items() if ".fpga:" in path and name != "fpga"]
@@ -113,6 +115,98 @@ def test_a_part_file_defines_a_device(tmp_path):
     path.write_text("{")
     with pytest.raises(HardwareError, match="cannot be read"):
         load_device(str(path))
+
+
+ONE = {
+    "rows": (8,),
+    "cols": (8,),
+    "dataflow": ("weight-stationary",),
+    "windowed": (False,),
+    "fabric": ("hard",),
+    "weight_kib": (72,),
+    "activation_kib": (72,),
+    "port_bits": (512,),
+    "clock_mhz": (75,),
+}
+RESIDENT = Residency(weights=True, activations=True)
+
+
+def packed(part: str, packs: bool) -> Accelerator:
+    space = fpga.space(part, choices={**ONE, "packed": (packs,)}, kinds=("mac",))
+    return space.accelerator(0, {"mac": 0})
+
+
+def cycles(accelerator: Accelerator, bits: int) -> float:
+    layer = Layer("x", K=64, C=64, P=8, Q=8, weight_bits=bits, input_bits=bits)
+    cost = best(layer, accelerator, "latency", RESIDENT)[1]
+    assert cost.utilisation <= 1 + 1e-9
+    return cost.cycles - accelerator.engines[0].fill_cycles
+
+
+@pytest.mark.parametrize(
+    ("part", "products"),
+    [("zcu102", {8: (2, 2), 4: (2, 4)}), ("ecp5-85f", {8: (1, 2), 4: (1, 2)}), ("pynq-z1", {8: (1, 1), 4: (1, 2)})],
+)
+def test_products_per_dsp_block(part, products):
+    """Compute-bound 1x1 layer on 64 elements: products per block and cycle, without and with packing, per width."""
+    for bits, expected in products.items():
+        for packs, wanted in zip((False, True), expected, strict=True):
+            accelerator = packed(part, packs)
+            blocks = accelerator.engines[0].resources.dsp
+            assert 64 * 64 * 64 / cycles(accelerator, bits) / blocks == wanted
+
+
+def test_packing_costs_logic_and_accumulators_and_never_latency():
+    plain, packs = (packed("zcu102", p).engines[0].resources for p in (False, True))
+    assert packs.dsp == plain.dsp
+    assert packs.lut - plain.lut == 64 * 36 + 8 * 6  # accumulators of the second products, lines of eight more columns
+    assert packs.bram == 2 * plain.bram
+    assert cycles(packed("zcu102", True), 8) == cycles(packed("zcu102", False), 8)
+    assert cycles(packed("zcu102", True), 5) == cycles(packed("zcu102", False), 5)
+    space = fpga.space("zcu102", choices={"fabric": ("hard",)}, kinds=("mac",))
+    tensor = cost_tensor((Layer("x", K=64, C=64, P=8, Q=8, weight_bits=4, input_bits=4),), space, cache=False)
+    few = tensor.best_accelerator([1], "latency_ms", {"max_dsp": 40}).accelerator(0)
+    assert few.engines[0].packing == 2
+
+
+@pytest.mark.parametrize("weight_bits", range(1, 9))
+def test_bit_serial_elements_take_one_cycle_per_pair_of_bits(weight_bits):
+    """64 channels on 8 x 32 lanes and 8 columns: 64 pixels x 8 passes, b_w b_i cycles each."""
+    space = fpga.space("zcu102", choices={**ONE, "fabric": ("logic",)}, kinds=("bitserial",))
+    accelerator = space.accelerator(0, {"bitserial": 0})
+    for input_bits in (1, 3, 8):
+        layer = Layer("x", "bitserial", K=64, C=64, P=8, Q=8, weight_bits=weight_bits, input_bits=input_bits)
+        cost = best(layer, accelerator, "latency", RESIDENT)[1]
+        assert cost.cycles - 14 == 64 * 8 * weight_bits * input_bits
+
+
+def test_ultra_ram_is_a_resource_of_its_own():
+    """1152 KiB and a port of 512 bits: 256 block RAMs of 36 kbit, or 32 UltraRAMs of 288 kbit."""
+    space = find("zcu104")
+    bram = space.shared_resources(1152, 144, 512, 8)
+    uram = space.shared_resources(1152, 144, 512, 8, ("uram", "bram"))
+    assert (bram.bram - uram.bram, uram.uram, bram.uram) == (256, 32, 0)
+    assert space.shared_resources(1, 144, 512, 8, ("uram", "bram")).uram == 8  # 512 bits from ports of 72
+    assert find("zcu102").budget.uram == 0
+    with pytest.raises(ConfigError, match="bram, uram"):
+        fpga.space("zcu104", choices={"weight_memory": ("hbm",)})
+
+
+def test_both_memories_are_on_the_front_and_can_be_limited():
+    """With few block RAMs left, weights stay in UltraRAM; without UltraRAM they do not stay."""
+    choices = {**ONE, "packed": (False,), "weight_kib": (72, 1152), "weight_memory": ("bram", "uram")}
+    space = fpga.space("zcu104", choices={**choices, "activation_memory": ("bram",)}, kinds=("mac",))
+    tensor = cost_tensor((Layer("x", K=1024, C=1024),), space, cache=False)
+    front = tensor.hardware_front([1], 4096.0, ("latency_ms", "bram", "uram"))
+    assert {(int(b) > 250, int(u) > 0) for b, u in zip(front.bram, front.uram, strict=True)} >= {
+        (True, False),
+        (False, True),
+    }
+    few = tensor.hardware_front([1], 4096.0, constraints={"max_bram": 100})
+    none = tensor.hardware_front([1], 4096.0, constraints={"max_bram": 100, "max_uram": 1})
+    assert few.uram.min() >= 32
+    assert few.latency_ms.min() < none.latency_ms.min()
+    assert none.accelerator(0).resources.uram == 0
 
 
 def test_describing_devices_imports_nothing_slow():

@@ -1,0 +1,44 @@
+"""`auto`: the strategy that fits the space, the budget and the source of accuracies; `why` says which and why."""
+
+from typing import Any
+
+from cosearch.strategies.base import Costs, Strategy
+from cosearch.strategies.objectives import Objectives
+from cosearch.strategies.pool import ENUMERABLE
+from search_spaces.decisions import Decisions
+
+DEAR_SOURCES = ("train",)
+"""Sources of accuracy that take minutes or more: a second of thought per proposal is nothing beside them."""
+MOST_MODELLED = 2_000
+"""Results beyond which a Gaussian process takes longer than most evaluations."""
+
+
+def choose(size: int, trials: int | None, source: str) -> tuple[str, str]:
+    """(name of the strategy, why). size: networks in the space; trials: evaluations planned, if known."""
+    if trials is not None and trials >= size:
+        return "random", f"{trials} evaluations cover all {size} networks"
+    if trials is not None and trials > MOST_MODELLED:
+        return "evolutionary", f"{trials} evaluations are too many for a Gaussian process"
+    if size <= ENUMERABLE:
+        return "bayesian", f"all {size} networks can be looked at before each evaluation"
+    if source in DEAR_SOURCES:
+        return "bayesian", f"an evaluation by {source} takes far longer than a proposal"
+    return "evolutionary", f"{size:.3g} networks are too many to look at, and an evaluation by {source} is cheap"
+
+
+def auto(
+    space: Decisions,
+    costs: Costs,
+    objectives: Objectives,
+    seed: int = 0,
+    batch: int = 1,
+    trials: int | None = None,
+    source: str = "supernet",
+) -> Strategy:
+    from cosearch.strategies import make
+
+    name, why = choose(space.size, trials, source)
+    strategy: Any = make(name, space, costs, objectives, seed, batch=batch)
+    strategy.why = f"{name}: {why}"
+    found: Strategy = strategy
+    return found

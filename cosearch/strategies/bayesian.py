@@ -1,0 +1,308 @@
+"""`bayesian`: a Gaussian process for accuracy only; what networks cost is known, so it is not modelled.
+
+The next network is the one whose whole hardware front is expected to add most hypervolume to what is known. Of a small
+space every network is a candidate, isomorphic ones once; of a large one those around the best so far. Within a batch
+the surrogate believes its own mean (Ginsbourger et al. 2010). Costs that are not known are modelled like accuracy, and
+the expectation is then sampled.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+from cosearch.errors import DataError
+from cosearch.strategies.base import Candidate, Costs, Failure, History, Told
+from cosearch.strategies.improvement import Floats, areas_beyond, expected_gain, volume_below_zero
+from cosearch.strategies.objectives import MAXIMISED, Objectives, split_limit, undominated
+from cosearch.strategies.pool import ENUMERABLE, Pool, features, make_pool, minimised, whole_space
+from predictors.gp import GaussianProcess
+from search_spaces.decisions import Arch, Decisions
+
+INITIAL = 10
+"""Networks before the first model, spread over the range of the first cost."""
+EXACT_REFITS, GROWTH = 60, 1.05
+"""Scales of the model are fitted anew with every result up to so many, then each time there are 5% more."""
+ERROR_OFFSET = 1e-3
+"""Errors are modelled as log(error + offset), so that an error of zero is no singularity."""
+MARGIN = 0.1
+"""The reference point lies this part of the front's range beyond its worst values."""
+LARGE_POOL, SAMPLES, SAMPLED_NETWORKS = 200, 16, 128
+
+
+@dataclass(frozen=True)
+class Belief:
+    """What a model says of every network of a pool. mean, std: [n], of the transformed target."""
+
+    mean: Floats
+    std: Floats
+
+
+class Bayesian:
+    def __init__(self, space: Decisions, costs: Costs, objectives: Objectives, seed: int = 0, batch: int = 1) -> None:
+        self.history = History(space, costs, objectives, seed, "bayesian", batch)
+        self.batch = batch
+        self._models: dict[tuple[str, int], GaussianProcess] = {}
+        self._features: dict[str, Floats] = {}
+        self._pool: tuple[int, Pool] | None = None
+
+    def ask(self, n: int = 1) -> list[Candidate]:
+        return self.history.ask(n, self._propose)
+
+    def tell(self, candidate: Candidate, result: Mapping[str, float] | Failure) -> None:
+        self.history.tell(candidate, result)
+
+    def _propose(self, number: int) -> Arch:
+        known = sorted((t for t in self.history.known(number) if not t.failed), key=lambda t: t.candidate.number)
+        pool = self._candidates(number, known)
+        free = np.array([key not in self.history.seen for key in pool.keys], dtype=bool)
+        if not free.any():
+            return self.history.fresh_sample(self.history.stream(number))
+        if self.history.measured:
+            if len(known) < INITIAL:
+                return self._initial(number, pool, free)
+            try:
+                return pool.archs[self._best(pool, known, free)]
+            except DataError:  # nothing can be learned from these results, as when all are equal
+                return self._initial(number, pool, free)
+        return pool.archs[self._best(pool, known, free)]
+
+    def _initial(self, number: int, pool: Pool, free: np.ndarray) -> Arch:
+        """A random network from the next of `INITIAL` slices of the pool, by cost, far slices first."""
+        rng = self.history.stream(number)
+        rows = np.flatnonzero(free)
+        rows = rows[np.argsort(pool.least[rows], kind="stable")]
+        slices = np.array_split(rows, min(INITIAL, len(rows)))
+        chosen = slices[_far_first(len(slices))[number % len(slices)]]
+        return pool.archs[int(rng.choice(chosen))]
+
+    # -- candidates --
+
+    @cached_property
+    def _everything(self) -> Pool:
+        return make_pool(self.history, whole_space(self.history.space))
+
+    def _candidates(self, number: int, known: Sequence[Told]) -> Pool:
+        if self.history.space.size <= ENUMERABLE:
+            return self._everything
+        first = number // self.batch * self.batch
+        if self._pool is None or self._pool[0] != first:
+            self._pool = (first, self._around(first, known))
+        return self._pool[1]
+
+    def _around(self, first: int, known: Sequence[Told]) -> Pool:
+        """Networks near the best so far, and random ones."""
+        from cosearch.strategies.evolutionary import best_first, random_networks
+
+        rng = self.history.stream(first, "pool")
+        archs = random_networks(self.history.space, rng, LARGE_POOL // 4 if known else LARGE_POOL)
+        parents = [t.candidate.arch for t in best_first(self.history.objectives, known)[: LARGE_POOL // 10]]
+        while parents and len(archs) < LARGE_POOL:
+            a, b = (parents[min(rng.integers(len(parents), size=2))] for _ in range(2))
+            child = self.history.space.crossover(a, b, rng) if rng.random() < 0.5 else a
+            archs.append(self.history.space.mutate(child, rng))
+        pool = make_pool(self.history, archs)
+        if not any(key not in self.history.seen for key in pool.keys):
+            pool = make_pool(self.history, [self.history.fresh_sample(rng)])
+        return pool
+
+    # -- model --
+
+    def _row(self, arch: Arch) -> Floats:
+        key = self.history.key(arch)
+        if key not in self._features:
+            self._features[key] = features(self.history.space, [arch])[0]
+        return self._features[key]
+
+    def _believe(self, name: str, known: Sequence[Told], pool: Pool, pending: Sequence[Arch]) -> Belief:
+        """The model of one measured objective, fitted to what is known, believing its mean for what is pending.
+
+        Raises: DataError if the results teach nothing.
+        """
+        X = np.array([self._row(t.candidate.arch) for t in known])
+        y = np.array([_target(name, _measured(t, name)) for t in known])
+        fitted = _fitted_at(len(known))
+        if (name, fitted) not in self._models:
+            self._models = {key: model for key, model in self._models.items() if key[0] != name}
+            self._models[name, fitted] = GaussianProcess(seed=self.history.seed).fit(X[:fitted], y[:fitted])
+        model = self._models[name, fitted]
+        model.condition(X, y)
+        if pending:
+            rows = np.array([self._row(arch) for arch in pending])
+            model.condition(np.vstack([X, rows]), np.concatenate([y, model.predict(rows)[0]]))
+        rows, which = pool.distinct
+        mean, std = model.predict(rows)
+        return Belief(mean[which], np.maximum(std[which], 1e-9))
+
+    def _pending(self, known: Sequence[Told]) -> list[Arch]:
+        told = {self.history.key(t.candidate.arch) for t in known}
+        failed = {self.history.key(t.candidate.arch) for t in self.history.told if t.failed}
+        return [arch for key, arch in self.history.seen.items() if key not in told and key not in failed]
+
+    # -- acquisition --
+
+    def _best(self, pool: Pool, known: Sequence[Told], free: np.ndarray) -> int:
+        """Row of the free network with the largest expected gain."""
+        pending = self._pending(known)
+        beliefs = {name: self._believe(name, known, pool, pending) for name in self.history.measured}
+        sampled = any(name in beliefs for name in self.history.objectives.costs)
+        gain = self._sampled(pool, known, beliefs, free) if sampled else self._exact(pool, known, beliefs, pending)
+        gain = gain * self._feasible(beliefs, len(pool))
+        gain[~free] = -np.inf
+        if gain.max() <= 0 and "accuracy" in beliefs:
+            gain = np.where(free, -beliefs["accuracy"].mean, -np.inf)  # no hope anywhere: the most accurate
+        return int(np.argmax(gain))
+
+    def _exact(
+        self, pool: Pool, known: Sequence[Told], beliefs: Mapping[str, Belief], pending: Sequence[Arch]
+    ) -> Floats:
+        """[n] expected gain over the whole fronts, accuracy being all that is uncertain."""
+        objectives = self.history.objectives
+        good = [t for t in known if len(t.front) and t.excess == 0]
+        with_accuracy = "accuracy" in objectives.names
+        if not with_accuracy:
+            good = [t for t in good if t.accuracy is None or t.accuracy >= objectives.min_accuracy]
+        costs = [minimised(t.front, pool.costs) for t in good]
+        error = [np.full(len(c), 1.0 - (t.accuracy or 0.0)) for t, c in zip(good, costs, strict=True)]
+        for arch in pending if with_accuracy else []:
+            row = pool.rows.get(self.history.key(arch))
+            if row is not None:
+                points = pool.fronts.points[pool.fronts.start[pool.of[row]] : pool.fronts.start[pool.of[row] + 1]]
+                costs.append(points)
+                error.append(np.full(len(points), _error(beliefs["accuracy"].mean[row])))
+        known_costs = np.concatenate(costs) if costs else np.zeros((0, len(pool.costs)))
+        known_error = np.concatenate(error) if error else np.zeros(0)
+        if not with_accuracy:
+            low, high = _box(pool.fronts.points)
+            scaled = (known_costs - high) / (high - low)
+            inside = scaled[(scaled < 0).all(1)]
+            fronts = type(pool.fronts)((pool.fronts.points - high) / (high - low), pool.fronts.start)
+            return areas_beyond(fronts, inside, np.array([len(inside)]))[pool.of, 0]
+        belief = beliefs["accuracy"]
+        low, high = self._reference(pool, known, belief)
+        high[0] = min(high[0], 1.0 - objectives.min_accuracy)
+        scale = np.maximum(high - low, 1e-12)
+        of, mean, std = pool.of, belief.mean, belief.std
+        return expected_gain(pool.fronts, of, mean, std, ERROR_OFFSET, known_error, known_costs, high, scale)
+
+    def _reference(self, pool: Pool, known: Sequence[Told], belief: Belief) -> tuple[Floats, Floats]:
+        """Ideal and reference point of the front that is expected: measured where that was done, the mean elsewhere."""
+        error = _error(belief.mean)
+        for told in known:
+            row = pool.rows.get(self.history.key(told.candidate.arch))
+            if row is not None and told.accuracy is not None:
+                error[row] = 1.0 - told.accuracy
+        least = np.full(len(pool.fronts), np.inf)
+        np.minimum.at(least, pool.of, error)
+        points = np.column_stack([least[pool.fronts.owner], pool.fronts.points])
+        return _box(points[undominated(points)])
+
+    def _feasible(self, beliefs: Mapping[str, Belief], n: int) -> Floats:
+        """[n] probability that the limits on what is measured are met."""
+        objectives = self.history.objectives
+        limits = dict(self.history.measured_limits)
+        if objectives.min_accuracy and "accuracy" not in objectives.names:
+            limits["min_accuracy"] = objectives.min_accuracy
+        probability = np.ones(n)
+        for limit, value in limits.items():
+            side, name = split_limit(limit)
+            belief = beliefs[name]
+            z = (_target(name, value) - belief.mean) / belief.std
+            # the target of accuracy falls as accuracy rises
+            upper = (side == "max") != (name == "accuracy")
+            probability *= ndtr(z if upper else -z)
+        return probability
+
+    def _sampled(self, pool: Pool, known: Sequence[Told], beliefs: Mapping[str, Belief], free: np.ndarray) -> Floats:
+        """[n] expected gain where costs are uncertain too: the mean over a fixed set of quasi-random outcomes."""
+        from scipy.stats import qmc
+
+        objectives = self.history.objectives
+        good = [t for t in known if len(t.front) and t.excess == 0 and (t.accuracy or 0.0) >= objectives.min_accuracy]
+        points = [
+            objectives.minimised(
+                {
+                    n: np.full(len(t.front), t.accuracy) if n == "accuracy" else t.front.metric(n)
+                    for n in objectives.names
+                }
+            )
+            for t in good
+        ]
+        archive = np.concatenate(points) if points else np.zeros((0, len(objectives.names)))
+
+        def outcome(row: int, normal: Mapping[str, float]) -> Floats:
+            own = pool.fronts.points[pool.fronts.start[pool.of[row]] : pool.fronts.start[pool.of[row] + 1]]
+            columns = dict(zip(pool.costs, own.T, strict=True))
+            for name, z in normal.items():
+                value = _value(name, beliefs[name].mean[row] + z * beliefs[name].std[row])
+                columns[name] = np.full(len(own), -value if name in MAXIMISED else value)
+            return np.column_stack([columns[name] for name in objectives.names])
+
+        names = [name for name in beliefs if name in objectives.names]
+        rows = np.flatnonzero(free).tolist()
+        means = np.concatenate([outcome(row, dict.fromkeys(names, 0.0)) for row in rows])
+        everything = np.vstack([archive, means])
+        low, high = _box(everything[undominated(everything)])
+
+        def volume(points: Floats) -> float:
+            return volume_below_zero((points - high) / (high - low))
+
+        archive = archive[undominated(archive)]
+        base = volume(archive)
+        hopeful = np.array([volume(np.vstack([archive, outcome(row, dict.fromkeys(names, -1.0))])) for row in rows])
+        chosen = [rows[i] for i in np.argsort(-hopeful, kind="stable")[:SAMPLED_NETWORKS]]
+        normals = ndtri(qmc.Sobol(len(names), seed=0).random(SAMPLES) * (1 - 2e-6) + 1e-6)
+        gain = np.zeros(len(pool))
+        for row in chosen:
+            outcomes = [outcome(row, dict(zip(names, z, strict=True))) for z in normals]
+            gain[row] = np.mean([volume(np.vstack([archive, o])) for o in outcomes]) - base
+        return gain
+
+
+def _measured(told: Told, name: str) -> float:
+    if name == "accuracy":
+        assert told.accuracy is not None
+        return told.accuracy
+    return float(told.front.metric(name)[0])
+
+
+def _target(name: str, value: float) -> float:
+    """What is modelled: log error; the logarithm of a positive cost."""
+    if name == "accuracy":
+        return float(np.log(max(1.0 - value, 0.0) + ERROR_OFFSET))
+    return float(np.log(max(value, 1e-300)))
+
+
+def _value(name: str, target: float) -> float:
+    return 1.0 - float(_error(np.array(target))) if name == "accuracy" else float(np.exp(target))
+
+
+def _error(target: Floats) -> Floats:
+    return np.asarray(np.exp(target) - ERROR_OFFSET)
+
+
+def _fitted_at(n: int) -> int:
+    """With how many results the model for n of them was fitted: all up to 60, then the last step of 5%."""
+    fitted = min(n, EXACT_REFITS)
+    while (larger := int(fitted * GROWTH)) <= n and larger > fitted:
+        fitted = larger
+    return fitted
+
+
+def _box(points: Floats) -> tuple[Floats, Floats]:
+    """Ideal and reference point of a set."""
+    low, high = points.min(0), points.max(0)
+    span = np.where(high > low, high - low, np.maximum(np.abs(high), 1e-9))
+    return low, high + MARGIN * span
+
+
+def _far_first(n: int) -> list[int]:
+    """0, n - 1, then the middles: an order in which any beginning covers 0 to n - 1."""
+    order = [0, n - 1] if n > 1 else [0]
+    while len(order) < n:
+        taken = sorted(order)
+        widest = max(range(len(taken) - 1), key=lambda i: taken[i + 1] - taken[i])
+        order.append((taken[widest] + taken[widest + 1]) // 2)
+    return order

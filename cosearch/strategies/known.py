@@ -1,0 +1,117 @@
+"""Costs that a user knows: functions or arrays instead of an accelerator space, and limits on any costs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cosearch.errors import ConfigError, nearest
+from cosearch.strategies.base import Costs, Front
+from cosearch.strategies.objectives import UNITS, excess, split_limit
+from search_spaces.decisions import Arch, Decisions, arch_key
+
+Column = npt.NDArray[np.float64]
+Known = Callable[[Arch], float] | npt.ArrayLike
+"""A cost as a function of the arch, or an array with one value per arch, in the product order of the choices."""
+
+
+@dataclass(frozen=True)
+class Values:
+    """A front of points that are given by their values. columns: name -> [points]."""
+
+    columns: Mapping[str, Column]
+    points: int = 1
+
+    def __len__(self) -> int:
+        return self.points
+
+    def metric(self, name: str) -> Column:
+        if name not in self.columns:
+            raise ConfigError(f"the cost {name!r} is not known: {nearest(name, self.columns)}")
+        return self.columns[name]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some points of a front."""
+
+    whole: Front
+    index: npt.NDArray[np.intp]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def metric(self, name: str) -> Column:
+        return self.whole.metric(name)[self.index]
+
+
+class KnownCosts:
+    """Costs of the networks of a space as functions or arrays; one point per network.
+
+    Raises: ConfigError for a cost that is none, or an array that does not fit the space.
+    """
+
+    constraints: Mapping[str, float]
+
+    def __init__(self, space: Decisions, values: Mapping[str, Known]) -> None:
+        self.space, self.constraints = space, {}
+        self._functions: dict[str, Callable[[Arch], float]] = {}
+        for name, value in values.items():
+            if name not in UNITS or name == "accuracy":
+                costs = [n for n in UNITS if n != "accuracy"]
+                raise ConfigError(f"unknown cost {name!r}: {nearest(name, costs)}")
+            self._functions[name] = value if callable(value) else self._lookup(name, np.asarray(value, dtype=float))
+        self._fronts: dict[str, Values] = {}
+
+    def _lookup(self, name: str, array: Column) -> Callable[[Arch], float]:
+        shape = tuple(len(options) for options in self.space.choices.values())
+        if array.shape not in (shape, (self.space.size,)):
+            raise ConfigError(f"the array of {name} has shape {array.shape}: expected ({self.space.size},) or {shape}")
+        flat = array.reshape(-1)
+        return lambda arch: float(flat[np.ravel_multi_index(tuple(self.space.encode(arch)), shape)])
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return tuple(self._functions)
+
+    def fronts(self, archs: Sequence[Arch]) -> list[Values]:
+        """Raises: ConfigError if a function gives no finite number."""
+        return [self._front(arch) for arch in archs]
+
+    def free(self) -> "KnownCosts":
+        return self
+
+    def _front(self, arch: Arch) -> Values:
+        key = arch_key(arch)
+        if key not in self._fronts:
+            found = {name: float(function(arch)) for name, function in self._functions.items()}
+            for name, value in found.items():
+                if not np.isfinite(value):
+                    raise ConfigError(f"the cost {name} of {key} is {value}: expected a number")
+            self._fronts[key] = Values({name: np.array([value]) for name, value in found.items()})
+        return self._fronts[key]
+
+
+class Limited:
+    """Costs whose fronts keep the points that meet limits."""
+
+    def __init__(self, costs: Costs, limits: Mapping[str, float]) -> None:
+        self.costs, self.limits = costs, dict(limits)
+        self.constraints = {**costs.constraints, **limits}
+
+    @property
+    def metrics(self) -> tuple[str, ...] | None:
+        return getattr(self.costs, "metrics", None)
+
+    def fronts(self, archs: Sequence[Arch]) -> list[Front]:
+        return [self._kept(front) for front in self.costs.fronts(archs)]
+
+    def free(self) -> Costs:
+        return self.costs.free()
+
+    def _kept(self, front: Front) -> Front:
+        if not len(front):
+            return front
+        broken = excess({split_limit(name)[1]: front.metric(split_limit(name)[1]) for name in self.limits}, self.limits)
+        return Part(front, np.flatnonzero(broken == 0))

@@ -1,0 +1,112 @@
+"""A user's own space, costs and measured objectives: no supernet, no accelerator."""
+
+import numpy as np
+import pytest
+
+from cosearch.errors import ConfigError
+from cosearch.strategies import Candidate, Objectives, make
+from search_spaces.decisions import Decisions
+
+SPACE = {"depth": (1, 2, 3, 4, 5, 6), "width": (8, 16, 24, 32, 48, 64), "kernel": (1, 3, 5, 7)}
+ARCHS = [
+    dict(zip(SPACE, values, strict=True)) for values in np.array(np.meshgrid(*SPACE.values())).T.reshape(-1, 3).tolist()
+]
+
+
+def accuracy(arch) -> float:
+    return 0.95 - 0.5 * np.exp(-0.15 * arch["depth"] * np.sqrt(arch["width"] / 8)) - 0.01 * abs(arch["kernel"] - 5)
+
+
+def latency(arch) -> float:
+    return 0.1 * arch["depth"] * arch["width"] / 8 * arch["kernel"] ** 0.5
+
+
+def search(strategy, n, *measured):
+    functions = {"accuracy": accuracy, "latency_ms": latency}
+    found = []
+    for _ in range(n):
+        [candidate] = strategy.ask()
+        found.append(candidate.arch)
+        strategy.tell(candidate, {name: functions[name](candidate.arch) for name in ("accuracy", *measured)})
+    return found
+
+
+@pytest.mark.parametrize("name", ["bayesian", "evolutionary", "optuna-tpe", "random"])
+@pytest.mark.parametrize("known", ["function", "array", "nothing"])
+def test_any_space_with_known_or_measured_costs(name, known):
+    order = np.array([latency(Decisions(SPACE).decode(place)) for place in np.ndindex(6, 6, 4)])
+    costs = {"function": {"latency_ms": latency}, "array": {"latency_ms": order}, "nothing": None}[known]
+    strategy = make(name, SPACE, costs, objectives=Objectives(("accuracy", "latency_ms")), seed=0)
+    found = search(strategy, 16, *([] if costs else ["latency_ms"]))
+    assert len({str(a) for a in found}) == 16
+
+
+def test_an_array_and_a_function_propose_the_same():
+    order = np.array([latency(Decisions(SPACE).decode(place)) for place in np.ndindex(6, 6, 4)]).reshape(6, 6, 4)
+    objectives = Objectives(("accuracy", "latency_ms"))
+    runs = [search(make("bayesian", SPACE, {"latency_ms": c}, objectives, 1), 20) for c in (latency, order)]
+    assert runs[0] == runs[1]
+
+
+def test_one_objective_under_a_known_limit_is_found():
+    objectives = Objectives(("accuracy",), constraints={"max_latency_ms": 2.0})
+    allowed = [a for a in ARCHS if latency(a) <= 2.0]
+    best = max(map(accuracy, allowed))
+    found = search(make("bayesian", SPACE, {"latency_ms": latency}, objectives, 0), 25)
+    assert all(latency(a) <= 2.0 for a in found)
+    assert max(map(accuracy, found)) == best
+
+
+def test_a_measured_limit_is_learned():
+    objectives = Objectives(("accuracy",), constraints={"max_latency_ms": 2.0})
+    best = max(accuracy(a) for a in ARCHS if latency(a) <= 2.0)
+    found = search(make("bayesian", SPACE, None, objectives, 0), 35, "latency_ms")
+    assert max(accuracy(a) for a in found if latency(a) <= 2.0) >= best - 0.005
+    assert np.mean([latency(a) <= 2.0 for a in found[15:]]) > 0.5
+
+
+def test_the_cheapest_network_that_is_accurate_enough():
+    objectives = Objectives(("latency_ms",), min_accuracy=0.85)
+    best = min(latency(a) for a in ARCHS if accuracy(a) >= 0.85)
+    found = search(make("bayesian", SPACE, {"latency_ms": latency}, objectives, 0), 30)
+    assert min(latency(a) for a in found if accuracy(a) >= 0.85) == best
+
+
+def test_constraints_come_first_in_evolution():
+    objectives = Objectives(("accuracy", "latency_ms"), constraints={"max_latency_ms": 1.0})
+    found = search(make("evolutionary", SPACE, None, objectives, 0), 60, "latency_ms")
+    assert np.mean([latency(a) <= 1.0 for a in found[30:]]) > np.mean([latency(a) <= 1.0 for a in found[:20]])
+
+
+def test_objectives_that_are_all_known_need_no_result():
+    objectives = Objectives(("latency_ms", "params"))
+    costs = {"latency_ms": latency, "params": lambda a: 1000 / (a["depth"] * a["kernel"])}
+    strategy = make("bayesian", SPACE, costs, objectives, 0)
+    for _ in range(5):
+        [candidate] = strategy.ask()
+        strategy.tell(candidate, {})
+
+
+@pytest.mark.parametrize(
+    ("costs", "match"),
+    [
+        ({"latency": latency}, "unknown cost 'latency': did you mean 'latency_ms'"),
+        ({"accuracy": accuracy}, "unknown cost 'accuracy'"),
+        ({"latency_ms": np.ones(7)}, r"has shape \(7,\): expected \(144,\)"),
+        ({"latency_ms": lambda arch: float("nan")}, "is nan: expected a number"),
+    ],
+)
+def test_costs_that_are_none(costs, match):
+    with pytest.raises(ConfigError, match=match):
+        make("random", SPACE, costs, Objectives(("accuracy",))).ask()
+
+
+def test_results_that_do_not_belong():
+    strategy = make("random", SPACE, None, Objectives(("accuracy", "latency_ms")))
+    [candidate] = strategy.ask()
+    with pytest.raises(ConfigError, match="trial 0 lacks latency_ms"):
+        strategy.tell(candidate, {"accuracy": 0.5})
+    with pytest.raises(ConfigError, match="'depth' is 9"):
+        strategy.tell(Candidate(1, {**candidate.arch, "depth": 9}), {"accuracy": 0.5, "latency_ms": 1.0})
+    strategy.tell(Candidate(5, ARCHS[0]), {"accuracy": 0.5, "latency_ms": 1.0})  # never asked: a warm start
+    assert strategy.ask()[0].number == 6
