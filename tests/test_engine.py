@@ -106,7 +106,7 @@ def test_the_run_directory_holds_what_it_promises_and_no_pickle(finished):
     for name in (
         "config.yaml", "study.db", "log.jsonl", "supernet.safetensors", "front.csv", "result.json",
         "best/network.json", "best/accelerator.json", "best/mapping.json", "best/weights.safetensors",
-        "best/workload.json",
+        "best/workload.json", "best/model.onnx", "best/model_int8.onnx",
     ):  # fmt: skip
         assert (root / name).is_file(), name
     for file in root.rglob("*"):
@@ -161,6 +161,19 @@ def test_the_weights_left_behind_reach_the_accuracy_that_is_reported(finished, o
     assert accuracy(module, test) == finished.finalist.float_accuracies[0]
     integer = to_integer(module, torch.from_numpy(dataset.development().x))
     assert integer_accuracy(integer, test) == finished.finalist.integer_accuracies[0]
+
+
+def test_the_exported_models_are_as_accurate_as_reported(finished, options):
+    import onnxruntime
+
+    dataset = load_dataset(options["data"], seed=0)
+    test = dataset.open_test()
+    reported = {"model": finished.finalist.float_accuracies[0], "model_int8": finished.finalist.integer_accuracies[0]}
+    for name, accuracy in reported.items():
+        session = onnxruntime.InferenceSession(Path(finished.path) / f"best/{name}.onnx")
+        logits = session.run(None, {"images": test.x})[0]
+        # integer kernels of the runtime round offsets: an image near the border may turn
+        assert (logits.argmax(1) == test.y).mean() == pytest.approx(accuracy, abs=0.0 if name == "model" else 0.03)
 
 
 def test_the_saved_accelerator_is_within_the_part_and_costs_what_is_reported(finished):
