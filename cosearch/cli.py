@@ -148,6 +148,7 @@ def devices() -> None:
     from cosearch import registry
     from cosearch.tables import print_table
     from search_spaces.accelerators import ACCELERATORS, FAMILIES, find
+    from search_spaces.accelerators.published import PublishedSpace
 
     rows = []
     for name in registry.names("devices", ACCELERATORS):
@@ -156,6 +157,9 @@ def devices() -> None:
             rows.append((name, "", "", "", f"family; its default device is {FAMILIES[name]}"))
             continue
         count = f"{len(space):.2g} accelerators"
+        if isinstance(space, PublishedSpace):
+            rows.append((name, "-", "-", "-", f"published simulator: {space.device.source}"))
+            continue
         if not hasattr(space, "part"):  # silicon: limited by --max-area-mm2, not by what a part holds
             rows.append((name, "-", "-", "-", f"array template; {count}"))
             continue
@@ -179,9 +183,9 @@ def cost(
     ] = "edp",
 ) -> None:
     """Price one network layer by layer on the device's best accelerator for it."""
-    from cosearch.costs import price_workload
+    from cosearch.costs import price_workload, published_cost
     from cosearch.errors import ConfigError
-    from cosearch.tables import print_layers
+    from cosearch.tables import print_blocks, print_layers
     from cosearch.tracing import read_workload
 
     try:
@@ -189,7 +193,11 @@ def cost(
     except ValueError:
         raise ConfigError(f"--input-shape {input_shape!r}: expected numbers such as 1,3,224,224") from None
     workload = read_workload(model, shape)
-    print_layers(workload, *price_workload(workload, device, objective))
+    published = published_cost(workload, device)
+    if published is not None:
+        print_blocks(workload, device, published)
+    else:
+        print_layers(workload, *price_workload(workload, device, objective))
 
 
 def _print_result(result: Any, quiet: bool) -> None:

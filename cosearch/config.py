@@ -66,6 +66,14 @@ class RunConfig(BaseModel):
     baselines: bool = Field(
         True, description="Also search conv-only networks and at random, to show what co-search buys."
     )
+    recipe: str = Field(
+        "uniform", description="How the supernet is trained: uniform, fair, sandwich, progressive, prune or gumbel."
+    )
+    sharing: Literal["separate", "heterogeneous"] = Field(
+        "separate",
+        description="Weights of additions: separate ones, or those of convolutions read through a learned transform.",
+    )
+    guided: bool = Field(False, description="Train networks that meet the limits more often than others.")
     supernet_epochs: int = Field(90, ge=1, le=100_000, description="Epochs of supernet training.")
     finalist_epochs: int = Field(30, ge=1, le=100_000, description="Epochs of each finalist's stand-alone training.")
     finalist_seeds: int = Field(3, ge=1, le=100, description="Training seeds of each finalist.")

@@ -1,6 +1,7 @@
 """What networks cost on a device, for strategies: known before anything is trained.
 
-`AcceleratorCosts` prices a network on every accelerator of a space, exactly; `MeasuredCosts` predicts latency (and
+`AcceleratorCosts` prices a network on every accelerator of a space, exactly; `PublishedCosts` on a published simulator,
+by its rules; `MeasuredCosts` predicts latency (and
 energy) on one device from a table of measurements, and has no accelerator axis.
 """
 
@@ -13,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cosearch.errors import ConfigError, DataError, UnknownNameError, nearest
+from cosearch.errors import ConfigError, DataError, HardwareError, UnknownNameError, nearest
 from cosearch.hardware.accelerator import Accelerator
+from cosearch.hardware.published import PublishedCost, PublishedDevice
 from cosearch.hardware.report import LayerRow, layer_report
 from cosearch.hardware.tensor import CostTensor, HardwareFront, NetworkCost, cost_tensor
 from cosearch.strategies.objectives import Objectives
 from cosearch.workload import Workload, count_layers
 from search_spaces import accelerators
+from search_spaces.accelerators.published import PublishedSpace
 from search_spaces.decisions import Arch, Decisions, arch_key
 
 if TYPE_CHECKING:
@@ -125,12 +128,30 @@ def price_workload(workload: Workload, device: str, objective: str = "edp") -> t
     Raises: UnknownNameError, HardwareError, InfeasibleError.
     """
     space = accelerators.find(device)
+    if isinstance(space, PublishedSpace):
+        raise ConfigError(f"{device} has no accelerators to choose from: price the network with published_cost")
     counts = workload.shape_counts()
     tensor = cost_tensor(tuple(counts), space)
     live, crossing = workload.live_activation_bytes, host_bytes(workload)
     best = tensor.best_accelerator(list(counts.values()), objective, None, live, crossing)
     accelerator = best.accelerator(0)
     return accelerator, layer_report(workload, accelerator, objective)
+
+
+def published_cost(workload: Workload, device: str) -> PublishedCost | None:
+    """A network block by block on a device that is a published simulator; None for any other device.
+
+    Raises: UnknownNameError; HardwareError if the published table charges nothing that the network has.
+    """
+    space = accelerators.find(device)
+    return _charged(space.device, workload) if isinstance(space, PublishedSpace) else None
+
+
+def _charged(device: PublishedDevice, workload: Workload) -> PublishedCost:
+    cost = device.cost(workload)
+    if not cost.blocks:
+        raise HardwareError(f"{device.name} prices nothing of {workload.name!r}: its table knows only {device.knows}")
+    return cost
 
 
 def _limited(names: tuple[str, ...], constraints: Mapping[str, float]) -> Objectives:
@@ -160,6 +181,53 @@ class Measurements:
     path: str
     archs: tuple[Arch, ...]
     values: dict[str, npt.NDArray[np.float64]]
+
+
+class PublishedCosts:
+    """Costs on a published simulator: exact by its rules, one device."""
+
+    def __init__(
+        self,
+        space: Any,
+        device: PublishedDevice,
+        objectives: Objectives,
+        constraints: Mapping[str, float] | None = None,
+    ) -> None:
+        self.space, self.device = space, device
+        self.constraints = dict(constraints or {})
+        for name in (*objectives.costs, *(name.removeprefix("max_") for name in self.constraints)):
+            if name not in self.metrics:
+                raise ConfigError(
+                    f"{device.name} gives no {name!r}, which is an objective or a constraint: "
+                    f"choose among {', '.join(self.metrics)} with --objectives"
+                )
+        self._fronts: dict[str, PredictedFront] = {}
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return (*self.device.metrics, "params", "macs")
+
+    def fronts(self, archs: Sequence[Arch]) -> list[PredictedFront]:
+        return [self._front(arch) for arch in archs]
+
+    def free(self) -> "PublishedCosts":
+        return PublishedCosts(self.space, self.device, _limited(self.device.metrics, self.constraints))
+
+    def _front(self, arch: Arch) -> PredictedFront:
+        key = arch_key(arch)
+        if key not in self._fronts:
+            workload = self.space.workload(arch)
+            cost = _charged(self.device, workload)
+            known = {name: float(getattr(cost, name)) for name in self.device.metrics}
+            self._fronts[key] = _given(known, workload, self.constraints)
+        return self._fronts[key]
+
+
+def _given(known: Mapping[str, float], workload: Workload, constraints: Mapping[str, float]) -> PredictedFront:
+    """The one point of a device that is given, or none if it breaks a limit."""
+    values = {**known, "params": float(workload.weight_count), "macs": float(workload.macs)}
+    meets = all(values[name.removeprefix("max_")] <= limit for name, limit in constraints.items())
+    return PredictedFront(values if meets else {})
 
 
 class MeasuredCosts:
@@ -206,10 +274,7 @@ class MeasuredCosts:
         key = arch_key(arch)
         if key not in self._fronts:
             values = {metric: float(model.predict([arch])[0][0]) for metric, model in self.models.items()}
-            workload = self.space.workload(arch)
-            values |= {"params": float(workload.weight_count), "macs": float(workload.macs)}
-            meets = all(values[name.removeprefix("max_")] <= limit for name, limit in self.constraints.items())
-            self._fronts[key] = PredictedFront(values if meets else {})
+            self._fronts[key] = _given(values, self.space.workload(arch), self.constraints)
         return self._fronts[key]
 
 

@@ -6,7 +6,7 @@ directory and skip what is there already, so that `resume` is the same road walk
 
 import io
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from cosearch import registry
 from cosearch.accuracy import AccuracySource, SupernetAccuracy, TrainAccuracy
 from cosearch.comparison import (
     CO_SEARCH,
@@ -39,7 +40,6 @@ from cosearch.problem import Problem, fingerprint, prepare
 from cosearch.progress import Reporter
 from cosearch.results import Design, Result
 from cosearch.runs import RunDirectory, TrialLog, write_atomic
-from cosearch.seeding import numpy_stream
 from cosearch.strategies import Objectives, make
 from cosearch.strategies.base import Candidate, Failure, Told
 from search_spaces.decisions import Arch
@@ -74,9 +74,11 @@ def run(config: RunConfig | None = None, **options: Any) -> Result:
     if out.exists():
         RunDirectory.create(out, config)  # raises the one line that says what to do
     reporter = Reporter(config.quiet)
+    from cosearch.supernet.recipes import RECIPES
     from cosearch.supernet.training import torch_device
 
     torch_device(config.torch_device)
+    registry.find("recipes", RECIPES, config.recipe)
     started = time.monotonic()
     problem = prepare(config, reporter)
     reporter.say(_plan(problem))
@@ -221,34 +223,40 @@ def _accuracy_source(run: RunDirectory, problem: Problem, reporter: Reporter, de
 
 def _trained_supernet(run: RunDirectory, problem: Problem, device: str, reporter: Reporter, deadline: float) -> Any:
     """Train the space's supernet, or go on from its checkpoint."""
+    from cosearch.supernet import recipes
     from cosearch.supernet.checkpoint import restore, save
     from cosearch.supernet.training import make_optimizer, supernet_recipe, train_supernet_epoch
 
     config, space, dataset = problem.config, problem.space, problem.dataset
     assert dataset is not None
-    supernet = space.supernet(config.seed).to(device)
-    recipe = supernet_recipe(config.supernet_epochs)
-    optimizer = make_optimizer(supernet, recipe)
-    done = restore(run, supernet, optimizer, space.name, recipe.epochs)
-
-    def path(epoch: int, step: int) -> Any:
-        return space.blueprint(space.sample(numpy_stream(config.seed, "path", epoch, step)))
+    heterogeneous = {"heterogeneous": True} if config.sharing == "heterogeneous" else {}
+    supernet = space.supernet(config.seed, **heterogeneous).to(device)
+    settings = supernet_recipe(config.supernet_epochs)
+    recipe = recipes.make(config.recipe, space, supernet, config.seed, settings, _within(problem))
+    optimizer = make_optimizer(supernet, settings)
+    done = restore(run, recipe, optimizer, space.name)
 
     saved = time.monotonic()
-    with reporter.phase("training the supernet", recipe.epochs, done) as phase:
-        for epoch in range(done, recipe.epochs):
-            loss = train_supernet_epoch(
-                supernet, optimizer, path, dataset.train, recipe, config.seed, epoch, dataset.mirror, device
-            )
+    with reporter.phase("training the supernet", settings.epochs, done) as phase:
+        for epoch in range(done, settings.epochs):
+            loss = train_supernet_epoch(recipe, optimizer, dataset.train, config.seed, epoch, dataset.mirror, device)
             phase.advance(1, f"loss {loss:.3f}")
             now = time.monotonic()
-            if epoch + 1 == recipe.epochs or now > min(deadline, saved + CHECKPOINT_SECONDS):
-                save(run, supernet, optimizer, space.name, epoch + 1, recipe.epochs)
+            if epoch + 1 == settings.epochs or now > min(deadline, saved + CHECKPOINT_SECONDS):
+                save(run, recipe, optimizer, space.name, epoch + 1)
                 run.log("supernet", epoch=epoch + 1, loss=round(loss, 5))
                 saved = now
             if now > deadline:
                 raise _out_of_time(run)
     return supernet
+
+
+def _within(problem: Problem) -> Callable[[Arch], bool] | None:
+    """Whether some accelerator runs a network within the limits, if training shall know."""
+    if not (problem.config.guided and problem.config.constraints):
+        return None
+    costs: Any = problem.costs
+    return lambda arch: len(costs.fronts([arch])[0]) > 0
 
 
 def _out_of_time(run: RunDirectory) -> StoppedError:

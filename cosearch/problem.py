@@ -12,7 +12,14 @@ from cosearch import registry
 from cosearch.accuracy import AccuracySource, BundledAccuracy, PredictorAccuracy, TableAccuracy, require_fractions
 from cosearch.blueprint import OPERATORS
 from cosearch.config import RunConfig
-from cosearch.costs import AcceleratorCosts, MeasuredCosts, read_table, unknown_device, unmeasured_choices
+from cosearch.costs import (
+    AcceleratorCosts,
+    MeasuredCosts,
+    PublishedCosts,
+    read_table,
+    unknown_device,
+    unmeasured_choices,
+)
 from cosearch.data import Dataset, load_dataset
 from cosearch.errors import ConfigError, InfeasibleError, UnknownNameError
 from cosearch.hardware.tensor import cost_tensor
@@ -20,6 +27,7 @@ from cosearch.progress import Reporter
 from cosearch.strategies import STRATEGIES, Objectives
 from cosearch.strategies.base import cheapest
 from search_spaces import accelerators, networks
+from search_spaces.accelerators.published import PublishedSpace
 from search_spaces.networks.space import NetworkSpace
 
 
@@ -63,7 +71,7 @@ class Problem:
     dataset: Dataset | None
     space: Any
     objectives: Objectives
-    costs: AcceleratorCosts | MeasuredCosts
+    costs: AcceleratorCosts | MeasuredCosts | PublishedCosts
     device_name: str
     costs_are: str
     known_accuracy: AccuracySource | None
@@ -111,7 +119,7 @@ def _known_accuracy(path: Path, kind: str, space: Any, images: int) -> AccuracyS
 
 def _costs(
     config: RunConfig, space: Any, objectives: Objectives, reporter: Reporter
-) -> tuple[Any, AcceleratorCosts | MeasuredCosts, str, str, Objectives]:
+) -> tuple[Any, AcceleratorCosts | MeasuredCosts | PublishedCosts, str, str, Objectives]:
     """The part of the space that the device runs, costs, the device's name, how costs are known, and the objectives.
 
     Of the default objectives, those that the device has.
@@ -127,7 +135,7 @@ def _costs(
         )
         unseen = unmeasured_choices(space, table)
         costs_are = f"predicted from {len(table.archs)} measurements ({errors})"
-        reporter.say(f"Device {config.device}: costs are {costs_are}, leave-one-out, relative root mean square.")
+        reporter.say(f"Device {config.device}: costs are {costs_are}, by cross-validation, relative root mean square.")
         reporter.say("There is no accelerator to search: the device is given.")
         if unseen:
             reporter.say(f"Not one measured network has {', '.join(unseen)}: predictions for these are extrapolation.")
@@ -142,6 +150,8 @@ def _costs(
         known = list(dict.fromkeys((*accelerators.ACCELERATORS, *accelerators.FAMILIES)))
         raise (error if ":" in config.device else unknown_device(config.device, known)) from None
     space = _runnable(space, device, reporter)
+    if isinstance(device, PublishedSpace):
+        return _published(config, space, objectives, device, reporter)
     layers = space.layer_table()
     with reporter.phase(f"pricing {len(layers)} layer shapes", len(layers)) as phase:
         priced = 0
@@ -155,6 +165,23 @@ def _costs(
         phase.advance(len(layers) - priced, f"{len(device):.3g} accelerators on {device.name}")
     costs = AcceleratorCosts(space, tensor, objectives, config.constraints)
     return space, costs, device.name, "modelled", objectives
+
+
+def _published(
+    config: RunConfig, space: Any, objectives: Objectives, device: PublishedSpace, reporter: Reporter
+) -> tuple[Any, PublishedCosts, str, str, Objectives]:
+    """What `_costs` returns for a published simulator.
+
+    Raises: HardwareError if its table charges nothing that networks of the space have.
+    """
+    if objectives.names == Objectives().names:
+        objectives = replace(objectives, names=("accuracy", *device.device.metrics))
+    costs = PublishedCosts(space, device.device, objectives, config.constraints)
+    workload = space.workload({name: options[-1] for name, options in space.choices.items()})
+    share = device.device.cost(workload).unpriced_share(workload)
+    reporter.say(f"Device {device.name}: costs are by the rules of a published table ({device.device.source}).")
+    reporter.say(f"There is no accelerator to search. The table leaves {share:.1%} of the operations uncharged.")
+    return space, costs, device.name, "by the rules of a published table", objectives
 
 
 def _runnable(space: Any, device: Any, reporter: Reporter) -> Any:
@@ -207,6 +234,8 @@ def fingerprint(problem: Problem) -> dict[str, str]:
     if isinstance(problem.costs, AcceleratorCosts):
         space: Any = problem.costs.tensor.space
         found["device and unit costs"] = digest(json.dumps(space.describe(), sort_keys=True, default=str).encode())
+    elif isinstance(problem.costs, PublishedCosts):
+        found["device"] = digest(problem.costs.device.name.encode())
     else:
         found["measurements"] = digest(Path(problem.config.device).read_bytes())
     if problem.config.accuracy_table is not None:

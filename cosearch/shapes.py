@@ -42,20 +42,28 @@ def _polygon(u: Field, v: Field, n: int, outer: float) -> Field:
 
 
 def _box(u: Field, v: Field, half_width: float, half_height: float) -> Field:
-    return np.maximum(np.abs(u) - half_width, np.abs(v) - half_height)
+    return np.maximum(np.abs(u) - np.float32(half_width), np.abs(v) - np.float32(half_height))
+
+
+def _disc(u: Field, v: Field, radius: float) -> Field:
+    return np.hypot(u, v) - np.float32(radius)
+
+
+def _hollow(distance: Field, half_thickness: float) -> Field:
+    return np.abs(distance) - np.float32(half_thickness)
 
 
 OUTLINES: dict[str, Callable[[Field, Field], Field]] = {
-    "disc": lambda u, v: np.hypot(u, v) - 0.8,
-    "ring": lambda u, v: np.abs(np.hypot(u, v) - 0.72) - 0.2,
+    "disc": lambda u, v: _disc(u, v, 0.8),
+    "ring": lambda u, v: _hollow(_disc(u, v, 0.72), 0.2),
     "square": lambda u, v: _box(u, v, 0.72, 0.72),
-    "frame": lambda u, v: np.abs(_box(u, v, 0.65, 0.65)) - 0.17,
+    "frame": lambda u, v: _hollow(_box(u, v, 0.65, 0.65), 0.17),
     "triangle": lambda u, v: _polygon(u, v, 3, 1.0),
     "star": lambda u, v: _wedges(u, v, 5, 1.05, 0.42),
     "cross": lambda u, v: np.minimum(_box(u, v, 0.95, 0.26), _box(u, v, 0.26, 0.95)),
     "bar": lambda u, v: _box(u, v, 1.0, 0.36),
-    "crescent": lambda u, v: np.maximum(np.hypot(u, v) - 0.9, 0.68 - np.hypot(u - 0.48, v)),
-    "half": lambda u, v: np.maximum(np.hypot(u + 0.35, v) - 0.95, -0.35 - u),
+    "crescent": lambda u, v: np.maximum(_disc(u, v, 0.9), -_disc(u - np.float32(0.48), v, 0.68)),
+    "half": lambda u, v: np.maximum(_disc(u + np.float32(0.35), v, 0.95), np.float32(-0.35) - u),
     "ell": lambda u, v: np.minimum(_box(u + 0.5, v, 0.26, 0.85), _box(u, v - 0.6, 0.76, 0.26)),
     "tee": lambda u, v: np.minimum(_box(u, v + 0.6, 0.85, 0.26), _box(u, v, 0.26, 0.86)),
 }

@@ -1,5 +1,6 @@
 """Tables for a terminal."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,11 +10,12 @@ from cosearch.results import AT_DEFAULT, Design, Result
 if TYPE_CHECKING:
     from cosearch.hardware.accelerator import Accelerator
     from cosearch.hardware.mapping import Mapping as LoopMapping
+    from cosearch.hardware.published import PublishedCost
     from cosearch.hardware.report import LayerRow
     from cosearch.workload import Workload
 
 FRONT_ROWS = 12
-USUAL = ("accuracy", "latency_ms", "energy_mj", "area_mm2", "lut", "ff", "dsp", "bram")
+USUAL = ("accuracy", "latency_ms", "energy_mj", "area_mm2", "lut", "ff", "dsp", "bram", "uram")
 
 
 def console(width: int = 112) -> Any:
@@ -121,6 +123,25 @@ def print_layers(workload: "Workload", accelerator: "Accelerator", rows: "Sequen
         f"{sum(row.latency_ms for row in rows):.4g} ms, {sum(row.energy_mj for row in rows):.4g} mJ ("
         + f"{_split(energy, len(energy))})"
     )
+
+
+def print_blocks(workload: "Workload", device: str, cost: "PublishedCost") -> None:
+    """One line per block that a published simulator charges, what it does not charge, and the totals."""
+    out = console(150)
+    rows = [
+        (
+            " ".join(block.layers),
+            f"{block.latency_ms:.4g}",
+            f"{block.energy_mj:.4g}" if math.isfinite(block.energy_mj) else "-",
+        )
+        for block in cost.blocks
+    ]
+    out.print(_table(f"{workload.name} on {device}", ("block", "ms", "mJ"), rows))
+    energy = f", {cost.energy_mj:.4g} mJ" if math.isfinite(cost.energy_mj) else "; it gives no energy"
+    out.print(f"By the rules of the published table: {cost.latency_ms:.4g} ms{energy}.")
+    if cost.unpriced:
+        share = cost.unpriced_share(workload)
+        out.print(f"Not charged by the table ({share:.1%} of the operations): {', '.join(cost.unpriced)}.")
 
 
 def _where(row: "LayerRow") -> str:

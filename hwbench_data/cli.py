@@ -191,12 +191,13 @@ def build(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first networks.", show_default=False)] = None,
     out: Annotated[Path | None, typer.Option(help="Folder; build/TABLE by default.", show_default=False)] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything drawn at random.")] = 0,
+    measure: Annotated[int, typer.Option(min=0, help="Time this many networks here; 0: take shipped figures.")] = 0,
 ) -> None:
     """Build a shipped table again from code, and say whether it equals the shipped one."""
     from hwbench_data.building import build_table
 
     folder = out or Path("build") / name
-    for line in build_table(name, folder, limit, seed, lambda text: print(text, file=sys.stderr)):
+    for line in build_table(name, folder, limit, seed, measure, lambda text: print(text, file=sys.stderr)):
         typer.echo(line)
 
 

@@ -43,6 +43,10 @@ def onnx_model(workload: Workload, activated: Callable[[Layer], bool] = lambda l
     for i, (layer, producers) in enumerate(zip(workload.layers, workload.inputs, strict=True)):
         out = f"t{i}"
         inputs = [source(layer, producer) for producer in producers]
+        if not inputs:  # what no path reaches is zeros, which a runtime folds away
+            zeros = np.zeros((1, layer.C, layer.P * layer.stride[0], layer.Q * layer.stride[1]))
+            inputs = [constant(f"{out}_zeros", zeros)]
+            shapes[inputs[0]] = zeros.shape[1:]
         if layer.kind == "elementwise":
             if len(inputs) == 1:
                 inputs = [inputs[0], inputs[0]]

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from cosearch.errors import ConfigError, DataError, nearest
 from predictors.base import Arrays, Floats, Predictor, checked
 from predictors.encoding import cell_edges, features, views
+from predictors.pool import MOST, DevicePool, PooledPredictor
 from search_spaces.decisions import Arch, arch_key
 
 MINIMUM = 5
@@ -45,8 +46,11 @@ class Candidate:
         return f"{self.model} on {', '.join(self.parts)}"
 
 
-def candidates(space: Any, positive: bool) -> list[Candidate]:
-    """What `auto` compares. positive: a cost, close to additive over a network's parts; otherwise an accuracy."""
+def candidates(space: Any, positive: bool, pool: DevicePool | None = None) -> list[Candidate]:
+    """What `auto` compares. positive: a cost, close to additive over a network's parts; otherwise an accuracy.
+
+    pool: devices whose target this is too, as a prior.
+    """
     workload = ("workload",) if hasattr(space, "layer_table") else ()
     cell = ("paths", "shape", "flow") if cell_edges(space) else ()
     whole = ("counts", *workload, *cell) if cell else ("one_hot", "counts", *workload)
@@ -59,6 +63,8 @@ def candidates(space: Any, positive: bool) -> list[Candidate]:
             Candidate("boosting", rich),
         ]
     out = []
+    if pool is not None:
+        out.append(Candidate("pooled", pool_parts(space), {"pool": pool.options}))
     for view in views(space):
         seen = (f"counts@{view}", f"one_hot@{view}")
         parts = (*workload, *seen) if view == "effective" else seen
@@ -68,11 +74,17 @@ def candidates(space: Any, positive: bool) -> list[Candidate]:
     return [*out, Candidate("gp", whole, {"log": True}), Candidate("boosting", whole, {"log": True})]
 
 
+def pool_parts(space: Any) -> tuple[str, ...]:
+    """What a `DevicePool` over a space sees: its features in each view of a network."""
+    return tuple(f"{part}@{view}" for view in views(space) for part in ("counts", "one_hot"))
+
+
 class ArchPredictor:
     """fit / predict / adapt / save over archs. model: ``auto``, or a registered predictor with its default features.
 
     ``auto`` takes the candidate with the highest cross-validated rank correlation; isomorphic networks share a fold.
     positive: the target is a latency, an energy or another cost, not an accuracy.
+    pool: a `DevicePool` over `pool_parts` of the space, as `predictors.shipped.device_pool` gives; one more candidate.
     """
 
     name = "arch"
@@ -86,7 +98,9 @@ class ArchPredictor:
         seed: int = 0,
         options: Mapping[str, Any] | None = None,
         shrunk: Sequence[str] = (),
+        pool: DevicePool | None = None,
     ) -> None:
+        self.pool = pool
         self.space = _registered(space) if isinstance(space, Mapping) else space
         self.positive, self.seed = positive, seed
         self.scores: dict[str, float] = {}
@@ -105,6 +119,8 @@ class ArchPredictor:
         from predictors import PREDICTORS, find
 
         kind = find(model)
+        if model == "pooled" and options and parts is not None:
+            return Candidate(model, tuple(parts), dict(options))
         if not (isinstance(kind, type) and issubclass(kind, Predictor)) or model == "adapted":
             known = [name for name in PREDICTORS if name not in ("adapted", "arch", "pool", "pooled")]
             raise ConfigError(f"model {model!r} does not learn from features alone: {nearest(model, known)}")
@@ -144,7 +160,7 @@ class ArchPredictor:
             self.chosen = self._judge(distinct, y, folds)
         assert self.chosen is not None
         X = self._features(self.chosen, distinct)
-        self._model = self._fresh(self.chosen).fit(X, y)
+        self._model: Predictor | PooledPredictor = self._fresh(self.chosen).fit(X, y)
         mean, std = self._out_of_fold(self.chosen, X, y, folds)
         self._errors = np.sort(np.abs(y - mean) / std)
         self._calibration = float(np.sqrt(np.mean(self._errors**2)))
@@ -199,7 +215,10 @@ class ArchPredictor:
         assert self.chosen is not None
         other = ArchPredictor(self.space, self.chosen.model, self.chosen.parts, self.positive, self.seed)
         other.chosen = other._asked = self.chosen
-        other._adapt_from = self._model
+        if isinstance(self._model, PooledPredictor):
+            other.pool = self._model.pool
+        else:
+            other._adapt_from = self._model
         return other.fit(distinct, y)
 
     _adapt_from: Predictor | None = None
@@ -232,6 +251,7 @@ class ArchPredictor:
         if arrays["numbers"][8]:
             from predictors.transfer import Adapted
 
+            assert isinstance(made, Predictor)
             made = Adapted(made)
             self._adapt_from = made.source
         self._model = made.restore(model)
@@ -257,7 +277,7 @@ class ArchPredictor:
     def _features(self, candidate: Candidate, archs: Sequence[Arch]) -> Floats:
         return features(self.space, archs, candidate.parts)
 
-    def _make(self, candidate: Candidate) -> Predictor:
+    def _make(self, candidate: Candidate) -> Predictor | PooledPredictor:
         from predictors import find
 
         options = dict(candidate.options)
@@ -268,10 +288,12 @@ class ArchPredictor:
                 for part, width in zip(candidate.parts, widths, strict=True)
                 for _ in range(width)
             ]
+        if candidate.model == "pooled":
+            return PooledPredictor(self.pool if self.pool is not None else options["pool"])
         made: Predictor = find(candidate.model)(seed=self.seed, **options)
         return made
 
-    def _fresh(self, candidate: Candidate) -> Predictor:
+    def _fresh(self, candidate: Candidate) -> Predictor | PooledPredictor:
         """A model to fit: of its own, or from the one that is adapted."""
         from predictors.transfer import Adapted
 
@@ -291,13 +313,16 @@ class ArchPredictor:
     def _judge(self, archs: Sequence[Arch], y: Floats, folds: npt.NDArray[np.int64]) -> Candidate:
         """The candidate with the highest cross-validated rank correlation, the earlier of equal ones."""
         some = np.random.default_rng(self.seed).permutation(len(y))[:JUDGED]
-        offered = [c for c in candidates(self.space, self.positive) if len(y) >= LEARNED.get(c.model, 0)]
+        offered = candidates(self.space, self.positive, self.pool if len(y) <= MOST else None)
+        offered = [c for c in offered if len(y) >= LEARNED.get(c.model, 0)]
         best, best_score = offered[0], -np.inf
         for candidate in offered:
             X = self._features(candidate, [archs[i] for i in some])
             mean, _ = self._out_of_fold(candidate, X, y[some], folds[some])
             score = self.scores[candidate.label] = _spearman(mean, y[some])
-            if score > best_score + 1e-9:
+            # what a pool of devices says is left only for more than the comparison's own noise
+            noise = (1 - best_score**2) / np.sqrt(len(some)) if best.model == "pooled" and best_score > 0 else 0.0
+            if score > best_score + noise + 1e-9:
                 best, best_score = candidate, score
         return best
 

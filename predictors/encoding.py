@@ -293,6 +293,28 @@ def _sequences(edges: tuple[tuple[int, int], ...], operations: tuple[str, ...]) 
     )
 
 
+def _graph(space: Any, archs: Sequence[Arch]) -> Floats:
+    """The operations as nodes: [decisions, choices + 2] what each is, whether it reads the input, whether it makes the
+    output; then [decisions, decisions] who reads whom. In a space that is no cell each decision reads the one before.
+    """
+    options = {choice: i for i, choice in enumerate(dict.fromkeys(c for o in space.choices.values() for c in o))}
+    edges = cell_edges(space) or tuple((i, i + 1) for i in range(len(space.choices)))
+    last, count = max(b for _, b in edges), len(edges)
+    out = np.zeros((len(archs), count, len(options) + 2 + count))
+    kinds, reads = out[:, :, : len(options) + 2], out[:, :, len(options) + 2 :]
+    for row, arch in enumerate(archs):
+        for i, ((a, b), choice) in enumerate(zip(edges, arch.values(), strict=True)):
+            if choice == "none":
+                continue
+            kinds[row, i, options[choice]] = 1.0
+            kinds[row, i, -2:] = float(a == 0), float(b == last)
+            for j, (c, _) in enumerate(edges):
+                reads[row, i, j] = float(c == b)
+    alive = np.asarray(kinds.any(2))
+    reads *= alive[:, :, None] & alive[:, None, :]
+    return np.hstack([kinds.reshape(len(archs), -1), reads.reshape(len(archs), -1)])
+
+
 PARTS: dict[str, Callable[[Any, Sequence[Arch]], Floats]] = {
     "one_hot": _one_hot,
     "ordinal": _ordinal,
@@ -301,4 +323,5 @@ PARTS: dict[str, Callable[[Any, Sequence[Arch]], Floats]] = {
     "paths": _paths,
     "shape": _shape,
     "flow": _flow,
+    "graph": _graph,
 }

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cosearch.errors import DataError, UnknownNameError, nearest
-from predictors.arch import ArchPredictor
+from predictors.arch import ArchPredictor, pool_parts
 from predictors.base import Floats
 from predictors.encoding import features, views
 from predictors.linear import Ridge
@@ -20,13 +20,11 @@ from search_spaces.decisions import Arch
 
 FOLDER = Path(__file__).parent / "data"
 METRICS = ("latency_ms", "energy_mj")
-TRAINED_ON, POOLED_ON = 1000, 4000
-POOL_PARTS = tuple(f"{part}@{view}" for view in ("built", "used", "effective") for part in ("counts", "one_hot"))
-"""What a pool over a cell space sees: each view of a network."""
+TRAINED_ON, POOLED_ON = 500, 4000
 
 
 def pool_columns(space: Any) -> dict[str, Any]:
-    """The arguments of a `DevicePool` over `pool_features` of a space."""
+    """The arguments of a `DevicePool` over `pool_parts` of a space."""
     shown = views(space)
     counts = len(dict.fromkeys(c for options in space.choices.values() for c in options))
     width = counts + sum(len(options) for options in space.choices.values())
@@ -34,11 +32,6 @@ def pool_columns(space: Any) -> dict[str, Any]:
         "views": [list(range(i * width, (i + 1) * width)) for i in range(len(shown))],
         "general": list(range(counts)),
     }
-
-
-def pool_features(space: Any, archs: Sequence[Arch]) -> Floats:
-    """[archs, d] what a pool sees of networks."""
-    return features(space, archs, [f"{part}@{view}" for view in views(space) for part in ("counts", "one_hot")])
 
 
 def device_pool(space: Any, metric: str = "latency_ms") -> DevicePool:
@@ -104,7 +97,7 @@ def build(folder: Path = FOLDER) -> list[Path]:
             _train(space, archs, values, order, written[-1], {**data, "device": device, "source": sources[device]})
         if len(known) > 1:
             rows = order[:POOLED_ON]
-            X = pool_features(space, [archs[i] for i in rows])
+            X = features(space, [archs[i] for i in rows], pool_parts(space))
             pool = DevicePool(**pool_columns(space)).fit(X, {d: v[rows] for d, v in known.items()})
             written.append(folder / f"{space.name}--pool--{metric}.safetensors")
             pool.save(written[-1], data={**data, "devices": sources}, target=metric)
@@ -114,7 +107,7 @@ def build(folder: Path = FOLDER) -> list[Path]:
 def _train(
     space: Any, archs: Sequence[Arch], values: Floats, order: np.ndarray, path: Path, data: dict[str, Any]
 ) -> None:
-    """Fit on 1,000 networks, score on 4,000 others beside ridge regression on operator counts, and save."""
+    """Fit on 500 networks, score on 4,000 others beside ridge regression on operator counts, and save."""
     from scipy.stats import kendalltau, spearmanr
 
     train, rest = order[:TRAINED_ON], order[-4000:]

@@ -58,7 +58,7 @@ def test_host_bytes_are_the_image_and_the_result():
     [
         (("--model", "resnet19"), "resnet18"),
         (("--model", "nothing.json"), "nothing.json"),
-        (("--device", "zcu103"), "zcu102"),
+        (("--device", "zcu1022"), "zcu102"),
         (("--input-shape", "1,x"), "1,3,224,224"),
     ],
 )

@@ -518,7 +518,7 @@ BAD = [
     (["--space", "shiftad"], "did you mean 'shiftadd'"),
     (["--space", "no_module:space"], "no module"),
     (["--space", ":space"], "no module"),
-    (["--device", "zcu103"], "did you mean 'zcu102'"),
+    (["--device", "zcu1022"], "did you mean 'zcu102'"),
     (["--device", "absent.json"], "absent.json"),
     (["--device", "absent.csv"], "absent.csv"),
     (["--objectives", "accuracy,latency"], "did you mean 'latency_ms'"),

@@ -10,7 +10,7 @@ the compute time and each level's transfer time (double buffering), and where th
 
 Uneven loops: a dimension's loops may multiply to more than its bound. Inner loops are then full and the outermost one
 is cut, unless the mapping states a level's tile: words are counted exactly, loop iterations (cycles, refetches, partial
-sums) are counted whole.
+sums) are counted whole, and so is the time of copies side by side: the busiest one has a whole tile in every iteration.
 """
 
 import math
@@ -240,14 +240,15 @@ class _Tally:
     """What every level moves, per tensor and direction: words, bits of rows (energy) and bits of ports (time).
 
     whole: aligned levels move whole rows in whole cycles; without it everything is packed. ends: the first fill and the
-    last drain are counted apart. B each.
+    last drain are counted apart. slack: B x levels x 3, see `_slack`. B each.
     """
 
-    def __init__(self, levels: Sequence[MemoryLevel], zero: Tensor, whole: bool, ends: bool) -> None:
+    def __init__(self, levels: Sequence[MemoryLevel], zero: Tensor, whole: bool, ends: bool, slack: Tensor) -> None:
         self.levels, self.whole, self.ends, self.zero = levels, whole, ends, zero
         keys = [(i, tensor, way) for i in range(len(levels)) for tensor in TENSORS for way in (READ, WRITE)]
         self.words, self.rows = dict.fromkeys(keys, zero), dict.fromkeys(keys, zero)
         self.ports = {(i, way): zero for i, _, way in keys}
+        self.slack = slack
 
     def _units(self, level: int, way: int) -> tuple[float, float]:
         """Row and port width to which each transfer is rounded up, 0 for none."""
@@ -260,7 +261,8 @@ class _Tally:
         row, port = self._units(level, way)
         self.words[level, tensor, way] = self.words[level, tensor, way] + moves.words * times
         self.rows[level, tensor, way] = self.rows[level, tensor, way] + moves.bits(bits, row) * times
-        self.ports[level, way] = self.ports[level, way] + moves.bits(bits, port) * times
+        busiest = times * self.slack[:, level, TENSORS.index(tensor)]
+        self.ports[level, way] = self.ports[level, way] + moves.bits(bits, port) * busiest
 
     def first(self, level: int, way: int, tile: Tensor, times: Tensor, bits: Tensor | float) -> Tensor:
         """Cycles of one transfer of a tile, which leaves the steady time of the port; 0 if ends do not count."""
@@ -273,6 +275,25 @@ class _Tally:
     def of(self, table: dict[tuple[int, str, int], Tensor], level: int, way: int) -> Tensor:
         """B x 3: W, I, O."""
         return torch.stack([table[level, tensor, way] for tensor in TENSORS], 1)
+
+
+def _slack(n: Nests, extents: _Extents) -> Tensor:
+    """What the busiest copy of a level moves over what copies move on average: B x levels x 3 (W, I, O).
+
+    Where a time loop cuts a dimension that is unrolled above the level, some copies have no part of the last iteration,
+    while others have a whole tile: they take part in all iterations.
+    """
+    count = n.temporal.shape[1]
+    rows = []
+    for level in range(count):
+        slack = torch.ones_like(n.temporal[:, 0])
+        unrolled = torch.zeros_like(slack, dtype=torch.bool)
+        for above in range(level + 1, count):
+            unrolled = unrolled | (n.spatial[:, above] > 1)
+            cut = unrolled & (n.temporal[:, above] > 1)
+            slack = slack * torch.where(cut, n.temporal[:, above] / extents.temporal[:, above], 1.0)
+        rows.append(torch.stack([slack[:, _RELEVANT[tensor]].prod(1) for tensor in TENSORS], 1))
+    return torch.stack(rows, 1)
 
 
 def evaluate_batch(
@@ -301,7 +322,7 @@ def evaluate_batch(
     extents = _extents(n, bounds)
     count = len(levels)
     zero = torch.zeros_like(n.temporal[:, 0, 0])
-    tally = _Tally(levels, zero, round_rows, fill_and_drain)
+    tally = _Tally(levels, zero, round_rows, fill_and_drain, _slack(n, extents))
     footprint = [zero for _ in levels]
     ends = _inputs(layer, n, extents, resident, tally, footprint)
     ends = ends + _outputs(layer, n, extents, resident, tally, footprint, update_share)
@@ -572,7 +593,7 @@ def evaluate(layer: Layer, accelerator: Accelerator, mapping: Mapping, resident:
         },
         utilisation=layer.macs
         * engine.cycles_per_operation(layer)
-        / (cycles * engine.rows * engine.lanes * engine.cols),
+        / (cycles * engine.rows * engine.lanes * engine.columns(layer)),
         bound=max(times, key=lambda name: times[name]),
         footprint_bits={level.name: float(cost.footprint_bits[0, i]) for i, level in enumerate(levels)},
         ends_cycles=ends,

@@ -108,6 +108,7 @@ class _Shape(NamedTuple):
     tile: Floats  # [level, 3]
     scatter: Floats  # [level, 3] different children's tiles below one instance
     copies: Floats  # [level, 3] children that take the same tile
+    slack: Floats  # [level, 3] what the busiest copy moves over the average (`cost._slack`)
     loops: Floats  # [loop, 2] trips and exact trips
     where: Ints  # [loop, 2] level and dimension
     reduces: Mask  # [level] whether time loops above sum outputs
@@ -126,6 +127,7 @@ def shapes(levels: int) -> _Shape:
         table(levels + 1),
         table(levels + 1),
         table(3),
+        table(levels, 3),
         table(levels, 3),
         table(levels, 3),
         table(levels, 3),
@@ -166,14 +168,17 @@ def _look(time: Floats, space: Floats, memories: Memories, work: Work, s: _Shape
     rest = s.copies
     own[:] = 1.0
     rest[:] = 1.0
+    s.slack[:] = 1.0
     s.reduces[:] = False
     for d in range(8):
         bound = work.bounds[d]
         size, held = 1.0, 1.0
+        unrolled = 0
         for level in range(count):
             exact = 1.0
             spread, trips = space[level, d], time[level, d]
             if spread != 1.0:
+                unrolled = level
                 size *= spread
                 grown = min(size, bound)
                 fan = grown / held
@@ -192,6 +197,11 @@ def _look(time: Floats, space: Floats, memories: Memories, work: Work, s: _Shape
                 steps *= trips
                 for x in range(3):
                     s.every[x] *= exact if RELEVANCE[x, d] else trips
+                if exact != trips:
+                    for below in range(unrolled):
+                        for x in range(3):
+                            if RELEVANCE[x, d]:
+                                s.slack[below, x] *= trips / exact
                 if not RELEVANCE[2, d]:
                     s.reduces[:level] = True
             s.exact[level, d] = exact
@@ -280,13 +290,13 @@ def _moved(
 
 @njit(cache=True, inline="always")
 def _add(
-    memories: Memories, rows: Floats, ports: Floats, level: int, x: int, way: int, bits: float, times: float
+    memories: Memories, s: _Shape, rows: Floats, ports: Floats, level: int, x: int, way: int, bits: float, times: float
 ) -> None:  # pragma: no cover
     """Transfers of `bits` each, `times` times over all instances."""
     rows[way, level, x] += _up(bits, memories.row[level]) * times
     width = memories.port[level, way]
     unit = width if memories.row[level] > 0.0 and width < np.inf else 0.0
-    ports[way, level] += _up(bits, unit) * times
+    ports[way, level] += _up(bits, unit) * times * s.slack[level, x]
 
 
 @njit(cache=True, inline="always")
@@ -322,17 +332,17 @@ def _inputs(
                 break
             scatter, outside = s.scatter[parent, x], s.above[parent + 1]
             if child < 0:
-                _add(memories, rows, ports, parent, x, 0, scatter * width, s.every[x] * outside)
+                _add(memories, s, rows, ports, parent, x, 0, scatter * width, s.every[x] * outside)
                 child = parent
                 continue
             whole, slid, new = _moved(x, child, memories, loops, s, work.window)
             entered = scatter * s.copies[parent, x] * outside
             tile = s.tile[child, x] * width
-            _add(memories, rows, ports, parent, x, 0, tile * scatter, whole * outside)
-            _add(memories, rows, ports, child, x, 1, tile, whole * entered)
+            _add(memories, s, rows, ports, parent, x, 0, tile * scatter, whole * outside)
+            _add(memories, s, rows, ports, child, x, 1, tile, whole * entered)
             if slid != 0.0:
-                _add(memories, rows, ports, parent, x, 0, new * width * scatter, slid * outside)
-                _add(memories, rows, ports, child, x, 1, new * width, slid * entered)
+                _add(memories, s, rows, ports, parent, x, 0, new * width * scatter, slid * outside)
+                _add(memories, s, rows, ports, child, x, 1, new * width, slid * entered)
             if memories.ends:
                 sent = _first(memories, ports, parent, 0, tile * scatter, outside)
                 took = max(sent, _first(memories, ports, child, 1, tile, entered))
@@ -394,13 +404,13 @@ def _outputs(
         unread = left
         if memories.returns[parent]:
             unread = 0.0 if child < 0 else finished
-            _add(memories, rows, ports, parent, 2, 1, here * wide, (left - finished) / here)
-        _add(memories, rows, ports, parent, 2, 0, into * wide, (updates - unread) / into)
-        _add(memories, rows, ports, parent, 2, 1, into * wide, (updates - finished) / into)
-        _add(memories, rows, ports, parent, 2, 1, into * last, finished / into)
+            _add(memories, s, rows, ports, parent, 2, 1, here * wide, (left - finished) / here)
+        _add(memories, s, rows, ports, parent, 2, 0, into * wide, (updates - unread) / into)
+        _add(memories, s, rows, ports, parent, 2, 1, into * wide, (updates - finished) / into)
+        _add(memories, s, rows, ports, parent, 2, 1, into * last, finished / into)
         if parent != top and not stays:
-            _add(memories, rows, ports, parent, 2, 0, here * wide, (left - finished) / here)
-            _add(memories, rows, ports, parent, 2, 0, here * last, finished / here)
+            _add(memories, s, rows, ports, parent, 2, 0, here * wide, (left - finished) / here)
+            _add(memories, s, rows, ports, parent, 2, 0, here * last, finished / here)
         if memories.ends and child >= 0:
             sent = _first(memories, ports, child, 0, tile * (wide if below < 0 else narrow), entered)
             ends += max(sent, _first(memories, ports, parent, 1, into * narrow, outside))

@@ -79,17 +79,25 @@ class PublishedCost:
     def energy_mj(self) -> float:
         return sum(block.energy_mj for block in self.blocks)
 
+    def unpriced_share(self, workload: Workload) -> float:
+        """Fraction of the network's operations that is not charged."""
+        operations = {layer.name: layer.macs for layer in workload.layers}
+        return sum(operations[name] for name in self.unpriced) / max(1, sum(operations.values()))
+
 
 @dataclass(frozen=True)
 class PublishedDevice:
     """A published simulator.
 
     price: latency (ms) and energy (mJ) of the layers of one block, or None where the published table has none.
+    knows: what that table charges, for people. metrics: what it gives.
     """
 
     name: str
     source: str
     price: Callable[[Sequence[Layer]], tuple[float, float] | None]
+    knows: str
+    metrics: tuple[str, ...] = ("latency_ms", "energy_mj")
 
     def cost(self, workload: Workload) -> PublishedCost:
         """The sum over the blocks of a network, as HW-NAS-Bench adds its tables up."""
@@ -238,8 +246,14 @@ DEVICES: Mapping[str, PublishedDevice] = MappingProxyType(
     {
         device.name: device
         for device in (
-            PublishedDevice("hwnasbench-fpga", "HW-NAS-Bench FBNet table, FPGA", fpga_block),
-            PublishedDevice("hwnasbench-eyeriss", "HW-NAS-Bench FBNet table, Eyeriss", eyeriss_block),
+            PublishedDevice("hwnasbench-fpga", "HW-NAS-Bench FBNet table, FPGA", fpga_block, "inverted bottlenecks"),
+            PublishedDevice(
+                "hwnasbench-eyeriss",
+                "HW-NAS-Bench FBNet table, Eyeriss",
+                eyeriss_block,
+                "convolutions, linear layers and pooling",
+                ("latency_ms",),
+            ),
         )
     }
 )

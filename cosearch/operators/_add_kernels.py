@@ -443,7 +443,7 @@ def forward_plan(geometry: Geometry) -> Plan:
     shared = geometry.stride[0] == 1 and bands == 1
     rows = max(geometry.h + geometry.padding[0], p) if shared else band + halo_h
     pixels = ((images - 1) * rows + band - 1) * pitch + q
-    plane = max(halo_h * pitch + halo_w + pixels, images * rows * pitch)
+    plane = _odd_lines(max(halo_h * pitch + halo_w + pixels, images * rows * pitch))
     position = [(a * phases_w + b) * plane + u * pitch + v for a, b, u, v in taps]
     channel = phases_h * phases_w * plane
     offsets = np.add.outer(np.arange(c_group) * channel, np.array(position)).astype(np.int64).reshape(-1)
@@ -470,7 +470,7 @@ def backward_plan(geometry: Geometry) -> Plan:
     images, band, bands = _cut_rows(geometry.n, geometry.groups, us, k_group * pitch, halo_h, pitch)
     rows = _shared_pitch(geometry.p, u0, us, halo_h) if bands == 1 else band + halo_h
     pixels = ((images - 1) * rows + band - 1) * pitch + vs
-    plane = halo_h * pitch + halo_w + pixels
+    plane = _odd_lines(halo_h * pitch + halo_w + pixels)
     position = np.array([(halo_h - u) * pitch + halo_w - v for _, _, u, v in taps])
     by_phase = _taps_by_phase(geometry)
     offsets = [np.add.outer(np.arange(k_group) * plane, position[list(members)]).reshape(-1) for members in by_phase]
@@ -479,6 +479,11 @@ def backward_plan(geometry: Geometry) -> Plan:
     units = -(-geometry.n // images) * geometry.groups * bands
     cut = (phases_h, phases_w, images, band, bands, rows, pitch, plane, lanes, u0, us, v0, vs, halo_h, halo_w)
     return Plan(cut, np.concatenate(offsets).astype(np.int64), starts, units)
+
+
+def _odd_lines(size: int) -> int:
+    """The next odd number of vectors: planes a power of two apart would share few sets of the first-level cache."""
+    return size + (LANES - size) % (2 * LANES)
 
 
 def _phase_range(size: int, stride: int, padding: int, phases: int) -> tuple[int, int]:

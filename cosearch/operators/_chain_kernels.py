@@ -420,12 +420,13 @@ class Layout:
         fit = min(max(SCRATCH_FLOATS // touched, NARROWEST), WIDEST, columns + STEP - 1)
         return fit // STEP * STEP
 
-    def cut(self, source: Columns, target: Columns) -> tuple[int, ...]:
-        """What the kernels take for `cut`."""
+    def cut(self, source: Columns, target: Columns, threads: int = 1) -> tuple[int, ...]:
+        """What the kernels take for `cut`. threads: cut windows smaller until there is one for each."""
         tiles = (self.first // self.high, self.last // self.wide)
         widest, columns = max(self.kept, default=1), source.n * source.per_image
         sizes = (self.groups, *tiles, self.n_in, self.n_out, self.high, widest)
-        return *sizes, source.vectors, target.vectors, columns, self.window(columns)
+        share = max(-(-columns // threads), NARROWEST)
+        return *sizes, source.vectors, target.vectors, columns, self.window(min(columns, share))
 
     def _cuts(self, f: int) -> tuple[int, int, int, int]:
         """Into how many parts tiles cut the blocks, r, s and t of factor f; two of them at most are cut."""
@@ -500,7 +501,7 @@ def _work(chain: Packed, columns: int) -> int:
 
 def apply(x: Tensor, y: Tensor, chain: Packed, source: Columns, target: Columns, threads: int) -> None:
     """Write y = F_N .. F_1 x; y: contiguous zeros. source, target: what x and y are."""
-    kernel, cut = _compiled("apply"), chain.layout.cut(source, target)
+    kernel, cut = _compiled("apply"), chain.layout.cut(source, target, threads)
     columns, window = cut[-2:]
     arguments = (_flat(x), chain.forth, y.view(-1).numpy(), chain.table, cut, source.shape, target.shape)
     run(lambda start, stop: kernel(*arguments, start, stop), -(-columns // window), _work(chain, columns), threads)

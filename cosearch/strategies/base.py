@@ -101,16 +101,25 @@ ATTEMPTS = 200
 class History:
     """What was asked and told; proposals draw from the stream (seed, name, trial number), so that they can be replayed.
 
-    name: of the strategy, so that no two strategies make the same draws.
+    name: of the strategy, so that no two strategies make the same draws. merge: networks of one canonical form are one
+    candidate; without it each is its own, as where every one of them was trained and keeps its own accuracy.
     """
 
     def __init__(
-        self, space: Decisions, costs: Costs, objectives: Objectives, seed: int, name: str, batch: int = 1
+        self,
+        space: Decisions,
+        costs: Costs,
+        objectives: Objectives,
+        seed: int,
+        name: str,
+        batch: int = 1,
+        merge: bool = True,
     ) -> None:
         if batch < 1:
             raise ConfigError(f"batch={batch}: expected at least 1")
         self.space, self.costs, self.objectives, self.seed, self.name = space, costs, objectives, seed, name
         self.batch = batch
+        self._canonical = getattr(space, "canonical", None) if merge else None
         self.told: list[Told] = []
         self.seen: dict[str, Arch] = {}  # in the order of asking, which a replay repeats
         self.next_number = 0
@@ -132,8 +141,11 @@ class History:
 
     def key(self, arch: Arch) -> str:
         """Equal for networks that are the same to hardware and to training, if the space can tell."""
-        canonical = getattr(self.space, "canonical", None)
-        return arch_key(canonical(arch) if canonical is not None else arch)
+        return arch_key(self.canonical(arch))
+
+    def canonical(self, arch: Arch) -> Arch:
+        """The form that stands for all networks of one key."""
+        return arch if self._canonical is None else dict(self._canonical(arch))
 
     def known(self, number: int) -> list[Told]:
         """Results that the proposal of a number may use: those of earlier groups."""

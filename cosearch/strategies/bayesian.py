@@ -41,8 +41,10 @@ class Belief:
 
 
 class Bayesian:
-    def __init__(self, space: Decisions, costs: Costs, objectives: Objectives, seed: int = 0, batch: int = 1) -> None:
-        self.history = History(space, costs, objectives, seed, "bayesian", batch)
+    def __init__(
+        self, space: Decisions, costs: Costs, objectives: Objectives, seed: int = 0, batch: int = 1, merge: bool = True
+    ) -> None:
+        self.history = History(space, costs, objectives, seed, "bayesian", batch, merge)
         self.batch = batch
         self._models: dict[tuple[str, int], GaussianProcess] = {}
         self._features: dict[str, Floats] = {}
@@ -82,7 +84,7 @@ class Bayesian:
 
     @cached_property
     def _everything(self) -> Pool:
-        return make_pool(self.history, whole_space(self.history.space))
+        return make_pool(self.history, map(self.history.canonical, whole_space(self.history.space)))
 
     def _candidates(self, number: int, known: Sequence[Told]) -> Pool:
         if self.history.space.size <= ENUMERABLE:

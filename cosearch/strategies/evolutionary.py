@@ -25,13 +25,17 @@ OPERATOR_PROBABILITY = 0.1
 """Chance that a child takes another operator in all blocks that have one."""
 SCREENED = 4
 """Children of which one is evaluated."""
+OFFSET = 1e-3
+"""Errors are compared as log(error + offset), so that an error of zero is no singularity."""
 POINTS_PER_NETWORK = 16
 """A front is thinned to this many points for ranking: more change the rank of few networks and cost time."""
 
 
 class Evolutionary:
-    def __init__(self, space: Decisions, costs: Costs, objectives: Objectives, seed: int = 0, batch: int = 1) -> None:
-        self.history = History(space, costs, objectives, seed, "evolutionary", batch)
+    def __init__(
+        self, space: Decisions, costs: Costs, objectives: Objectives, seed: int = 0, batch: int = 1, merge: bool = True
+    ) -> None:
+        self.history = History(space, costs, objectives, seed, "evolutionary", batch, merge)
         self.batch = batch
         self._parents: tuple[int, int, list[Told]] = (-1, -1, [])
         self._spaces = operator_spaces(space)
@@ -102,9 +106,11 @@ class Evolutionary:
         error = np.concatenate([np.full(len(p), e) for p, e in zip(points, errors, strict=True)])
         costs = np.concatenate(points)
         everything = np.column_stack([error, costs])
-        front = everything[ranks(everything) == 0] if len(everything) else everything
-        low, high = front.min(0), front.max(0)
-        high = high + 0.1 * (high - low)
+        low, high = everything.min(0), everything.max(0)
+        # an error counts up to the front's worst; a cost up to the worst seen, which better networks may need
+        high[0] = error[ranks(everything) == 0].max()
+        high[1:] = np.maximum(high[1:], pool.fronts.points.max(0))
+        high += 0.1 * (high - low)
         high[0] = min(high[0], 1.0 - objectives.min_accuracy + OFFSET)
         scale = np.where(high > low, high - low, 1.0)
         mean = np.log(errors[nearest])
@@ -116,9 +122,6 @@ class Evolutionary:
         space = self.history.space
         canonical = getattr(space, "canonical", None)
         return np.array([space.encode(canonical(arch) if canonical is not None else arch) for arch in archs])
-
-
-OFFSET = 1e-3
 
 
 def operator_spaces(space: Decisions) -> list[Decisions]:

@@ -21,6 +21,7 @@ UNITS: dict[str, str] = {
     "lut": "LUTs",
     "ff": "flip-flops",
     "bram": "block RAMs",
+    "uram": "UltraRAMs",
     "params": "weights",
     "macs": "operations",
     "throughput_fps": "images/s",

@@ -82,11 +82,8 @@ def minimised(front: Any, names: Sequence[str]) -> Floats:
 
 
 def whole_space(space: Decisions) -> list[Arch]:
-    """Every network, as its canonical form if the space has one."""
-    sizes = [len(options) for options in space.choices.values()]
-    archs = [space.decode(place) for place in np.ndindex(*sizes)]
-    canonical = getattr(space, "canonical", None)
-    return [canonical(arch) for arch in archs] if canonical is not None else archs
+    """Every network."""
+    return [space.decode(place) for place in np.ndindex(*(len(options) for options in space.choices.values()))]
 
 
 def features(space: Decisions, archs: Sequence[Arch]) -> Floats:

@@ -1,59 +1,101 @@
-"""The supernet's checkpoint in a run directory: weights, momentum and epoch; training needs no generator state."""
+"""The supernet's checkpoint in a run directory: weights, optimiser, what the recipe has learned, and the epoch.
 
+Training needs no generator state: whatever it draws comes from streams named by seed, epoch and step.
+"""
+
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cosearch.errors import RunError
+from cosearch.supernet.recipes import SupernetRecipe
 
 if TYPE_CHECKING:
     from cosearch.runs import RunDirectory
 
 FILE = "supernet.safetensors"
-MOMENTUM = "momentum."
+VERSION = "2"
+OPTIMIZER, STATE = "optimizer.", "recipe."
+_Parts = Iterator[tuple[str, nn.Module, torch.optim.Optimizer | None]]
 
 
-def save(
-    run: "RunDirectory", supernet: nn.Module, optimizer: torch.optim.SGD, space: str, epoch: int, epochs: int
-) -> None:
-    tensors = dict(supernet.state_dict())
-    for name, parameter in supernet.named_parameters():
-        state = optimizer.state.get(parameter, {})
-        if state.get("momentum_buffer") is not None:
-            tensors[MOMENTUM + name] = state["momentum_buffer"]
-    run.save_tensors(FILE, tensors, {"space": space, "epoch": str(epoch), "epochs": str(epochs)})
+def save(run: "RunDirectory", recipe: SupernetRecipe, optimizer: torch.optim.Optimizer, space: str, epoch: int) -> None:
+    tensors: dict[str, Tensor] = {}
+    for prefix, module, learner in _parts(recipe, optimizer):
+        tensors |= {prefix + name: value for name, value in module.state_dict().items()}
+        for name, parameter in module.named_parameters():
+            state = learner.state.get(parameter, {}) if learner is not None else {}
+            entries = {entry: value for entry, value in state.items() if isinstance(value, Tensor)}
+            tensors |= {f"{OPTIMIZER}{prefix}{entry}.{name}": value for entry, value in entries.items()}
+    run.save_tensors(FILE, tensors, {**_identity(recipe, space), "epoch": str(epoch)})
 
 
-def restore(run: "RunDirectory", supernet: nn.Module, optimizer: torch.optim.SGD, space: str, epochs: int) -> int:
+def restore(run: "RunDirectory", recipe: SupernetRecipe, optimizer: torch.optim.Optimizer, space: str) -> int:
     """Load the checkpoint if there is one. Returns: epochs done.
 
-    Raises: RunError if it belongs to another space or another length of training.
+    Raises: RunError if it is of another space, recipe, length of training or version; it says both.
     """
     loaded = run.load_tensors(FILE)
     if loaded is None:
         return 0
     tensors, metadata = loaded
-    found = (metadata.get("space"), metadata.get("epochs"))
-    if found != (space, str(epochs)):
+    expected = _identity(recipe, space)
+    found = {name: metadata.get(name, "unknown") for name in expected}
+    if found != expected:
         raise RunError(
-            f"{run.path / FILE} is of space {found[0]} over {found[1]} epochs, this run is {space} over {epochs}: "
-            "remove it or restore config.yaml"
+            f"{run.path / FILE} is of {_words(found)}; this run is {_words(expected)}: remove it or restore config.yaml"
         )
-    momentum = {key.removeprefix(MOMENTUM): tensors.pop(key) for key in list(tensors) if key.startswith(MOMENTUM)}
-    try:
-        supernet.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise RunError(
-            f"{run.path / FILE} does not fit the supernet of {space}: {str(error).splitlines()[0]}"
-        ) from None
-    for name, parameter in supernet.named_parameters():
-        if name in momentum:
-            buffer = momentum[name].to(parameter.device).contiguous(memory_format=_format_of(parameter))
-            optimizer.state[parameter]["momentum_buffer"] = buffer
+    learned = {name: tensors.pop(name) for name in list(tensors) if name.startswith(OPTIMIZER)}
+    for prefix, module, learner in _parts(recipe, optimizer):
+        own = {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
+        try:
+            module.load_state_dict(own)
+        except RuntimeError as error:
+            raise RunError(
+                f"{run.path / FILE} does not fit the supernet of {space}: {str(error).splitlines()[0]}"
+            ) from None
+        if learner is not None:
+            _restore_optimizer(module, learner, learned, OPTIMIZER + prefix)
     return int(metadata["epoch"])
 
 
-def _format_of(parameter: torch.Tensor) -> torch.memory_format:
+def _parts(recipe: SupernetRecipe, optimizer: torch.optim.Optimizer) -> _Parts:
+    """(prefix, module, what trains it); the supernet last, whose prefix is empty."""
+    yield STATE, recipe.state, recipe.optimizer
+    yield "", recipe.supernet, optimizer
+
+
+def _identity(recipe: SupernetRecipe, space: str) -> dict[str, str]:
+    sharing = "heterogeneous" if recipe.supernet.heterogeneous else "separate"
+    return {
+        "version": VERSION,
+        "space": space,
+        "recipe": recipe.name,
+        "sharing": sharing,
+        "epochs": str(recipe.settings.epochs),
+    }
+
+
+def _words(identity: dict[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in identity.items())
+
+
+def _restore_optimizer(
+    module: nn.Module, optimizer: torch.optim.Optimizer, learned: dict[str, Tensor], prefix: str
+) -> None:
+    parameters = dict(module.named_parameters())
+    for key, value in learned.items():
+        entry, _, name = key.removeprefix(prefix).partition(".")
+        if key.startswith(prefix) and name in parameters:
+            parameter = parameters[name]
+            if value.ndim:
+                value = value.to(parameter.device).contiguous(memory_format=_format_of(parameter))
+            optimizer.state[parameter][entry] = value
+
+
+def _format_of(parameter: Tensor) -> torch.memory_format:
     """A restored momentum takes its weight's memory format: sums in another order would round otherwise."""
-    return torch.channels_last if parameter.ndim == 4 else torch.contiguous_format
+    channels_last = parameter.ndim == 4 and parameter.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if channels_last else torch.contiguous_format

@@ -2,11 +2,12 @@
 
 Steps of one name share their weights (`arithmetic.weight_key`): an operator's kernel is the centre of the largest, its
 expansion the first channels, its rank the first factors. Additions have their own tensors, because their weights
-follow another distribution (Laplacian) than those of convolutions. Batch-norm gains and offsets are kept per operator:
-their outputs differ by orders of magnitude.
+follow another distribution (Laplacian) than those of convolutions, or read those of convolutions through a learned
+transform (`cosearch.supernet.sharing`). Batch-norm gains and offsets are kept per operator: their outputs differ by
+orders of magnitude.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,17 +18,25 @@ from cosearch.errors import ConfigError
 from cosearch.seeding import torch_stream
 from cosearch.supernet import arithmetic
 from cosearch.supernet.blocks import Network, add_up, interpret, module_name, pool
+from cosearch.supernet.sharing import LaplaceTransform, Transformed
 
 
 class ElasticUnit(nn.Module):
-    """All variants of one convolution."""
+    """All variants of one convolution.
 
-    def __init__(self, variants: Sequence[Conv]) -> None:
+    heterogeneous: additions read the weights of convolutions, where there are any.
+    """
+
+    def __init__(self, variants: Sequence[Conv], heterogeneous: bool = False) -> None:
         super().__init__()
         largest: dict[str, list[tuple[int, ...]]] = {}
         self.examples: dict[str, Conv] = {}  # one of the variants that share a weight, for its initialisation
-        for step in variants:
-            key, shapes = arithmetic.weight_key(step), arithmetic.weight_shapes(step)
+        keys = {arithmetic.weight_key(step) for step in variants}
+        linear = {key: key.replace("adder", "linear", 1) for key in keys if key.startswith("adder") and heterogeneous}
+        self.reads = {key: other for key, other in linear.items() if other in keys}
+        self.transforms = nn.ModuleDict({key: LaplaceTransform() for key in sorted(self.reads)})
+        for step in sorted(variants, key=lambda step: arithmetic.weight_key(step) in self.reads):
+            key, shapes = self.stored(step), arithmetic.weight_shapes(step)
             known = largest.get(key, shapes)
             largest[key] = [tuple(map(max, a, b)) for a, b in zip(known, shapes, strict=True)]
             self.examples.setdefault(key, step)
@@ -40,14 +49,33 @@ class ElasticUnit(nn.Module):
         self.gamma = nn.ParameterDict({op: torch.ones(width) for op, width in widths.items()})
         self.beta = nn.ParameterDict({op: torch.zeros(width) for op, width in widths.items()})
 
-    def weight(self, step: Conv) -> list[Tensor]:
-        """Views of the shared weights."""
-        full = self.weights[arithmetic.weight_key(step)]
-        assert isinstance(full, nn.ParameterList)
-        return arithmetic.part(list(full), step)
+    def stored(self, step: Conv) -> str:
+        """The name of the tensors that a variant reads."""
+        key = arithmetic.weight_key(step)
+        return self.reads.get(key, key)
 
-    def forward(self, x: Tensor, step: Conv) -> Tensor:
-        y = arithmetic.compute(step, F.relu(x) if step.relu == "before" else x, self.weight(step))
+    def weight(self, step: Conv) -> list[Tensor]:
+        """Views of the shared weights, or what a transform makes of them."""
+        full = self.weights[self.stored(step)]
+        assert isinstance(full, nn.ParameterList)
+        parts = arithmetic.part(list(full), step)
+        transform = self.transform(step)
+        return parts if transform is None else [transform(parts[0], full[0])]
+
+    def transform(self, step: Conv) -> LaplaceTransform | None:
+        """What a variant reads its weights through, if it does."""
+        key = arithmetic.weight_key(step)
+        if key not in self.reads:
+            return None
+        found = self.transforms[key]
+        assert isinstance(found, LaplaceTransform)
+        return found
+
+    def forward(self, x: Tensor, step: Conv, transformed: list[Transformed] | None = None) -> Tensor:
+        weights, transform = self.weight(step), self.transform(step)
+        if transformed is not None and transform is not None:
+            transformed.append(Transformed(weights[0], transform.gains))
+        y = arithmetic.compute(step, F.relu(x) if step.relu == "before" else x, weights)
         k = step.out_channels
         y = F.batch_norm(y, None, None, self.gamma[step.op][:k], self.beta[step.op][:k], training=True)
         return F.relu(y) if step.relu == "after" else y
@@ -61,11 +89,13 @@ def _empty(shape: tuple[int, ...], key: str) -> Tensor:
 class Supernet(nn.Module):
     """examples: blueprints that between them show every variant of every step (`NetworkSpace.covering`).
 
+    heterogeneous: additions read the weights of convolutions through a learned transform (ShiftAddNAS).
     Raises: ConfigError if there is none, or their classifiers differ.
     """
 
-    def __init__(self, examples: Iterable[Blueprint], seed: int = 0) -> None:
+    def __init__(self, examples: Iterable[Blueprint], seed: int = 0, heterogeneous: bool = False) -> None:
         super().__init__()
+        self.heterogeneous = heterogeneous
         blueprints = list(examples)
         last = {blueprint.classifier.in_channels for blueprint in blueprints}
         if len(last) != 1:
@@ -74,7 +104,7 @@ class Supernet(nn.Module):
         for blueprint in blueprints:
             for step in blueprint.convolutions:
                 variants.setdefault(module_name(step), {})[step] = None
-        self.units = nn.ModuleDict({name: ElasticUnit(list(steps)) for name, steps in variants.items()})
+        self.units = nn.ModuleDict({name: ElasticUnit(list(steps), heterogeneous) for name, steps in variants.items()})
         norms = {module_name(s): s for blueprint in blueprints for s in blueprint.steps if isinstance(s, Norm)}
         self.norms = nn.ModuleDict({name: nn.BatchNorm2d(step.channels) for name, step in norms.items()})
         classifier = blueprints[0].classifier
@@ -88,16 +118,36 @@ class Supernet(nn.Module):
             for key, weights in sorted(unit.weights.items()):  # whatever the order of the choices
                 assert isinstance(weights, nn.ParameterList)
                 arithmetic.initialise(unit.examples[key], list(weights), generator)
+            for key, transform in unit.transforms.items():
+                full = unit.weights[unit.reads[key]]
+                assert isinstance(full, nn.ParameterList)
+                assert isinstance(transform, LaplaceTransform)
+                transform.initialise(full[0])
         nn.init.normal_(self.classifier.weight, 0.0, 0.05, generator=generator)
         nn.init.zeros_(self.classifier.bias)
 
-    def forward(self, x: Tensor, blueprint: Blueprint) -> Tensor:
-        """Logits of one network with batch statistics. x: B x C x H x W."""
-        return interpret(blueprint, x.contiguous(memory_format=torch.channels_last), self._compute)
+    def forward(
+        self,
+        x: Tensor,
+        blueprint: Blueprint,
+        transformed: list[Transformed] | None = None,
+        gates: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Logits of one network with batch statistics. x: B x C x H x W.
+
+        transformed: takes every weight that was read through a transform. gates: step name -> scalar that its value
+        is multiplied with.
+        """
+
+        def compute(step: Step, values: Sequence[Tensor]) -> Tensor:
+            if not isinstance(step, Conv):
+                return self._compute(step, values)
+            y = self.units[module_name(step)](values[0], step, transformed)
+            return y * gates[step.name] if gates is not None and step.name in gates else y
+
+        return interpret(blueprint, x.contiguous(memory_format=torch.channels_last), compute)
 
     def _compute(self, step: Step, values: Sequence[Tensor]) -> Tensor:
-        if isinstance(step, Conv):
-            return self.units[module_name(step)](values[0], step)
         if isinstance(step, Norm):
             norm = self.norms[module_name(step)]
             assert isinstance(norm, nn.BatchNorm2d)

@@ -5,20 +5,23 @@ as if it had not been interrupted.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cosearch.blueprint import Blueprint
 from cosearch.data import Split
-from cosearch.errors import ConfigError, CosearchError
+from cosearch.errors import ConfigError, CosearchError, DataError
 from cosearch.operators.adder import scale_add_gradients
 from cosearch.seeding import derive, torch_stream
 from cosearch.supernet.blocks import Network, calibrate
 from cosearch.supernet.elastic import Supernet
+
+if TYPE_CHECKING:
+    from cosearch.supernet.recipes import SupernetRecipe
 
 
 class DivergedError(CosearchError):
@@ -31,6 +34,7 @@ class Recipe:
 
     adder_rate: AdderNet's eta; an adder weight's gradient g becomes eta sqrt(n) g / ||g||.
     rotation_degrees, scale, shift_pixels: each image is turned, zoomed and moved by up to this much.
+    laplace_weight: of the distance to a Laplace distribution, for weights that additions read through a transform.
     """
 
     epochs: int
@@ -44,6 +48,7 @@ class Recipe:
     rotation_degrees: float = 12.0
     scale: float = 0.1
     shift_pixels: float = 0.8
+    laplace_weight: float = 0.1
 
 
 def supernet_recipe(epochs: int) -> Recipe:
@@ -84,11 +89,16 @@ def augment(x: Tensor, recipe: Recipe, mirror: bool, generator: torch.Generator)
 def batches(
     split: Split, recipe: Recipe, mirror: bool, seed: int, epoch: int, device: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled, augmented batches of one epoch; the last partial batch is dropped."""
+    """Shuffled, augmented batches of one epoch; the last partial batch is dropped.
+
+    Raises: DataError if there are fewer images than a batch.
+    """
+    size = recipe.batch_size
+    if len(split) < size:
+        raise DataError(f"{len(split)} training images, fewer than one batch of {size}: give more images")
     generator = torch_stream(seed, "epoch", epoch)
     x, y = torch.from_numpy(split.x).to(device), torch.from_numpy(split.y).to(device)
     order = torch.randperm(len(y), generator=generator).to(device)
-    size = min(recipe.batch_size, len(y))
     for start in range(0, len(y) - size + 1, size):
         chosen = order[start : start + size]
         yield augment(x[chosen], recipe, mirror, generator), y[chosen]
@@ -144,56 +154,72 @@ def train_network(
     adders = adder_parameters(network)
     per_epoch = steps_per_epoch(split, recipe)
     for epoch in range(recipe.epochs):
-        total = torch.zeros((), device=device)
         for i, (x, y) in enumerate(batches(split, recipe, mirror, seed, epoch, device)):
-            set_rate(optimizer, rate_at(recipe, epoch * per_epoch + i, recipe.epochs * per_epoch))
+            rate = rate_at(recipe, epoch * per_epoch + i, recipe.epochs * per_epoch)
+            set_rate(optimizer, rate)
             optimizer.zero_grad(set_to_none=True)
             loss = F.cross_entropy(network(x), y, label_smoothing=recipe.label_smoothing)
+            require_finite(loss.detach(), f"step {i + 1} of epoch {epoch + 1} of {recipe.epochs}", rate)
             loss.backward()
             scale_add_gradients(adders, recipe.adder_rate, used_only=True)
             optimizer.step()
-            total += loss.detach()
-        require_finite(total, f"epoch {epoch + 1} of {recipe.epochs}", recipe)
         if on_epoch:
             on_epoch(epoch + 1)
     calibrate(network, torch.from_numpy(split.x).to(device))
 
 
-def require_finite(loss: Tensor, where: str, recipe: Recipe) -> None:
+def require_finite(loss: Tensor, where: str, rate: float) -> None:
+    """Raises: DivergedError if the loss is NaN or infinite."""
     if not bool(torch.isfinite(loss)):
         raise DivergedError(
-            f"the loss became {float(loss)} in {where} at learning rate {recipe.learning_rate}: lower it"
+            f"the loss became {float(loss)} in {where} at learning rate {rate:.3g}: lower the learning rate; "
+            "the last checkpoint is kept"
+        )
+
+
+def require_finite_weights(parameters: Sequence[nn.Parameter], where: str, rate: float) -> None:
+    """The last step of an epoch may spoil weights without a loss that shows it; they must not be saved.
+
+    Raises: DivergedError.
+    """
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
+        raise DivergedError(
+            f"a weight became infinite or NaN in {where} at learning rate {rate:.3g}: lower the learning rate; "
+            "the last checkpoint is kept"
         )
 
 
 def train_supernet_epoch(
-    supernet: Supernet,
+    recipe: "SupernetRecipe",
     optimizer: torch.optim.SGD,
-    sampler: Callable[[int, int], Blueprint],
     split: Split,
-    recipe: Recipe,
     seed: int,
     epoch: int,
     mirror: bool = False,
     device: str = "cpu",
 ) -> float:
-    """One epoch of single-path training; `sampler(epoch, step)` gives the network of a step.
+    """One epoch of a recipe: as many networks run as there are batches, so that every recipe's epoch is equal work.
 
-    Returns: the mean loss. Raises: DivergedError if it is not finite.
+    Returns: the mean loss. Raises: DivergedError if it is not finite, DataError for fewer images than a batch.
     """
-    supernet.train()
+    supernet, settings = recipe.supernet.train(), recipe.settings
     adders = supernet.adder_parameters()
-    per_epoch = steps_per_epoch(split, recipe)
-    total = torch.zeros((), device=device)
-    for i, (x, y) in enumerate(batches(split, recipe, mirror, derive(seed, "supernet"), epoch, device)):
-        set_rate(optimizer, rate_at(recipe, epoch * per_epoch + i, recipe.epochs * per_epoch))
+    per_epoch = max(1, steps_per_epoch(split, settings) // recipe.paths)
+    total, rate = torch.zeros((), device=device), 0.0
+    recipe.before_epoch(epoch)
+    images = batches(split, settings, mirror, derive(seed, "supernet"), epoch, device)
+    for i, (x, y) in zip(range(per_epoch), images, strict=False):  # the other images' turn comes in other epochs
+        rate = recipe.rate(settings, epoch * per_epoch + i, settings.epochs * per_epoch)
+        set_rate(optimizer, rate)
         optimizer.zero_grad(set_to_none=True)
-        loss = F.cross_entropy(supernet(x, sampler(epoch, i)), y, label_smoothing=recipe.label_smoothing)
-        loss.backward()
-        scale_add_gradients(adders, recipe.adder_rate, used_only=True)
+        loss = recipe.step(x, y, epoch, i)
+        require_finite(loss, f"step {i + 1} of epoch {epoch + 1} of {settings.epochs} of the supernet", rate)
+        recipe.after_backward(epoch)
+        scale_add_gradients(adders, settings.adder_rate, used_only=True)
         optimizer.step()
-        total += loss.detach()
-    require_finite(total, f"epoch {epoch + 1} of {recipe.epochs} of the supernet", recipe)
+        recipe.after_step(epoch)
+        total += loss
+    require_finite_weights(list(supernet.parameters()), f"epoch {epoch + 1} of the supernet", rate)
     return float(total) / per_epoch
 
 

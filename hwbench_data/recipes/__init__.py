@@ -1,1 +1,1 @@
-"""How the shipped tables are built, one file each: ``build(limit, seed, ...) -> (card, blocks, labels)``."""
+"""How the shipped tables are built, one file each: ``build(request) -> Built``."""

@@ -38,6 +38,21 @@ POLICY = (
 
 
 @dataclass(frozen=True)
+class Request:
+    """What a recipe is asked for.
+
+    folder: where the table will be written. limit: only the first networks. measure: how many networks to time on this
+    machine; 0 takes the shipped measurements.
+    """
+
+    folder: Path
+    limit: int | None = None
+    seed: int = 0
+    measure: int = 0
+    progress: Progress = lambda text: None
+
+
+@dataclass(frozen=True)
 class Built:
     """What a recipe returns. labels: notations of listed networks. extras: files to keep beside the table."""
 

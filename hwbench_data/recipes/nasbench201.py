@@ -4,22 +4,27 @@ Hardware runs the effective cell: edges on no path cost nothing, so that network
 one answer. Modelled costs follow from 284 distinct demands.
 """
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from hwbench_data.costing import Demands, Device, demands_of
-from hwbench_data.recipes.common import COSTS, COUNTS, MODELLED, Built, Progress, modelled, provenance
+from hwbench_data.recipes import cpu
+from hwbench_data.recipes.common import COSTS, COUNTS, MODELLED, Built, Request, modelled, provenance
 from hwbench_data.store import ANY, Block, Card
 from search_spaces.networks import nasbench201 as nb
 
+SHIPPED = Path(__file__).parents[1] / "data" / "nasbench201"
 SIDES = (32, 16)
 CLASSES = 10
 LARGEST = nb.index_of(dict.fromkeys(nb.NAMES, "nor_conv_3x3"))
 """The network whose best accelerator is a device's default."""
 
 
-def build(limit: int | None = None, seed: int = 0, progress: Progress = lambda text: None) -> Built:
-    """Price every network, or the first `limit`."""
-    count = nb.SIZE if limit is None else min(limit, nb.SIZE)
+def build(request: Request) -> Built:
+    """Price every network, or the first ones, and time a sample of them where that is asked."""
+    count = nb.SIZE if request.limit is None else min(request.limit, nb.SIZE)
     networks = np.append(np.arange(count), LARGEST)  # the last one only decides the default accelerators
     blocks: list[Block] = []
     devices: dict[str, dict[str, object]] = {}
@@ -30,7 +35,7 @@ def build(limit: int | None = None, seed: int = 0, progress: Progress = lambda t
     for name in MODELLED:
         defaults: dict[str, str] = {}
         for side, asked in demands.items():
-            progress(f"{name} {side}x{side}")
+            request.progress(f"{name} {side}x{side}")
             costs = Device(name, asked).costs(int(asked.of[-1]))
             of = asked.of[:count]
             for accelerator, values in (("default", costs.default), ("best", costs.best)):
@@ -39,6 +44,10 @@ def build(limit: int | None = None, seed: int = 0, progress: Progress = lambda t
                     blocks.append(Block.full(key, column[of], "modelled"))
             defaults[f"{side}x{side}"] = costs.default_name
         devices[name] = modelled(name, defaults)
+    sample_file = _sample_file(request)
+    if sample_file is not None:
+        devices[cpu.NAME], timed = _measured(sample_file, count)
+        blocks += timed
     card = Card(
         "nasbench201",
         "NAS-Bench-201: 15,625 cells, costs on eight devices; trained accuracies join in from analog-nasbench",
@@ -46,7 +55,7 @@ def build(limit: int | None = None, seed: int = 0, progress: Progress = lambda t
         {**COUNTS, **COSTS},
         devices,
         {"input": tuple(f"{side}x{side}" for side in SIDES), "accelerator": ("default", "best")},
-        provenance("cosearch bench build nasbench201", seed),
+        provenance("cosearch bench build nasbench201", request.seed),
         (
             f"{CLASSES} classes at both input sizes; weights and activations of 8 bits on modelled devices.",
             "default: one accelerator for all networks of an input size, the one of least energy-delay product for the "
@@ -55,7 +64,7 @@ def build(limit: int | None = None, seed: int = 0, progress: Progress = lambda t
         ),
         {},
     )
-    return Built(card, blocks)
+    return Built(card, blocks, extras={cpu.FILE: sample_file} if sample_file is not None else None)
 
 
 def demands_at(side: int) -> Demands:
@@ -74,6 +83,38 @@ def demands_at(side: int) -> Demands:
         least[key] = min(live[pattern], least.get(key, np.inf))
     live_bytes = np.array([least[key] for key in keys])
     return demands_of(layers, space.counts(archs, layers), live_bytes, lambda i: space.workload(archs[i]))
+
+
+def _sample_file(request: Request) -> Path | None:
+    """Measurements to use: new ones where asked for, else the shipped ones."""
+    if request.measure:
+        sample = cpu.measure_sample(request.measure, request.seed, SIDES, CLASSES, request.progress)
+        request.folder.mkdir(parents=True, exist_ok=True)
+        cpu.write_sample(request.folder / cpu.FILE, sample)
+        return request.folder / cpu.FILE
+    shipped = SHIPPED / cpu.FILE
+    return shipped if shipped.is_file() else None
+
+
+def _measured(path: Path, count: int) -> tuple[dict[str, Any], list[Block]]:
+    """The card's entry of the measured device, and its figures for the first `count` cells."""
+    sample, session = cpu.read_sample(path)
+    cells = (tuple(nb.effective(nb.cell(i)).values()) for i in range(nb.SIZE))
+    features = np.array([nb.operation_counts(cell) for cell in cells])
+    entry: dict[str, Any] = {
+        "title": f"{session['processor']}, one thread, onnxruntime",
+        "source": "measured",
+        "policy": "Measured cells answer for their class; the others are predicted from them by a quadratic in how "
+        "often each operation occurs, and marked so",
+        "session": session,
+    }
+    blocks = []
+    for side in SIDES:
+        values, sources = cpu.column(sample, side, features)
+        key = (cpu.NAME, "latency_ms", f"{side}x{side}", ANY)
+        blocks.append(Block(key, np.arange(count), values[:count], sources[:count]))
+        entry[f"{side}x{side}"] = cpu.facts(sample, side, features)
+    return entry, blocks
 
 
 def _pattern(effective: dict[str, str]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from cosearch import registry
 
 SPACES: dict[str, str] = {
     "butterfly": "search_spaces.networks.butterfly:space",
+    "fbnet": "search_spaces.networks.fbnet:space",
     "hybrid": "search_spaces.networks.hybrid:space",
     "lowrank": "search_spaces.networks.lowrank:space",
     "mixedbits": "search_spaces.networks.mixedbits:space",

@@ -150,7 +150,7 @@ def network_class(arch: Mapping[str, Any]) -> str:
     They are one network up to the order of nodes, so that cost and accuracy have one answer. `function_class` also
     joins cells of which one computes twice what the other computes once and uses twice.
     """
-    return f"{function_class(arch)} {_features(tuple(effective(arch).values()))}"
+    return f"{function_class(arch)} {operation_counts(tuple(effective(arch).values()))}"
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ class NasBench201Space(NetworkSpace):
         A network's layers follow from how many edges of each kind and how many additions its cell has.
         Raises: HardwareError if `layers` lacks one that a network has.
         """
-        features = np.array([_features(tuple(effective(arch).values())) for arch in archs], dtype=np.int64)
+        features = np.array([operation_counts(tuple(effective(arch).values())) for arch in archs], dtype=np.int64)
         shapes = {tuple(row): i for i, row in enumerate(np.unique(features, axis=0))} if len(archs) else {}
         examples: dict[int, Arch] = {}
         rows = np.array([shapes[tuple(row)] for row in features], dtype=np.int64)
@@ -200,7 +200,7 @@ class NasBench201Space(NetworkSpace):
         return np.array(table, dtype=np.int64).reshape(-1, len(layers))[rows]
 
 
-def _features(operations: tuple[str, ...]) -> tuple[int, ...]:
+def operation_counts(operations: tuple[str, ...]) -> tuple[int, ...]:
     """(edges of each priced operation, additions) of an effective cell."""
     inputs = [sum(op != "none" for op, (_, b) in zip(operations, EDGES, strict=True) if b == n) for n in (1, 2, 3)]
     return (*(operations.count(op) for op in _PRICED), sum(max(0, n - 1) for n in inputs))

@@ -50,11 +50,14 @@ class NetworkSpace(Decisions, ABC):
         self.check(arch)
         return Network(self.blueprint(arch), seed)
 
-    def supernet(self, seed: int = 0) -> "Supernet":
-        """One set of weights for every network of the space."""
+    def supernet(self, seed: int = 0, heterogeneous: bool = False) -> "Supernet":
+        """One set of weights for every network of the space.
+
+        heterogeneous: additions read the weights of convolutions through a learned transform.
+        """
         from cosearch.supernet.elastic import Supernet
 
-        return Supernet([self.blueprint(arch) for arch in self.covering()], seed)
+        return Supernet([self.blueprint(arch) for arch in self.covering()], seed, heterogeneous)
 
     def covering(self) -> list[Arch]:
         """A few archs that between them show every choice of every decision.

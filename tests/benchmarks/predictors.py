@@ -18,13 +18,13 @@ import numpy.typing as npt
 from scipy.stats import kendalltau, norm, rankdata
 
 from predictors import features
-from predictors.arch import ArchPredictor
+from predictors.arch import ArchPredictor, pool_parts
 from predictors.base import Predictor
 from predictors.blend import Blend
 from predictors.gp import GaussianProcess
 from predictors.linear import Ridge
 from predictors.pool import DevicePool
-from predictors.shipped import POOL_PARTS, pool_columns
+from predictors.shipped import pool_columns
 from predictors.trees import Boosting, RandomForest
 from search_spaces.decisions import Arch, Decisions
 from search_spaces.networks import find
@@ -83,7 +83,7 @@ def nasbench201() -> PoolData:
     found = reference("nb201_latency_pool_ms.parquet")
     space = find("nasbench201")()
     latency = {d: found[d].to_numpy(float) for d in found.columns[2:]}
-    X = features(space, cells(), POOL_PARTS)
+    X = features(space, cells(), pool_parts(space))
     macs = features(space, cells(), ("workload",))[:, -3]
     pool = DevicePool(**pool_columns(space)).fit(X, latency)
     built = features(space, cells(), ("one_hot@built",))
@@ -432,9 +432,8 @@ def speed() -> str:
         print(*rows[-1], flush=True)
 
     train = np.random.default_rng(0).permutation(len(y))[:1000]
-    from predictors.neural import GraphNetwork, NeuralEnsemble
-
     from predictors.additive import Additive
+    from predictors.neural import GraphNetwork, NeuralEnsemble
 
     graph = features(space, cells(), ("graph",))
     for kind in (Ridge, Additive, GaussianProcess, RandomForest, Boosting, Blend, NeuralEnsemble):

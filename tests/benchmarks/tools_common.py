@@ -32,6 +32,9 @@ LAYERS: tuple[Layer, ...] = (
     Layer("resnet18 fc 512-1000", K=1000, C=512),
 )
 
+EVEN_LAYERS: tuple[Layer, ...] = (Layer("fc 384-1008", K=1008, C=384),)
+"""Compared with ZigZag besides: no remainder on 14 x 12 elements, of which ZigZag drops fractions (see tools.md)."""
+
 
 def is_depthwise(layer: Layer) -> bool:
     """One filter per channel: the group loop is the only channel loop."""

@@ -6,11 +6,14 @@ ZigZag needs its own environment (it does not declare ``six``):
     zigzag-env/bin/pip install zigzag-dse==3.9.1 six
     zigzag-env/bin/python -m tests.benchmarks.tools_zigzag                    # writes the recording
     zigzag-env/bin/python -m tests.benchmarks.tools_zigzag --evaluate m.json  # prices the mappings in m.json
+    python -m tests.benchmarks.tools_ours m.json                              # writes our best mappings
+    zigzag-env/bin/python -m tests.benchmarks.tools_zigzag --confirm m.json   # records ZigZag's prices of them
 
 The first form runs ZigZag's own search (loma, default limits, fixed spatial mapping) for every layer of
 `tools_common` on its shipped tpu_like and eyeriss_like hardware, once for latency and once for energy, prices 80
 random mappings with its cost model alone, and writes tests/references/tools/zigzag.json. The second form prints one
-JSON result per mapping. A mapping is
+JSON result per mapping. The last two write tests/references/tools/zigzag_ours.json: what ZigZag says of the mappings
+that this project finds best, and ZigZag's own best for the layers of `EVEN_LAYERS`. A mapping is
 
     {"hardware": "tpu_like", "layer": <Layer as JSON>, "spatial": {"D1": {"K": 32}, "D2": {"C": 32}},
      "temporal": {"W": [[["C", 2], ["P", 7]], [...], ...], "I": [...], "O": [...]}}
@@ -36,9 +39,10 @@ from typing import Any
 import yaml
 
 from cosearch.workload import Layer
-from tests.benchmarks.tools_common import LAYERS, RECORDINGS, is_depthwise, origin, write_recording
+from tests.benchmarks.tools_common import EVEN_LAYERS, LAYERS, RECORDINGS, is_depthwise, origin, write_recording
 
 RECORDING = RECORDINGS / "zigzag.json"
+CONFIRMED = RECORDINGS / "zigzag_ours.json"
 HARDWARE = ("tpu_like", "eyeriss_like")
 TENSORS = ("W", "I", "O")
 OPERAND = {"W": "I2", "I": "I1", "O": "O"}
@@ -374,11 +378,27 @@ def record(lpf_limit: int, output: Path) -> None:
     write_recording(output, header, results)
 
 
+def confirm(given: Sequence[dict[str, Any]], output: Path) -> None:
+    """Price our best mappings; each has an "objective" besides the mapping."""
+    results = []
+    for mapping in given:
+        layer, hardware, objective = Layer.from_json(mapping["layer"]), mapping["hardware"], mapping["objective"]
+        cost = evaluate(layer, hardware, mapping["spatial"], mapping["temporal"])
+        entry = mapping | {"zigzag": totals(cost)}
+        if layer in EVEN_LAYERS:
+            found, seconds = search(layer, hardware, objective, 6, default_spatial(layer))
+            entry["zigzag_best"] = totals(found) | {"cpu_seconds": round(seconds, 2)}
+        results.append(entry)
+    header = origin("zigzag-dse", "python -m tests.benchmarks.tools_zigzag --confirm mappings.json")
+    write_recording(output, header | {"partial_sum_bits": PARTIAL_SUM_BITS}, results)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Record ZigZag's figures or let it price given mappings.")
     parser.add_argument("--evaluate", type=Path, help="a JSON file with one mapping or a list of mappings")
+    parser.add_argument("--confirm", type=Path, help="a JSON file with our best mappings: record ZigZag's prices")
     parser.add_argument("--lpf-limit", type=int, default=6, help="loop factors that ZigZag permutes (its default: 6)")
-    parser.add_argument("--output", type=Path, default=RECORDING)
+    parser.add_argument("--output", type=Path, help="the recording to write")
     options = parser.parse_args(arguments)
     logging.disable(logging.WARNING)
     if options.evaluate:
@@ -389,7 +409,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             json.dump(describe(layer, cost), sys.stdout)
             print()
         return
-    record(options.lpf_limit, options.output)
+    if options.confirm:
+        confirm(json.loads(options.confirm.read_text()), options.output or CONFIRMED)
+        return
+    record(options.lpf_limit, options.output or RECORDING)
 
 
 if __name__ == "__main__":

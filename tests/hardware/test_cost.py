@@ -180,6 +180,51 @@ def test_uneven_loops_move_exact_words_in_whole_steps():
     assert cost.energy_pj["operations"] == 0
 
 
+def test_the_busiest_column_sets_the_time_of_uneven_passes():
+    """K = 5 on 4 columns: the first column works in both passes, 3 updates each, 2 cycles an update (16 bits a cycle)."""
+    column = MemoryLevel("accumulator", ("O",), math.inf, 16, 16, instances=4)
+    levels = (column, MemoryLevel("buffer", ("W", "I")), MemoryLevel("dram"))
+    layer = Layer("uneven", K=5, C=3)
+    mapping = Mapping(
+        (LevelLoops("accumulator", (("C", 3),)), LevelLoops("buffer", (("K", 2),), (("K", 4),)), LevelLoops("dram"))
+    )
+    cost = evaluate(layer, accelerator(levels), mapping)
+    assert cost.accesses["accumulator", "O"] == (15, 15)
+    assert (cost.cycles, cost.bound) == (12, "accumulator")
+
+
+def test_a_transfer_takes_whole_rows_and_whole_cycles():
+    """Tiles of 3 weights over a row of 2 and a port of 16 bits: 2 rows and 2 cycles each, 4 tiles.
+
+    Packed: 12 weights are 6 rows, 6 cycles.
+    """
+    layer = Layer("rows", K=4, C=3)
+    for aligned, rows in ((False, 6), (True, 8)):
+        dram = MemoryLevel("dram", read_bits_per_cycle=16, word_bits=16, read_energy_pj=1, aligned=aligned)
+        levels = (MemoryLevel("buffer"), dram)
+        mapping = Mapping((LevelLoops("buffer", (("C", 3),)), LevelLoops("dram", (("K", 4),))))
+        cost = evaluate(layer, accelerator(levels), mapping)
+        assert cost.energy_pj["dram"] == rows + 2  # and 3 inputs, once
+        assert cost.cycles == max(12, rows + 2)
+
+
+def test_filling_and_draining_hand_worked():
+    """Four tiles of 3 weights, 3 inputs once, one output drained per tile; DRAM 8 bits a cycle, one port each way.
+
+    Weights and inputs take turns out of DRAM: 3 + 3 cycles in; then 9 weights in 9 cycles, while 12 cycles compute;
+    the last output leaves in 1.
+    """
+    layer = Layer("ends", K=4, C=3)
+    dram = MemoryLevel("dram", read_bits_per_cycle=8, write_bits_per_cycle=8)
+    levels = (MemoryLevel("buffer"), dram)
+    mapping = Mapping((LevelLoops("buffer", (("C", 3),)), LevelLoops("dram", (("K", 4),))))
+    plain = accelerator(levels)
+    engines = (dataclasses.replace(plain.engines[0], fill_and_drain=True),)
+    cost = evaluate(layer, dataclasses.replace(plain, engines=engines), mapping)
+    assert (cost.ends_cycles, cost.cycles) == (7, 12 + 7)
+    assert evaluate(layer, plain, mapping).cycles == 15
+
+
 def test_loops_of_bound_one_and_their_order_change_nothing():
     layer, levels = LAYERS["conv"], HIERARCHIES["row stationary"]
     mapping = random_mapping(layer, levels, random.Random(3))

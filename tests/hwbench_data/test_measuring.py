@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cosearch.errors import ConfigError, CosearchError, DataError
@@ -98,6 +98,7 @@ def _computed(arch: nb.Arch) -> np.ndarray:
 
 
 @settings(max_examples=10)
+@example(10)  # no path from input to output
 @given(st.integers(0, nb.SIZE - 1))
 def test_networks_have_the_layers_of_their_workload(index: int) -> None:
     from cosearch.models.onnx_file import read_report

@@ -160,6 +160,23 @@ def test_onnx_export_equals_the_module(operator: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("operator", "mode"), [("add", "reflect"), ("butterfly", "circular"), ("spatial", "replicate")]
+)
+def test_onnx_export_keeps_a_padding_mode(operator: str, mode: str) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    net, x = nn.Conv2d(4, 8, 3, stride=2, padding=1, padding_mode=mode), torch.randn(2, 4, 9, 7)
+    converted, _ = convert(net, {"*": Rule(operator, **OPTIONS[operator])}, x)
+    buffer = io.BytesIO()
+    torch.onnx.export(to_plain(converted), (x,), buffer, input_names=["x"], dynamo=False, opset_version=18)
+    (got,) = onnxruntime.InferenceSession(buffer.getvalue(), providers=["CPUExecutionProvider"]).run(
+        None, {"x": x.numpy()}
+    )
+    with torch.no_grad():
+        np.testing.assert_allclose(got, converted(x).numpy(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
     ("call", "named"),
     [
         (lambda: Rule("shfit"), "shift"),

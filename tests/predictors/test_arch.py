@@ -181,3 +181,35 @@ def test_what_is_no_model():
         ArchPredictor(SPACE, parts=["one_hot"])
     with pytest.raises(DataError, match="was not fitted"):
         ArchPredictor(SPACE).predict(ARCHS)
+
+
+def test_a_pool_is_one_more_candidate_and_wins_where_ten_samples_are_all(tmp_path):
+    from predictors import features
+    from predictors.arch import pool_parts
+    from predictors.pool import DevicePool
+    from predictors.shipped import pool_columns
+
+    def device(conv: float, memory: float, seed: int) -> np.ndarray:
+        price = {
+            "none": 0,
+            "skip_connect": memory,
+            "nor_conv_1x1": conv / 3,
+            "nor_conv_3x3": conv,
+            "avg_pool_3x3": memory,
+        }
+        noise = np.exp(0.02 * np.random.default_rng(seed).normal(size=len(ARCHS)))
+        return np.array([2 + sum(price[o] for o in a.values()) for a in ARCHS]) * noise
+
+    pool = DevicePool(**pool_columns(SPACE)).fit(
+        features(SPACE, ARCHS, pool_parts(SPACE)), {f"d{i}": device(1 + i, 0.3 * i, i) for i in range(6)}
+    )
+    y = device(2.5, 1.1, 9)
+    few = np.random.default_rng(5).permutation(len(ARCHS))[:10]
+    archs = [ARCHS[i] for i in few]
+    model = ArchPredictor(SPACE, pool=pool).fit(archs, y[few])
+    assert model.chosen.model == "pooled"
+    assert kendalltau(model.predict(ARCHS)[0], y)[0] > 0.9
+    model.save(tmp_path / "p")
+    again = load(tmp_path / "p")
+    np.testing.assert_allclose(again.predict(ARCHS)[0], model.predict(ARCHS)[0])
+    assert kendalltau(again.adapt(archs, 3 * y[few]).predict(ARCHS)[0], y)[0] > 0.9

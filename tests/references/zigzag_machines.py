@@ -2,8 +2,10 @@
 
 The physics are those of its hardware files, stated as data: port widths, smallest accesses, energies and capacities; a
 transfer takes whole accesses and whole cycles, overlapping input tiles are fetched whole, partial sums return to the
-registers that add them, memories that are refilled while in use hold two tiles, and the first fill and the last drain
-count. One operand of each kind stays at a multiplier while it is used again (its latch).
+registers that add them, and the first fill and the last drain count. One operand of each kind stays at a multiplier
+while it is used again (its latch). ZigZag decides per mapping whether a memory holds a second tile to load ahead; here
+a search for latency gives every memory two tiles, and a search for energy, on which that has no influence, one. ZigZag
+lets each tensor have level boundaries of its own; here that is an order of the levels, and there may be several.
 """
 
 import math
@@ -11,39 +13,66 @@ from collections.abc import Mapping as Dict
 from dataclasses import replace
 from typing import Any
 
-from cosearch.hardware import Accelerator, Axis, Engine, Mapping, Mapspace, MemoryLevel, Tiling, UnitEnergies
+from cosearch.hardware import (
+    Accelerator,
+    Axis,
+    Cost,
+    Engine,
+    Mapping,
+    Mapspace,
+    MemoryLevel,
+    Tiling,
+    UnitEnergies,
+    best,
+    mapspace_size,
+)
 from cosearch.workload import Layer
 
 PSUM_BITS = 16
+"""What ZigZag's own ONNX parser takes for 8-bit layers."""
 CHANNELS = ("K", "G")
-SPACES: dict[str, tuple[Tiling, ...]] = {
+SUMS = ("rf_2B", "rf_16B")
+"""Registers of partial sums: an entry is free again as its sum leaves, so none needs a second copy."""
+
+
+def _tilings(levels: Dict[str, tuple[str, ...]]) -> tuple[Tiling, ...]:
+    """Loops of each level, innermost first; levels: name -> loop orders."""
+    return tuple(Tiling(name, tuple(orders[0]), tuple(map(tuple, orders))) for name, orders in levels.items())
+
+
+def _eyeriss(reused: str, below: str) -> tuple[tuple[str, ...], tuple[Tiling, ...]]:
+    """K and C inside `reused`, above the tile of `below`."""
+    loops = {
+        "rf_16B": ("QPKSRC",),
+        reused: ("KC",),
+        "sram_8KB": ("QPRC",),
+        "sram_1M": ("QPKGC", "KQPCG"),
+        "dram": ("PKGCN", "KPCGN"),
+    }
+    return ("rf_16B", below, reused, "sram_8KB", "sram_64KB", "sram_1M", "dram"), _tilings(loops)
+
+
+SPACES: dict[str, tuple[tuple[tuple[str, ...], tuple[Tiling, ...]], ...]] = {
     "tpu_like": (
-        Tiling("rf_2B", tuple("SRC"), (tuple("SRC"),)),
-        Tiling("rf_128B", tuple("KC"), (tuple("KC"), tuple("CK"))),
-        Tiling("sram_2MB", tuple("QPKGC"), (tuple("QPKGC"), tuple("QPCKG"), tuple("CQPKG"), tuple("KQPCG"))),
-        Tiling("dram", tuple("QPKGCN"), (tuple("QPKGCN"), tuple("KQPCGN"), tuple("QPCKGN"))),
+        (
+            ("rf_2B", "rf_128B", "sram_2MB", "dram"),
+            _tilings(
+                {
+                    "rf_2B": ("SRC",),
+                    "rf_128B": ("KC", "CK"),
+                    "sram_2MB": ("QPKGC", "QPCKG", "CQPKG", "KQPCG"),
+                    "dram": ("QPKGCN", "KQPCGN", "QPCKGN"),
+                }
+            ),
+        ),
     ),
-    "eyeriss_like": (
-        Tiling("rf_16B", tuple("KQSRC"), (tuple("KQSRC"), tuple("QKSRC"))),
-        Tiling("rf_64B_W", tuple("KSRC"), (tuple("KSRC"), tuple("SRCK"))),
-        Tiling("sram_8KB", tuple("QPC"), (tuple("QPC"), tuple("CQP"))),
-        Tiling("sram_1M", tuple("QPKGC"), (tuple("QPKGC"), tuple("KQPCG"), tuple("CQPKG"))),
-        Tiling("dram", tuple("PKGCN"), (tuple("PKGCN"), tuple("KPCGN"))),
-    ),
+    "eyeriss_like": (_eyeriss("rf_64B_W", "rf_64B_A"), _eyeriss("rf_64B_A", "rf_64B_W")),
 }
-ORDERS = {
-    "tpu_like": ("rf_2B", "rf_128B", "sram_2MB", "dram"),
-    "eyeriss_like": ("rf_16B", "rf_64B_A", "rf_64B_W", "sram_8KB", "sram_64KB", "sram_1M", "dram"),
-}
-SINGLE = ("rf_2B", "rf_16B")
-"""Registers of partial sums: an entry is free again as its sum leaves."""
+"""Per accelerator: orders of its levels, innermost first, each with the loops that are searched."""
 
 
-def memory(document: Dict[str, Any]) -> MemoryLevel:
-    ports = document["ports"]
-    widths = {port["bits_per_cycle"] for port in ports}
-    smallest = {port["smallest_access_bits"] for port in ports}
-    [width], [row] = widths, smallest
+def _memory(document: Dict[str, Any], two_tiles: bool) -> MemoryLevel:
+    [width], [row] = ({port[key] for port in document["ports"]} for key in ("bits_per_cycle", "smallest_access_bits"))
     top = document["name"] == "dram"
     return MemoryLevel(
         document["name"],
@@ -55,30 +84,44 @@ def memory(document: Dict[str, Any]) -> MemoryLevel:
         document["write_energy_pj_per_full_width_access"] * row / width,
         word_bits=row,
         instances=document["instances"],
-        double_buffered=not top and document["name"] not in SINGLE,
-        shared_port=any(port["type"] == "read_write" for port in ports),
+        double_buffered=two_tiles and not top and document["name"] not in SUMS,
+        shared_port=any(port["type"] == "read_write" for port in document["ports"]),
         aligned=True,
         slides=False,
         returns="O" in document["holds"] and not top,
     )
 
 
-def machine(name: str, document: Dict[str, Any]) -> Accelerator:
-    """document: one entry of "hardware" in tests/references/tools/zigzag.json."""
-    found = {level["name"]: memory(level) for level in document["levels"]}
-    (_, across), (_, down) = document["array"].items()
+def machines(name: str, document: Dict[str, Any], two_tiles: bool) -> list[Accelerator]:
+    """One accelerator, once per order of its levels.
+
+    document: an entry of "hardware" in tests/references/tools/zigzag.json. two_tiles: memories load ahead.
+    """
+    found = {level["name"]: _memory(level, two_tiles) for level in document["levels"]}
+    across, down = document["array"].values()
     latch = MemoryLevel("operands", ("W", "I"), 2.0, instances=across * down, slides=False)
-    levels = (latch, *(found[level] for level in ORDERS[name]))
-    lowest = next(level.name for level in levels if level.instances == 1)
-    space = Mapspace((Axis(lowest, across, CHANNELS), Axis(lowest, down, ("C",))), SPACES[name])
-    engine = Engine("mac", ("mac",), across, down, levels=levels[:-1], mapspace=space, fill_and_drain=True)
     energies = UnitEnergies(document["mac_energy_pj"], 0.0, 0.0)
-    return Accelerator(name, (engine,), levels[-1:], 1.0, lanes=2**31, energies=energies)
+    result = []
+    for order, tilings in SPACES[name]:
+        levels = (latch, *(found[level] for level in order))
+        lowest = next(level.name for level in levels if level.instances == 1)
+        space = Mapspace((Axis(lowest, across, CHANNELS), Axis(lowest, down, ("C",))), tilings)
+        engine = Engine("mac", ("mac",), across, down, levels=levels[:-1], mapspace=space, fill_and_drain=True)
+        result.append(Accelerator(name, (engine,), levels[-1:], 1.0, lanes=2**31, energies=energies))
+    return result
 
 
-def as_priced(layer: Layer) -> Layer:
-    """The layer with ZigZag's width of partial sums."""
-    return replace(layer, accumulator_bits=PSUM_BITS)
+def search(layer: Layer, name: str, document: Dict[str, Any], objective: str) -> tuple[Accelerator, Mapping, Cost, int]:
+    """The best mapping for ``latency`` or ``energy`` over all orders of the levels, and how many mappings there are."""
+    layer = replace(layer, accumulator_bits=PSUM_BITS)
+    choices = machines(name, document, two_tiles=objective == "latency")
+    found = [(accelerator, *best(layer, accelerator, objective)) for accelerator in choices]
+    chosen = min(found, key=lambda f: f[2].cycles if objective == "latency" else f[2].energy_mj)
+    return *chosen, sum(mapspace_size(layer, accelerator) for accelerator in choices)
+
+
+def picojoules(cost: Cost) -> float:
+    return sum(cost.energy_pj.values())
 
 
 def in_zigzags_words(layer: Layer, accelerator: Accelerator, mapping: Mapping) -> dict[str, Any]:
@@ -96,15 +139,9 @@ def in_zigzags_words(layer: Layer, accelerator: Accelerator, mapping: Mapping) -
                 nest.append(pending)
                 pending = []
         temporal[tensor] = nest
-    across: dict[str, dict[str, int]] = {"D1": {}, "D2": {}}
+    spatial: dict[str, dict[str, int]] = {"D1": {}, "D2": {}}
     for loops in mapping.levels:
         for dim, bound in loops.spatial:
-            across["D2" if dim == "C" else "D1"][rename.get(dim, dim)] = bound
-    if depthwise:
-        across["D2"] = {"C": 1}
-    return {
-        "hardware": accelerator.name,
-        "layer": layer.to_json(),
-        "spatial": {dim: loops or {"K": 1} for dim, loops in across.items()},
-        "temporal": temporal,
-    }
+            spatial["D2" if dim == "C" else "D1"][rename.get(dim, dim)] = bound
+    spatial = {"D1": spatial["D1"] or {"K": 1}, "D2": spatial["D2"] or {"C": 1}}
+    return {"hardware": accelerator.name, "layer": layer.to_json(), "spatial": spatial, "temporal": temporal}

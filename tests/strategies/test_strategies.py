@@ -167,7 +167,7 @@ def test_a_floor_on_accuracy_directs_evolution():
     late = run(make("evolutionary", SPACE, Costs(), floor, 0), 200)[100:]
     free = run(make("evolutionary", SPACE, Costs(), OBJECTIVES, 0), 200)[100:]
     meets = [np.mean([accuracy(a) >= 0.9 for a in archs]) for archs in (late, free)]
-    assert meets[0] > max(0.5, meets[1])
+    assert meets[0] > meets[1] + 0.1
 
 
 def test_the_recorded_point_is_the_cheapest_of_the_front():

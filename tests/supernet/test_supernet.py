@@ -10,14 +10,14 @@ from torch.nn import functional as F
 from cosearch.blueprint import Conv
 from cosearch.config import RunConfig
 from cosearch.data import Split
-from cosearch.errors import ConfigError, RunError
+from cosearch.errors import ConfigError, DataError, RunError
 from cosearch.integer import to_integer
 from cosearch.macro import BlockChoice
 from cosearch.runs import RunDirectory
-from cosearch.seeding import numpy_stream
 from cosearch.supernet.blocks import calibrate, set_simulation
 from cosearch.supernet.checkpoint import restore, save
 from cosearch.supernet.elastic import Supernet
+from cosearch.supernet.recipes import sandwich, uniform
 from cosearch.supernet.training import (
     DivergedError,
     Recipe,
@@ -166,14 +166,10 @@ def test_calibrating_rescues_a_sub_network(digits):
     """With the statistics of another network accuracy is chance; measured anew it is not."""
     made = tiny_space.space().supernet(0)
     tiny = tiny_space.space()
-    recipe = Recipe(epochs=10)
-    optimizer = make_optimizer(made, recipe)
-
-    def sampler(epoch: int, step: int):
-        return tiny.blueprint(tiny.sample(numpy_stream(0, epoch, step)))
-
-    for epoch in range(recipe.epochs):
-        train_supernet_epoch(made, optimizer, sampler, digits.train, recipe, 0, epoch)
+    recipe = uniform(tiny, made, 0, Recipe(epochs=10))
+    optimizer = make_optimizer(made, recipe.settings)
+    for epoch in range(10):
+        train_supernet_epoch(recipe, optimizer, digits.train, 0, epoch)
     arch = {"layer1": "conv_k5_e6", "layer2": "conv_k5_e6", "layer3": "conv_k5_e6"}
     network = made.extract(tiny.blueprint(arch))
     network.eval()
@@ -230,7 +226,8 @@ def test_batches_visit_each_image_at_most_once_and_differ_between_epochs(digits)
     assert not torch.equal(labels[0], labels[2])
     assert len(labels[0]) == len(digits.train) // 100 * 100
     few = Split(digits.train.x[:10], digits.train.y[:10])
-    assert [len(y) for _, y in batches(few, still, False, 0, 0, "cpu")] == [10]
+    with pytest.raises(DataError, match="10 training images, fewer than one batch of 100"):
+        next(batches(few, still, False, 0, 0, "cpu"))
 
 
 def test_the_rate_warms_up_and_falls_to_zero():
@@ -276,10 +273,13 @@ def test_a_loss_that_is_not_finite_is_an_error(digits):
         train_network(made.build(made.largest()), few, Recipe(epochs=2, learning_rate=1e30), 0)
     assert "\n" not in str(caught.value)
     net = made.supernet(0)
-    recipe = Recipe(epochs=2, learning_rate=1e30)
-    path = made.blueprint(made.largest())
-    with pytest.raises(DivergedError, match="of the supernet"):
-        train_supernet_epoch(net, make_optimizer(net, recipe), lambda e, s: path, few, recipe, 0, 0)
+    recipe = uniform(made, net, 0, Recipe(epochs=2, learning_rate=1e30))
+    with pytest.raises(DivergedError, match=r"in step \d of epoch 1 of 2 of the supernet at learning rate 1e\+30"):
+        train_supernet_epoch(recipe, make_optimizer(net, recipe.settings), few, 0, 0)
+    spoilt = Recipe(epochs=2, learning_rate=float("nan"))
+    recipe, one = uniform(made, made.supernet(0), 0, spoilt), Split(digits.train.x[:64], digits.train.y[:64])
+    with pytest.raises(DivergedError, match="a weight became infinite or NaN in epoch 1"):  # its loss came before
+        train_supernet_epoch(recipe, make_optimizer(recipe.supernet, spoilt), one, 0, 0)
 
 
 def test_cuda_is_refused_where_there_is_none(monkeypatch):
@@ -292,48 +292,53 @@ def test_cuda_is_refused_where_there_is_none(monkeypatch):
 # -- the checkpoint --
 
 
-def trained(run: RunDirectory, digits, first: int, last: int, fresh: bool) -> Supernet:
+def trained(run: RunDirectory, digits, first: int, last: int) -> Supernet:
     tiny = tiny_space.space()
-    recipe = Recipe(epochs=4)
-    net = tiny.supernet(0)
-    optimizer = make_optimizer(net, recipe)
-    done = 0 if fresh else restore(run, net, optimizer, "tiny", 4)
-    assert done == first
-
-    def sampler(epoch: int, step: int):
-        return tiny.blueprint(tiny.sample(numpy_stream(0, epoch, step)))
-
+    recipe = uniform(tiny, tiny.supernet(0), 0, Recipe(epochs=4))
+    optimizer = make_optimizer(recipe.supernet, recipe.settings)
+    assert restore(run, recipe, optimizer, "tiny") == first
     for epoch in range(first, last):
-        train_supernet_epoch(net, optimizer, sampler, digits.train, recipe, 0, epoch)
-    save(run, net, optimizer, "tiny", last, 4)
-    return net
+        train_supernet_epoch(recipe, optimizer, digits.train, 0, epoch)
+    save(run, recipe, optimizer, "tiny", last)
+    return recipe.supernet
 
 
 def test_training_goes_on_from_a_checkpoint_bit_for_bit(digits, tmp_path):
     whole = RunDirectory.create(tmp_path / "whole", RunConfig())
     parts = RunDirectory.create(tmp_path / "parts", RunConfig())
-    straight = trained(whole, digits, 0, 4, fresh=True)
-    trained(parts, digits, 0, 1, fresh=False)
-    resumed = trained(parts, digits, 1, 4, fresh=False)
+    straight = trained(whole, digits, 0, 4)
+    trained(parts, digits, 0, 1)
+    resumed = trained(parts, digits, 1, 4)
     for (name, a), b in zip(straight.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     file = "supernet.safetensors"
     assert (whole.path / file).read_bytes() == (parts.path / file).read_bytes()
 
 
-def test_a_foreign_checkpoint_is_refused(digits, tmp_path):
+def test_a_foreign_checkpoint_is_refused(tmp_path):
     run = RunDirectory.create(tmp_path / "run", RunConfig())
     tiny = tiny_space.space()
-    net = tiny.supernet(0)
-    optimizer = make_optimizer(net, Recipe(1))
-    assert restore(run, net, optimizer, "tiny", 4) == 0
-    save(run, net, optimizer, "tiny", 2, 4)
-    with pytest.raises(RunError, match="of space tiny over 4 epochs, this run is tiny over 5"):
-        restore(run, net, optimizer, "tiny", 5)
-    with pytest.raises(RunError, match="this run is shiftadd"):
-        restore(run, net, optimizer, "shiftadd", 4)
-    save(run, net, optimizer, "shiftadd", 2, 4)
-    other = SPACE.supernet(0)
+
+    def recipe_for(space, epochs: int = 4, **sharing):
+        return uniform(space, space.supernet(0, **sharing), 0, Recipe(epochs))
+
+    def stored(recipe, space: str) -> int:
+        return restore(run, recipe, make_optimizer(recipe.supernet, recipe.settings), space)
+
+    own = recipe_for(tiny)
+    assert stored(own, "tiny") == 0
+    save(run, own, make_optimizer(own.supernet, own.settings), "tiny", 2)
+    assert stored(recipe_for(tiny), "tiny") == 2
+    for other, name, words in (
+        (recipe_for(tiny, 5), "tiny", "epochs 4; this run is .* epochs 5"),
+        (recipe_for(tiny), "shiftadd", "space tiny, .*; this run is version 2, space shiftadd"),
+        (recipe_for(tiny, heterogeneous=True), "tiny", "sharing separate, .* sharing heterogeneous"),
+        (sandwich(tiny, tiny.supernet(0), 0, Recipe(4)), "tiny", "recipe uniform, .* recipe sandwich"),
+    ):
+        with pytest.raises(RunError, match=words) as caught:
+            stored(other, name)
+        assert "\n" not in str(caught.value)
+    save(run, own, make_optimizer(own.supernet, own.settings), "shiftadd", 2)
     with pytest.raises(RunError, match="does not fit the supernet") as caught:
-        restore(run, other, make_optimizer(other, Recipe(1)), "shiftadd", 4)
+        stored(recipe_for(SPACE), "shiftadd")
     assert "\n" not in str(caught.value)

@@ -1,0 +1,443 @@
+"""How a supernet's weights are trained: recipes put together from a sampler, a step and hooks around it.
+
+A recipe is made by a function (space, seed, settings) -> `SupernetRecipe`; `RECIPES` names them. Whatever a recipe
+draws comes from streams named by (seed, epoch, step), and what it learns beside the weights stands in its `state`, so
+that training continues from a checkpoint exactly.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cosearch import registry
+from cosearch.blueprint import Blueprint
+from cosearch.seeding import torch_stream
+from cosearch.supernet import sampling
+from cosearch.supernet.elastic import ElasticUnit, Supernet
+from cosearch.supernet.sampling import Arch, Choice, Sampler
+from cosearch.supernet.sharing import laplace_distance, limit_gradient
+from cosearch.supernet.training import Recipe, rate_at
+
+RECIPES: dict[str, str] = {
+    "uniform": "cosearch.supernet.recipes:uniform",
+    "fair": "cosearch.supernet.recipes:fair",
+    "sandwich": "cosearch.supernet.recipes:sandwich",
+    "progressive": "cosearch.supernet.recipes:progressive",
+    "prune": "cosearch.supernet.recipes:prune",
+    "gumbel": "cosearch.supernet.recipes:gumbel",
+}
+
+
+Step = Callable[[Tensor, Tensor, int, int], Tensor]
+Hook = Callable[[int], None]
+Within = Callable[[Arch], bool]
+
+
+def nothing(epoch: int) -> None:
+    """A hook that does nothing."""
+
+
+@dataclass(frozen=True)
+class SupernetRecipe:
+    """One way to train a supernet.
+
+    step: (x, y, epoch, step) runs the step's networks, leaves their gradients in the supernet and returns the loss.
+    paths: networks in a step; an epoch has that many times fewer steps, so that equal epochs are equal work.
+    rate: (settings, step, steps in all) -> learning rate. before_epoch, after_backward, after_step: hooks (epoch).
+    state, optimizer: what is learned beside the weights, and by what; both go into the checkpoint.
+    """
+
+    name: str
+    supernet: Supernet
+    settings: Recipe
+    step: Step
+    paths: int = 1
+    rate: Callable[[Recipe, int, int], float] = rate_at
+    before_epoch: Hook = nothing
+    after_backward: Hook = nothing
+    after_step: Hook = nothing
+    state: nn.Module = field(default_factory=nn.Module)
+    optimizer: torch.optim.Optimizer | None = None
+
+
+def make(
+    name: str, space: Any, supernet: Supernet, seed: int, settings: Recipe, within: Within | None = None
+) -> SupernetRecipe:
+    """The recipe of a name.
+
+    within: says which archs meet the budget, which are then drawn more often.
+    Raises: UnknownNameError.
+    """
+    build: Callable[..., SupernetRecipe] = registry.find("recipes", RECIPES, name)
+    return build(space, supernet, seed, settings, within)
+
+
+# -- steps --
+
+
+def backward(
+    supernet: Supernet,
+    x: Tensor,
+    y: Tensor,
+    blueprint: Blueprint,
+    settings: Recipe,
+    share: float = 1.0,
+    teacher: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Add `share` of one network's gradient. teacher: logits to follow instead of the labels.
+
+    Returns: its loss and its logits, detached.
+    """
+    transformed: list[Any] = []
+    logits = supernet(x, blueprint, transformed)
+    loss = (
+        F.cross_entropy(logits, y, label_smoothing=settings.label_smoothing)
+        if teacher is None
+        else F.cross_entropy(logits, teacher.softmax(1))
+    )
+    total = loss
+    if transformed:
+        for entry in transformed:
+            limit_gradient(entry, share * settings.adder_rate)
+        distances = torch.stack([laplace_distance(entry.weight) for entry in transformed])
+        total = loss + settings.laplace_weight * distances.mean()
+    (share * total).backward()
+    return loss.detach(), logits.detach()
+
+
+def follow(space: Any, supernet: Supernet, sampler: Sampler, settings: Recipe) -> Step:
+    """A step on the sampled networks, each with an equal share of the gradient."""
+
+    def step(x: Tensor, y: Tensor, epoch: int, index: int) -> Tensor:
+        archs = sampler(epoch, index)
+        losses = [backward(supernet, x, y, space.blueprint(arch), settings, 1.0 / len(archs))[0] for arch in archs]
+        return torch.stack(losses).mean()
+
+    return step
+
+
+def distil(space: Any, supernet: Supernet, sampler: Sampler, settings: Recipe) -> Step:
+    """A step in which the first network learns the labels and the others what it says (in-place distillation)."""
+
+    def step(x: Tensor, y: Tensor, epoch: int, index: int) -> Tensor:
+        first, *others = sampler(epoch, index)
+        share = 1.0 / (1 + len(others))
+        loss, teacher = backward(supernet, x, y, space.blueprint(first), settings, share)
+        for arch in others:
+            backward(supernet, x, y, space.blueprint(arch), settings, share, teacher)
+        return loss
+
+    return step
+
+
+# -- recipes --
+
+
+def uniform(
+    space: Any, supernet: Supernet, seed: int, settings: Recipe, within: Within | None = None
+) -> SupernetRecipe:
+    """Single path, uniformly sampled."""
+    return SupernetRecipe(
+        "uniform",
+        supernet,
+        settings,
+        follow(space, supernet, _sampler(sampling.uniform(space, seed), within), settings),
+    )
+
+
+def fair(space: Any, supernet: Supernet, seed: int, settings: Recipe, within: Within | None = None) -> SupernetRecipe:
+    """Every choice of every decision once in each step (FairNAS). A budget is not followed: it would not be fair."""
+    sampler = sampling.strictly_fair(space, seed)
+    return SupernetRecipe(
+        "fair", supernet, settings, follow(space, supernet, sampler, settings), sampling.widest_decision(space)
+    )
+
+
+def sandwich(
+    space: Any, supernet: Supernet, seed: int, settings: Recipe, within: Within | None = None
+) -> SupernetRecipe:
+    """Largest, smallest and two others; all follow the largest (BigNAS). A budget is not followed by the two ends."""
+    return SupernetRecipe(
+        "sandwich", supernet, settings, distil(space, supernet, sampling.sandwich(space, seed), settings), 4
+    )
+
+
+def progressive(
+    space: Any, supernet: Supernet, seed: int, settings: Recipe, within: Within | None = None
+) -> SupernetRecipe:
+    """NASA's PGP in three equal stages: convolutions and shifts; additions join, the others' weights stand; all.
+
+    In the first half of the first two stages only the widest expansions. The learning rate anneals in each stage anew,
+    and additions start from the batch-norm gains that convolutions have learned (both our choice).
+    """
+    second, third = (round(settings.epochs * i / 3) for i in (1, 2))
+
+    def stage(epoch: int) -> int:
+        return (epoch >= second) + (epoch >= third)
+
+    def allowed(epoch: int) -> dict[str, Sequence[Choice]]:
+        now = stage(epoch)
+        choices: Mapping[str, Sequence[Choice]] = space.choices
+        if now == 0:
+            choices = {name: sampling.without_additions(options) for name, options in choices.items()}
+        start, end = ((0, second), (second, third), (third, settings.epochs))[now]
+        if now < 2 and epoch < (start + end) / 2:
+            choices = {name: sampling.widest(options) for name, options in choices.items()}
+        return dict(choices)
+
+    def before_epoch(epoch: int) -> None:
+        if epoch == second:
+            for unit in elastic_units(supernet):
+                inherit_gains(unit)
+
+    def after_backward(epoch: int) -> None:
+        if stage(epoch) == 1:
+            for parameter in multiplying_parameters(supernet):
+                parameter.grad = None
+
+    def rate(settings: Recipe, step: int, total: int) -> float:
+        bounds = [round(total * epoch / settings.epochs) for epoch in (0, second, third, settings.epochs)]
+        now = max(i for i in range(3) if bounds[i] <= step)
+        return rate_at(settings, step - bounds[now], bounds[now + 1] - bounds[now])
+
+    sampler = _sampler(sampling.among(space, seed, allowed), within)
+    return SupernetRecipe(
+        "progressive",
+        supernet,
+        settings,
+        follow(space, supernet, sampler, settings),
+        rate=rate,
+        before_epoch=before_epoch,
+        after_backward=after_backward,
+    )
+
+
+def elastic_units(supernet: Supernet) -> list[ElasticUnit]:
+    return [unit for unit in supernet.units.values() if isinstance(unit, ElasticUnit)]
+
+
+@torch.no_grad()
+def inherit_gains(unit: ElasticUnit) -> None:
+    """Batch-norm gains and offsets of additions become those of convolutions."""
+    if "add" in unit.gamma and "conv" in unit.gamma:
+        for values in (unit.gamma, unit.beta):
+            k = min(len(values["add"]), len(values["conv"]))
+            values["add"][:k] = values["conv"][:k]
+
+
+def multiplying_parameters(supernet: Supernet) -> list[nn.Parameter]:
+    """Weights, gains and offsets of whatever is no addition, where there are additions beside it."""
+    found: list[nn.Parameter] = []
+    for unit in elastic_units(supernet):
+        if "add" in unit.gamma and len(unit.gamma) > 1:
+            for key, weights in unit.weights.items():
+                if not key.startswith("adder") and isinstance(weights, nn.ParameterList):
+                    found += list(weights)
+            found += [value for values in (unit.gamma, unit.beta) for op, value in values.items() if op != "add"]
+    return found
+
+
+# -- joint search and pruning --
+
+PRUNED = 0.5
+"""Share of the weights that is zero in the end."""
+PRUNE_PERIODS = 4
+MASKS, MASK_DISTANCE = 5, 0.1
+
+
+class EarlyBird(nn.Module):
+    """Says when a pruning mask has settled: the newest of five differs from each before in less than a tenth.
+
+    Source: You et al., Drawing early-bird tickets, 2020.
+    """
+
+    masks: Tensor
+    seen: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("masks", torch.zeros(MASKS, size, dtype=torch.uint8))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    def settled(self, mask: Tensor) -> bool:
+        """Take the newest mask, [size] of 0 and 1. Returns: whether a ticket can be drawn."""
+        self.masks = torch.cat([self.masks[1:], mask[None].to(self.masks)])
+        self.seen += 1
+        return int(self.seen) >= MASKS and bool((mask_distance(self.masks[:-1], self.masks[-1]) < MASK_DISTANCE).all())
+
+
+def mask_distance(a: Tensor, b: Tensor) -> Tensor:
+    """The share of entries in which masks differ; broadcasts over leading dimensions."""
+    return (a != b).to(torch.float64).mean(-1)
+
+
+def small_gains(supernet: Supernet, share: float) -> Tensor:
+    """[gains] 1 where a batch-norm gain of the supernet is not among the smallest `share`."""
+    gains = torch.cat([gain.detach().abs() for unit in elastic_units(supernet) for gain in unit.gamma.values()])
+    return (gains > gains.quantile(share)).to(torch.uint8)
+
+
+def prune(space: Any, supernet: Supernet, seed: int, settings: Recipe, within: Within | None = None) -> SupernetRecipe:
+    """Search and pruning at once, with iterative re-activation (SuperTickets).
+
+    Pruning starts when the mask of small batch-norm gains has settled (early-bird), or after a third of the epochs.
+    From then on there are four periods. Each sets the smallest weights to zero, more of them than the one before; they
+    stay zero for half of the period and train again in the other half. In the last they stay zero.
+    """
+    state = _PruningState(len(small_gains(supernet, PRUNED)))
+    masks: list[tuple[nn.Parameter, Tensor]] = []
+
+    def before_epoch(epoch: int) -> None:
+        if int(state.start) < 0 and (
+            state.bird.settled(small_gains(supernet, PRUNED)) or epoch >= settings.epochs // 3
+        ):
+            state.start.fill_(epoch)
+        masks.clear()
+        if int(state.start) < 0:
+            return
+        period, begins, masked = pruning_phase(epoch, int(state.start), settings.epochs)
+        if begins:
+            zero_smallest(prunable(supernet), PRUNED * (period + 1) / PRUNE_PERIODS)
+        if masked:  # what is zero stays zero; a restored checkpoint knows it by the zeros themselves
+            masks.extend((weight, (weight.detach() != 0).to(weight.dtype)) for weight in prunable(supernet))
+
+    @torch.no_grad()
+    def after_step(epoch: int) -> None:
+        for weight, mask in masks:
+            weight.mul_(mask)
+
+    sampler = _sampler(sampling.uniform(space, seed), within)
+    step = follow(space, supernet, sampler, settings)
+    return SupernetRecipe(
+        "prune", supernet, settings, step, before_epoch=before_epoch, after_step=after_step, state=state
+    )
+
+
+class _PruningState(nn.Module):
+    start: Tensor
+
+    def __init__(self, gains: int) -> None:
+        super().__init__()
+        self.register_buffer("start", torch.full((), -1, dtype=torch.int64))  # the epoch in which pruning starts
+        self.bird = EarlyBird(gains)
+
+
+def pruning_phase(epoch: int, start: int, epochs: int) -> tuple[int, bool, bool]:
+    """(period, whether it begins in this epoch, whether its zeros stay) of an epoch from `start` on."""
+    length = (epochs - start) / PRUNE_PERIODS
+    starts = [start + math.floor(i * length) for i in range(PRUNE_PERIODS)]
+    period = max(i for i in range(PRUNE_PERIODS) if starts[i] <= epoch)
+    masked = period == PRUNE_PERIODS - 1 or epoch < starts[period] + max(1.0, length / 2)
+    return period, epoch == starts[period], masked
+
+
+def prunable(supernet: Supernet) -> list[nn.Parameter]:
+    """The weights that multiply; zero is no neutral weight of an addition."""
+    return [
+        weight
+        for unit in elastic_units(supernet)
+        for key, weights in unit.weights.items()
+        if key.startswith("linear") and isinstance(weights, nn.ParameterList)
+        for weight in weights
+    ]
+
+
+@torch.no_grad()
+def zero_smallest(weights: Sequence[nn.Parameter], share: float) -> None:
+    """Set the smallest `share` of all weights to zero, each in units of its tensor's spread."""
+    scaled = [weight.abs() / weight.std(correction=0).clamp_min(1e-12) for weight in weights]
+    everything = torch.cat([values.flatten() for values in scaled])
+    threshold = everything.kthvalue(max(1, round(share * everything.numel()))).values
+    for weight, values in zip(weights, scaled, strict=True):
+        weight.mul_((values > threshold).to(weight.dtype))
+
+
+# -- architecture parameters --
+
+TEMPERATURE, COOLING = 5.0, 0.975
+"""NASA's: 5 at first, times 0.975 in each epoch."""
+
+
+class ArchitectureLogits(nn.Module):
+    """One logit for each choice of each decision, relaxed by Gumbel-softmax with hard samples (GDAS)."""
+
+    def __init__(self, choices: Mapping[str, Sequence[Choice]]) -> None:
+        super().__init__()
+        self.choices = {name: tuple(options) for name, options in choices.items()}
+        self.logits = nn.ParameterList(torch.zeros(len(options)) for options in choices.values())
+
+    def probabilities(self) -> dict[str, Tensor]:
+        """Decision -> [choices], summing to one."""
+        return {name: logits.softmax(0) for name, logits in zip(self.choices, self.logits, strict=True)}
+
+    def draw(self, temperature: float, generator: torch.Generator) -> tuple[Arch, dict[str, Tensor]]:
+        """An arch, and for each decision a gate: a scalar of value one whose gradient is that of the choice's share."""
+        arch: Arch = {}
+        gates: dict[str, Tensor] = {}
+        for (name, options), logits in zip(self.choices.items(), self.logits, strict=True):
+            uniform = torch.rand(len(options), generator=generator).clamp(1e-9, 1 - 1e-7)
+            noise = -torch.log(-torch.log(uniform)).to(logits.device)
+            shares = ((logits + noise) / temperature).softmax(0)
+            chosen = int(shares.argmax())
+            arch[name] = options[chosen]
+            gates[name] = 1.0 + shares[chosen] - shares[chosen].detach()
+        return arch, gates
+
+    def most_probable(self) -> Arch:
+        return {
+            name: options[int(logits.argmax())]
+            for (name, options), logits in zip(self.choices.items(), self.logits, strict=True)
+        }
+
+
+def gated_steps(blueprint: Blueprint, decisions: Sequence[str]) -> dict[str, str]:
+    """Step -> decision, for the last convolution of each place that a decision fills.
+
+    A choice without a convolution has no gate; its logit then moves only against those of the others.
+    """
+    last: dict[str, tuple[str, str]] = {}
+    for step in blueprint.convolutions:
+        parts = step.name.split(".")
+        for decision in decisions:
+            if decision in parts:
+                last[".".join(parts[: parts.index(decision) + 1])] = (step.name, decision)
+    return dict(last.values())
+
+
+def gumbel(space: Any, supernet: Supernet, seed: int, settings: Recipe, within: Within | None = None) -> SupernetRecipe:
+    """Weights on uniform paths for half of the epochs, then weights and architecture logits in turn (NASA).
+
+    The logits are `recipe.state`; their optimiser is Adam (3e-4, 0.5, 0.999).
+    """
+    logits = ArchitectureLogits(space.choices)
+    adam = torch.optim.Adam(logits.parameters(), lr=3e-4, betas=(0.5, 0.999))
+    warm = follow(space, supernet, _sampler(sampling.uniform(space, seed), within), settings)
+    begin = settings.epochs // 2
+
+    def step(x: Tensor, y: Tensor, epoch: int, index: int) -> Tensor:
+        if epoch < begin:
+            return warm(x, y, epoch, index)
+        temperature = TEMPERATURE * COOLING ** (epoch - begin)
+        arch, gates = logits.draw(temperature, torch_stream(seed, "gumbel", epoch, index))
+        blueprint = space.blueprint(arch)
+        if index % 2 == 0:
+            return backward(supernet, x, y, blueprint, settings)[0]
+        gated = {name: gates[decision] for name, decision in gated_steps(blueprint, list(gates)).items()}
+        loss = F.cross_entropy(supernet(x, blueprint, gates=gated), y, label_smoothing=settings.label_smoothing)
+        parameters = list(logits.parameters())
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        adam.step()
+        return loss.detach()
+
+    return SupernetRecipe("gumbel", supernet, settings, step, state=logits, optimizer=adam)
+
+
+def _sampler(sampler: Sampler, within: Callable[[Arch], bool] | None) -> Sampler:
+    return sampler if within is None else sampling.guided(sampler, within)

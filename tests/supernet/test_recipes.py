@@ -1,0 +1,341 @@
+"""Recipes of supernet training, their samplers, and weights shared through a transform."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch.nn import functional as F
+
+from cosearch.config import RunConfig
+from cosearch.data import Split
+from cosearch.errors import UnknownNameError
+from cosearch.runs import RunDirectory
+from cosearch.supernet import recipes, sampling
+from cosearch.supernet.checkpoint import restore, save
+from cosearch.supernet.elastic import ElasticUnit
+from cosearch.supernet.sharing import LaplaceTransform, Transformed, laplace_distance, limit_gradient
+from cosearch.supernet.training import Recipe, make_optimizer, train_supernet_epoch
+from search_spaces.networks.shiftadd import space
+from tests import tiny_space
+
+TINY, SPACE = tiny_space.space(), space()
+EPOCHS = 12
+
+
+@pytest.fixture
+def few(digits) -> Split:
+    return Split(digits.train.x[:128], digits.train.y[:128])
+
+
+def made(name: str, heterogeneous: bool = False, epochs: int = EPOCHS) -> recipes.SupernetRecipe:
+    return recipes.make(name, TINY, TINY.supernet(0, heterogeneous), 0, Recipe(epochs))
+
+
+def train(recipe, few: Split, first: int, last: int, optimizer=None):
+    optimizer = optimizer or make_optimizer(recipe.supernet, recipe.settings)
+    for epoch in range(first, last):
+        train_supernet_epoch(recipe, optimizer, few, 0, epoch)
+    return optimizer
+
+
+# -- every recipe --
+
+
+@pytest.mark.parametrize("heterogeneous", [False, True])
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_a_recipe_resumes_bit_for_bit_from_any_epoch(few, tmp_path, name, heterogeneous):
+    whole = RunDirectory.create(tmp_path / "whole", RunConfig())
+    parts = RunDirectory.create(tmp_path / "parts", RunConfig())
+    straight = made(name, heterogeneous)
+    save(whole, straight, train(straight, few, 0, EPOCHS), "tiny", EPOCHS)
+    cuts = (0, 3, 4, 7, 9, EPOCHS)  # on both sides of every change of stage
+    for first, last in itertools.pairwise(cuts):
+        recipe = made(name, heterogeneous)
+        optimizer = make_optimizer(recipe.supernet, recipe.settings)
+        assert restore(parts, recipe, optimizer, "tiny") == first
+        train(recipe, few, first, last, optimizer)
+        save(parts, recipe, optimizer, "tiny", last)
+    file = "supernet.safetensors"
+    assert (whole.path / file).read_bytes() == (parts.path / file).read_bytes()
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_a_recipe_learns_and_equal_epochs_are_equal_work(digits, name):
+    recipe = made(name, epochs=6)
+    runs = []
+    forward = recipe.supernet.forward
+    recipe.supernet.forward = lambda *a, **k: (runs.append(1), forward(*a, **k))[1]
+    optimizer = make_optimizer(recipe.supernet, recipe.settings)
+    losses = [train_supernet_epoch(recipe, optimizer, digits.train, 0, epoch) for epoch in range(6)]
+    batches = 6 * (len(digits.train) // 64)
+    assert 0.7 * batches <= len(runs) <= batches
+    assert losses[-1] < losses[0]
+
+
+def test_an_unknown_recipe_is_named():
+    with pytest.raises(UnknownNameError, match="did you mean 'sandwich'"):
+        made("sandwhich")
+
+
+# -- samplers --
+
+
+def test_strictly_fair_steps_use_every_choice_of_every_decision():
+    sampler = sampling.strictly_fair(SPACE, 3)
+    for step in range(4):
+        archs = sampler(1, step)
+        assert len(archs) == 19
+        for name, options in SPACE.choices.items():
+            times = [sum(arch[name] == option for arch in archs) for option in options]
+            assert min(times) == 1
+            assert max(times) == (1 if len(options) == 19 else 2)
+    assert sampler(1, 0) == sampling.strictly_fair(SPACE, 3)(1, 0)
+    assert sampler(1, 0) != sampler(1, 1) != sampler(2, 1)
+
+
+def test_sandwich_steps_have_both_ends():
+    archs = sampling.sandwich(SPACE, 0)(0, 0)
+    macs = [SPACE.workload(arch).macs for arch in archs]
+    assert len(archs) == 4
+    assert macs[0] == max(macs)
+    assert macs[1] == min(macs)
+    drawn = [SPACE.workload(SPACE.sample(np.random.default_rng(i))).macs for i in range(50)]
+    assert macs[1] <= min(drawn) <= max(drawn) <= macs[0]
+
+
+def test_guided_sampling_follows_the_budget_and_leaves_nothing_out():
+    def within(arch) -> bool:
+        return SPACE.workload(arch).macs < 200_000
+
+    plain, guided = sampling.uniform(SPACE, 0), sampling.guided(sampling.uniform(SPACE, 0), within)
+    share = np.mean([within(plain(0, i)[0]) for i in range(400)])
+    found = np.mean([within(guided(0, i)[0]) for i in range(400)])
+    expected = 1 - (1 - share) ** sampling.GUIDED_TRIES
+    assert 0.02 < share < 0.9
+    assert found == pytest.approx(expected, abs=4 * (expected * (1 - expected) / 400) ** 0.5)
+    assert found < 1
+    assert guided(0, 7) == guided(0, 7)
+
+
+# -- progressive --
+
+
+def test_progressive_stages_have_exactly_the_stated_gradients_and_choices(few):
+    recipe = made("progressive", epochs=12)
+    seen: dict[int, set[str]] = {}
+    blueprint = TINY.blueprint
+    drawn: list[str] = []
+
+    class Spy:
+        choices = TINY.choices
+
+        @staticmethod
+        def blueprint(arch):
+            drawn.extend(arch.values())
+            return blueprint(arch)
+
+    recipe = recipes.progressive(Spy, recipe.supernet, 0, recipe.settings)
+    optimizer = make_optimizer(recipe.supernet, recipe.settings)
+    moved: dict[int, set[str]] = {}
+    for epoch in range(12):
+        before = {n: p.detach().clone() for n, p in recipe.supernet.named_parameters()}
+        drawn.clear()
+        train_supernet_epoch(recipe, optimizer, few, 0, epoch)
+        seen[epoch] = set(drawn)
+        moved[epoch] = {n for n, p in recipe.supernet.named_parameters() if not torch.equal(p, before[n])}
+    first, second = set.union(*(seen[e] for e in range(4))), set.union(*(seen[e] for e in range(4, 8)))
+    assert not any(choice.startswith("add") for choice in first)
+    assert any(choice.startswith("add") for choice in second)
+    assert {c for c in seen[0] | seen[1] if c != "skip"} == {"conv_k5_e6"}
+    searchable = [n for n in moved[11] if "layer" in n]
+    assert any(".linear" in n for n in searchable)
+    for epoch in range(4, 8):
+        assert not [n for n in moved[epoch] if "layer" in n and (".linear" in n or n.endswith(("conv", "shift")))]
+        assert "units.stem.weights.linear.0" in moved[epoch]
+    assert any("adder" in n for e in range(4, 8) for n in moved[e])
+
+
+def test_progressive_rates_anneal_in_each_stage():
+    recipe = made("progressive", epochs=12)
+    rates = [recipe.rate(recipe.settings, step, 120) for step in range(120)]
+    peaks = [i for i in range(1, 119) if rates[i - 1] < rates[i] >= rates[i + 1]]
+    assert len(peaks) == 3
+    assert all(rates[i] < 0.01 * recipe.settings.learning_rate for i in (39, 79, 119))
+
+
+def test_additions_start_from_the_gains_of_convolutions():
+    unit = next(u for u in recipes.elastic_units(SPACE.supernet(0)) if "add" in u.gamma)
+    with torch.no_grad():
+        unit.gamma["conv"].uniform_(generator=torch.Generator().manual_seed(0))
+        unit.beta["conv"].fill_(0.25)
+    recipes.inherit_gains(unit)
+    assert torch.equal(unit.gamma["add"], unit.gamma["conv"])
+    assert bool((unit.beta["add"] == 0.25).all())
+
+
+# -- pruning --
+
+
+def test_masks_settle_when_five_of_them_agree():
+    generator = torch.Generator().manual_seed(0)
+    steady, restless = recipes.EarlyBird(1000), recipes.EarlyBird(1000)
+    mask = (torch.rand(1000, generator=generator) < 0.5).to(torch.uint8)
+    assert [steady.settled(mask) for _ in range(6)] == [False] * 4 + [True] * 2
+    masks = (torch.rand((20, 1000), generator=generator) < 0.5).to(torch.uint8)
+    assert not any(restless.settled(m) for m in masks)
+    assert float(recipes.mask_distance(masks[0], masks[1])) == pytest.approx(0.5, abs=0.06)
+    assert recipes.mask_distance(masks[0], masks[1]) == recipes.mask_distance(masks[1], masks[0])
+
+
+def test_weights_are_pruned_more_in_each_period_and_train_again_in_between(few):
+    recipe = made("prune", epochs=24)
+    optimizer = make_optimizer(recipe.supernet, recipe.settings)
+    shares = []
+    for epoch in range(24):
+        train_supernet_epoch(recipe, optimizer, few, 0, epoch)
+        weights = torch.cat([w.detach().flatten() for w in recipes.prunable(recipe.supernet)])
+        shares.append(float((weights == 0).double().mean()))
+    start = int(recipe.state.start)
+    assert 4 <= start <= 8
+    assert not any(shares[:start])
+    for epoch in range(start, 24):
+        period, _, masked = recipes.pruning_phase(epoch, start, 24)
+        assert shares[epoch] >= 0.95 * 0.5 * (period + 1) / 4 if masked else shares[epoch] < 0.2
+    assert shares[-1] == pytest.approx(0.5, abs=0.02)
+
+
+def test_the_smallest_weights_go_in_units_of_their_tensors_spread():
+    small, large = (
+        torch.nn.Parameter(s * torch.randn(5000, generator=torch.Generator().manual_seed(0))) for s in (1, 50)
+    )
+    kept = small.detach().abs() > small.detach().abs().quantile(0.3)
+    recipes.zero_smallest([small, large], 0.3)
+    assert torch.equal(small != 0, kept)
+    assert torch.equal(large != 0, kept)
+
+
+# -- architecture parameters --
+
+
+def test_gates_are_one_and_carry_the_gradient_of_their_share():
+    logits = recipes.ArchitectureLogits(TINY.choices)
+    arch, gates = logits.draw(1.0, torch.Generator().manual_seed(0))
+    TINY.check(arch)
+    assert all(float(gate.detach()) == 1.0 for gate in gates.values())
+    sum(gates.values()).backward()
+    for (name, options), parameter in zip(TINY.choices.items(), logits.logits, strict=True):
+        chosen = options.index(arch[name])
+        assert parameter.grad[chosen] > 0
+        assert float(parameter.grad.sum()) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_choices_are_drawn_as_often_as_is_probable():
+    logits = recipes.ArchitectureLogits({"a": ("x", "y", "z")})
+    with torch.no_grad():
+        logits.logits[0].copy_(torch.log(torch.tensor([0.5, 0.3, 0.2])))
+    generator = torch.Generator().manual_seed(1)
+    drawn = [logits.draw(0.7, generator)[0]["a"] for _ in range(3000)]
+    found = [drawn.count(c) / 3000 for c in "xyz"]
+    assert found == pytest.approx([0.5, 0.3, 0.2], abs=0.03)
+    assert logits.most_probable() == {"a": "x"}
+    assert float(logits.probabilities()["a"][1]) == pytest.approx(0.3)
+
+
+def test_a_gate_scales_what_a_block_adds(digits):
+    supernet, x = SPACE.supernet(0).train(), torch.from_numpy(digits.train.x[:32])
+    arch = dict.fromkeys(SPACE.choices, "conv_k3_e3")
+    blueprint = SPACE.blueprint(arch)
+    gated = recipes.gated_steps(blueprint, list(SPACE.choices))
+    assert gated == {f"{name}.project": name for name in SPACE.choices}
+    with torch.no_grad():
+        plain = supernet(x, blueprint)
+        assert torch.equal(plain, supernet(x, blueprint, gates=dict.fromkeys(gated, torch.tensor(1.0))))
+        skipped = supernet(x, SPACE.blueprint({**arch, "layer2": "skip"}))
+        closed = supernet(x, blueprint, gates={"layer2.project": torch.tensor(0.0)})
+    assert torch.allclose(closed, skipped, atol=1e-5)
+
+
+def test_logits_prefer_the_choice_that_can_learn(few):
+    recipe = recipes.make("gumbel", TINY, TINY.supernet(0), 0, Recipe(6))
+    train(recipe, few, 0, 6)
+    moved = torch.cat([p.detach().flatten() for p in recipe.state.parameters()])
+    assert bool((moved != 0).any())
+    assert all(float(p.sum()) == pytest.approx(1.0) for p in recipe.state.probabilities().values())
+
+
+# -- weights shared through a transform --
+
+
+def test_gains_of_one_are_the_identity_and_the_extremes_keep_their_weights():
+    transform = LaplaceTransform()
+    full = torch.randn(6, 5, 3, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(transform(full, full), full)
+    with torch.no_grad():
+        transform.gains.copy_(torch.arange(1.0, 31.0))
+    out = transform(full, full)
+    low, high = full.argmin(), full.argmax()
+    assert float(out.flatten()[high]) == pytest.approx(30 * float(full.max()))
+    assert float(out.flatten()[low]) == pytest.approx(float(full.min()))
+    assert torch.equal(transform(full[:2, :3], full), out[:2, :3])
+
+
+def test_laplace_distance_is_least_for_laplacian_weights_and_ignores_scale():
+    rng = np.random.default_rng(0)
+    laplace, normal = (torch.from_numpy(d.rvs(size=4000, random_state=rng)) for d in (stats.laplace, stats.norm))
+    assert float(laplace_distance(laplace)) < 0.1 < float(laplace_distance(normal))
+    assert float(laplace_distance(7 * normal)) == pytest.approx(float(laplace_distance(normal)))
+    n = 999
+    quantiles = torch.from_numpy(stats.laplace.ppf((np.arange(n) + 0.5) / n))
+    assert float(laplace_distance(quantiles)) < 0.005
+
+
+def test_learning_the_gains_makes_gaussian_weights_laplacian():
+    full = torch.randn(4000, generator=torch.Generator().manual_seed(0)) * 0.1
+    transform = LaplaceTransform()
+    transform.initialise(full)
+    assert float(transform(full, full).std()) == pytest.approx(1.0, abs=0.02)
+    before = float(laplace_distance(transform(full, full)))
+    optimizer = torch.optim.Adam(transform.parameters(), lr=0.2)
+    for _ in range(200):
+        optimizer.zero_grad()
+        laplace_distance(transform(full, full)).backward()
+        optimizer.step()
+    assert float(laplace_distance(transform(full, full))) < 0.4 * before
+
+
+def test_gradients_through_a_transform_have_adder_nets_length_in_the_shared_weights():
+    full = torch.nn.Parameter(0.1 * torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(0)))
+    transform = LaplaceTransform()
+    transform.initialise(full)
+    weight = transform(full, full)
+    limit_gradient(Transformed(weight, transform.gains), 0.5)
+    (weight * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))).sum().backward()
+    root_mean_square = float(full.grad.square().mean().sqrt())
+    assert root_mean_square == pytest.approx(0.5 * float(full.detach().std(correction=0)), rel=1e-4)
+
+
+def test_shared_weights_are_stored_once_and_extracted_transformed(digits):
+    shared, separate = SPACE.supernet(0, True), SPACE.supernet(0)
+    sizes = [sum(p.numel() for p in net.parameters()) for net in (shared, separate)]
+    assert sizes[0] < 0.8 * sizes[1]
+    assert shared.adder_parameters() == []
+    unit = shared.units["layer2-expand"]
+    assert isinstance(unit, ElasticUnit)
+    x = torch.from_numpy(digits.train.x[:64])
+    blueprint = SPACE.blueprint(dict.fromkeys(SPACE.choices, "add_k3_e3"))
+    network = shared.extract(blueprint).train()
+    with torch.no_grad():
+        assert torch.allclose(network(x), shared.train()(x, blueprint), atol=2e-3, rtol=1e-3)
+    transformed: list[Transformed] = []
+    F.cross_entropy(shared(x, blueprint, transformed), torch.from_numpy(digits.train.y[:64])).backward()
+    assert len(transformed) == 3 * len(SPACE.choices)
+    assert unit.transforms["adder"].gains.grad.abs().sum() > 0
+    assert unit.weights["linear"][0].grad.abs().sum() > 0
+
+
+def test_a_space_of_additions_alone_keeps_their_own_weights():
+    supernet = SPACE.restricted("add").supernet(0, True)
+    assert supernet.adder_parameters()
+    assert not any(unit.transforms for unit in recipes.elastic_units(supernet))
