@@ -11,7 +11,7 @@ from cosearch.costs import AcceleratorCosts, host_bytes
 from cosearch.errors import HardwareError
 from cosearch.finalists import Trained
 from cosearch.hardware.accelerator import Accelerator
-from cosearch.hardware.report import layer_report
+from cosearch.hardware.report import point_report
 from cosearch.hardware.repricing import sensitivity
 from cosearch.problem import Problem
 from cosearch.results import AT_DEFAULT, Design, bought
@@ -166,10 +166,7 @@ def mapping_document(problem: Problem, choice: Choice) -> dict[str, Any]:
     workload = problem.space.workload(arch)
     accelerator = problem.costs.accelerator(arch, point)
     [front] = problem.costs.fronts([arch])
-    try:
-        rows = layer_report(workload, accelerator)
-    except HardwareError:
-        rows = []  # devices priced in closed form (processors, crossbars) have no mappings
+    rows = point_report(workload, front.hardware, point)
     total = {name: float(front.metric(name)[point]) for name in ("latency_ms", "energy_mj")}
     layers = [
         {

@@ -33,6 +33,7 @@ from cosearch.comparison import (
 from cosearch.config import RunConfig
 from cosearch.costs import AcceleratorCosts
 from cosearch.errors import ConfigError, CosearchError, InfeasibleError, RunError, StoppedError
+from cosearch.export.models import write_models
 from cosearch.finalists import Trained, Training, load_trained, train_all
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.problem import Problem, fingerprint, prepare
@@ -418,7 +419,9 @@ def _write(run: RunDirectory, problem: Problem, result: Result, finalist: Choice
         run.write_json("best/accelerator.json", problem.costs.accelerator(arch, point).to_json())
         run.write_json("best/mapping.json", mapping_document(problem, finalist))
     if problem.config.trains:
-        _write_weights(run, _trainings([arch], problem)[0])  # the first seed, not the best on the test images
+        training = _trainings([arch], problem)[0]  # the first seed, not the best on the test images
+        _write_weights(run, training)
+        write_models(run, problem.space.blueprint(arch))
     run.write_json(
         "result.json",
         {

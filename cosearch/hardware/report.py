@@ -16,7 +16,7 @@ from cosearch.hardware.nest import weighted
 from cosearch.hardware.pricing import Residency, columns, vector_costs
 from cosearch.hardware.single import NOTHING_RESIDENT, best, mapspace_size
 from cosearch.hardware.tables import tables_of
-from cosearch.hardware.tensor import POLICIES, VECTOR_KINDS, accelerator_tensor
+from cosearch.hardware.tensor import POLICIES, RESIDENCIES, VECTOR_KINDS, HardwareFront, accelerator_tensor
 from cosearch.workload import Layer, Workload
 
 
@@ -56,6 +56,17 @@ def layer_report(workload: Workload, accelerator: Accelerator, objective: str = 
     residency = Residency(cost.weights_resident, cost.activations_resident)
     policies = dict(cost.policies)
     rows = {layer.shape_key: _row(layer, accelerator, policies, residency) for layer in counts}
+    return [_renamed(rows[layer.shape_key], layer) for layer in workload.layers]
+
+
+def point_report(workload: Workload, front: HardwareFront, i: int) -> list[LayerRow]:
+    """Every layer in order on point i of the network's hardware front, as the point prices it.
+
+    The rows, host transfer apart, sum to the point's latency (of one image) and energy.
+    """
+    accelerator, residency = front.accelerator(i), RESIDENCIES[int(front.residency[i])]
+    policies = {kind: front.grid[int(p)] for kind, p in zip(front.kinds, front.policies[i], strict=True)}
+    rows = {layer.shape_key: _row(layer, accelerator, policies, residency) for layer in workload.shape_counts()}
     return [_renamed(rows[layer.shape_key], layer) for layer in workload.layers]
 
 

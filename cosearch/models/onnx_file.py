@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cosearch.errors import ConfigError, CosearchError, DataError
+from cosearch.errors import CosearchError, DataError
 from cosearch.models.recorder import (
     FUSED,
     MOVED,
@@ -62,10 +62,8 @@ def read_report(path: str | Path, input_shape: Sequence[int] | None = None) -> t
     Raises: DataError if the file is missing, larger than 512 MiB, damaged, or leaves a shape open that is needed.
     """
     file = sized_file(path, LARGEST_BYTES)
-    try:
-        import onnx
-    except ImportError as error:
-        raise ConfigError(f"reading {str(path)!r} needs the package onnx: install it first") from error
+    import onnx
+
     try:
         return _read(onnx.load(str(file), load_external_data=False), input_shape, file)
     except CosearchError:
