@@ -13,6 +13,7 @@ import typer
 
 from cosearch import __version__
 from cosearch.errors import CosearchError
+from cosearch.predictor_cli import predict, predictor
 from hwbench_data.cli import bench
 
 app = typer.Typer(
@@ -26,6 +27,8 @@ app = typer.Typer(
 
 
 app.add_typer(bench, name="bench")
+app.add_typer(predictor, name="predictor")
+app.command("predict")(predict)
 
 _UsageError: Any = typer.BadParameter.__base__
 """What a wrong command line raises; Typer carries it but does not export it."""
