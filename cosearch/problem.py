@@ -141,7 +141,7 @@ def _costs(
             reporter.say(f"Not one measured network has {', '.join(unseen)}: predictions for these are extrapolation.")
         return space, measured, config.device, costs_are, objectives
     try:
-        # only FPGA parts know two accountings; any other device is asked for by its name alone
+        # crossbars and processors know one accounting only: they are asked for by their name alone
         options = {"accounting": config.accounting} if config.accounting != "element" else {}
         device = accelerators.find(config.device, **options)
     except TypeError as error:

@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from cosearch.errors import ConfigError, HardwareError, UnknownNameError, nearest
 from cosearch.hardware.accelerator import (
+    ACCOUNTINGS,
     Accelerator,
+    Accounting,
     Axis,
     Engine,
     Mapspace,
@@ -77,10 +79,10 @@ class Technology:
         """Of a circuit that takes this area at this feature size."""
         return area_um2 / self.area_scale * costs()["leakage_nw_per_um2"] * 1e-9 * self.leakage_scale
 
-    @property
-    def energies(self) -> UnitEnergies:
+    def energies(self, accounting: Accounting) -> UnitEnergies:
         """The registers' share of a MAC is what its published energy leaves after multiply and add."""
         table = costs()
+        element = accounting == "element"
         registers = table["mac_pj"] - table["multiply_pj"] - table["accumulate_pj"]
         scale = self.energy_scale
         return UnitEnergies(
@@ -88,8 +90,8 @@ class Technology:
             shift_pj=table["shift_pj"] * scale,
             add_pj=table["add_pj"] * scale,
             logic_multiply_pj=table["multiply_pj"] * scale,
-            accumulate_pj=table["accumulate_pj"] * scale,
-            registers_pj=registers * scale,
+            accumulate_pj=table["accumulate_pj"] * scale * element,
+            registers_pj=registers * scale * element,
             requantise_pj=(2 * table["multiply_pj"] + table["accumulate_pj"]) * scale,
         )
 
@@ -109,8 +111,10 @@ class Template:
     def choices(self) -> dict[str, tuple[Any, ...]]:
         return {name: tuple(values) for name, values in self.document["choices"].items()}
 
-    def build(self, parameters: Mapping[str, Any]) -> Accelerator:
-        """Raises: ConfigError for a parameter that the template does not have."""
+    def build(self, parameters: Mapping[str, Any], accounting: Accounting = "element") -> Accelerator:
+        """Raises: ConfigError for a parameter that the template does not have, or an accounting that does not exist."""
+        if accounting not in ACCOUNTINGS:
+            raise ConfigError(f"accounting={accounting!r}, expected one of {', '.join(ACCOUNTINGS)}")
         for name in parameters:
             if name not in self.parameters:
                 raise ConfigError(f"template {self.name!r} has no {name!r}: {nearest(name, self.parameters)}")
@@ -119,7 +123,7 @@ class Template:
         tech = Technology(values["nm"])
         private = tuple(_memory(level, values, tech) for level in self.document["engine"])
         shared = tuple(_memory(level, values, tech) for level in self.document["shared"])
-        return _accelerator(self, values, private, shared, tech)
+        return _accelerator(self, values, private, shared, tech, accounting)
 
 
 def amount(what: Any, values: Mapping[str, Any]) -> float:
@@ -172,6 +176,7 @@ def _accelerator(
     private: tuple[MemoryLevel, ...],
     shared: tuple[MemoryLevel, ...],
     tech: Technology,
+    accounting: Accounting,
 ) -> Accelerator:
     document, rows, cols = template.document, values["rows"], values["cols"]
     axes = (Axis(a["level"], int(amount(a["size"], values)), tuple(a["dims"])) for a in document["axes"])
@@ -197,10 +202,11 @@ def _accelerator(
         levels=shared,
         clock_mhz=values["clock_mhz"],
         lanes=cols,
-        energies=tech.energies,
+        energies=tech.energies(accounting),
         static_power_w=tech.leakage_w(area),
         resources=Resources(),
         area_mm2=area * 1e-6,
+        accounting=accounting,
     )
 
 
@@ -236,25 +242,35 @@ def _read(path: Path) -> Template:
     return template
 
 
-def build(template: str, parameters: Mapping[str, Any] | None = None) -> Accelerator:
+def build(
+    template: str, parameters: Mapping[str, Any] | None = None, accounting: Accounting = "element"
+) -> Accelerator:
     """One accelerator of a template.
+
+    accounting: ``operator`` leaves the accumulators and operand registers of elements out of the energy of an
+        operation, as many published figures do; area and leakage are those of whole elements in either.
 
     Raises: what `load_template` raises; ConfigError for a parameter that the template does not have.
     """
-    return load_template(template).build(parameters or {})
+    return load_template(template).build(parameters or {}, accounting)
 
 
-def space(template: str = "gemmini", *, choices: Mapping[str, Sequence[Any]] | None = None) -> "AsicSpace":
+def space(
+    template: str = "gemmini",
+    *,
+    choices: Mapping[str, Sequence[Any]] | None = None,
+    accounting: Accounting = "element",
+) -> "AsicSpace":
     """Accelerators of one template over a grid of its parameters.
 
-    template: a name or a template file. choices: replaces some of the template's own.
+    template: a name or a template file. choices: replaces some of the template's own. accounting: see `build`.
 
     Raises: what `build` raises.
     """
     found = load_template(template)
     merged = {**found.choices, **{name: tuple(values) for name, values in (choices or {}).items()}}
-    found.build({name: values[0] for name, values in merged.items()})
-    return AsicSpace(template, tuple(merged.items()))
+    found.build({name: values[0] for name, values in merged.items()}, accounting)
+    return AsicSpace(template, tuple(merged.items()), accounting)
 
 
 @dataclass(frozen=True)
@@ -263,6 +279,7 @@ class AsicSpace:
 
     source: str
     choice_items: tuple[tuple[str, tuple[Any, ...]], ...]
+    accounting: Accounting = "element"
 
     @cached_property
     def template(self) -> Template:
@@ -298,7 +315,7 @@ class AsicSpace:
     def accelerators(self) -> tuple[Accelerator, ...]:
         names = [name for name, _ in self.choice_items]
         grid = product(*(values for _, values in self.choice_items))
-        return tuple(self.template.build(dict(zip(names, values, strict=True))) for values in grid)
+        return tuple(self.template.build(dict(zip(names, values, strict=True)), self.accounting) for values in grid)
 
     def engines(self, kind: str) -> "EngineTable":
         from cosearch.hardware.nestfront import resident_bits
@@ -339,5 +356,6 @@ class AsicSpace:
             "template": dict(self.template.document),
             "choices": {name: list(values) for name, values in self.choice_items},
             "costs": costs(),
+            "accounting": self.accounting,
             "kinds": list(KINDS),
         }
