@@ -267,3 +267,18 @@ def test_replay_for_any_seed_and_any_cut(seed, cut, name):
         [candidate] = strategy.ask(1)
         assert candidate.arch == whole[number]
         strategy.tell(candidate, {"accuracy": accuracy(candidate.arch)})
+
+
+def test_reinforce_policies_lean_towards_what_their_weight_rewards():
+    strategy = make("reinforce", SPACE, Costs(), OBJECTIVES, 0)
+    run(strategy, 200)
+    strategy.ask()
+    accurate, cheap = strategy._logits[0], strategy._logits[-1]
+    assert all(accurate[f"d{i}"].argmax() >= 2 for i in range(4, 8))  # late decisions bring most accuracy
+    assert all(cheap[f"d{i}"].argmax() == 0 for i in range(8))
+
+
+def test_ranks_between():
+    from cosearch.strategies.reinforce import ranks_between
+
+    np.testing.assert_allclose(ranks_between(np.array([3.0, -np.inf, 5.0, 3.0, 9.0])), [0 - 0.25, -1, 0.5, -0.25, 1])
