@@ -13,6 +13,7 @@ import typer
 
 from cosearch import __version__
 from cosearch.errors import CosearchError
+from cosearch.predictor_cli import predict, predictor
 from hwbench_data.cli import bench
 
 app = typer.Typer(
@@ -26,6 +27,8 @@ app = typer.Typer(
 
 
 app.add_typer(bench, name="bench")
+app.add_typer(predictor, name="predictor")
+app.command("predict")(predict)
 
 _UsageError: Any = typer.BadParameter.__base__
 """What a wrong command line raises; Typer carries it but does not export it."""
@@ -185,19 +188,20 @@ def cost(
     """Price one network layer by layer on the device's best accelerator for it."""
     from cosearch.costs import price_workload, published_cost
     from cosearch.errors import ConfigError
-    from cosearch.tables import print_blocks, print_layers
-    from cosearch.tracing import read_workload
+    from cosearch.tables import print_blocks, print_layers, print_unpriced
+    from cosearch.tracing import read_report
 
     try:
         shape = [int(part) for part in input_shape.split(",")] if input_shape else None
     except ValueError:
         raise ConfigError(f"--input-shape {input_shape!r}: expected numbers such as 1,3,224,224") from None
-    workload = read_workload(model, shape)
+    workload, unpriced = read_report(model, shape)
     published = published_cost(workload, device)
     if published is not None:
         print_blocks(workload, device, published)
     else:
         print_layers(workload, *price_workload(workload, device, objective))
+        print_unpriced(unpriced)
 
 
 def _print_result(result: Any, quiet: bool) -> None:

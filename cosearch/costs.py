@@ -242,6 +242,7 @@ class MeasuredCosts:
         models: "Mapping[str, ArchPredictor] | None" = None,
     ) -> None:
         from predictors.arch import ArchPredictor
+        from predictors.shipped import known_pool
 
         self.space, self.measurements = space, measurements
         self.constraints = dict(constraints or {})
@@ -254,7 +255,7 @@ class MeasuredCosts:
                     f"choose among {', '.join(sorted(known))} with --objectives"
                 )
         self.models = models or {
-            metric: ArchPredictor(space).fit(measurements.archs, values)
+            metric: ArchPredictor(space, pool=known_pool(space, metric)).fit(measurements.archs, values)
             for metric, values in measurements.values.items()
         }
         self._fronts: dict[str, PredictedFront] = {}
@@ -306,7 +307,7 @@ def read_table(path: Path, space: Decisions, required: str, optional: tuple[str,
     archs = []
     for line, text in enumerate(table["arch"], start=2):
         try:
-            archs.append(_parse_arch(str(text), space))
+            archs.append(parse_arch(str(text), space))
         except (ConfigError, ValueError) as error:
             raise DataError(f"{path}, line {line}: {error}") from error
     values = {}
@@ -322,9 +323,16 @@ def read_table(path: Path, space: Decisions, required: str, optional: tuple[str,
     return Measurements(str(path), tuple(archs), values)
 
 
-def _parse_arch(text: str, space: Decisions) -> Arch:
+def parse_arch(text: str, space: Decisions) -> Arch:
+    """An arch of a space from a JSON object, or from ``name=choice`` pairs joined by ``;``.
+
+    Raises: ConfigError.
+    """
     if text.lstrip().startswith("{"):
-        arch = json.loads(text)
+        try:
+            arch = json.loads(text)
+        except ValueError as error:
+            raise ConfigError(f"arch {text[:60]!r} is not JSON ({error})") from error
     else:
         pairs = [part.split("=", 1) for part in text.split(";") if part.strip()]
         if any(len(pair) != 2 for pair in pairs):

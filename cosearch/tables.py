@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from cosearch.hardware.mapping import Mapping as LoopMapping
     from cosearch.hardware.published import PublishedCost
     from cosearch.hardware.report import LayerRow
+    from cosearch.models.recorder import Unpriced
     from cosearch.workload import Workload
 
 FRONT_ROWS = 12
@@ -123,6 +124,24 @@ def print_layers(workload: "Workload", accelerator: "Accelerator", rows: "Sequen
         f"{sum(row.latency_ms for row in rows):.4g} ms, {sum(row.energy_mj for row in rows):.4g} mJ ("
         + f"{_split(energy, len(energy))})"
     )
+
+
+def print_unpriced(unpriced: "Sequence[Unpriced]") -> None:
+    """What a network does beside its layers, with its share of operations and bytes."""
+    if not unpriced:
+        return
+    rows = [
+        (
+            entry.operation,
+            str(entry.calls),
+            f"{entry.share_of_operations:.2%}",
+            f"{entry.share_of_bytes:.2%}",
+            entry.reason,
+        )
+        for entry in unpriced
+    ]
+    columns = ("not a layer of its own", "calls", "of operations", "of bytes", "what becomes of it")
+    console(150).print(_table("Beside the layers", columns, rows))
 
 
 def print_blocks(workload: "Workload", device: str, cost: "PublishedCost") -> None:

@@ -45,7 +45,7 @@ from cosearch.workload import INPUT, Layer, Workload
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Unpriced", "onnx_report", "read_onnx", "read_workload", "trace", "trace_report"]
+__all__ = ["Unpriced", "onnx_report", "read_onnx", "read_report", "read_workload", "trace", "trace_report"]
 
 LARGEST_JSON_BYTES = 1 << 26
 
@@ -330,11 +330,16 @@ def read_workload(spec: str | Path, input_shape: Sequence[int] | None = None) ->
         returning a torch module (or a `Workload`), which needs input_shape.
     Raises: UnknownNameError, DataError, HardwareError or ConfigError, each saying what was expected.
     """
+    return read_report(spec, input_shape)[0]
+
+
+def read_report(spec: str | Path, input_shape: Sequence[int] | None = None) -> tuple[Workload, tuple[Unpriced, ...]]:
+    """`read_workload`, with what the layers do not account for; nothing is known of that for a workload's own file."""
     text = str(spec)
     if text.endswith(".onnx"):
-        return read_onnx(text, input_shape)
+        return onnx_report(text, input_shape)
     if text.endswith(".json"):
-        return _read_json(text)
+        return _read_json(text), ()
     if ":" in text:
         return _from_factory(text, input_shape)
     from cosearch import models
@@ -342,7 +347,7 @@ def read_workload(spec: str | Path, input_shape: Sequence[int] | None = None) ->
     if text not in models.MODELS:
         hint = nearest(text, models.MODELS)
         raise UnknownNameError(f"unknown model {text!r}: {hint} Or give a .onnx or .json file, or module:function")
-    return models.workload(text, tuple(input_shape) if input_shape else None)
+    return models.report(text, tuple(input_shape) if input_shape else None)
 
 
 def _read_json(path: str) -> Workload:
@@ -354,15 +359,15 @@ def _read_json(path: str) -> Workload:
     return Workload.from_json(document)
 
 
-def _from_factory(path: str, input_shape: Sequence[int] | None) -> Workload:
+def _from_factory(path: str, input_shape: Sequence[int] | None) -> tuple[Workload, tuple[Unpriced, ...]]:
     factory: Callable[[], Any] = load_object(path)
     made = factory() if callable(factory) else factory
     if isinstance(made, Workload):
-        return made
+        return made, ()
     import torch
 
     if not isinstance(made, torch.nn.Module):
         raise ConfigError(f"{path!r} gave {type(made).__name__}, expected a torch module or a Workload")
     if input_shape is None:
         raise ConfigError(f"{path!r} gives a torch module: say input_shape, batch included, as in (1, 3, 224, 224)")
-    return trace(made, input_shape, path.rpartition(":")[2])
+    return trace_report(made, input_shape, path.rpartition(":")[2])

@@ -47,10 +47,9 @@ def compare(ours: Store, shipped: Store) -> str:
     Raises: DataError if some differ by more than `RELATIVE`, or stand in one table only.
     """
     size = max(int(store.card.networks["count"]) for store in (ours, shipped))
-    if set(ours.groups) - set(shipped.groups):
-        raise DataError(
-            f"{ours.folder}: {sorted(set(ours.groups) - set(shipped.groups))[0]} is not in {shipped.folder}"
-        )
+    new = sorted(set(ours.groups) - set(shipped.groups))
+    if new:
+        raise DataError(f"{ours.folder}: {', '.join(new[0])} is not in {shipped.folder}")
     equal = close = 0
     for key in ours.groups:
         mine, theirs = ours.column(key, size), shipped.column(key, size)

@@ -32,6 +32,12 @@ _Input = Annotated[str | None, typer.Option("--input", help="Input size, such as
 _Accelerator = Annotated[
     str | None, typer.Option(help="Which accelerator of the device: default or best.", show_default=False)
 ]
+_Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--where", metavar="NAME=VALUE", help="Another condition of the table; repeatable.", show_default=False
+    ),
+]
 _Format = Annotated[Format, typer.Option("--format", help="How the answer is printed.")]
 _Limits = Annotated[
     list[str] | None,
@@ -101,6 +107,7 @@ def query(
     arch: Annotated[str | None, typer.Option(help="Notation of the network, or JSON.", show_default=False)] = None,
     image: _Input = None,
     accelerator: _Accelerator = None,
+    where: _Where = None,
     form: _Format = Format.table,
 ) -> None:
     """Everything a table knows of one network."""
@@ -114,7 +121,7 @@ def query(
     rows = [
         {"device": row.device, **row.conditions, "metric": row.metric, "value": row.value, "unit": row.unit}
         | {"source": row.source}
-        for row in table.rows(at, device, **_conditions(image, accelerator))
+        for row in table.rows(at, device, **_conditions(image, accelerator, where))
     ]
     rows += _joined(table, at)
     _print(f"{table.name} {at}: {table.networks.label(at)}", rows, form)
@@ -148,13 +155,14 @@ def front(
     constraint: _Limits = None,
     image: _Input = None,
     accelerator: _Accelerator = None,
+    where: _Where = None,
     plot: Annotated[Path | None, typer.Option(help="Also write an HTML page with the figure.")] = None,
     form: _Format = Format.table,
 ) -> None:
     """The networks that no other one beats in every objective."""
     table = _load(name)
     limits = _limits(max_latency_ms, max_energy_mj, min_accuracy, constraint)
-    conditions = _conditions(image, accelerator)
+    conditions = _conditions(image, accelerator, where)
     names = tuple(part.strip() for part in objectives.split(",")) if objectives else None
     found = table.front(names, limits, device, **conditions)
     if plot is not None:
@@ -176,12 +184,13 @@ def best(
     constraint: _Limits = None,
     image: _Input = None,
     accelerator: _Accelerator = None,
+    where: _Where = None,
     form: _Format = Format.table,
 ) -> None:
     """The best networks by one metric under constraints."""
     table = _load(name)
     limits = _limits(max_latency_ms, max_energy_mj, min_accuracy, constraint)
-    found = table.top(n, objective, limits, device, **_conditions(image, accelerator))
+    found = table.top(n, objective, limits, device, **_conditions(image, accelerator, where))
     _print_selection(f"Best of {table.name} on {device} by {objective}", found, form)
 
 
@@ -268,8 +277,11 @@ def _network(text: str) -> Any:
         raise ConfigError(f"--arch {text[:60]!r} is not JSON: {error}") from None
 
 
-def _conditions(image: str | None, accelerator: str | None) -> dict[str, str]:
+def _conditions(image: str | None, accelerator: str | None, more: Sequence[str] | None) -> dict[str, str]:
     given = {"input": image, "accelerator": accelerator}
+    for text in more or ():
+        name, _, value = text.partition("=")
+        given[name.strip()] = value.strip()
     return {name: value for name, value in given.items() if value is not None}
 
 

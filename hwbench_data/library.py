@@ -5,13 +5,15 @@ from typing import Any
 
 from cosearch import registry
 from cosearch.errors import DataError, UnknownNameError, nearest
-from hwbench_data.networks import Cells, Listed, Networks
+from hwbench_data.networks import Cells, Listed, Networks, Pairs
 from hwbench_data.store import Store, read_card
 from hwbench_data.table import Table
 
 DATA = Path(__file__).parent / "data"
 
 TABLES: dict[str, str] = {
+    "fbnet_blocks": "hwbench_data.recipes.fbnet_blocks:build",
+    "joint": "hwbench_data.recipes.joint:build",
     "nasbench201": "hwbench_data.recipes.nasbench201:build",
 }
 """Table -> the function that builds it."""
@@ -57,9 +59,9 @@ def _networks(store: Store) -> Networks:
     kind = store.card.networks.get("kind")
     if kind == "nasbench201":
         return Cells()
-    if kind == "listed":
-        return Listed(store.card.name, store.labels())
-    raise DataError(f"{store.folder}: networks of kind {kind!r}, expected nasbench201 or listed")
+    if kind in ("listed", "pairs"):
+        return (Pairs if kind == "pairs" else Listed)(store.card.name, store.labels())
+    raise DataError(f"{store.folder}: networks of kind {kind!r}, expected nasbench201, listed or pairs")
 
 
 def card(name_or_path: str | Path) -> Any:

@@ -45,6 +45,11 @@ class Networks(Protocol):
         ...
 
     @property
+    def cells(self) -> Ints | None:
+        """[networks] the NAS-Bench-201 cell of each, -1 where there is none; None where no network has one."""
+        ...
+
+    @property
     def heavier(self) -> Ints:
         """[pairs, 2] (a network, one that differs by more operations of the same kind); what `bench check` holds."""
         ...
@@ -77,6 +82,11 @@ class Cells:
     @cached_property
     def classes(self) -> Ints:
         return _labelled([nasbench201.function_class(self.arch(i)) for i in range(len(self))])
+
+    @property
+    def cells(self) -> Ints | None:
+        """Each is itself."""
+        return np.arange(len(self))
 
     @cached_property
     def heavier(self) -> Ints:
@@ -133,6 +143,11 @@ class Listed:
 
     classes = same
 
+    @property
+    def cells(self) -> Ints | None:
+        """None: networks of other spaces."""
+        return None
+
     @cached_property
     def heavier(self) -> Ints:
         """Networks that differ in one choice, whose operator is equal and whose kernel or expansion is larger."""
@@ -157,6 +172,25 @@ def _labelled(keys: list[str]) -> Ints:
     """0, 1, ... for equal keys, in order of first appearance."""
     labels: dict[str, int] = {}
     return np.array([labels.setdefault(key, len(labels)) for key in keys], np.int64)
+
+
+class Pairs(Listed):
+    """Pairs of a network and an accelerator, ``space:network@accelerator``."""
+
+    @cached_property
+    def classes(self) -> Ints:
+        """Pairs of one network belong together."""
+        return _labelled([label.partition("@")[0] for label in self._labels])
+
+    @cached_property
+    def cells(self) -> Ints | None:
+        """The cells of the pairs with a network of NAS-Bench-201."""
+        parts = [label.partition("@")[0].split(":", 1) for label in self._labels]
+        return np.array([int(network) if space == "nasbench201" else -1 for space, network in parts], np.int64)
+
+    def arch(self, index: int) -> Arch:
+        space, network = self._labels[index].partition("@")[0].split(":", 1)
+        return nasbench201.cell(int(network)) if space == "nasbench201" else parse_notation(network)
 
 
 def notation(arch: Mapping[str, Any]) -> str:

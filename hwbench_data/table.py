@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from cosearch.errors import ConfigError, DataError, InfeasibleError, UnknownNameError, nearest
 from hwbench_data import analog
-from hwbench_data.networks import Ints, Network, Networks, indices
+from hwbench_data.networks import Cells, Ints, Network, Networks, indices
 from hwbench_data.store import ANY, SOURCES, Card, Column, Floats, Key, Metric, Store
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class Table:
 
     networks: Networks
     store: Store
+    _joined: dict[str, Floats] = field(default_factory=dict, repr=False)
 
     @property
     def card(self) -> Card:
@@ -84,7 +85,7 @@ class Table:
     @property
     def joined(self) -> Mapping[str, str]:
         """Metrics that a package adds at query time -> what they are."""
-        return analog.METRICS if self.card.networks.get("kind") == "nasbench201" else {}
+        return analog.METRICS if self.networks.cells is not None else {}
 
     @property
     def metrics(self) -> dict[str, Metric]:
@@ -322,8 +323,18 @@ class Table:
     def _full(self, metric: str, device: str | None, conditions: Mapping[str, str]) -> Floats:
         """[networks] values of one metric."""
         if metric in self.joined:
-            return _class_means(analog.accuracies(metric), self.networks.same)
+            return self._accuracy(metric)
         return self._column(metric, device, conditions).values
+
+    def _accuracy(self, metric: str) -> Floats:
+        """[networks] of a joined metric: the mean over isomorphic cells; NaN for networks that are no cells."""
+        if metric not in self._joined:
+            cells = self.networks.cells
+            assert cells is not None
+            every = self.networks if isinstance(self.networks, Cells) else Cells()
+            means = _class_means(analog.accuracies(metric), every.same)
+            self._joined[metric] = np.where(cells >= 0, means[cells], np.nan)
+        return self._joined[metric]
 
     def _column(self, metric: str, device: str | None, conditions: Mapping[str, str]) -> Column:
         for key in self._keys(metric, device, conditions):

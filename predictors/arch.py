@@ -27,7 +27,7 @@ MINIMUM = 5
 FOLDS = 5
 JUDGED = 200
 """Candidates are compared on at most so many networks."""
-LEARNED = {"boosting": 100, "blend": 30}
+LEARNED = {"boosting": 150, "blend": 30}
 """Models that with fewer networks than this have never been worth their time, so `auto` leaves them out."""
 ONE_HOT_SCALE = 0.1
 
@@ -213,8 +213,15 @@ class ArchPredictor:
         """
         distinct, y = _averaged(archs_few, values_few)
         assert self.chosen is not None
-        other = ArchPredictor(self.space, self.chosen.model, self.chosen.parts, self.positive, self.seed)
-        other.chosen = other._asked = self.chosen
+        other = ArchPredictor(
+            self.space,
+            self.chosen.model,
+            self.chosen.parts,
+            self.positive,
+            self.seed,
+            self.chosen.options,
+            self.chosen.shrunk,
+        )
         if isinstance(self._model, PooledPredictor):
             other.pool = self._model.pool
         else:
@@ -240,7 +247,7 @@ class ArchPredictor:
             "errors": self._errors,
             "numbers": np.array([*numbers, self._reach, float(self.samples), float(self._adapt_from is not None)]),
             "choices": self._choices,
-            "rows": self._rows,
+            "rows": self._rows.astype(np.float32),
             "place": self._place,
         }
 
@@ -256,7 +263,7 @@ class ArchPredictor:
             self._adapt_from = made.source
         self._model = made.restore(model)
         self._errors, self._choices = arrays["errors"], arrays["choices"]
-        self._rows, self._place = arrays["rows"], arrays["place"]
+        self._rows, self._place = arrays["rows"].astype(float), arrays["place"]
         numbers = list(map(float, arrays["numbers"]))
         self._calibration, self.std, self.relative_error, self.relative_spread, self.score, self._least = numbers[:6]
         self._reach, self.samples = numbers[6], int(numbers[7])

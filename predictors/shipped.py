@@ -15,6 +15,7 @@ from predictors.base import Floats
 from predictors.encoding import features, views
 from predictors.linear import Ridge
 from predictors.pool import DevicePool
+from predictors.scoring import scores
 from predictors.storage import load, load_with_card, read_card
 from search_spaces.decisions import Arch
 
@@ -41,6 +42,14 @@ def device_pool(space: Any, metric: str = "latency_ms") -> DevicePool:
     """
     pool: DevicePool = load(_file(space.name, "pool", metric))
     return pool
+
+
+def known_pool(space: Any, metric: str) -> DevicePool | None:
+    """The pool that ships for a metric of this very space, or None."""
+    if (getattr(space, "name", ""), "pool", metric) not in available():
+        return None
+    pool = device_pool(space, metric)
+    return pool if pool.views == pool_columns(space)["views"] else None
 
 
 def predictor(space_name: str, device: str, metric: str = "latency_ms") -> tuple[ArchPredictor, dict[str, Any]]:
@@ -108,25 +117,16 @@ def _train(
     space: Any, archs: Sequence[Arch], values: Floats, order: np.ndarray, path: Path, data: dict[str, Any]
 ) -> None:
     """Fit on 500 networks, score on 4,000 others beside ridge regression on operator counts, and save."""
-    from scipy.stats import kendalltau, spearmanr
-
     train, rest = order[:TRAINED_ON], order[-4000:]
     model = ArchPredictor(space).fit([archs[i] for i in train], values[train])
     tested = [archs[i] for i in rest]
     mean, _ = model.predict(tested)
     counts = features(space, archs, ("counts@built",))
     floor = Ridge().fit(counts[train], values[train]).predict(counts[rest])[0]
-
-    def scores(predicted: Floats) -> dict[str, float]:
-        return {
-            "spearman": round(float(spearmanr(predicted, values[rest])[0]), 5),
-            "kendall_tau": round(float(kendalltau(predicted, values[rest])[0]), 5),
-            "mape": round(float(np.mean(np.abs(predicted / values[rest] - 1))), 5),
-            "within_10_percent": round(float(np.mean(np.abs(predicted / values[rest] - 1) <= 0.1)), 5),
-        }
-
-    floors = {"ridge on operator counts": scores(floor)}
-    model.save(path, data=data, target=data["metric"], tested_on=len(rest), score=scores(mean), floor=floors)
+    floors = {"ridge on operator counts": scores(floor, values[rest])}
+    model.save(
+        path, data=data, target=data["metric"], tested_on=len(rest), score=scores(mean, values[rest]), floor=floors
+    )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pytest
 
 from cosearch.cli import main
 from cosearch.costs import host_bytes, price_workload
+from cosearch.tracing import read_report
 from cosearch.workload import Layer, Workload
 
 NETWORK = Workload(
@@ -39,6 +40,21 @@ def test_the_table_names_every_layer_and_adds_up(workload_file, monkeypatch, cap
     for word in ("first", "second", accelerator.name, f"{sum(row.latency_ms for row in rows):.4g} ms"):
         assert word in printed
     assert all(row.latency_ms >= row.roofline_ms and 0 < row.utilisation <= 1 for row in rows)
+
+
+def test_what_is_no_layer_is_listed_with_its_shares(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("COSEARCH_CACHE", str(tmp_path / "cache"))
+    assert run(monkeypatch, "cost", "--device", "cpu", "--model", "resnet20") == 0
+    printed = capsys.readouterr().out
+    _, unpriced = read_report("resnet20")
+    names = {entry.operation for entry in unpriced}
+    assert {"batch norm", "requantisation", "host transfer"} <= names
+    for entry in unpriced:
+        assert entry.operation in printed
+        assert f"{entry.share_of_operations:.2%}" in printed
+        assert f"{entry.share_of_bytes:.2%}" in printed
+    assert "elementwise" in printed  # residual sums and pooling are layers
+    assert "pool" in printed
 
 
 def test_the_objective_decides_the_accelerator(workload_file):

@@ -125,6 +125,15 @@ def unbeaten_rows(points: Floats) -> Mask:  # pragma: no cover
 
 
 @njit(cache=True)
+def _fits(left: Ints, right: Ints, budget: Ints) -> bool:  # pragma: no cover
+    """Whether two sets of resources [r] fit the budget together."""
+    fits = True
+    for x in range(len(budget)):
+        fits = fits and left[x] + right[x] <= budget[x]
+    return fits
+
+
+@njit(cache=True)
 def join(
     left_latency: Floats,
     left_energy: Floats,
@@ -150,16 +159,10 @@ def join(
     Returns: how many pairs there are.
     """
     found = 0
-    width = len(budget)
     margin = 1.0 - 1e-12  # sums in another order may differ in the last place
     for i in range(len(left_latency)):
         for j in range(len(right_latency)):
-            fits = True
-            for x in range(width):
-                if left_resources[i, x] + right_resources[j, x] > budget[x]:
-                    fits = False
-                    break
-            if not fits:
+            if not _fits(left_resources[i], right_resources[j], budget):
                 continue
             if slowest:
                 latency = max(max(left_latency[i], right_latency[j]), rest_latency) * margin
@@ -187,10 +190,5 @@ def count_fitting(left: Ints, right: Ints, budget: Ints) -> int:  # pragma: no c
     count = 0
     for i in range(len(left)):
         for j in range(len(right)):
-            fits = True
-            for x in range(len(budget)):
-                if left[i, x] + right[j, x] > budget[x]:
-                    fits = False
-                    break
-            count += fits
+            count += _fits(left[i], right[j], budget)
     return count

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from cosearch.errors import HardwareError
 from cosearch.hardware.accelerator import Accelerator, Engine, MemoryLevel
 from cosearch.hardware.cost import engine_of, hierarchy
+from cosearch.hardware.kernels import unbeaten_rows
 from cosearch.hardware.mapping import DIMS, RELEVANT
 from cosearch.hardware.nest import Nests, count_nests, enumerate_nests, room_bits, tiles_fit
 from cosearch.hardware.nestkernel import NestCounts
@@ -28,35 +29,8 @@ from cosearch.workload import Layer
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Mask = NDArray[np.bool_]
 
 NOTHING = Residency(weights=False, activations=False)
-
-
-@njit(cache=True)
-def _unbeaten(points: Floats) -> Mask:  # pragma: no cover
-    """Which rows of [n, d] no earlier kept row beats in every column; rows come by a rising first column and sum."""
-    n, d = points.shape
-    keep = np.zeros(n, np.bool_)
-    kept = np.empty(n, np.int64)
-    found = 0
-    for i in range(n):
-        beaten = False
-        for at in range(found):
-            j = kept[at]
-            beaten = True
-            for x in range(d):
-                if points[j, x] > points[i, x]:
-                    beaten = False
-                    break
-            if beaten:  # what beats one row beats its neighbours too: try it first next time
-                kept[at], kept[0] = kept[0], j
-                break
-        if not beaten:
-            keep[i] = True
-            kept[found] = i
-            found += 1
-    return keep
 
 
 @njit(cache=True)
@@ -229,7 +203,7 @@ def _front(table: _Charged) -> _Charged:
     varies = table.too_small[:, np.ptp(table.too_small, axis=0) > 0] if len(table.cycles) else table.too_small
     points = np.concatenate([table.cycles[:, None], table.ends[:, None], table.bits, table.rows, varies], axis=1)
     order = np.lexsort((points.sum(axis=1), points[:, 0]))
-    return table.take(order[_unbeaten(np.ascontiguousarray(points[order]))])
+    return table.take(order[unbeaten_rows(points[order])])
 
 
 def _price(layer: Layer, t: _Charged, m: _Members) -> tuple[Floats, Floats]:

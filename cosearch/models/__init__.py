@@ -14,6 +14,8 @@ from cosearch.workload import Workload
 if TYPE_CHECKING:
     from torch import nn
 
+    from cosearch.models.recorder import Unpriced
+
 MODELS: Mapping[str, str] = MappingProxyType(
     {
         "resnet18": "cosearch.models.convnets:resnet18",
@@ -59,10 +61,15 @@ def workload(name: str, input_shape: tuple[int, ...] | None = None) -> Workload:
     No weights are made. Raises: UnknownNameError with the nearest known name; HardwareError if the network cannot
     take an input of that shape.
     """
+    return report(name, input_shape)[0]
+
+
+def report(name: str, input_shape: tuple[int, ...] | None = None) -> "tuple[Workload, tuple[Unpriced, ...]]":
+    """`workload`, with what the layers do not account for."""
     import torch
 
-    from cosearch.tracing import trace
+    from cosearch.tracing import trace_report
 
     with torch.device("meta"):
         module = build(name)
-    return trace(module, input_shape or INPUT_SHAPES[name], name)
+    return trace_report(module, input_shape or INPUT_SHAPES[name], name)

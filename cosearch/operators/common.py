@@ -46,7 +46,7 @@ class Operator(nn.Module, ABC):
 
     A family defines `_build`, which takes the options of its own and makes its parameters; all families take the
     arguments of nn.Conv2d or nn.Linear before them. `device` and `dtype` are those of the finished layer: parameters
-    are drawn in float32 on the CPU and moved.
+    are drawn where and as torch does by default, then moved.
     """
 
     groups: int

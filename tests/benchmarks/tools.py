@@ -85,9 +85,9 @@ def ours_section(recording: dict[str, Any], confirmed: dict[str, Any]) -> str:
         "What differs. ZigZag's latency takes the whole part of the mean number of busy elements in every pass (13 of "
         "14 for 1000 channels): on fc 512-1000 it moves 86% of the weights over the DRAM port and reports fewer cycles "
         "than they need; a layer without remainder (fc 384-1008) agrees. It hides the way in of a tensor that is "
-        "loaded once behind computing, and lets weights and inputs leave DRAM at once, each at full width; here they take "
-        "turns. Where a memory has no room for a second tile it allows transfers in a part of the time only; here a "
-        "search for latency keeps that room free."
+        "loaded once behind computing, and lets weights and inputs leave DRAM at once, each at full width; here they "
+        "take turns. Where a memory has no room for a second tile it allows transfers in a part of the time only; here "
+        "a search for latency keeps that room free."
     )
     return "\n\n".join(parts)
 

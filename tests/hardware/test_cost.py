@@ -181,7 +181,7 @@ def test_uneven_loops_move_exact_words_in_whole_steps():
 
 
 def test_the_busiest_column_sets_the_time_of_uneven_passes():
-    """K = 5 on 4 columns: the first column works in both passes, 3 updates each, 2 cycles an update (16 bits a cycle)."""
+    """K = 5 on 4 columns: the first column works in both passes, 3 updates each of 2 cycles (16 bits a cycle)."""
     column = MemoryLevel("accumulator", ("O",), math.inf, 16, 16, instances=4)
     levels = (column, MemoryLevel("buffer", ("W", "I")), MemoryLevel("dram"))
     layer = Layer("uneven", K=5, C=3)

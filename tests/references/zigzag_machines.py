@@ -43,10 +43,10 @@ def _tilings(levels: Dict[str, tuple[str, ...]]) -> tuple[Tiling, ...]:
 def _eyeriss(reused: str, below: str) -> tuple[tuple[str, ...], tuple[Tiling, ...]]:
     """K and C inside `reused`, above the tile of `below`."""
     loops = {
-        "rf_16B": ("QPKSRC",),
+        "rf_16B": ("QKSRC",),
         reused: ("KC",),
         "sram_8KB": ("QPRC",),
-        "sram_1M": ("QPKGC", "KQPCG"),
+        "sram_1M": ("QKGC", "KQCG"),
         "dram": ("PKGCN", "KPCGN"),
     }
     return ("rf_16B", below, reused, "sram_8KB", "sram_64KB", "sram_1M", "dram"), _tilings(loops)

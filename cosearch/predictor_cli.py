@@ -1,0 +1,182 @@
+"""``cosearch predict`` and ``cosearch predictor``: learned costs from bundled tables or a user's own measurements."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from predictors.arch import ArchPredictor
+
+predictor = typer.Typer(
+    name="predictor", help="Learned predictors: train, evaluate, adapt to a device.", no_args_is_help=True
+)
+
+Space = Annotated[str, typer.Option(help="Network space.")]
+Target = Annotated[str, typer.Option(help="The column to predict: latency_ms, energy_mj or accuracy.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Predictor file to write.", show_default=False)]
+Seed = Annotated[int, typer.Option(help="Of folds and of everything random in the models.")]
+
+
+def predict(
+    space: Space = "nasbench201",
+    device: Annotated[str, typer.Option(help="A device with a predictor that ships, or a predictor file.")] = "",
+    arch: Annotated[
+        list[str] | None,
+        typer.Option(help="JSON object or name=choice pairs joined by ';'. May be repeated.", show_default=False),
+    ] = None,
+    target: Target = "latency_ms",
+    coverage: Annotated[float, typer.Option(help="Of the interval that is printed.")] = 0.9,
+) -> None:
+    """Predict what networks cost on a device, with an interval, and whether they are like what was learned from."""
+    from cosearch.costs import parse_arch
+    from cosearch.errors import ConfigError
+    from cosearch.tables import print_table
+    from predictors import shipped
+
+    if not device:
+        known = ", ".join(sorted({d for s, d, _ in shipped.available() if s == space and d != "pool"})) or "none"
+        raise ConfigError(f"--device is missing: a predictor file, or one that ships for {space}: {known}")
+    model, card = _open(device) if Path(device).is_file() else shipped.predictor(space, device, target)
+    if not arch:
+        raise ConfigError("--arch is missing: a JSON object, or name=choice pairs joined by ';'")
+    archs = [parse_arch(text, model.space) for text in arch]
+    mean, std = model.predict(archs)
+    low, high = model.interval(archs, coverage)
+    outside = model.outside(archs)
+    unit = card.get("target", target)
+    rows = [
+        (text[:48], f"{m:.5g}", f"{s:.2g}", f"{a:.5g} to {b:.5g}", "no" if out else "yes")
+        for text, m, s, a, b, out in zip(arch, mean, std, low, high, outside, strict=True)
+    ]
+    print_table(f"{unit} on {device}", ("network", unit, "std", f"{coverage:.0%} interval", "like training"), rows)
+
+
+@predictor.command()
+def train(
+    table: Annotated[Path, typer.Argument(help="CSV with a column arch and the target's.")],
+    space: Space = "nasbench201",
+    target: Target = "latency_ms",
+    model: Annotated[str, typer.Option(help="auto, or a registered predictor such as gp or boosting.")] = "auto",
+    output: Output = None,
+    seed: Seed = 0,
+) -> None:
+    """Train a predictor on a table of networks; features and model are chosen by cross-validation."""
+    from cosearch.costs import read_table
+    from predictors.arch import ArchPredictor
+
+    made = _space(space)
+    measured = read_table(table, made, target)
+    fitted = ArchPredictor(made, model, positive=target != "accuracy", seed=seed)
+    fitted.fit(measured.archs, measured.values[target])
+    _report(fitted, target)
+    _write(fitted, output or table.with_suffix(".predictor"), table, target)
+
+
+@predictor.command()
+def adapt(
+    measurements: Annotated[Path, typer.Option(help="CSV with a column arch and the target's: ten lines are enough.")],
+    space: Space = "nasbench201",
+    target: Target = "latency_ms",
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="Predictor file of another device; without it the pool that ships is the prior."),
+    ] = None,
+    output: Output = None,
+    seed: Seed = 0,
+) -> None:
+    """A predictor for your device from a few measurements, with what is known of other devices."""
+    from cosearch.costs import read_table
+    from predictors.arch import ArchPredictor
+    from predictors.shipped import known_pool
+
+    if source is not None:
+        known, _ = _open(str(source))
+        measured = read_table(measurements, known.space, target)
+        fitted = known.adapt(measured.archs, measured.values[target])
+    else:
+        made = _space(space)
+        measured = read_table(measurements, made, target)
+        pool = known_pool(made, target)
+        if pool is None:
+            typer.echo(f"No pool of devices ships for {target} in space {space}: the measurements stand alone.")
+        fitted = ArchPredictor(made, pool=pool, seed=seed).fit(measured.archs, measured.values[target])
+    _report(fitted, target)
+    _write(fitted, output or measurements.with_suffix(".predictor"), measurements, target)
+
+
+@predictor.command()
+def evaluate(
+    file: Annotated[Path, typer.Argument(help="A predictor file.")],
+    table: Annotated[Path | None, typer.Argument(help="CSV of networks that it did not learn from.")] = None,
+    target: Annotated[str | None, typer.Option(help="The column; the file's own by default.")] = None,
+) -> None:
+    """Print a predictor's card, and how well it predicts the networks of a table."""
+    import json
+
+    from cosearch.costs import read_table
+    from predictors.scoring import scores
+
+    model, card = _open(str(file))
+    shown = {key: value for key, value in card.items() if key not in ("options", "format")}
+    typer.echo(json.dumps(shown, indent=2))
+    if table is None:
+        return
+    column = target or str(card.get("target", "latency_ms"))
+    measured = read_table(table, model.space, column)
+    mean, _ = model.predict(measured.archs)
+    low, high = model.interval(measured.archs, 0.8)
+    found = scores(mean, measured.values[column])
+    inside = float(((low <= measured.values[column]) & (measured.values[column] <= high)).mean())
+    typer.echo(
+        f"{len(measured.archs)} networks: Spearman {found['spearman']:.3f}, Kendall tau {found['kendall_tau']:.3f}, "
+        f"mean error {found['mape']:.1%}, within 10% {found['within_10_percent']:.0%}, "
+        f"in the 80% interval {inside:.0%}, unlike training {model.outside(measured.archs).mean():.0%}."
+    )
+
+
+def _space(name: str) -> Any:
+    from search_spaces.networks import find
+
+    return find(name)()
+
+
+def _open(file: str) -> tuple[Any, dict[str, Any]]:
+    """Raises: DataError for a file that holds no predictor of networks."""
+    from cosearch.errors import DataError
+    from predictors.arch import ArchPredictor
+    from predictors.storage import load_with_card
+
+    model, card = load_with_card(file)
+    if not isinstance(model, ArchPredictor):
+        raise DataError(
+            f"{file} holds a {card['model']} predictor, which is not bound to a space: expected one by train"
+        )
+    return model, card
+
+
+def _report(fitted: "ArchPredictor", target: str) -> None:
+    from cosearch.tables import print_table
+
+    assert fitted.chosen is not None
+    if fitted.scores:
+        best_first = sorted(fitted.scores.items(), key=lambda item: -item[1])
+        rows = [(label, f"{score:.3f}", "<" if label == fitted.chosen.label else "") for label, score in best_first]
+        print_table("Cross-validated rank correlation (Spearman)", ("model and features", "score", "used"), rows)
+    typer.echo(
+        f"{target} from {fitted.samples} networks by {fitted.chosen.label}: error {fitted.relative_error:.1%} "
+        f"(guessing the mean: {fitted.relative_spread:.1%}), rank correlation {fitted.score:.3f}, by cross-validation."
+    )
+    share = getattr(fitted._model, "ridge_share", 0.0)
+    if share > 0.5:
+        typer.echo("The device is unlike those of the pool: plain ridge regression on operator counts is used.")
+
+
+def _write(fitted: "ArchPredictor", path: Path, table: Path, target: str) -> None:
+    from cosearch.errors import ConfigError
+
+    try:
+        fitted.save(path, data={"table": table.name}, target=target)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path} ({error.strerror}): choose another --output") from error
+    typer.echo(f"Wrote {path}; use it with: cosearch predict --device {path} --arch ...")
