@@ -18,6 +18,7 @@ STRATEGIES: dict[str, str] = {
     "optuna-nsga3": "cosearch.strategies.optuna_samplers:nsga3",
     "optuna-tpe": "cosearch.strategies.optuna_samplers:tpe",
     "random": "cosearch.strategies.random:RandomSearch",
+    "reinforce": "cosearch.strategies.reinforce:Reinforce",
 }
 
 __all__ = ["STRATEGIES", "Candidate", "Costs", "Failure", "Front", "Objectives", "Strategy", "make"]

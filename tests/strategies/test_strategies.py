@@ -267,3 +267,20 @@ def test_replay_for_any_seed_and_any_cut(seed, cut, name):
         [candidate] = strategy.ask(1)
         assert candidate.arch == whole[number]
         strategy.tell(candidate, {"accuracy": accuracy(candidate.arch)})
+
+
+def test_reinforce_policies_lean_towards_what_their_weight_rewards():
+    from cosearch.strategies.reinforce import softmax
+
+    strategy = make("reinforce", SPACE, Costs(), OBJECTIVES, 0)
+    run(strategy, 200)
+    strategy.ask()
+    expected = [sum(float(softmax(logits) @ np.arange(4)) for logits in p.values()) for p in strategy._logits]
+    assert expected[0] > 15 > 12 > 3 > expected[-1]  # uniform choices sum to 12; all costs nothing, none is accurate
+    assert expected == sorted(expected, reverse=True)
+
+
+def test_ranks_between():
+    from cosearch.strategies.reinforce import ranks_between
+
+    np.testing.assert_allclose(ranks_between(np.array([3.0, -np.inf, 5.0, 3.0, 9.0])), [0 - 0.25, -1, 0.5, -0.25, 1])

@@ -1,0 +1,110 @@
+"""`cosearch predict` and `cosearch predictor`: from ten measured lines to predictions with intervals."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from cosearch.cli import app
+from cosearch.errors import ConfigError, CosearchError, DataError, UnknownNameError
+from predictors import shipped
+from predictors.storage import load, read_card
+from search_spaces.networks import find
+from search_spaces.networks.nasbench201 import cell
+
+SPACE = find("nasbench201")()
+PRICE = {"none": 0.1, "skip_connect": 0.2, "nor_conv_1x1": 1.0, "nor_conv_3x3": 2.5, "avg_pool_3x3": 0.6}
+
+
+def cost(arch) -> float:
+    return 3.0 + sum(PRICE[op] for op in arch.values())
+
+
+def csv(path, indices, scale=1.0, column="latency_ms"):
+    lines = [f"arch,{column}"]
+    for i in indices:
+        arch = cell(i)
+        noise = 1 + 0.02 * np.sin(i)
+        lines.append(";".join(f"{k}={v}" for k, v in arch.items()) + f",{scale * cost(arch) * noise:.6g}")
+    path.write_text("\n".join(lines))
+    return path
+
+
+def run(*words: object) -> str:
+    done = CliRunner().invoke(app, [str(w) for w in words])
+    if isinstance(done.exception, CosearchError):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_ten_lines_of_a_board_give_a_predictor(tmp_path):
+    said = run("predictor", "adapt", "--measurements", csv(tmp_path / "board.csv", range(10)))
+    assert "from 10 networks" in said
+    file = tmp_path / "board.predictor"
+    assert read_card(file)["target"] == "latency_ms"
+    mean, _ = load(file).predict([cell(i) for i in range(100, 200)])
+    assert np.corrcoef(mean, [cost(cell(i)) for i in range(100, 200)])[0, 1] > 0.9
+    arch = ";".join(f"{k}={v}" for k, v in cell(3).items())
+    said = run("predict", "--device", file, "--arch", arch, "--arch", json.dumps(cell(7)))
+    assert "90% interval" in said
+    said = run("predictor", "evaluate", file, csv(tmp_path / "others.csv", range(200, 260)))
+    assert "60 networks: Spearman 0.9" in said
+    assert '"data"' in said
+    said = run(
+        "predictor", "adapt", "--from", file, "--measurements", csv(tmp_path / "other.csv", range(10), 7.0), "-o",
+        tmp_path / "new.predictor",
+    )  # fmt: skip
+    mean, _ = load(tmp_path / "new.predictor").predict([cell(300)])
+    assert mean[0] == pytest.approx(7 * cost(cell(300)), rel=0.3)
+
+
+def test_training_on_a_table(tmp_path):
+    table = csv(tmp_path / "t.csv", range(40), column="energy_mj")
+    said = run("predictor", "train", table, "--target", "energy_mj", "--model", "gp", "-o", tmp_path / "p")
+    assert "energy_mj from 40 networks by gp" in said
+    assert read_card(tmp_path / "p")["target"] == "energy_mj"
+
+
+def test_what_cannot_be_done(tmp_path):
+    table = csv(tmp_path / "t.csv", range(4))
+    with pytest.raises(DataError, match="4 distinct networks: a predictor needs at least 5"):
+        run("predictor", "train", table)
+    with pytest.raises(ConfigError, match="does not learn from features alone"):
+        run("predictor", "train", csv(tmp_path / "u.csv", range(9)), "--model", "pool")
+    with pytest.raises(ConfigError, match="--device is missing"):
+        run("predict", "--arch", "0-1=none")
+    with pytest.raises(UnknownNameError, match="no predictor ships for"):
+        run("predict", "--device", "toaster", "--arch", "0-1=none")
+    with pytest.raises(DataError, match="is not a predictor file"):
+        run("predictor", "evaluate", table)
+    run("predictor", "train", csv(tmp_path / "v.csv", range(9)), "--model", "ridge", "-o", tmp_path / "p")
+    with pytest.raises(ConfigError, match="is not JSON"):
+        run("predict", "--device", tmp_path / "p", "--arch", '{"0-1')
+    with pytest.raises(ConfigError, match="decision '0-2' is missing"):
+        run("predict", "--device", tmp_path / "p", "--arch", "0-1=none")
+    with pytest.raises(ConfigError, match="--arch is missing"):
+        run("predict", "--device", tmp_path / "p")
+    with pytest.raises(DataError, match="9 samples cannot show 99% coverage"):
+        run("predict", "--device", tmp_path / "p", "--arch", json.dumps(cell(7)), "--coverage", "0.99")
+
+
+def test_every_predictor_that_ships_loads_and_says_what_it_is():
+    for space, device, metric in shipped.available():
+        if device == "pool":
+            pool = shipped.device_pool(find(space)(), metric)
+            assert len(pool.devices) >= 2
+            assert shipped.known_pool(find(space)(), metric) is not None
+            continue
+        model, card = shipped.predictor(space, device, metric)
+        assert {"data", "score", "floor", "date", "tested_on"} <= set(card)
+        assert card["data"]["source"] in ("modelled", "measured")
+        mean, std = model.predict([cell(i) for i in range(20)])
+        assert (mean > 0).all()
+        assert np.isfinite(std).all()
+
+
+def test_no_pool_for_another_space():
+    assert shipped.known_pool(find("shiftadd")(), "latency_ms") is None
+    assert shipped.known_pool(SPACE, "weight_kg") is None
