@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 from cosearch.errors import HardwareError
@@ -27,6 +28,15 @@ Zeros = Literal["compute", "store", "skip"]
 DATAFLOWS: tuple[str, ...] = ("weight-stationary", "output-stationary")
 FABRICS: tuple[str, ...] = ("hard", "logic")
 ACCOUNTINGS: tuple[str, ...] = ("element", "operator")
+
+
+MOST_MHZ = 100_000
+"""A faster clock is one given in another unit."""
+
+
+def _is_number(value: Any) -> bool:
+    """A plain number; text with a unit is not."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -97,11 +107,11 @@ class MemoryLevel:
             raise HardwareError(f"memory level {self.name!r}: holds={self.holds!r}, expected some of {TENSORS}")
         for key in ("capacity_bytes", "read_bits_per_cycle", "write_bits_per_cycle", "word_bits", "instances"):
             value = getattr(self, key)
-            if not value > 0:
+            if not (_is_number(value) and value > 0):
                 raise HardwareError(f"memory level {self.name!r}: {key}={value!r}, expected a number above 0")
         for key in ("read_energy_pj", "write_energy_pj"):
             value = getattr(self, key)
-            if not 0 <= value < math.inf:
+            if not (_is_number(value) and 0 <= value < math.inf):
                 raise HardwareError(f"memory level {self.name!r}: {key}={value!r}, expected a finite number, 0 or more")
 
 
@@ -301,8 +311,11 @@ class Accelerator:
         object.__setattr__(self, "engines", tuple(self.engines))
         object.__setattr__(self, "splits", tuple(self.splits))
         object.__setattr__(self, "levels", tuple(self.levels))
-        if not self.clock_mhz > 0:
-            raise HardwareError(f"accelerator {self.name!r}: clock_mhz={self.clock_mhz!r}, expected a number above 0")
+        if not (_is_number(self.clock_mhz) and 0 < self.clock_mhz <= MOST_MHZ):
+            raise HardwareError(
+                f"accelerator {self.name!r}: clock_mhz={self.clock_mhz!r}, expected a number of MHz above 0 "
+                f"and at most {MOST_MHZ:,}"
+            )
         if not self.levels or not math.isinf(self.levels[-1].capacity_bytes):
             raise HardwareError(
                 f"accelerator {self.name!r}: the outermost memory level must have infinite capacity (DRAM)"

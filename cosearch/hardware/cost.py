@@ -606,7 +606,9 @@ def _check(layer: Layer, levels: Sequence[MemoryLevel], mapping: Mapping) -> Non
     if names != given:
         raise HardwareError(f"layer {layer.name!r}: the mapping has levels {given}, the hierarchy {names}")
     for dim, bound in loop_bounds(layer).items():
-        if mapping.extent(dim) < bound:
+        if mapping.extent(dim) < bound or mapping.idles(dim, bound):
+            loops = [f"{x.level} {b}" for x in mapping.levels for d, b in (*x.spatial, *x.temporal) if d == dim]
             raise HardwareError(
-                f"layer {layer.name!r}: the loops over {dim} multiply to {mapping.extent(dim)}, the layer has {bound}"
+                f"layer {layer.name!r}: the loops over {dim} multiply to {mapping.extent(dim)}, the layer has {bound} "
+                f"(loops: {', '.join(loops) or 'none'})"
             )

@@ -5,8 +5,9 @@ matrix product may be written as N or as P. This module imports nothing slow.
 """
 
 import math
+import operator
 from collections.abc import Mapping as Dict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cosearch.errors import HardwareError
@@ -37,16 +38,24 @@ class LevelLoops:
 
     def __post_init__(self) -> None:
         for key in ("temporal", "spatial", "tile"):
-            loops = tuple((str(dim), int(bound)) for dim, bound in getattr(self, key))
-            object.__setattr__(self, key, loops)
-            for dim, bound in loops:
-                if dim not in DIMS or bound < 1:
+            for dim, bound in getattr(self, key):
+                if dim not in DIMS or not _is_bound(bound):
                     raise HardwareError(
                         f"level {self.level!r}: loop {dim}={bound}, expected a dimension among {' '.join(DIMS)} "
-                        "and a bound of at least 1"
+                        "and a whole number of iterations, at least 1"
                     )
+            loops = tuple((str(dim), int(bound)) for dim, bound in getattr(self, key))
+            object.__setattr__(self, key, loops)
             if len({dim for dim, _ in loops}) != len(loops):
                 raise HardwareError(f"level {self.level!r}: a dimension occurs twice among its {key} loops {loops}")
+
+
+def _is_bound(value: Any) -> bool:
+    """Whole numbers of any integer type; numbers with units and fractions are not."""
+    try:
+        return operator.index(value) >= 1
+    except TypeError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,20 @@ class Mapping:
             size *= math.prod(b for d, b in (*level.spatial, *level.temporal) if d == dim)
             size = min(size, dict(level.tile).get(dim, size))
         return size
+
+    def idles(self, dim: str, bound: int) -> bool:
+        """Whether the outermost loop over a dimension has an iteration without any work, for a layer's bound."""
+        if self.extent(dim) <= bound:
+            return False
+        levels = list(self.levels)
+        for i in reversed(range(len(levels))):
+            time, space = dict(levels[i].temporal), dict(levels[i].spatial)
+            outermost = next((loops for loops in (time, space) if loops.get(dim, 1) > 1), None)
+            if outermost is not None:
+                outermost[dim] -= 1
+                levels[i] = replace(levels[i], temporal=tuple(time.items()), spatial=tuple(space.items()))
+                return Mapping(tuple(levels)).extent(dim) >= bound
+        return False
 
     def text(self) -> str:
         """One line per level, outermost first; loops of bound 1 left out."""

@@ -166,6 +166,49 @@ def test_strided_tiles_share_no_halo_where_the_stride_skips():
     assert evaluate(layer, accelerator(levels), mapping).accesses["dram", "I"] == (16, 0)
 
 
+def test_a_sliding_window_fetches_its_halo_once():
+    """3x3 over 4x4 outputs, one output row at a time: 3 x 6 inputs, then 1 x 6 more for each next row: the whole 6 x 6.
+
+    With K outside, in two halves, the sweep starts again: twice that. Fetched whole, each of the 8 tiles is 3 x 6.
+    """
+    layer = Layer("conv", K=2, P=4, Q=4, R=3, S=3)
+    rows = LevelLoops("buffer", (("S", 3), ("R", 3), ("Q", 4)))
+    for slides, words in ((True, 2 * 36), (False, 2 * 4 * 18)):
+        levels = (MemoryLevel("buffer", ("W", "I"), slides=slides), DRAM)
+        mapping = Mapping((rows, LevelLoops("dram", (("P", 4), ("K", 2)))))
+        assert evaluate(layer, accelerator(levels), mapping).accesses["dram", "I"] == (words, 0)
+
+
+def test_stride_two_shares_one_row_of_three():
+    """3x3, stride 2, 4x4 outputs: a row of outputs reads 3 x 9 inputs and shares one of its rows with the next one."""
+    levels = (MemoryLevel("buffer", ("W", "I")), DRAM)
+    layer = Layer("down", P=4, Q=4, R=3, S=3, stride=2)
+    mapping = Mapping((LevelLoops("buffer", (("S", 3), ("R", 3), ("Q", 4))), LevelLoops("dram", (("P", 4),))))
+    assert evaluate(layer, accelerator(levels), mapping).accesses["dram", "I"] == (27 + 3 * 18, 0)
+
+
+def test_depthwise_groups_scatter_everything():
+    """4 groups side by side, 3x3 over 2x2: every group has its own weights (9), inputs (4 x 4) and outputs (4).
+
+    Nothing is shared: each of 4 elements takes its own input in each of 36 steps.
+    """
+    levels = (MemoryLevel("register", ("W",), instances=4), MemoryLevel("buffer"), DRAM)
+    layer = Layer("depthwise", K=4, C=4, P=2, Q=2, R=3, S=3, groups=4)
+    mapping = Mapping(
+        (
+            LevelLoops("register", (("Q", 2), ("P", 2))),
+            LevelLoops("buffer", (("S", 3), ("R", 3)), (("G", 4),)),
+            LevelLoops("dram"),
+        )
+    )
+    cost = evaluate(layer, accelerator(levels), mapping)
+    assert cost.cycles == 36
+    assert cost.accesses["buffer", "W"] == (36, 36)
+    assert cost.accesses["buffer", "I"] == (4 * 36, 4 * 16)
+    assert cost.accesses["buffer", "O"] == (4 * 36, 4 * 36)
+    assert cost.accesses["dram", "O"] == (0, 16)
+
+
 def test_uneven_loops_move_exact_words_in_whole_steps():
     """K = 5 on 4 columns: two passes, but five columns' worth of weights; inputs are read again for the second pass."""
     levels = (MemoryLevel("register", ("W",), instances=4), MemoryLevel("buffer"), DRAM)
@@ -277,7 +320,8 @@ def test_gradients_in_tile_sizes_equal_finite_differences():
     [
         (("buffer", "memory"), {}, "levels"),
         (("buffer", "dram"), {"K": 2}, "loops over K multiply to 2, the layer has 4"),
-        (("buffer", "dram"), {"K": 4, "C": 64}, "level 'buffer' needs"),
+        (("buffer", "dram"), {"K": 8}, r"'x'.*loops over K multiply to 8, the layer has 4 \(loops: buffer 8\)"),
+        (("buffer", "dram"), {"K": 4, "C": 64}, "level 'buffer' needs 336 bytes per instance, has 32"),
     ],
 )
 def test_a_malformed_mapping_names_the_fault(levels, mapping, message):
@@ -293,19 +337,40 @@ def test_too_much_fanout_and_unknown_loops_are_refused():
     mapping = Mapping((LevelLoops("register"), LevelLoops("dram", (), (("K", 8),))))
     with pytest.raises(HardwareError, match="8 instances of level 'register', there are 4"):
         evaluate(Layer("x", K=8), accelerator(levels), mapping)
-    with pytest.raises(HardwareError, match="loop X=2"):
-        LevelLoops("dram", (("X", 2),))
+    for loop, shown in ((("X", 2), "X=2"), (("K", 2.5), "K=2.5"), (("K", "4 KiB"), "K=4 KiB"), (("K", 0), "K=0")):
+        with pytest.raises(HardwareError, match=f"level 'dram': loop {shown}, expected"):
+            LevelLoops("dram", (loop,))
     with pytest.raises(HardwareError, match="no engine for kind 'shift'"):
         evaluate(Layer("x", "shift"), accelerator(levels), mapping)
 
 
 def test_malformed_hierarchies_are_refused():
-    with pytest.raises(HardwareError, match="infinite capacity"):
-        accelerator((MemoryLevel("a"), MemoryLevel("b", capacity_bytes=10)))
-    with pytest.raises(HardwareError, match="read_bits_per_cycle=0"):
-        MemoryLevel("a", read_bits_per_cycle=0)
-    with pytest.raises(HardwareError, match="holds"):
+    for levels in ((MemoryLevel("a"), MemoryLevel("b", capacity_bytes=10)), ()):
+        with pytest.raises(HardwareError, match=r"'toy'.*outermost.*infinite capacity \(DRAM\)"):
+            Accelerator("toy", (), levels, 100.0)
+    with pytest.raises(HardwareError, match=r"'toy'.*'b' must hold W, I and O"):
+        accelerator((MemoryLevel("a"), MemoryLevel("b", ("W",))))
+    for width in (0, -8, math.nan):
+        for key in ("read_bits_per_cycle", "write_bits_per_cycle"):
+            with pytest.raises(HardwareError, match=f"'a': {key}={width}, expected a number above 0"):
+                MemoryLevel("a", **{key: width})
+    with pytest.raises(HardwareError, match="'a': holds"):
         MemoryLevel("a", ("X",))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("capacity_bytes", "64 KiB"), ("read_bits_per_cycle", "8 B"), ("read_energy_pj", "1 nJ"), ("instances", None)],
+)
+def test_numbers_with_units_are_refused(field, value):
+    with pytest.raises(HardwareError, match=f"'a': {field}={value!r}, expected a"):
+        MemoryLevel("a", **{field: value})
+
+
+def test_a_clock_in_another_unit_is_refused():
+    for clock in (1e9, "500 MHz", 0):
+        with pytest.raises(HardwareError, match=f"'toy': clock_mhz={clock!r}, expected a number of MHz"):
+            Accelerator("toy", (), (DRAM,), clock)
 
 
 def test_a_mapping_survives_json():
