@@ -61,6 +61,7 @@ class AcceleratorCosts:
         hardware = tuple(n for n in dict.fromkeys(wanted) if n not in ("params", "macs"))
         self.hardware_objectives = hardware or ("latency_ms", "energy_mj")
         self._fronts: dict[str, NetworkFront] = {}
+        self._hardware: dict[tuple[tuple[int, ...], float, float], HardwareFront] = {}
 
     @property
     def resources(self) -> tuple[str, ...]:
@@ -84,10 +85,13 @@ class AcceleratorCosts:
         key = arch_key(arch)
         if key not in self._fronts:
             workload, demand = self._demand(arch)
-            front = self.tensor.hardware_front(
-                objectives=self.hardware_objectives, constraints=self.constraints, **demand
-            )
-            self._fronts[key] = NetworkFront(front, workload)
+            # networks of the same layers and memory have the same front: a cell space has a few hundred
+            same = (tuple(demand["counts_row"]), demand["live_activation_bytes"], demand["host_bytes"])
+            if same not in self._hardware:
+                self._hardware[same] = self.tensor.hardware_front(
+                    objectives=self.hardware_objectives, constraints=self.constraints, **demand
+                )
+            self._fronts[key] = NetworkFront(self._hardware[same], workload)
         return self._fronts[key]
 
     def _demand(self, arch: Arch) -> tuple[Workload, dict[str, Any]]:

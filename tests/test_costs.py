@@ -9,6 +9,7 @@ from cosearch.hardware.tensor import cost_tensor
 from cosearch.strategies import Objectives
 from cosearch.strategies.base import cheapest
 from search_spaces.accelerators import fpga
+from search_spaces.networks import nasbench201
 from tests import tiny_space
 
 SPACE = tiny_space.space()
@@ -162,6 +163,22 @@ def test_the_least_limit_that_can_be_met_is_met(tensor):
 
 def everything() -> list[dict]:
     return [SPACE.decode(i) for i in np.ndindex(*(len(options) for options in SPACE.choices.values()))]
+
+
+def test_networks_of_the_same_layers_share_their_front_and_differ_in_nothing():
+    space = nasbench201.space()
+    tensor = cost_tensor(space.layer_table(), fpga.space("ecp5-25f", choices=SIZES, kinds=("mac",)), cache=False)
+    costs = AcceleratorCosts(space, tensor, Objectives())
+    cell = dict.fromkeys(space.choices, "none")
+    same = [
+        {**cell, "0-1": a, "1-3": b} for a, b in (("nor_conv_3x3", "nor_conv_1x1"), ("nor_conv_1x1", "nor_conv_3x3"))
+    ]
+    first, second = costs.fronts(same)
+    assert first.hardware is second.hardware
+    alone = AcceleratorCosts(space, tensor, Objectives()).fronts(same[1:])[0]
+    assert np.array_equal(alone.metric("latency_ms"), second.metric("latency_ms"))
+    [other] = costs.fronts([{**cell, "0-3": "nor_conv_3x3"}])
+    assert other.metric("latency_ms").min() < first.metric("latency_ms").min()
 
 
 def test_host_bytes_are_the_image_and_the_logits():
