@@ -132,6 +132,26 @@ def show(run_directory: Annotated[Path, typer.Argument(help="A finished run dire
 
 
 @app.command()
+def export(
+    run_directory: Annotated[Path, typer.Argument(help="A run directory.")],
+    to: Annotated[Path, typer.Option(help="Folder for the files.")],
+    trial: Annotated[
+        int | None, typer.Option(help="A trial of the search; the finalist by default.", show_default=False)
+    ] = None,
+    what: Annotated[
+        str,
+        typer.Option(help="Some of network,workload,accelerator,mapping,weights,onnx,integers; or all."),
+    ] = "all",
+) -> None:
+    """Write a design of a run as files; its network is trained first if it was not and its weights are asked for."""
+    from cosearch.engine import export as write
+    from cosearch.export.design import parse_what
+
+    for path in write(run_directory, to, trial, parse_what(what)):
+        print(path)
+
+
+@app.command()
 def spaces() -> None:
     """List the network spaces."""
     from cosearch import registry

@@ -5,6 +5,7 @@ directory and skip what is there already, so that `resume` is the same road walk
 """
 
 import io
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,6 @@ from cosearch.comparison import (
     default_accelerator,
     design,
     front_table,
-    mapping_document,
     notes,
     on_default,
     recommended,
@@ -33,7 +33,7 @@ from cosearch.comparison import (
 from cosearch.config import RunConfig
 from cosearch.costs import AcceleratorCosts
 from cosearch.errors import ConfigError, CosearchError, InfeasibleError, RunError, StoppedError
-from cosearch.export.models import write_models
+from cosearch.export.design import TRAINED, WHAT, write_design
 from cosearch.finalists import Trained, Training, load_trained, train_all
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.problem import Problem, fingerprint, prepare
@@ -398,30 +398,11 @@ def _trainings(archs: Sequence[Arch], problem: Problem) -> list[Training]:
 
 def _write(run: RunDirectory, problem: Problem, result: Result, finalist: Choice) -> None:
     """front.csv, best/ and, last, result.json: a run with it is finished."""
-    arch, point = finalist
+    arch, _ = finalist
     write_atomic(run.path / "front.csv", result.front.to_csv(index=False))
-    network = {
-        "format": "cosearch.network",
-        "version": 1,
-        "space": problem.config.space,
-        "input_shape": list(problem.space.blueprint(arch).input_shape),
-        "arch": arch,
-    }
-    if problem.dataset is not None:
-        network |= {
-            "pixel_mean": list(problem.dataset.mean),
-            "pixel_std": list(problem.dataset.std),
-            "classes": list(problem.dataset.classes),
-        }
-    run.write_json("best/network.json", network)
-    run.write_json("best/workload.json", problem.space.workload(arch).to_json())
-    if isinstance(problem.costs, AcceleratorCosts):
-        run.write_json("best/accelerator.json", problem.costs.accelerator(arch, point).to_json())
-        run.write_json("best/mapping.json", mapping_document(problem, finalist))
-    if problem.config.trains:
-        training = _trainings([arch], problem)[0]  # the first seed, not the best on the test images
-        _write_weights(run, training)
-        write_models(run, problem.space.blueprint(arch))
+    # the weights of the first seed, not of the best on the test images
+    training = _trainings([arch], problem)[0] if problem.config.trains else None
+    write_design(run, problem, finalist, training, WHAT, run.path / "best")
     run.write_json(
         "result.json",
         {
@@ -438,14 +419,56 @@ def _write(run: RunDirectory, problem: Problem, result: Result, finalist: Choice
     )
 
 
-def _write_weights(run: RunDirectory, training: Training) -> None:
-    for source, target in (("", "weights"), (".integer", "integer")):
-        loaded = run.load_tensors(f"{training.name}{source}.safetensors")
-        if loaded is None:
-            raise RunError(
-                f"{run.path / training.name}{source}.safetensors is missing: remove {training.name}.json and resume"
-            )
-        run.save_tensors(f"best/{target}.safetensors", *loaded)
+def export(path: Path | str, to: Path | str, trial: int | None = None, what: Sequence[str] = WHAT) -> list[Path]:
+    """Write a design of a run as files.
+
+    trial: a trial of the search, its network with the accelerator that it is recorded with; None is the finalist. A
+    network that was not trained yet is trained first if its weights are asked for.
+    Returns: the files. Raises: RunError, ConfigError.
+    """
+    run_directory = RunDirectory.open(Path(path))
+    config = run_directory.config
+    reporter = Reporter(config.quiet)
+    with run_directory.locked():
+        problem = prepare(config, Reporter(quiet=True))
+        choice = _finalist(run_directory, problem) if trial is None else _of_trial(run_directory, problem, trial)
+        training = None
+        if config.trains and set(TRAINED) & set(what):
+            start_threads(config.threads, PARALLEL_PIXELS)
+            training = _trainings([choice[0]], problem)[0]
+            if load_trained(run_directory, training) is None:
+                with reporter.phase("training the network, epochs", config.finalist_epochs) as phase:
+                    train_all(run_directory, [training], 1, phase.advance)
+        return write_design(run_directory, problem, choice, training, what, Path(to))
+
+
+def _finalist(run: RunDirectory, problem: Problem) -> Choice:
+    finalist = load(run.path).finalist
+    return finalist.arch, _point_of(problem, finalist.arch, finalist.accelerator)
+
+
+def _of_trial(run: RunDirectory, problem: Problem, number: int) -> Choice:
+    """Raises: ConfigError if there is no such trial, or it failed."""
+    trials = TrialLog(run, CO_SEARCH, problem.space, problem.objectives).study.trials
+    if not 0 <= number < len(trials):
+        raise ConfigError(f"--trial {number}: {run.path} has trials 0 to {len(trials) - 1}")
+    attributes = trials[number].user_attrs
+    if "accuracy" not in attributes:
+        raise ConfigError(f"--trial {number} failed ({attributes.get('reason', 'no reason is known')}): choose another")
+    arch = json.loads(attributes["arch"])
+    return arch, _point_of(problem, arch, json.loads(attributes["accelerator"]) or "")
+
+
+def _point_of(problem: Problem, arch: Arch, accelerator: str) -> int:
+    """The point of a network's front that is an accelerator, by name."""
+    if not isinstance(problem.costs, AcceleratorCosts):
+        return 0
+    [front] = problem.costs.fronts([arch])
+    names = (problem.costs.accelerator(arch, i).name for i in range(len(front)))
+    found = next((i for i, name in enumerate(names) if name == accelerator), None)
+    if found is None:
+        raise RunError(f"{accelerator} is not on the hardware front of its network: was the device changed?")
+    return found
 
 
 def load(path: Path | str) -> Result:

@@ -50,6 +50,15 @@ def to_json(data: Any) -> str:
     return json.dumps(data, indent=2, sort_keys=False, allow_nan=False) + "\n"
 
 
+def tensor_bytes(tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file."""
+    from safetensors.torch import save
+
+    # one entry, because safetensors writes several in random order and equal runs are to leave equal files
+    described = {METADATA: json.dumps(dict(metadata))}
+    return save({k: v.contiguous() for k, v in tensors.items()}, described)
+
+
 class RunDirectory:
     """An open run directory."""
 
@@ -116,11 +125,7 @@ class RunDirectory:
             raise RunError(f"{path} is damaged ({error}): remove it and run: cosearch resume {self.path}") from None
 
     def save_tensors(self, name: str, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str]) -> None:
-        from safetensors.torch import save
-
-        # one entry, because safetensors writes several in random order and equal runs are to leave equal files
-        described = {METADATA: json.dumps(dict(metadata))}
-        write_atomic(self.path / name, save({k: v.contiguous() for k, v in tensors.items()}, described))
+        write_atomic(self.path / name, tensor_bytes(tensors, metadata))
 
     def load_tensors(self, name: str) -> tuple[dict[str, "Tensor"], dict[str, str]] | None:
         """Tensors and metadata, or None if the file is not there.

@@ -110,7 +110,10 @@ def test_the_run_directory_holds_what_it_promises_and_no_pickle(finished):
     ):  # fmt: skip
         assert (root / name).is_file(), name
     for file in root.rglob("*"):
-        if file.is_file() and file.stat().st_size:
+        if file.suffix == ".npz":
+            with np.load(file, allow_pickle=False) as arrays:
+                assert all(arrays[name].dtype != object for name in arrays)
+        elif file.is_file() and file.stat().st_size:
             head = file.read_bytes()[:2]
             assert head not in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK"), file
     events = [json.loads(line)["event"] for line in (root / "log.jsonl").read_text().splitlines()]
@@ -732,3 +735,65 @@ def test_a_space_without_a_bundled_table_says_which_have_one(options, tmp_path):
     with pytest.raises(ConfigError, match="no bundled table of tiny, only of"):
         cosearch.run(**{**options, "accuracy": "table", "out": tmp_path / "none"})
     assert not (tmp_path / "none").exists()
+
+
+# -- export --
+
+
+def test_the_finalist_exports_as_the_run_left_it(finished, tmp_path, monkeypatch, capsys):
+    assert command(monkeypatch, "export", finished.path, "--to", str(tmp_path / "out")) == 0
+    best = Path(finished.path) / "best"
+    written = {Path(line).name for line in capsys.readouterr().out.split()}
+    assert written == {path.name for path in best.iterdir()}
+    for name in written:
+        assert (tmp_path / "out" / name).read_bytes() == (best / name).read_bytes(), name
+
+
+def test_integers_for_hardware_are_the_integer_network(finished):
+    from cosearch.integer import from_tensors
+
+    stored = RunDirectory.open(Path(finished.path)).load_tensors("best/integer.safetensors")
+    assert stored is not None
+    arrays = np.load(Path(finished.path) / "best/integers.npz", allow_pickle=False)
+    steps = json.loads(str(arrays["network"]))["steps"]
+    assert [step["name"] for step in steps] == [step.name for step in from_tensors(*stored).steps]
+    for name, tensor in stored[0].items():
+        layer = name.removesuffix(".weight")
+        if f"{layer}.sign" in arrays:
+            restored = arrays[f"{layer}.sign"].astype(int) * 2 ** arrays[f"{layer}.exponent"].astype(int)
+        else:
+            restored = arrays[name]
+            assert restored.dtype.itemsize <= 4 or np.abs(restored).max() >= 2**31
+        np.testing.assert_array_equal(restored, tensor.numpy())
+
+
+def test_any_trial_exports_and_is_trained_if_need_be(finished, tmp_path, monkeypatch):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished.path, copy)
+    trained = {json.loads(p.read_text())["arch"]["layer1"] for p in (copy / "finalists").glob("*.json")}
+    trials = study(copy).trials
+    number = next(t.number for t in trials if json.loads(t.user_attrs["arch"])["layer1"] not in trained or t.number > 2)
+    options = ("export", str(copy), "--trial", str(number), "--to", str(tmp_path / "out"))
+    assert command(monkeypatch, *options, "--what", "network,accelerator,onnx") == 0
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "network.json", "accelerator.json", "model.onnx", "model_int8.onnx",
+    }  # fmt: skip
+    network = json.loads((tmp_path / "out/network.json").read_text())
+    assert network["arch"] == json.loads(trials[number].user_attrs["arch"])
+    accelerator = json.loads((tmp_path / "out/accelerator.json").read_text())
+    assert accelerator["name"] == json.loads(trials[number].user_attrs["accelerator"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--trial", "9999"], "has trials 0 to 23"),
+        (["--what", "onx"], "did you mean 'onnx'"),
+        (["--what", ","], "--what is empty"),
+    ],
+)
+def test_exports_that_cannot_be(finished, tmp_path, monkeypatch, capsys, arguments, words):
+    out = tmp_path / "out"
+    assert command(monkeypatch, "export", finished.path, "--to", str(out), *arguments) == 2
+    assert words in capsys.readouterr().err
+    assert not out.exists()

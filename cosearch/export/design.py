@@ -1,0 +1,166 @@
+"""One design - a network, its accelerator and its mapping - as files.
+
+``network.json``, ``workload.json``, ``accelerator.json``, ``mapping.json`` say what it is; ``weights.safetensors`` and
+``model.onnx`` are the float network, ``integer.safetensors``, ``integers.npz`` and ``model_int8.onnx`` what hardware
+computes. No file is a pickle; each is the old or the new one, never half.
+"""
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cosearch.blueprint import Blueprint
+from cosearch.comparison import Choice, mapping_document
+from cosearch.costs import AcceleratorCosts
+from cosearch.errors import ConfigError, RunError, nearest
+from cosearch.finalists import Training
+from cosearch.problem import Problem
+from cosearch.runs import RunDirectory, tensor_bytes, to_json, write_atomic
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DESCRIPTIONS = ("network", "workload", "accelerator", "mapping")
+TRAINED = ("weights", "onnx", "integers")
+WHAT = (*DESCRIPTIONS, *TRAINED)
+Tensors = tuple[dict[str, "Tensor"], dict[str, str]]
+
+
+def parse_what(text: str) -> tuple[str, ...]:
+    """A comma-separated choice of `WHAT`, or ``all``.
+
+    Raises: ConfigError with the nearest name.
+    """
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    if names == ("all",):
+        return WHAT
+    for name in names:
+        if name not in WHAT:
+            raise ConfigError(f"--what {name}: {nearest(name, WHAT)}, or all of {', '.join(WHAT)}")
+    if not names:
+        raise ConfigError(f"--what is empty: give some of {', '.join(WHAT)}")
+    return tuple(dict.fromkeys(names))
+
+
+def write_design(
+    run: RunDirectory, problem: Problem, choice: Choice, training: Training | None, what: Sequence[str], to: Path
+) -> list[Path]:
+    """Write the files of a design into a folder. training: of its network, done already; None if it has no weights.
+
+    Returns: the files. Raises: RunError if the training's weights are missing.
+    """
+    documents = {name: make(problem, choice) for name, make in _DOCUMENTS.items() if name in what}
+    contents = {f"{name}.json": to_json(data).encode() for name, data in documents.items() if data is not None}
+    if training is not None and set(TRAINED) & set(what):
+        contents |= _trained(run, problem.space.blueprint(choice[0]), training, what)
+    for name, content in contents.items():
+        write_atomic(to / name, content)
+    return [to / name for name in contents]
+
+
+def _network(problem: Problem, choice: Choice) -> dict[str, Any]:
+    arch = choice[0]
+    described = {
+        "format": "cosearch.network",
+        "version": 1,
+        "space": problem.config.space,
+        "input_shape": list(problem.space.blueprint(arch).input_shape),
+        "arch": arch,
+    }
+    data = problem.dataset
+    if data is None:
+        return described
+    return {**described, "pixel_mean": list(data.mean), "pixel_std": list(data.std), "classes": list(data.classes)}
+
+
+def _workload(problem: Problem, choice: Choice) -> Any:
+    return problem.space.workload(choice[0]).to_json()
+
+
+def _accelerator(problem: Problem, choice: Choice) -> Any:
+    """None for a device that is given: there is nothing to build."""
+    costs = problem.costs
+    return costs.accelerator(*choice).to_json() if isinstance(costs, AcceleratorCosts) else None
+
+
+def _mapping(problem: Problem, choice: Choice) -> Any:
+    return mapping_document(problem, choice) if isinstance(problem.costs, AcceleratorCosts) else None
+
+
+_DOCUMENTS: dict[str, Callable[[Problem, Choice], Any]] = {
+    "network": _network,
+    "workload": _workload,
+    "accelerator": _accelerator,
+    "mapping": _mapping,
+}
+
+
+def _trained(run: RunDirectory, blueprint: Blueprint, training: Training, what: Sequence[str]) -> dict[str, bytes]:
+    from cosearch.export.onnx_model import float_model, integer_model
+    from cosearch.integer import from_tensors
+
+    weights, integers = (_tensors(run, f"{training.name}{kind}.safetensors") for kind in ("", ".integer"))
+    contents: dict[str, bytes] = {}
+    if "weights" in what:
+        for name, (tensors, metadata) in (("weights", weights), ("integer", integers)):
+            contents[f"{name}.safetensors"] = tensor_bytes(tensors, metadata)
+    if "onnx" in what:
+        network = _network_of(blueprint, weights[0], training)
+        image, classes = blueprint.input_shape, blueprint.classifier.out_channels
+        integer = integer_model(from_tensors(*integers), image, classes)
+        for name, model in (("model", float_model(network)), ("model_int8", integer)):
+            contents[f"{name}.onnx"] = model.SerializeToString(deterministic=True)
+    if "integers" in what:
+        contents["integers.npz"] = npz(*integers)
+    return contents
+
+
+def _network_of(blueprint: Blueprint, weights: "dict[str, Tensor]", training: Training) -> Any:
+    from cosearch.supernet.blocks import Network
+
+    network = Network(blueprint, seed=None)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise RunError(f"{training.name}.safetensors does not fit its network: {str(error).splitlines()[0]}") from None
+    return network
+
+
+def npz(tensors: "dict[str, Tensor]", metadata: dict[str, str]) -> bytes:
+    """The integer network for numpy, without pickle: each array in the narrowest type that holds it.
+
+    Weights of a shift layer are written as ``<layer>.sign`` and ``<layer>.exponent``; ``network`` is the JSON text that
+    says how layers are connected. A layer requantises as out = clamp((sum * multiplier + offset) >> shift, low, high).
+    """
+    structure = json.loads(metadata["network"])
+    shifts = {step["name"] for step in structure["steps"] if step.get("op") == "shift"}
+    arrays: dict[str, Any] = {"network": np.array(metadata["network"])}
+    for name, tensor in tensors.items():
+        layer, _, part = name.rpartition(".")
+        value = tensor.numpy()
+        if part == "weight" and layer in shifts:
+            arrays[f"{layer}.sign"] = np.sign(value).astype(np.int8)
+            arrays[f"{layer}.exponent"] = np.log2(np.abs(value)).round().astype(np.int8)
+        else:
+            arrays[name] = value.astype(_narrowest(value))
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def _narrowest(value: Any) -> type:
+    low, high = (int(value.min()), int(value.max())) if value.size else (0, 0)
+    kinds = (np.int8, np.int16, np.int32, np.int64)
+    return next(kind for kind in kinds if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max)
+
+
+def _tensors(run: RunDirectory, name: str) -> Tensors:
+    loaded = run.load_tensors(name)
+    if loaded is None:
+        json_file = name.replace(".integer.safetensors", ".json").replace(".safetensors", ".json")
+        raise RunError(f"{run.path / name} is missing: remove {json_file} and resume")
+    return loaded
