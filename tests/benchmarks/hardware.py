@@ -5,6 +5,7 @@ figure is its default search on this machine: 3.7 CPU seconds per layer and acce
 """
 
 import datetime
+import os
 import platform
 import subprocess
 import time
@@ -25,13 +26,13 @@ REPORT = Path(__file__).parents[2] / "docs" / "benchmarks" / "hardware.md"
 RESNET = Layer("ResNet-18 3x3 64-64 @56", K=64, C=64, P=56, Q=56, R=3, S=3)
 
 
-def best_of(run: Callable[[], object], repeats: int = 5) -> float:
-    """Seconds of the fastest repeat."""
+def best_of(run: Callable[[], object], repeats: int = 5, clock: Callable[[], float] = time.process_time) -> float:
+    """Seconds of the fastest repeat: of the processor, as ZigZag's are, or by another clock."""
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = clock()
         run()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return min(times)
 
 
@@ -40,7 +41,7 @@ def explicit_mappings() -> list[str]:
     engine = engine_of(RESNET, accelerator)
     levels = hierarchy(accelerator, engine)
     nests = enumerate_nests(RESNET, engine, [level.name for level in levels])
-    seconds = best_of(lambda: count_nests(RESNET, engine, levels, nests))
+    seconds = best_of(lambda: count_nests(RESNET, engine, levels, nests), 20, time.perf_counter)
     rate = len(nests) / seconds / 1e6
     return [f"| explicit mappings | {rate:.2f} million a second | target 2 million on 2 cores |"]
 
@@ -53,8 +54,8 @@ def best_mappings() -> list[str]:
         seconds = best_of(lambda a=accelerator: best(RESNET, a))  # type: ignore[misc]
         size = mapspace_size(RESNET, accelerator)
         rows.append(
-            f"| best mapping, {template}, {size} mappings | {seconds * 1e3:.1f} ms | "
-            f"{ZIGZAG_SECONDS / seconds:.0f} x ZigZag's 720 loop orders |"
+            f"| best mapping, {template}, {size} mappings | {seconds * 1e3:.1f} CPU ms | "
+            f"{ZIGZAG_SECONDS / seconds:.0f} x ZigZag's 720 loop orders; target 100 x, eyeriss 10 x |"
         )
     return rows
 
@@ -66,8 +67,8 @@ def accelerator_space() -> list[str]:
     seconds = best_of(lambda: nest_costs(RESNET, accelerators, (1.0, 0.5, 0.0)), 2)
     each = seconds / len(accelerators)
     return [
-        f"| one layer on {len(accelerators)} accelerators (tpu-os), three policies | {each * 1e3:.2f} ms each | "
-        f"{ZIGZAG_SECONDS / each:.0f} x ZigZag |"
+        f"| one layer on {len(accelerators)} accelerators (tpu-os), three policies | {each * 1e3:.2f} CPU ms each | "
+        f"{ZIGZAG_SECONDS / each:.0f} x ZigZag; target 10,000 x |"
     ]
 
 
@@ -78,7 +79,7 @@ def main() -> None:
         "# Speed of the mapping search",
         "",
         f"`python -m tests.benchmarks.hardware`, {datetime.date.today()}, {platform.machine()}, commit {commit}, "
-        "2 threads, best of several repeats.",
+        f"2 threads, best of several repeats, load average {os.getloadavg()[0]:.1f}.",
         "",
         "| what | figure | beside |",
         "| --- | --- | --- |",
