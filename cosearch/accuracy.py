@@ -39,18 +39,17 @@ class SupernetAccuracy:
         # spread over the training images, which may be sorted by class
         spread = np.linspace(0, len(dataset.train) - 1, min(CALIBRATION_IMAGES, len(dataset.train))).astype(int)
         self._calibration = torch.from_numpy(dataset.train.x[spread]).to(device)
+        self._images = torch.from_numpy(dataset.validation.x).to(device)
+        self._labels = torch.from_numpy(dataset.validation.y).to(device)
         self._known: dict[str, float] = {}
 
     def __call__(self, arch: Arch) -> float:
-        from cosearch.supernet.blocks import calibrate, set_simulation
-        from cosearch.supernet.training import accuracy
+        from cosearch.supernet.evaluation import evaluate
 
         key = arch_key(arch)
         if key not in self._known:
-            network = self.supernet.extract(self.space.blueprint(arch))
-            calibrate(network, self._calibration)
-            set_simulation(network, True)
-            self._known[key] = accuracy(network, self.dataset.validation, self.device)
+            blueprint = self.space.blueprint(arch)
+            [self._known[key]] = evaluate(self.supernet, [blueprint], self._calibration, self._images, self._labels)
         return self._known[key]
 
 

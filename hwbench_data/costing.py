@@ -136,14 +136,6 @@ class Device:
 
     def _on(self, chosen: "HardwareFront") -> tuple[Floats, Floats]:
         """Every demand on one accelerator, its mapping policy the one of least energy-delay product."""
-        from cosearch.hardware.tables import NestSpace
-
-        found = self._summed(chosen) if isinstance(self.space, NestSpace) else self._evaluated(chosen)
-        infeasible = ~np.isfinite(found[0])
-        found[:, infeasible] = np.nan
-        return found[0], found[1]
-
-    def _evaluated(self, chosen: "HardwareFront") -> Floats:
         from cosearch.hardware import accelerator_tensor
 
         d = self.demands
@@ -152,16 +144,6 @@ class Device:
             only.evaluate(counts, float(live), "edp", float(crossing))
             for counts, live, crossing in zip(d.counts, d.live_bytes, d.host_bytes, strict=True)
         ]
-        return np.array([[cost.latency_ms for cost in costs], [cost.energy_mj for cost in costs]])
-
-    def _summed(self, chosen: "HardwareFront") -> Floats:
-        """For spaces whose layers have a cost by themselves: nothing stays on chip, so layers just add up."""
-        where = np.array([[int(chosen.shared[0]), *chosen.engines[0].tolist()]])
-        host = np.array([self.tensor.host_cost(float(b), int(chosen.shared[0])) for b in self.demands.host_bytes]).T
-        found = np.full((2, len(self.demands)), np.inf)
-        for policy in self.tensor.policies:
-            latency, energy = self.tensor.networks(self.demands.counts, where, policy)
-            costs = np.stack([latency[:, 0], energy[:, 0]]) + host
-            better = np.isfinite(costs[0]) & (costs.prod(axis=0) < found.prod(axis=0))
-            found[:, better] = costs[:, better]
-        return found
+        found = np.array([[cost.latency_ms for cost in costs], [cost.energy_mj for cost in costs]])
+        found[:, ~np.isfinite(found[0])] = np.nan
+        return found[0], found[1]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from cosearch.errors import DataError, UnknownNameError, nearest
 from predictors.arch import ArchPredictor, pool_parts
@@ -91,19 +92,23 @@ def build(folder: Path = FOLDER) -> list[Path]:
     order = np.random.default_rng(0).permutation(len(archs))
     written = []
     for metric in METRICS:
-        known = {}
+        known, sources = {}, {}
         for device in table.devices:
             try:
                 values = table.query_many(np.arange(len(archs)), metric, device)[metric]
             except (DataError, UnknownNameError):  # this device has no such metric
                 continue
-            if np.isfinite(values).all() and (values > 0).all() and np.ptp(values) > 0:
-                known[device] = values
-        sources = {device: table.card.devices[device]["source"] for device in known}
-        data = {"table": table.name, "metric": metric, "rows": len(archs)}
+            said = np.array(table.sources(np.arange(len(archs)), metric, device))
+            measured = said == "measured"
+            # what was measured is learned from alone: the table filled the rest by a predictor of its own
+            known[device] = np.where(measured, values, np.nan) if measured.any() else values
+            sources[device] = "measured" if measured.any() else "modelled"
+        data = {"table": table.name, "metric": metric}
         for device, values in known.items():
             written.append(folder / f"{space.name}--{device}--{metric}.safetensors")
-            _train(space, archs, values, order, written[-1], {**data, "device": device, "source": sources[device]})
+            rows = order[np.isfinite(values[order])]
+            described = {**data, "device": device, "source": sources[device], "rows": len(rows)}
+            _train(space, archs, values, table.networks.same, rows, written[-1], described)
         if len(known) > 1:
             rows = order[:POOLED_ON]
             X = features(space, [archs[i] for i in rows], pool_parts(space))
@@ -114,10 +119,17 @@ def build(folder: Path = FOLDER) -> list[Path]:
 
 
 def _train(
-    space: Any, archs: Sequence[Arch], values: Floats, order: np.ndarray, path: Path, data: dict[str, Any]
+    space: Any,
+    archs: Sequence[Arch],
+    values: Floats,
+    classes: npt.NDArray[np.int64],
+    order: npt.NDArray[np.int64],
+    path: Path,
+    data: dict[str, Any],
 ) -> None:
-    """Fit on 500 networks, score on 4,000 others beside ridge regression on operator counts, and save."""
-    train, rest = order[:TRAINED_ON], order[-4000:]
+    """Fit on 500 networks, score on up to 4,000 of other classes beside ridge regression on operator counts, and save."""
+    train = order[:TRAINED_ON]
+    rest = order[~np.isin(classes[order], classes[train])][:4000]
     model = ArchPredictor(space).fit([archs[i] for i in train], values[train])
     tested = [archs[i] for i in rest]
     mean, _ = model.predict(tested)

@@ -76,16 +76,18 @@ class Mapping:
         return size
 
     def idles(self, dim: str, bound: int) -> bool:
-        """Whether the outermost loop over a dimension has an iteration without any work, for a layer's bound."""
+        """Whether the outermost time loop over a dimension has an iteration without any work, for a layer's bound.
+
+        Units side by side may idle: an array need not divide a dimension.
+        """
         if self.extent(dim) <= bound:
             return False
         levels = list(self.levels)
         for i in reversed(range(len(levels))):
-            time, space = dict(levels[i].temporal), dict(levels[i].spatial)
-            outermost = next((loops for loops in (time, space) if loops.get(dim, 1) > 1), None)
-            if outermost is not None:
-                outermost[dim] -= 1
-                levels[i] = replace(levels[i], temporal=tuple(time.items()), spatial=tuple(space.items()))
+            time = dict(levels[i].temporal)
+            if time.get(dim, 1) > 1:
+                time[dim] -= 1
+                levels[i] = replace(levels[i], temporal=tuple(time.items()))
                 return Mapping(tuple(levels)).extent(dim) >= bound
         return False
 

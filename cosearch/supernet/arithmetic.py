@@ -76,6 +76,7 @@ def compute(step: Conv, x: Tensor, weights: Sequence[Tensor]) -> Tensor:
         return F.conv2d(F.conv2d(x, weights[0], None, step.stride), weights[1])
     [weight] = weights
     if step.op == "add":
+        x = x.to(weight.dtype)  # additions run in single precision, also where convolutions do not
         y = add_conv2d(x, weight, stride=step.stride, padding=padding, groups=step.groups)
         return y.contiguous(memory_format=torch.channels_last)
     return F.conv2d(x, trained_weight(step, weight), None, step.stride, padding, 1, step.groups)

@@ -4,6 +4,7 @@ Hardware runs the effective cell: edges on no path cost nothing, so that network
 one answer. Modelled costs follow from 284 distinct demands.
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def build(request: Request) -> Built:
         blocks.append(Block.full((ANY, "macs", f"{side}x{side}", ANY), asked.macs[:count], "modelled"))
     for name in MODELLED:
         defaults: dict[str, str] = {}
+        used: dict[str, dict[str, int]] = {}
         for side, asked in demands.items():
             request.progress(f"{name} {side}x{side}")
             costs = Device(name, asked).costs(int(asked.of[-1]))
@@ -43,7 +45,8 @@ def build(request: Request) -> Built:
                     key = (name, metric, f"{side}x{side}", accelerator)
                     blocks.append(Block.full(key, column[of], "modelled"))
             defaults[f"{side}x{side}"] = costs.default_name
-        devices[name] = modelled(name, defaults)
+            used[f"{side}x{side}"] = dict(Counter(costs.best_names[i] for i in of.tolist()).most_common())
+        devices[name] = {**modelled(name, defaults), "best_accelerators": used}
     sample_file = _sample_file(request)
     if sample_file is not None:
         devices[cpu.NAME], timed = _measured(sample_file, count)

@@ -29,22 +29,23 @@ from cosearch.operators import (
 from cosearch.operators.butterfly import ButterflyConv2d
 from tests.benchmarks.machine import stamp
 
-REPEATS, SECONDS = 40, 2.0
+REPEATS, SECONDS = 40, 0.5
 Row = tuple[str, ...]
 
 
 def best_ms(*calls: Callable[[], object]) -> list[float]:
-    """The least milliseconds of each call over single runs that take turns: at least 6, at most REPEATS or SECONDS."""
+    """The least milliseconds of each call over runs that take turns: at least 5, at most REPEATS or SECONDS each.
+
+    Every timed run follows an untimed one of the same call, so that none pays for the caches another one emptied.
+    """
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     least = [float("inf")] * len(calls)
-    for _ in range(3):  # caches, allocator, clock
-        for call in calls:
-            call()
-    begin = time.perf_counter()
+    begin = clock()
     for repeat in range(REPEATS):
-        if repeat >= 6 and time.perf_counter() - begin > SECONDS * len(calls):
+        if repeat >= 5 and clock() - begin > SECONDS * len(calls):
             break
         for i, call in enumerate(calls):
+            call()
             start = clock()
             call()
             least[i] = min(least[i], clock() - start)
@@ -289,8 +290,8 @@ def main() -> None:
     sections = [
         "# Operators beside torch\n",
         f"{stamp('numba')} {threads} thread(s), {clock}. `python -m tests.benchmarks.operators [threads]`. Least of up "
-        f"to {REPEATS} runs that take turns, load average {load:.1f} at the start. Cold compilation of all kernels of "
-        f"adders and butterfly chains, imports included: {cold:.1f} s.\n",
+        f"to {REPEATS} runs that take turns, each warm, load average {load:.1f} at the start. Cold compilation of all "
+        f"kernels of adders and butterfly chains, imports included: {cold:.1f} s.\n",
         "## Adder: response and gradients\n",
         "forward / conv2d: how many times conv2d's time (target: at most 8); cdist, unfold: how many times ours those "
         "take (target for cdist: at least 5); backward / forward (target: at most 2.5).\n",

@@ -34,6 +34,7 @@ from cosearch.hardware.nest import (
     price_nests,
     totals,
 )
+from cosearch.hardware.tensor import accelerator_tensor
 from cosearch.workload import Layer
 from search_spaces.accelerators import asic
 from tests.hardware.test_cost import HIERARCHIES, LAYERS, random_mapping
@@ -187,6 +188,16 @@ def test_a_layer_too_large_for_its_memories_names_them():
     accelerator = asic.build("gemmini", {"size": 4, "accumulator_depth": 1, "scratchpad_depth": 1})
     with pytest.raises(HardwareError, match=r"'big'.*scratchpad 4 B"):
         best(Layer("big", K=8, C=8, P=4, Q=4, R=3, S=3), accelerator)
+
+
+def test_a_network_with_a_layer_that_fits_nowhere_says_which():
+    accelerator = asic.build("gemmini", {"size": 4, "accumulator_depth": 1, "scratchpad_depth": 1})
+    layers = (Layer("small", K=2), Layer("big", K=8, C=8, P=4, Q=4, R=3, S=3))
+    tensor = accelerator_tensor(layers, accelerator)
+    refused = tensor.evaluate([1, 1], 0.0, "latency_ms")
+    assert not refused.feasible
+    assert refused.reason == "layer 'big' fits no mapping"
+    assert tensor.evaluate([1, 0], 0.0, "latency_ms").feasible
 
 
 def test_technologies_scale_and_are_checked():

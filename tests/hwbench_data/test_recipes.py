@@ -1,0 +1,202 @@
+"""How the shipped tables are built: demands against workloads, costs against sums by hand, joint optima, oracles."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import hwbench_data
+from cosearch.costs import host_bytes
+from cosearch.errors import DataError
+from cosearch.hardware import joint_front
+from cosearch.hardware.closedform import unit_costs
+from cosearch.workload import Layer
+from hwbench_data import fbnet as composed
+from hwbench_data import library
+from hwbench_data.building import build_table, compare
+from hwbench_data.costing import Device
+from hwbench_data.importing import checked_map, import_file
+from hwbench_data.recipes import cpu, fbnet_blocks, joint
+from hwbench_data.recipes import nasbench201 as recipe
+from hwbench_data.recipes.common import MODELLED, Request
+from hwbench_data.store import SOURCES, Block, Store, write
+from search_spaces.accelerators import processor
+from search_spaces.networks import fbnet
+from search_spaces.networks import nasbench201 as nb
+
+REFERENCE = os.environ.get("COSEARCH_REFERENCE_DATA")
+FEW = {name: MODELLED[name] for name in ("gpu", "pim")}
+"""Devices whose layers cost what a formula says: priced at once."""
+
+
+def test_demands_are_those_of_the_workloads() -> None:
+    demands = recipe.demands_at(32)
+    assert len(demands) < 400
+    space = nb.space((3, 32, 32), recipe.CLASSES)
+    rng = np.random.default_rng(0)
+    for i in rng.integers(nb.SIZE, size=20).tolist():
+        workload, at = space.workload(nb.cell(i)), demands.of[i]
+        assert demands.macs[i] == workload.macs
+        assert demands.params[i] == workload.weight_count
+        assert demands.host_bytes[at] == host_bytes(workload)
+        assert demands.live_bytes[at] <= workload.live_activation_bytes  # the best of isomorphic orders
+        total = sum(n * layer.output_count for n, layer in zip(demands.counts[at], demands.layers, strict=True))
+        assert total == sum(layer.output_count for layer in workload.layers)
+    same = nb.network_class
+    keys = [same(nb.cell(i)) for i in range(nb.SIZE)]
+    first = {key: i for i, key in enumerate(keys)}
+    assert np.array_equal(demands.of, demands.of[[first[key] for key in keys]])
+
+
+def _roofline(layer: Layer, clock_mhz: float, voltage: float, nominal: float) -> tuple[float, float]:
+    """ms and mJ of one layer on the edge GPU, from its cost table."""
+    table = unit_costs("processors")
+    bits = layer.weight_count * 8 + layer.input_count * 8 + layer.output_count * 8
+    ms = max(layer.macs / (table["gpu.macs_per_cycle"] * clock_mhz * 1e3), bits / (table["gpu.dram_gbit_per_s"] * 1e6))
+    watt = table["gpu.switched_nf"] * voltage**2 * clock_mhz * 1e-3 + table["gpu.leakage_w"] * voltage / nominal
+    return ms, watt * ms + bits * table["gpu.dram_pj_per_bit"] * 1e-9
+
+
+def test_a_roofline_device_against_sums_by_hand() -> None:
+    demands = recipe.demands_at(16).only(np.array([3, 1, recipe.LARGEST]))
+    costs = Device("gpu", demands).costs(int(demands.of[-1]))
+    for at in range(len(demands)):
+        sums = []
+        for point in processor.operating_points("gpu"):
+            how = (point.clock_mhz, point.voltage, point.nominal_v)
+            layers = zip(demands.counts[at], demands.layers, strict=True)
+            sums.append(np.sum([np.multiply(n, _roofline(layer, *how)) for n, layer in layers], axis=0))
+        best = min(sums, key=lambda pair: pair[0] * pair[1])
+        # moving the image in and the classes out is all that comes on top
+        assert best[0] <= costs.best[0][at] <= best[0] * 1.01
+        assert best[1] <= costs.best[1][at] <= best[1] * 1.01
+        assert costs.best[0][at] * costs.best[1][at] <= costs.default[0][at] * costs.default[1][at] * (1 + 1e-12)
+
+
+def test_building_again_gives_the_shipped_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe, "MODELLED", FEW)
+    lines = list(build_table("nasbench201", tmp_path / "nb", limit=40))
+    assert "modelled figures equal the shipped table's" in lines[-1]
+    shipped = Store(library.folder("nasbench201"))
+    key = ("gpu", "latency_ms", "32x32", "best")
+    wrong = Block.full(key, shipped.column(key, nb.SIZE).values * (1 + 1e-9), "modelled")
+    write(tmp_path / "off", shipped.card, [wrong])
+    with pytest.raises(DataError, match="gpu, latency_ms, 32x32, best of network"):
+        compare(Store(tmp_path / "off"), shipped)
+
+
+@pytest.mark.slow
+def test_all_devices_built_again_give_the_shipped_figures(tmp_path: Path) -> None:
+    assert "modelled figures equal" in list(build_table("nasbench201", tmp_path / "nb", limit=40))[-1]
+
+
+def test_the_joint_table_has_the_exact_joint_front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joint, "DEVICES", ("gpu", "cpu"))
+    monkeypatch.setattr(joint, "MODELLED", {name: name for name in ("gpu", "cpu")})
+    built = joint.build(Request(tmp_path, limit=25))
+    write(tmp_path / "joint", built.card, built.blocks, built.labels)
+    table = hwbench_data.load(tmp_path / "joint")
+    first = np.sort(np.unique(table.networks.cells[table.networks.cells >= 0]))
+    demands = recipe.demands_at(joint.SIDE).only(first)
+    for name in ("gpu", "cpu"):
+        device = Device(name, demands)
+        of = demands.of
+        expected = joint_front(
+            device.tensor, demands.counts[of], -demands.macs, demands.live_bytes[of], host_bytes=demands.host_bytes[of]
+        )
+        found = table.front(("capacity", "latency_ms", "energy_mj"), device=name, space="nasbench201")
+        rows = {tuple(np.round(row, 12)) for row in np.stack(list(found.values.values()), 1)}
+        front = expected.hardware
+        wanted = np.stack([-expected.error, front.latency_ms, front.energy_mj], axis=1)
+        assert rows == {tuple(np.round(row, 12)) for row in wanted}
+        limit = float(np.median(front.latency_ms))
+        best = table.best("energy_mj", {"max_latency_ms": limit}, name, space="nasbench201")
+        assert best.values["energy_mj"][0] == front.energy_mj[front.latency_ms <= limit].min()
+
+
+def test_blocks_add_up_to_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fbnet_blocks, "MODELLED", FEW)
+    monkeypatch.setattr(fbnet_blocks, "LADDERS", ((32, 100),))
+    built = fbnet_blocks.build(Request(tmp_path))
+    write(tmp_path / "blocks", built.card, built.blocks, built.labels)
+    table = hwbench_data.load(tmp_path / "blocks")
+    space = fbnet.space((3, 32, 32), 100)
+    rng = np.random.default_rng(0)
+    archs = [space.sample(rng) for _ in range(4)]
+    macs = composed.compose(table, space, archs, "gpu", "macs")
+    assert macs.tolist() == [space.workload(arch).macs for arch in archs]
+    latency = composed.compose(table, space, archs, "gpu")
+    default = table.card.devices["gpu"]["default_accelerators"]["32x32"]
+    [point] = [p for p in processor.operating_points("gpu") if default == f"gpu_{p.clock_mhz:g}MHz"]
+    how = (point.clock_mhz, point.voltage, point.nominal_v)
+    by_hand = [sum(_roofline(layer, *how)[0] for layer in space.workload(arch).layers) for arch in archs]
+    assert latency == pytest.approx(by_hand, rel=1e-12)
+
+
+@pytest.mark.skipif(not REFERENCE, reason="COSEARCH_REFERENCE_DATA is not set")
+def test_published_networks_from_published_blocks(tmp_path: Path) -> None:
+    """HW-NAS-Bench's own figures: every block its first choice, and the same with the second in the last layer."""
+    lut = pd.read_parquet(Path(str(REFERENCE)) / "hwnasbench_fbnet_lut.parquet")
+    lut = lut[lut.kind == "cifar"]  # placeholders too: the published sums have them in
+    space = fbnet.space((3, 32, 32), 100)
+    first = dict.fromkeys(space.choices, fbnet.CHOICES[0])
+    last = {**first, "layer22": fbnet.CHOICES[1]}
+    expected = {
+        ("edgegpu", "latency"): (15.80452, 16.86119),
+        ("eyeriss", "latency"): (3.940896, None),
+        ("eyeriss", "energy"): (3.242008, None),
+        ("edgegpu", "energy"): (86.98096, None),
+    }
+    for (device, metric), totals in expected.items():
+        rows = lut[(lut.device == device) & (lut.metric == metric)]
+        path = tmp_path / f"{device}_{metric}.csv"
+        rows[["key", "value"]].to_csv(path, index=False)
+        unit, name = ("ms", "latency_ms") if metric == "latency" else ("mJ", "energy_mj")
+        facts = {"device": device, "metric": name, "unit": unit}
+        mapping = checked_map({"network": "key", "values": {"value": facts}}, "map")
+        import_file(path, "fbnet_blocks", mapping, tmp_path / path.stem)
+        table = hwbench_data.load(tmp_path / path.stem)
+        found = composed.compose(table, space, [first, last], device, name)
+        for value, total in zip(found, totals, strict=True):
+            if total is not None:
+                assert value == pytest.approx(total, rel=2e-6)
+
+
+def test_measured_cells_answer_for_their_class_and_the_rest_is_predicted() -> None:
+    sample, session = cpu.read_sample(library.folder("nasbench201") / cpu.FILE)
+    assert "onnxruntime" in session
+    table = hwbench_data.load("nasbench201")
+    everything = np.arange(nb.SIZE)
+    for side in recipe.SIDES:
+        image = f"{side}x{side}"
+        networks, latency = sample.of(side)
+        assert len(networks) >= 1000
+        answer = table.query_many(networks, "latency_ms", cpu.NAME, input=image)["latency_ms"]
+        assert np.array_equal(answer, latency)
+        sources = np.array(table.sources(everything, "latency_ms", cpu.NAME, input=image))
+        assert set(sources) == {"measured", "predicted"}
+        same = table.networks.same
+        assert np.array_equal(sources == "measured", np.isin(same, same[networks]))
+        facts = table.card.devices[cpu.NAME][image]
+        assert facts["measured_networks"] == len(networks)
+        assert 0 < facts["held_out_mean_error"] < 0.15
+
+
+def test_predictions_follow_a_known_law_and_state_their_error() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.integers(0, 5, size=(nb.SIZE, 4))
+    truth = 1.0 + features @ np.array([0.5, 0.1, 0.2, 0.05])
+    chosen = rng.permutation(nb.SIZE)[:200]
+    same = library.load("nasbench201").networks.same
+    chosen = chosen[np.unique(same[chosen], return_index=True)[1]]
+    n = len(chosen)
+    ones = np.ones(n, np.int64)
+    sample = cpu.Sample(
+        chosen, 32 * ones, truth[chosen], truth[chosen], truth[chosen], 24 * ones, 0 * ones, ones, 0 * ones, 1.0 * ones
+    )
+    values, sources = cpu.column(sample, 32, features)
+    predicted = sources == SOURCES.index("predicted")
+    assert np.allclose(values[predicted], np.maximum(truth, truth[chosen].min())[predicted], rtol=1e-6)
+    assert cpu.facts(sample, 32, features)["held_out_mean_error"] < 1e-3
