@@ -1,0 +1,85 @@
+"""Pricing whole accelerator spaces: `python -m tests.benchmarks.templates`.
+
+Processor seconds, the best of a few repeats in one process; the last run is kept in docs/benchmarks/templates.md. The
+peer is ZigZag's default search: 3.7 CPU seconds per layer and accelerator (zigzag-dse 3.9.1, see docs/benchmarks).
+"""
+
+import datetime
+import os
+import platform
+import subprocess
+from functools import partial
+from pathlib import Path
+
+from cosearch import models
+from cosearch.hardware import cost_tensor
+from cosearch.hardware.nestfront import nest_costs
+from cosearch.workload import Layer
+from search_spaces.accelerators import asic, find
+from tests.benchmarks.hardware import ZIGZAG_SECONDS, best_of
+
+REPORT = Path(__file__).parents[2] / "docs" / "benchmarks" / "templates.md"
+POLICIES = (1.0, 0.5, 0.0)
+LAYERS = (
+    Layer("3x3 64-64 @56", K=64, C=64, P=56, Q=56, R=3, S=3),
+    Layer("3x3 512-512 @7", K=512, C=512, P=7, Q=7, R=3, S=3),
+    Layer("depthwise 96 @56", K=96, C=96, P=56, Q=56, R=3, S=3, groups=96),
+    Layer("512-1000", K=1000, C=512),
+)
+
+
+def template_spaces() -> list[str]:
+    """One layer on every accelerator of a template's default space, three policies."""
+    rows = []
+    for template in asic.TEMPLATES:
+        accelerators = asic.space(template).accelerators
+        for layer in LAYERS:
+            run = partial(nest_costs, layer, accelerators, POLICIES)
+            run()
+            each = best_of(run, 2) / len(accelerators)
+            rows.append(
+                f"| {layer.name} on {len(accelerators)} x {template} | {each * 1e3:.2f} CPU ms each | "
+                f"{ZIGZAG_SECONDS / each:,.0f} x ZigZag |"
+            )
+    return rows
+
+
+def split_devices() -> list[str]:
+    """ResNet-18 on every pair of engines of a device that splits layers over DSP blocks and LUTs."""
+    rows = []
+    workload = models.workload("resnet18")
+    counts = workload.shape_counts()
+    for device in ("pynq-z1-split", "zcu102-split"):
+        space = find(device)
+        build = partial(cost_tensor, tuple(counts), space, cache=False)
+        tensor = build()
+        seconds = best_of(build, 1)
+        front = tensor.hardware_front(list(counts.values()), workload.live_activation_bytes)
+        rows.append(
+            f"| cost tensor, {len(counts)} ResNet-18 layers x {len(space):,} accelerators of {device} | "
+            f"{seconds:.1f} CPU s, {tensor.nbytes / 2**20:.0f} MiB | least latency {front.latency_ms.min():.4g} ms |"
+        )
+    return rows
+
+
+def main() -> None:
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    lines = [
+        "# Pricing accelerator spaces",
+        "",
+        f"`python -m tests.benchmarks.templates`, {datetime.date.today()}, {platform.machine()}, commit {commit}, "
+        f"load average {os.getloadavg()[0]:.1f}. Latencies are modelled.",
+        "",
+        "| what | figure | beside |",
+        "| --- | --- | --- |",
+    ]
+    for part in (template_spaces, split_devices):
+        for line in part():
+            print(line, flush=True)
+            lines.append(line)
+    REPORT.parent.mkdir(parents=True, exist_ok=True)
+    REPORT.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
