@@ -134,6 +134,15 @@ class Device:
             raise InfeasibleError(f"{self.name}: no accelerator runs the network that its default is chosen for")
         return DeviceCosts(chosen.accelerator(0).name, self._on(chosen), (latency, energy), tuple(names))
 
+    def default_costs(self, default_for: int) -> tuple[str, tuple[Floats, Floats]]:
+        """The default accelerator's name, and latency_ms and energy_mj [demands] on it; see `costs`."""
+        d = self.demands
+        live, crossing = float(d.live_bytes[default_for]), float(d.host_bytes[default_for])
+        chosen = self.tensor.best_accelerator(
+            d.counts[default_for], "edp", live_activation_bytes=live, host_bytes=crossing
+        )
+        return chosen.accelerator(0).name, self._on(chosen)
+
     def _on(self, chosen: "HardwareFront") -> tuple[Floats, Floats]:
         """Every demand on one accelerator, its mapping policy the one of least energy-delay product."""
         from cosearch.hardware import accelerator_tensor

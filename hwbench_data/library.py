@@ -5,6 +5,7 @@ from typing import Any
 
 from cosearch import registry
 from cosearch.errors import DataError, UnknownNameError, nearest
+from hwbench_data import gnn
 from hwbench_data.networks import Cells, Listed, Networks, Pairs
 from hwbench_data.store import Store, read_card
 from hwbench_data.table import Table
@@ -15,6 +16,7 @@ TABLES: dict[str, str] = {
     "fbnet_blocks": "hwbench_data.recipes.fbnet_blocks:build",
     "joint": "hwbench_data.recipes.joint:build",
     "nasbench201": "hwbench_data.recipes.nasbench201:build",
+    "shiftadd": "hwbench_data.recipes.shiftadd:build",
 }
 """Table -> the function that builds it."""
 
@@ -29,23 +31,26 @@ def folder(name_or_path: str | Path) -> Path:
         return DATA / str(name_or_path)
     if path.is_dir():
         return path
-    raise UnknownNameError(
-        f"unknown table {str(name_or_path)!r}: {nearest(str(name_or_path), TABLES)}, or give the folder of a table"
-    )
+    hint = nearest(str(name_or_path), [*TABLES, gnn.CARD.name])
+    raise UnknownNameError(f"unknown table {str(name_or_path)!r}: {hint}, or give the folder of a table")
 
 
 def load(name_or_path: str | Path) -> Table:
-    """A table by name, or from a folder that `cosearch bench build` or `import` wrote.
+    """A table by name, from a folder that `cosearch bench build` or `import` wrote, or ``gnn`` from its package.
 
     Raises: UnknownNameError with the nearest name; DataError for a missing, cut, altered or damaged file.
     """
+    if name_or_path == gnn.CARD.name:
+        figures = gnn.GraphFigures()
+        return Table(Listed(gnn.CARD.name, figures.labels()), figures)
     store = Store(folder(name_or_path))
     return Table(_networks(store), store)
 
 
 def available() -> list[str]:
-    """Shipped tables that are there."""
-    return [name for name in TABLES if (DATA / name / "card.json").is_file()]
+    """Tables that can be asked: those that are shipped, and those whose package is installed."""
+    shipped = [name for name in TABLES if (DATA / name / "card.json").is_file()]
+    return [*shipped, gnn.CARD.name] if gnn.data_folder() is not None else shipped
 
 
 def recipe(name: str) -> Any:
@@ -66,4 +71,6 @@ def _networks(store: Store) -> Networks:
 
 def card(name_or_path: str | Path) -> Any:
     """A table's card; nothing else of it is read."""
+    if name_or_path == gnn.CARD.name:
+        return gnn.CARD
     return read_card(folder(name_or_path))

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -121,6 +121,22 @@ class Block:
         """Values for networks 0 to n - 1, all of one source; NaN values are left out."""
         known = np.flatnonzero(~np.isnan(values))
         return cls(key, known, values[known], np.full(len(known), SOURCES.index(source), np.int8))
+
+
+class Figures(Protocol):
+    """What a table's figures come from: a `Store`, or a package."""
+
+    @property
+    def card(self) -> Card: ...
+
+    @property
+    def groups(self) -> dict[Key, int]:
+        """The keys that there are figures for."""
+        ...
+
+    def column(self, key: Key, size: int) -> Column | None: ...
+
+    def arrow(self) -> Any: ...
 
 
 class Store:

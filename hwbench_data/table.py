@@ -12,7 +12,7 @@ import numpy.typing as npt
 from cosearch.errors import ConfigError, DataError, InfeasibleError, UnknownNameError, nearest
 from hwbench_data import analog
 from hwbench_data.networks import Cells, Ints, Network, Networks, indices
-from hwbench_data.store import ANY, SOURCES, Card, Column, Floats, Key, Metric, Store
+from hwbench_data.store import ANY, SOURCES, Card, Column, Figures, Floats, Key, Metric
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,7 +68,7 @@ class Table:
     """A table: `networks` are its rows' names, `store` its figures; `hwbench_data.load` opens one."""
 
     networks: Networks
-    store: Store
+    store: Figures
     _joined: dict[str, Floats] = field(default_factory=dict, repr=False)
 
     @property

@@ -12,18 +12,20 @@ from cosearch.costs import host_bytes
 from cosearch.errors import DataError
 from cosearch.hardware import joint_front
 from cosearch.hardware.closedform import unit_costs
-from cosearch.workload import Layer
+from cosearch.workload import Layer, count_layers
 from hwbench_data import fbnet as composed
 from hwbench_data import library
 from hwbench_data.building import build_table, compare
+from hwbench_data.checking import check_table
 from hwbench_data.costing import Device
 from hwbench_data.importing import checked_map, import_file
+from hwbench_data.networks import notation
 from hwbench_data.recipes import cpu, fbnet_blocks, joint
 from hwbench_data.recipes import nasbench201 as recipe
 from hwbench_data.recipes.common import MODELLED, Request
 from hwbench_data.store import SOURCES, Block, Store, write
 from search_spaces.accelerators import processor
-from search_spaces.networks import fbnet
+from search_spaces.networks import fbnet, shiftadd
 from search_spaces.networks import nasbench201 as nb
 
 REFERENCE = os.environ.get("COSEARCH_REFERENCE_DATA")
@@ -200,3 +202,24 @@ def test_predictions_follow_a_known_law_and_state_their_error() -> None:
     predicted = sources == SOURCES.index("predicted")
     assert np.allclose(values[predicted], np.maximum(truth, truth[chosen].min())[predicted], rtol=1e-6)
     assert cpu.facts(sample, 32, features)["held_out_mean_error"] < 1e-3
+
+
+def test_sampled_networks_are_priced_block_by_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hwbench_data.recipes import shiftadd as recipe_
+
+    monkeypatch.setattr(recipe_, "DEVICES", ("gpu",))
+    built = recipe_.build(Request(tmp_path, limit=12))
+    assert built.labels == [notation(arch) for arch in recipe_.sample(_sampled_space(), 20, 0)[:12]]
+    archs = recipe_.sample(_sampled_space(), 12, 0)
+    priced = recipe_.demands(archs, _sampled_space())
+    for i, arch in enumerate(archs):
+        workload, at = _sampled_space().workload(arch), priced.of[i]
+        assert priced.counts[at].tolist() == count_layers(workload, priced.layers)
+        assert priced.live_bytes[at] == workload.live_activation_bytes
+        assert priced.host_bytes[at] == host_bytes(workload)
+    write(tmp_path / "sa", built.card, built.blocks, built.labels)
+    assert check_table(hwbench_data.load(tmp_path / "sa")) == []
+
+
+def _sampled_space() -> shiftadd.MacroSpace:
+    return shiftadd.space((1, 24, 24), 10)

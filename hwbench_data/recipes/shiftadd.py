@@ -1,0 +1,96 @@
+"""The `shiftadd` table: sampled networks of convolutions, shifts and additions on devices that run all three."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cosearch import shapes
+from cosearch.workload import Layer, count_layers
+from hwbench_data.costing import Demands, Device, demands_of
+from hwbench_data.networks import notation
+from hwbench_data.recipes.common import COSTS, COUNTS, Built, Request, modelled, provenance
+from hwbench_data.store import ANY, Block, Card, Floats, Ints
+from search_spaces.decisions import Arch, arch_key
+from search_spaces.networks import shiftadd
+
+NETWORKS = 20_000
+SIDE = 24
+DEVICES = ("ecp5-85f", "zcu102", "gpu")
+"""The other devices of the tables have no engine for additions."""
+OPERATORS = ("conv", "shift", "add")
+
+
+def build(request: Request) -> Built:
+    """Sample networks uniformly, the same for every limit, and price them on each device's default accelerator."""
+    space = shiftadd.space((1, SIDE, SIDE), len(shapes.CLASSES))
+    archs = sample(space, request.limit or NETWORKS, request.seed)
+    priced = demands([*archs, mixed(space)], space)
+    count = len(archs)
+    blocks = [
+        Block.full((ANY, metric), values[:count], "modelled")
+        for metric, values in (("params", priced.params), ("macs", priced.macs))
+    ]
+    devices: dict[str, dict[str, Any]] = {}
+    for name in DEVICES:
+        request.progress(name)
+        default, costs = Device(name, priced).default_costs(int(priced.of[-1]))
+        devices[name] = modelled(name, {f"{SIDE}x{SIDE}": default})
+        for metric, values in zip(COSTS, costs, strict=True):
+            blocks.append(Block.full((name, metric), values[priced.of[:count]], "modelled"))
+    card = Card(
+        "shiftadd",
+        f"{NETWORKS:,} sampled networks of the shiftadd space: convolutions, shifts, additions",
+        {"kind": "listed", "space": "shiftadd", "count": count},
+        {**COUNTS, **COSTS},
+        devices,
+        {},
+        provenance("cosearch bench build shiftadd", request.seed),
+        (
+            f"Grey images of {SIDE}x{SIDE}, {len(shapes.CLASSES)} classes, as `--data shapes`; macs count the "
+            "operations of all three kinds.",
+            "default accelerator: the one of least energy-delay product for a network with the largest block of each "
+            "operator in turn; it has an engine per operator.",
+            "No accuracies yet.",
+        ),
+        {},
+    )
+    return Built(card, blocks, [notation(arch) for arch in archs])
+
+
+def sample(space: shiftadd.MacroSpace, count: int, seed: int) -> list[Arch]:
+    """Distinct networks, uniformly drawn; a larger sample begins with the smaller one."""
+    rng = np.random.default_rng([seed, 5])
+    found: dict[str, Arch] = {}
+    while len(found) < count:
+        arch = space.sample(rng)
+        found.setdefault(arch_key(arch), arch)
+    return list(found.values())
+
+
+def mixed(space: shiftadd.MacroSpace) -> Arch:
+    """The largest block everywhere, its operator conv, shift and add in turn."""
+    return {name: f"{OPERATORS[i % len(OPERATORS)]}_k5_e6" for i, name in enumerate(space.choices)}
+
+
+def demands(archs: Sequence[Arch], space: shiftadd.MacroSpace) -> Demands:
+    """What networks ask of hardware, block by block: blocks follow one another, so that layers add up and the most that
+    is alive at once is alive in one block.
+    """
+    layers = space.layer_table()
+    least = {name: "skip" if "skip" in options else "conv_k3_e1" for name, options in space.choices.items()}
+    counts, alive = _facts(space, least, layers)
+    extra: dict[tuple[str, str], tuple[Ints, float]] = {}
+    for name, options in space.choices.items():
+        for choice in map(str, options):
+            more, live = _facts(space, {**least, name: choice}, layers)
+            extra[name, choice] = (more - counts, live)
+    parts = [[extra[name, str(arch[name])] for name in space.choices] for arch in archs]
+    rows = np.array([counts + sum(more for more, _ in part) for part in parts], np.int64)
+    live_bytes: Floats = np.array([max(alive, *(live for _, live in part)) for part in parts])
+    return demands_of(layers, rows, live_bytes, lambda i: space.workload(archs[i]))
+
+
+def _facts(space: shiftadd.MacroSpace, arch: Arch, layers: Sequence[Layer]) -> tuple[Ints, float]:
+    workload = space.workload(arch)
+    return np.array(count_layers(workload, layers), np.int64), workload.live_activation_bytes
