@@ -27,7 +27,7 @@ MINIMUM = 5
 FOLDS = 5
 JUDGED = 200
 """Candidates are compared on at most so many networks."""
-LEARNED = {"boosting": 150, "blend": 30}
+LEARNED = {"boosting": 300, "blend": 30}
 """Models that with fewer networks than this have never been worth their time, so `auto` leaves them out."""
 ONE_HOT_SCALE = 0.1
 

@@ -127,7 +127,7 @@ def _train(
     path: Path,
     data: dict[str, Any],
 ) -> None:
-    """Fit on 500 networks, score on up to 4,000 of other classes beside ridge regression on operator counts, and save."""
+    """Fit on 500 networks, score on up to 4,000 of other classes beside ridge regression on counts, and save."""
     train = order[:TRAINED_ON]
     rest = order[~np.isin(classes[order], classes[train])][:4000]
     model = ArchPredictor(space).fit([archs[i] for i in train], values[train])
