@@ -40,6 +40,9 @@ GIVEN = {
     "torch_device": ("cpu", "cpu"),
     "out": ("there", Path("there")),
     "quiet": (True, True),
+    "recipe": ("sandwich", "sandwich"),
+    "sharing": ("heterogeneous", "heterogeneous"),
+    "guided": (True, True),
 }
 
 
