@@ -22,7 +22,7 @@ from search_spaces.decisions import Arch
 
 FOLDER = Path(__file__).parent / "data"
 METRICS = ("latency_ms", "energy_mj")
-TRAINED_ON, POOLED_ON = 500, 4000
+TRAINED_ON, POOLED_ON = 250, 4000
 
 
 def pool_columns(space: Any) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def _train(
     path: Path,
     data: dict[str, Any],
 ) -> None:
-    """Fit on 500 networks, score on up to 4,000 of other classes beside ridge regression on counts, and save."""
+    """Fit on 250 networks, score on up to 4,000 of other classes beside ridge regression on counts, and save."""
     train = order[:TRAINED_ON]
     rest = order[~np.isin(classes[order], classes[train])][:4000]
     model = ArchPredictor(space).fit([archs[i] for i in train], values[train])
