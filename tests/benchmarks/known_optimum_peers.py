@@ -1,0 +1,279 @@
+"""The peers of the known-optimum benchmark, on networks alone or on networks and accelerators jointly.
+
+Each is a generator of (network, point): the networks that it evaluates, in order, and with which cost if it searched
+the accelerator itself. Designs that cannot run or break a limit are rejected free of charge, repeats cost nothing.
+"""
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cosearch.strategies.objectives import crowding, ranks, undominated
+from search_spaces.networks import nasbench201
+
+POPULATION = 50
+"""Optuna's default, for all that have a population."""
+TOURNAMENT = 10
+REJECTED = 200
+"""Infeasible proposals in a row after which a population-based peer takes a random design."""
+Step = tuple[int, np.ndarray | None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Decisions as indices. price: choice -> (network, objectives, point for joint), or None if it cannot be."""
+
+    sizes: tuple[int, ...]
+    ordered: tuple[bool, ...]
+    price: Callable[[tuple[int, ...]], tuple[int, np.ndarray, np.ndarray | None] | None]
+
+    def sample(self, rng: np.random.Generator) -> tuple[int, ...]:
+        return tuple(int(rng.integers(size)) for size in self.sizes)
+
+    def feasible_sample(self, rng: np.random.Generator) -> tuple[int, ...]:
+        while True:
+            choice = self.sample(rng)
+            if self.price(choice) is not None:
+                return choice
+
+    def mutate(self, choice: tuple[int, ...], rng: np.random.Generator) -> tuple[int, ...]:
+        at = int(rng.integers(len(choice)))
+        other = int(rng.integers(self.sizes[at] - 1)) if self.sizes[at] > 1 else 0
+        return (*choice[:at], other + (other >= choice[at]) if self.sizes[at] > 1 else 0, *choice[at + 1 :])
+
+    def neighbours(self, choice: tuple[int, ...]) -> list[tuple[int, ...]]:
+        return [
+            (*choice[:at], value, *choice[at + 1 :])
+            for at, size in enumerate(self.sizes)
+            for value in range(size)
+            if value != choice[at]
+        ]
+
+
+def task_of(table: Any, limits: dict[str, float], mode: str) -> Task:
+    bound = np.array([limits.get("max_latency_ms", np.inf), limits.get("max_energy_mj", np.inf)])
+    cells = (len(nasbench201.OPERATIONS),) * len(nasbench201.NAMES)
+    single = bool(limits)
+
+    def objectives(network: int, cost: np.ndarray) -> np.ndarray:
+        return np.array([table.error[network]]) if single else np.array([table.error[network], *cost])
+
+    def network_of(choice: tuple[int, ...]) -> tuple[int, int]:
+        at = int(np.ravel_multi_index(choice[: len(cells)], cells))
+        return int(table.network[at]), int(table.cost_class[at])
+
+    def alone(choice: tuple[int, ...]) -> tuple[int, np.ndarray, np.ndarray | None] | None:
+        network, row = network_of(choice)
+        if network < 0:
+            return None
+        points = table.fronts[row]
+        points = points[(points <= bound).all(1)]
+        if not len(points):
+            return None
+        return network, objectives(network, points[np.argmin(points.prod(1))]), None
+
+    if mode == "networks":
+        return Task(cells, (False,) * len(cells), alone)
+    values = {name: np.unique(axis) for name, axis in table.axes.items()}
+    columns = [np.searchsorted(values[name], axis) for name, axis in table.axes.items()]
+    index: dict[tuple[int, ...], list[int]] = {}
+    for at, key in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
+        index.setdefault(key, []).append(at)
+
+    def joint(choice: tuple[int, ...]) -> tuple[int, np.ndarray, np.ndarray | None] | None:
+        network, row = network_of(choice)
+        found = index.get(choice[len(cells) :])
+        if network < 0 or found is None:
+            return None
+        costs = table.joint[row, found]
+        cost = costs[np.argmin(costs.prod(1))]
+        if not np.isfinite(cost).all() or (cost > bound).any():
+            return None
+        return network, objectives(network, cost), cost
+
+    sizes = tuple(len(v) for v in values.values())
+    return Task((*cells, *sizes), (*((False,) * len(cells)), *(len(v) > 2 for v in values.values())), joint)
+
+
+def run(algorithm: str, table: Any, limits: dict[str, float], mode: str, seed: int) -> Iterator[Step]:
+    return ALGORITHMS[algorithm](task_of(table, limits, mode), seed)
+
+
+def available() -> tuple[str, ...]:
+    """All peers whose packages are installed."""
+    return tuple(n for n in ALGORITHMS if not n.startswith("pymoo") or importlib.util.find_spec("pymoo") is not None)
+
+
+def _step(task: Task, choice: tuple[int, ...]) -> tuple[Step, np.ndarray]:
+    priced = task.price(choice)
+    assert priced is not None
+    return (priced[0], priced[2]), priced[1]
+
+
+def random_search(task: Task, seed: int) -> Iterator[Step]:
+    rng = np.random.default_rng(seed)
+    while True:
+        yield _step(task, task.feasible_sample(rng))[0]
+
+
+def regularised_evolution(task: Task, seed: int) -> Iterator[Step]:
+    """Real et al. 2019, the tournament by rank and crowding where there are several objectives."""
+    rng = np.random.default_rng(seed)
+    population: list[tuple[tuple[int, ...], np.ndarray]] = []
+    while True:
+        if len(population) < POPULATION:
+            choice = task.feasible_sample(rng)
+        else:
+            drawn = [population[i] for i in rng.choice(len(population), TOURNAMENT, replace=False)]
+            points = np.array([values for _, values in drawn])
+            rank = ranks(points) if points.shape[1] > 1 else points[:, 0].argsort().argsort()
+            distance = crowding(points, rank) if points.shape[1] > 1 else np.zeros(len(points))
+            parent = drawn[int(np.lexsort((-distance, rank))[0])][0]
+            choice = next(
+                (c for c in (task.mutate(parent, rng) for _ in range(REJECTED)) if task.price(c) is not None), ()
+            ) or task.feasible_sample(rng)
+        step, values = _step(task, choice)
+        population.append((choice, values))
+        population = population[-POPULATION:]
+        yield step
+
+
+def local_search(task: Task, seed: int) -> Iterator[Step]:
+    """White et al. 2020: all neighbours of the best so far, a new start at a local optimum.
+
+    With several objectives the neighbours of every undominated design (Pareto local search, Paquete et al. 2004).
+    """
+    rng = np.random.default_rng(seed)
+    archive: list[tuple[tuple[int, ...], np.ndarray]] = []
+    explored: set[tuple[int, ...]] = set()
+    while True:
+        if not archive:
+            choice = task.feasible_sample(rng)
+            step, values = _step(task, choice)
+            archive = [(choice, values)]
+            yield step
+        unexplored = [choice for choice, _ in archive if choice not in explored]
+        if not unexplored:
+            archive = []  # what was found counts in the curve; the search starts anew elsewhere
+            continue
+        centre = unexplored[int(rng.integers(len(unexplored)))]
+        explored.add(centre)
+        near = task.neighbours(centre)
+        for i in rng.permutation(len(near)):
+            if task.price(near[i]) is None:
+                continue
+            step, values = _step(task, near[i])
+            yield step
+            if len(values) == 1:
+                if values[0] < archive[0][1][0]:
+                    archive = [(near[i], values)]
+                    break
+                continue
+            everything = [*archive, (near[i], values)]
+            keep = undominated(np.array([v for _, v in everything]))
+            archive = [entry for entry, kept in zip(everything, keep, strict=True) if kept]
+
+
+def _optuna(make_sampler: Callable[[int], Any]) -> Callable[[Task, int], Iterator[Step]]:
+    def search(task: Task, seed: int) -> Iterator[Step]:
+        import warnings
+
+        import optuna
+        from optuna.distributions import CategoricalDistribution, IntDistribution
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        warnings.simplefilter("ignore")
+        distributions: dict[str, Any] = {
+            str(i): IntDistribution(0, size - 1) if ordered else CategoricalDistribution(tuple(range(size)))
+            for i, (size, ordered) in enumerate(zip(task.sizes, task.ordered, strict=True))
+        }
+        rng = np.random.default_rng(seed)
+        objectives = len(_step(task, task.feasible_sample(rng))[1])
+        study = optuna.create_study(directions=["minimize"] * objectives, sampler=make_sampler(seed))
+        while True:
+            trial = study.ask(distributions)
+            choice = tuple(int(trial.params[str(i)]) for i in range(len(task.sizes)))
+            if task.price(choice) is None:
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                continue
+            step, values = _step(task, choice)
+            study.tell(trial, values.tolist())
+            yield step
+
+    return search
+
+
+def _nsga2(seed: int) -> Any:
+    import optuna
+
+    return optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
+
+
+def _nsga3(seed: int) -> Any:
+    import optuna
+
+    return optuna.samplers.NSGAIIISampler(population_size=POPULATION, seed=seed)
+
+
+def _tpe(seed: int) -> Any:
+    import optuna
+
+    return optuna.samplers.TPESampler(multivariate=True, seed=seed)
+
+
+def _gp(seed: int) -> Any:
+    import optuna
+
+    return optuna.samplers.GPSampler(seed=seed)
+
+
+def pymoo_nsga2(task: Task, seed: int) -> Iterator[Step]:
+    """pymoo's NSGA-II for choices and integers, without duplicates."""
+    from pymoo.algorithms.moo.nsga2 import NSGA2, RankAndCrowdingSurvival
+    from pymoo.core.mixed import MixedVariableDuplicateElimination, MixedVariableMating, MixedVariableSampling
+    from pymoo.core.problem import Problem
+    from pymoo.core.variable import Choice, Integer
+
+    rng = np.random.default_rng(seed)
+    objectives = len(_step(task, task.feasible_sample(rng))[1])
+    variables = {
+        str(i): Integer(bounds=(0, size - 1)) if ordered else Choice(options=list(range(size)))
+        for i, (size, ordered) in enumerate(zip(task.sizes, task.ordered, strict=True))
+    }
+    algorithm = NSGA2(
+        pop_size=POPULATION,
+        sampling=MixedVariableSampling(),
+        mating=MixedVariableMating(eliminate_duplicates=MixedVariableDuplicateElimination()),
+        eliminate_duplicates=MixedVariableDuplicateElimination(),
+        survival=RankAndCrowdingSurvival(),
+    )
+    algorithm.setup(Problem(vars=variables, n_obj=objectives, n_ieq_constr=1), seed=seed, termination=("n_gen", 10**6))
+    while True:
+        population = algorithm.ask()
+        for individual in population:
+            choice = tuple(int(individual.X[str(i)]) for i in range(len(task.sizes)))
+            if task.price(choice) is None:
+                individual.F, individual.G = np.full(objectives, 1e9), np.array([1.0])
+            else:
+                step, values = _step(task, choice)
+                individual.F, individual.G = values, np.array([-1.0])
+                yield step
+            individual.H = np.zeros(0)
+            individual.evaluated.update({"F", "G", "H"})
+        algorithm.tell(infills=population)
+
+
+ALGORITHMS: dict[str, Callable[[Task, int], Iterator[Step]]] = {
+    "random": random_search,
+    "regularised": regularised_evolution,
+    "local": local_search,
+    "optuna-nsga2": _optuna(_nsga2),
+    "optuna-nsga3": _optuna(_nsga3),
+    "optuna-tpe": _optuna(_tpe),
+    "optuna-gp": _optuna(_gp),
+    "pymoo-nsga2": pymoo_nsga2,
+}
+EVOLUTIONARY = ("regularised", "optuna-nsga2", "optuna-nsga3", "pymoo-nsga2")

@@ -1,0 +1,80 @@
+"""The benchmark's own arithmetic, on a table in closed form: no accuracies and no accelerators are needed."""
+
+import numpy as np
+import pytest
+
+from search_spaces.networks import nasbench201
+from tests.benchmarks import known_optimum as benchmark
+from tests.benchmarks import known_optimum_peers as peers
+from tests.benchmarks import known_optimum_report as report
+
+
+@pytest.fixture(scope="module")
+def table():
+    """Error falls with the number of 3x3 convolutions, latency rises with it; energy falls on a slower accelerator."""
+    cells = np.stack(np.unravel_index(np.arange(5**6), benchmark.SIZES), axis=1)
+    convolutions, wires = (cells == 3).sum(1), (cells == 1).sum(1)
+    error = 0.5 / (1 + convolutions) + 0.01 * wires
+    fronts = tuple(np.array([[1.0 + n, 4.0 + 2 * n], [2.0 + n, 3.0 + 2 * n]]) for n in range(7))
+    joint = np.array([[[1.0 + n, 4.0 + 2 * n], [2.0 + n, 3.0 + 2 * n], [np.inf, np.inf]] for n in range(7)])
+    network = np.where((cells == 0).all(1), -1, np.arange(5**6))
+    axes = {"size": np.array([1.0, 2.0, 3.0])}
+    return benchmark.Table("toy-raw", error, network, convolutions, fronts, joint, axes)
+
+
+def test_the_exact_front_is_what_no_pair_beats(table):
+    points, owners = table.exact
+    # one network per number of convolutions, none with a wire, each on both accelerators
+    assert len(points) == 14
+    assert sorted({round(float(e), 6) for e in points[:, 0]}) == [round(0.5 / (1 + n), 6) for n in range(6, -1, -1)]
+    for point, owner in zip(points, owners, strict=True):
+        assert any(np.array_equal(point[1:], row) for row in table.front(owner))
+
+
+def test_constrained_optima_by_hand(table):
+    assert table.best_error({"max_latency_ms": 4.0}) == pytest.approx(0.5 / 4)
+    assert table.best_error({"max_energy_mj": 7.5}) == pytest.approx(0.5 / 3)
+    assert table.best_error({"max_latency_ms": 3.0, "max_energy_mj": 7.0}) == pytest.approx(0.5 / 2)
+
+
+@pytest.mark.parametrize("algorithm", ["random", "local", "regularised", "optuna-nsga2", "evolutionary", "bayesian"])
+def test_every_run_climbs_to_what_exhaustion_found(table, algorithm, monkeypatch):
+    monkeypatch.setattr(benchmark, "load", lambda problem: table)
+    monkeypatch.setattr(benchmark, "BUDGET", 60 if algorithm != "random" else 150)
+    run = benchmark.one_run("toy-raw", "front", algorithm, "networks", 0)
+    assert run["progress"] == sorted(run["progress"])
+    assert 0.7 < run["progress"][-1] <= 1.0 + 1e-12
+    limited = benchmark.one_run("toy-raw", "latency", algorithm, "networks", 0)
+    assert limited["progress"] == sorted(limited["progress"], reverse=True)
+    assert limited["progress"][-1] >= 0
+
+
+@pytest.mark.parametrize("algorithm", ["local", "regularised"])
+def test_joint_runs_credit_one_accelerator_at_a_time(table, algorithm):
+    task = peers.task_of(table, {}, "joint")
+    for (network, point), _ in zip(peers.run(algorithm, table, {}, "joint", 0), range(40), strict=False):
+        assert any(np.array_equal(point, row) for row in table.joint[table.cost_class[network]])
+    assert task.price((2,) * 6 + (2,)) is None  # nothing runs on the third accelerator
+
+
+def test_peers_keep_limits_and_skip_cells_that_do_not_count(table):
+    limits = {"max_latency_ms": 4.0}
+    for (network, _), _ in zip(peers.run("regularised", table, limits, "networks", 1), range(80), strict=False):
+        assert network >= 0
+        assert table.front(network)[:, 0].min() <= 4.0
+
+
+def test_reading_progress():
+    run = {"progress": [0.5, 0.9, 0.96], "budget": 10}
+    assert report.reached(run, 0.95) == 3
+    assert report.reached(run, 0.99) == 10  # never: counted at the budget
+    assert report.at(run, 2) == 0.9
+    assert report.at(run, 8) == 0.96
+    assert report.at(run, 11) is None
+
+
+def test_places_are_in_the_product_order():
+    for place in (0, 1, 777, 15_624):
+        digits = np.unravel_index(place, benchmark.SIZES)
+        arch = {n: nasbench201.OPERATIONS[int(d)] for n, d in zip(nasbench201.NAMES, digits, strict=True)}
+        assert benchmark.place(arch) == place
