@@ -1,5 +1,6 @@
 """Modelled figures of a table: many networks on a device's accelerators, each distinct demand priced once."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -146,13 +147,55 @@ class Device:
     def _on(self, chosen: "HardwareFront") -> tuple[Floats, Floats]:
         """Every demand on one accelerator, its mapping policy the one of least energy-delay product."""
         from cosearch.hardware import accelerator_tensor
+        from cosearch.hardware.tables import NestSpace
 
-        d = self.demands
-        only = accelerator_tensor(d.layers, chosen.accelerator(0))
-        costs = [
-            only.evaluate(counts, float(live), "edp", float(crossing))
-            for counts, live, crossing in zip(d.counts, d.live_bytes, d.host_bytes, strict=True)
-        ]
-        found = np.array([[cost.latency_ms for cost in costs], [cost.energy_mj for cost in costs]])
+        only = accelerator_tensor(self.demands.layers, chosen.accelerator(0))
+        # engines that share buffers choose policy and residency for whole networks, which is quick for all at once
+        found = one_by_one(only, self.demands) if isinstance(self.space, NestSpace) else at_once(only, self.demands)
         found[:, ~np.isfinite(found[0])] = np.nan
         return found[0], found[1]
+
+
+def one_by_one(only: "CostTensor", d: Demands) -> Floats:
+    """[2, demands] latency_ms and energy_mj on the one accelerator of a tensor."""
+    costs = [
+        only.evaluate(counts, float(live), "edp", float(crossing))
+        for counts, live, crossing in zip(d.counts, d.live_bytes, d.host_bytes, strict=True)
+    ]
+    return np.array([[cost.latency_ms for cost in costs], [cost.energy_mj for cost in costs]])
+
+
+def at_once(only: "CostTensor", d: Demands) -> Floats:
+    """The same for an accelerator whose engines share buffers: the least energy-delay product over the residencies that
+    a network's size allows and over one policy per engine, as matrix products.
+    """
+    from cosearch.hardware.pricing import RESIDENCIES
+
+    weight_bits = d.counts @ np.array([layer.weight_count * layer.weight_bits for layer in only.layers])
+    keeps_weights = weight_bits <= only.shared.weight_bits[0]
+    keeps_activations = 8 * d.live_bytes <= only.shared.activation_bits[0]
+    host = np.array([only.host_cost(float(crossing), 0) for crossing in d.host_bytes]).T
+    found = np.full((2, len(d)), np.inf)
+    for case, residency in enumerate(RESIDENCIES):
+        allowed = (keeps_weights | (not residency.weights)) & (keeps_activations | (not residency.activations))
+        column = int(only.tables[case].of_shared[0])
+        engines = [_sums(only, kind, case, column, d.counts) for kind in only.kinds]
+        base = host + _sums(only, "vector", case, column, d.counts)[:, :, 0]
+        for policies in itertools.product(range(len(only.policies)), repeat=len(engines)):
+            total = base + sum(part[:, :, p] for part, p in zip(engines, policies, strict=True))
+            better = allowed & np.isfinite(total[0]) & (total.prod(axis=0) < found.prod(axis=0))
+            found[:, better] = total[:, better]
+    return found
+
+
+def _sums(only: "CostTensor", kind: str, case: int, column: int, counts: Ints) -> Floats:
+    """[2, demands, policies] of the layers of one kind on its one engine; infinite where one fits no mapping."""
+    rows = only.vector_rows if kind == "vector" else only.rows[kind]
+    times = counts[:, rows].astype(float)
+    parts = []
+    for costs in (only.latency, only.energy):
+        values = np.asarray(costs[kind][case][:, column, :, 0])
+        fits = np.isfinite(values)
+        sums = times @ np.where(fits, values, 0.0)
+        parts.append(np.where(times @ ~fits > 0, np.inf, sums))
+    return np.stack(parts)

@@ -10,20 +10,21 @@ import pytest
 import hwbench_data
 from cosearch.costs import host_bytes
 from cosearch.errors import DataError
-from cosearch.hardware import joint_front
+from cosearch.hardware import accelerator_tensor, joint_front
 from cosearch.hardware.closedform import unit_costs
 from cosearch.workload import Layer, count_layers
 from hwbench_data import fbnet as composed
 from hwbench_data import library
 from hwbench_data.building import build_table, compare
 from hwbench_data.checking import check_table
-from hwbench_data.costing import Device
+from hwbench_data.costing import Device, at_once, one_by_one
 from hwbench_data.importing import checked_map, import_file
 from hwbench_data.networks import notation
 from hwbench_data.recipes import cpu, fbnet_blocks, joint
 from hwbench_data.recipes import nasbench201 as recipe
 from hwbench_data.recipes.common import MODELLED, Request
 from hwbench_data.store import SOURCES, Block, Store, write
+from search_spaces import accelerators
 from search_spaces.accelerators import processor
 from search_spaces.networks import fbnet, shiftadd
 from search_spaces.networks import nasbench201 as nb
@@ -207,7 +208,7 @@ def test_predictions_follow_a_known_law_and_state_their_error() -> None:
 def test_sampled_networks_are_priced_block_by_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hwbench_data.recipes import shiftadd as recipe_
 
-    monkeypatch.setattr(recipe_, "DEVICES", ("gpu",))
+    monkeypatch.setattr(recipe_, "DEVICES", ())
     built = recipe_.build(Request(tmp_path, limit=12))
     assert built.labels == [notation(arch) for arch in recipe_.sample(_sampled_space(), 20, 0)[:12]]
     archs = recipe_.sample(_sampled_space(), 12, 0)
@@ -223,3 +224,31 @@ def test_sampled_networks_are_priced_block_by_block(tmp_path: Path, monkeypatch:
 
 def _sampled_space() -> shiftadd.MacroSpace:
     return shiftadd.space((1, 24, 24), 10)
+
+
+@pytest.mark.parametrize(("weight_kib", "activation_kib"), [(36, 18), (288, 72)])
+def test_all_at_once_equals_one_by_one(weight_kib: int, activation_kib: int) -> None:
+    """Networks that fit on chip, that half fit, and that do not, on an accelerator with three engines."""
+    from hwbench_data.recipes import shiftadd as recipe_
+
+    space = _sampled_space()
+    fpga = accelerators.find(
+        "ecp5-85f",
+        choices={
+            "rows": (8,),
+            "cols": (8,),
+            "dataflow": ("weight-stationary",),
+            "windowed": (True,),
+            "fabric": ("logic",),
+            "weight_kib": (weight_kib,),
+            "activation_kib": (activation_kib,),
+            "port_bits": (128,),
+            "clock_mhz": (100.0,),
+        },
+    )
+    only = accelerator_tensor(space.layer_table(), fpga.accelerator(0, {"mac": 0, "shift": 0, "add": 0}))
+    least = {name: "skip" if "skip" in options else "add_k3_e1" for name, options in space.choices.items()}
+    priced = recipe_.demands([*recipe_.sample(space, 6, 3), least, recipe_.mixed(space)], space)
+    found = at_once(only, priced)
+    assert np.isfinite(found).all()
+    assert np.allclose(found, one_by_one(only, priced), rtol=1e-12)
