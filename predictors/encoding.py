@@ -303,7 +303,8 @@ def _graph(space: Any, archs: Sequence[Arch]) -> Floats:
     out = np.zeros((len(archs), count, len(options) + 2 + count))
     kinds, reads = out[:, :, : len(options) + 2], out[:, :, len(options) + 2 :]
     for row, arch in enumerate(archs):
-        for i, ((a, b), choice) in enumerate(zip(edges, arch.values(), strict=True)):
+        for i, ((a, b), name) in enumerate(zip(edges, space.choices, strict=True)):
+            choice = arch[name]
             if choice == "none":
                 continue
             kinds[row, i, options[choice]] = 1.0

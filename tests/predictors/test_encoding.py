@@ -3,7 +3,7 @@ import pytest
 
 from cosearch.errors import ConfigError
 from predictors import features
-from predictors.encoding import WORKLOAD_FEATURES
+from predictors.encoding import PARTS, WORKLOAD_FEATURES
 from search_spaces.decisions import Decisions
 from search_spaces.networks import find
 from search_spaces.networks.nasbench201 import NAMES, effective, function_class
@@ -106,3 +106,9 @@ def test_views_of_a_cell():
     conv1x1, conv3x3 = 2, 3
     assert [row[conv3x3] for row in count.values()] == [1, 0, 0]
     assert [row[conv1x1] for row in count.values()] == [1, 1, 0]
+
+
+@pytest.mark.parametrize("part", [*PARTS, "counts@built", "one_hot@used"])
+def test_the_order_in_which_an_arch_is_written_does_not_matter(part):
+    turned = [dict(reversed(arch.items())) for arch in ARCHS[:20]]
+    np.testing.assert_array_equal(features(SPACE, turned, (part,)), features(SPACE, ARCHS[:20], (part,)))
