@@ -20,6 +20,7 @@ from cosearch.errors import ConfigError, DataError, nearest
 from predictors.base import Arrays, Floats, Predictor, checked
 from predictors.encoding import cell_edges, features, views
 from predictors.pool import MOST, DevicePool, PooledPredictor
+from predictors.storage import require_registered
 from search_spaces.decisions import Arch, arch_key
 
 MINIMUM = 5
@@ -101,6 +102,8 @@ class ArchPredictor:
         pool: DevicePool | None = None,
     ) -> None:
         self.pool = pool
+        if isinstance(space, Mapping):  # from a file
+            require_registered(model)
         self.space = _registered(space) if isinstance(space, Mapping) else space
         self.positive, self.seed = positive, seed
         self.scores: dict[str, float] = {}

@@ -65,19 +65,29 @@ def load(path: Path | str) -> Any:
 
 def load_with_card(path: Path | str) -> tuple[Any, dict[str, Any]]:
     """A predictor and its card; raises as `load`."""
-    from cosearch import registry
-    from predictors import PREDICTORS, find
+    from predictors import find
 
     card, arrays = _read(Path(path))
     try:
-        if card["model"] not in registry.names("predictors", PREDICTORS):  # a file must not choose what code runs
-            raise UnknownNameError(f"unknown model {str(card['model'])[:40]!r}")
+        require_registered(card["model"])
         model = find(card["model"])(**card["options"])
         return model.restore(arrays), card
     except (UnknownNameError, KeyError, TypeError, ValueError, IndexError) as error:
         raise DataError(
             f"{path} does not describe a predictor that this version knows ({error}): train it again"
         ) from (error)
+
+
+def require_registered(model: str) -> None:
+    """A file must not choose what code runs: the models that it names are registered ones, no ``module:object``.
+
+    Raises: UnknownNameError.
+    """
+    from cosearch import registry
+    from predictors import PREDICTORS
+
+    if model not in registry.names("predictors", PREDICTORS):
+        raise UnknownNameError(f"unknown model {str(model)[:40]!r}")
 
 
 def read_card(path: Path | str) -> dict[str, Any]:

@@ -18,7 +18,9 @@ class Adapted(Predictor):
     def __init__(self, source: Predictor | dict[str, Any], seed: int = 0) -> None:
         if isinstance(source, dict):
             from predictors import find
+            from predictors.storage import require_registered
 
+            require_registered(source["model"])
             self.source: Predictor = find(source["model"])(**source["options"])
         else:
             self.source = source

@@ -131,10 +131,19 @@ def test_a_file_cannot_choose_what_code_runs(fitted, tmp_path, monkeypatch):
     model = ArchPredictor(space, "ridge").fit(archs, np.arange(1.0, 13))
     with pytest.raises(DataError, match="space 'tiny', which is not registered"):
         model.save(tmp_path / "tiny")
-    monkeypatch.setattr(ArchPredictor, "name", "os:system")
-    fitted.save(tmp_path / "evil")
-    with pytest.raises(DataError, match="unknown model 'os:system'"):
-        load(tmp_path / "evil")
+    adapted, options = fitted.adapt(ARCHS[:10], LATENCY[:10]), fitted.options
+    for at, (owner, name, value) in enumerate(
+        (
+            (ArchPredictor, "name", "os:system"),
+            (ArchPredictor, "options", property(lambda self: {**options, "model": "os:system"})),
+            (type(adapted._model), "options", property(lambda self: {"source": {"model": "os:system", "options": {}}})),
+        )
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, value)
+            (adapted._model if owner is not ArchPredictor else fitted).save(tmp_path / f"evil{at}")
+        with pytest.raises(DataError, match="unknown model 'os:system'"):
+            load(tmp_path / f"evil{at}")
 
 
 def test_a_space_that_changed_is_another_space(fitted, tmp_path, monkeypatch):
