@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 BINS = 30
+SHARED_RATE = 0.02
+"""What an addition may move shared weights, relative to its own: at the full rate convolutions unlearn every step."""
 
 
 class Transformed(NamedTuple):
@@ -46,12 +48,15 @@ class LaplaceTransform(nn.Module):
 def limit_gradient(transformed: Transformed, eta: float) -> None:
     """AdderNet's local rate on the gradient that enters a transform, in units of the shared weights.
 
-    A step then moves the shared weights by the same fraction of their spread as it would move an addition's own.
+    A step then moves the shared weights by `SHARED_RATE` times the fraction of their spread by which it would move an
+    addition's own.
     """
     typical = transformed.gains.detach().abs().mean().clamp_min(1e-12)
 
     def scale(gradient: Tensor) -> Tensor:
-        return gradient * (eta * math.sqrt(gradient.numel()) / (typical**2 * gradient.norm().clamp_min(1e-12)))
+        return gradient * (
+            SHARED_RATE * eta * math.sqrt(gradient.numel()) / (typical**2 * gradient.norm().clamp_min(1e-12))
+        )
 
     transformed.weight.register_hook(scale)
 

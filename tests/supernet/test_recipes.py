@@ -15,7 +15,7 @@ from cosearch.runs import RunDirectory
 from cosearch.supernet import recipes, sampling
 from cosearch.supernet.checkpoint import restore, save
 from cosearch.supernet.elastic import ElasticUnit
-from cosearch.supernet.sharing import LaplaceTransform, Transformed, laplace_distance, limit_gradient
+from cosearch.supernet.sharing import SHARED_RATE, LaplaceTransform, Transformed, laplace_distance, limit_gradient
 from cosearch.supernet.training import Recipe, make_optimizer, train_supernet_epoch
 from search_spaces.networks.shiftadd import space
 from tests import tiny_space
@@ -313,7 +313,8 @@ def test_gradients_through_a_transform_have_adder_nets_length_in_the_shared_weig
     limit_gradient(Transformed(weight, transform.gains), 0.5)
     (weight * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))).sum().backward()
     root_mean_square = float(full.grad.square().mean().sqrt())
-    assert root_mean_square == pytest.approx(0.5 * float(full.detach().std(correction=0)), rel=1e-4)
+    expected = SHARED_RATE * 0.5 * float(full.detach().std(correction=0))
+    assert root_mean_square == pytest.approx(expected, rel=1e-4)
 
 
 def test_shared_weights_are_stored_once_and_extracted_transformed(digits):
