@@ -1,11 +1,10 @@
 """`evolutionary`: selection by dominance over whole hardware fronts, children screened by what is free.
 
 A network's rank is the best rank of any of its points (network, accelerator); networks that break a limit come after
-all others, ties go to the less crowded. Parents are chosen by tournament among the best `POPULATION` networks so far,
-and age: a parent whose neighbours are known already is passed over. Of several children the one is evaluated whose
-hardware front would add most, were its error near that of the most similar network known. Children are never repeated,
-nor is a network that computes the same. Source: Deb et al. 2002, Real et al. 2019; crediting with whole fronts and
-screening are our own.
+all others, ties go to the less crowded. Parents are chosen by tournament among the best `POPULATION` networks so far.
+Of several children the one is evaluated whose hardware front would add most, were its error near that of the most
+similar network known. Children are never repeated, nor is a network that computes the same. Source: Deb et al. 2002;
+crediting with whole fronts and screening are our own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,12 +18,12 @@ from cosearch.strategies.objectives import Objectives, crowding, ranks
 from search_spaces.decisions import Arch, Decisions
 
 POPULATION = 20
-INITIAL = 20
+INITIAL = 10
 CROSSOVER_PROBABILITY = 0.3
 OPERATOR_PROBABILITY = 0.1
 """Chance that a child takes another operator in all blocks that have one."""
 SCREENED = 4
-"""Children of which one is evaluated."""
+"""Children of which one is evaluated, at every second proposal: screening prefers what is cheap for certain."""
 OFFSET = 1e-3
 """Errors are compared as log(error + offset), so that an error of zero is no singularity."""
 POINTS_PER_NETWORK = 16
@@ -55,6 +54,7 @@ class Evolutionary:
         parents = self._parents[2]
         if len(known) < INITIAL or len(parents) < 2:
             return self._first(number, rng)
+        wanted = SCREENED if number % 2 == 0 else 1
         children: dict[str, Arch] = {}
         for attempt in range(ATTEMPTS):
             # later attempts change more, so that an exhausted neighbourhood is left
@@ -62,7 +62,7 @@ class Evolutionary:
             key = history.key(child)
             if key not in children and history.admissible(child):
                 children[key] = child
-            if len(children) == SCREENED:
+            if len(children) == wanted:
                 break
         if not children:
             return history.fresh_sample(rng)
