@@ -7,6 +7,7 @@ the package. Source: AnalogNAS-Bench, 2025; 15,625 records.
 
 import gc
 import importlib.util
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -87,10 +88,23 @@ def accuracies(metric: str = "cifar10_accuracy") -> Floats:
     return _column(path, metric)
 
 
+def of_cells(metric: str, cells: npt.NDArray[np.int64]) -> Floats:
+    """[n] the same for a few cells by published index, without reading the metric of all others."""
+    path = data_file()
+    if path is None or not path.is_file():
+        raise missing(metric)
+    records = _records(path)
+    return _fractions(path, metric, [records[i] for i in cells.tolist()])
+
+
 @lru_cache(maxsize=len(_METRICS))
 def _column(path: Path, metric: str) -> Floats:
+    return _fractions(path, metric, _records(path))
+
+
+def _fractions(path: Path, metric: str, records: Sequence[Any]) -> Floats:
     try:
-        column = np.array([_value(record, metric) for record in _records(path)], float)
+        column = np.array([_value(record, metric) for record in records], float)
         if not ((column >= 0) & (column <= 100)).all():
             raise ValueError(f"{metric} leaves 0 to 100 percent")
     except (AttributeError, TypeError, ValueError) as error:

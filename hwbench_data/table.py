@@ -108,8 +108,12 @@ class Table:
         Raises: UnknownNameError with the nearest name; ConfigError; DataError if a metric is missing there.
         """
         wanted = self._wanted(metrics, device, conditions)
-        at = np.array([self.networks.index(network)])
-        found = {name: float(values[0]) for name, values in self._values(at, wanted, device, conditions).items()}
+        at = self.networks.index(network)
+        found = {
+            name: self._accuracy_of(at, name) if name in self.joined else self._full(name, device, conditions)[at]
+            for name in wanted
+        }
+        found = {name: float(value) for name, value in found.items()}
         return {name: value for name, value in found.items() if metrics is not None or not np.isnan(value)}
 
     def query_many(
@@ -326,13 +330,25 @@ class Table:
             return self._accuracy(metric)
         return self._column(metric, device, conditions).values
 
+    def _accuracy_of(self, at: int, metric: str) -> float:
+        """One value of `_accuracy`: the other networks are not looked at."""
+        cells = self.networks.cells
+        assert cells is not None
+        if cells[at] < 0:
+            return np.nan
+        same = self._cells.same
+        return float(analog.of_cells(metric, np.flatnonzero(same == same[cells[at]])).mean())
+
+    @property
+    def _cells(self) -> Networks:
+        return self.networks if isinstance(self.networks, Cells) else Cells()
+
     def _accuracy(self, metric: str) -> Floats:
         """[networks] of a joined metric: the mean over isomorphic cells; NaN for networks that are no cells."""
         if metric not in self._joined:
             cells = self.networks.cells
             assert cells is not None
-            every = self.networks if isinstance(self.networks, Cells) else Cells()
-            means = _class_means(analog.accuracies(metric), every.same)
+            means = _class_means(analog.accuracies(metric), self._cells.same)
             self._joined[metric] = np.where(cells >= 0, means[cells], np.nan)
         return self._joined[metric]
 

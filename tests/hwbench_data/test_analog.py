@@ -63,6 +63,7 @@ def test_queries_by_index_notation_and_arch_agree_and_import_nothing_of_the_pack
     cell = nb.cell(1234)
     values = table.accuracies([1234, nb.to_string(cell), cell])
     assert values[0] == values[1] == values[2]
+    assert table.query(1234, metrics=["cifar10_accuracy"])["cifar10_accuracy"] == pytest.approx(values[0], rel=1e-14)
     assert analog.MODULE not in sys.modules
 
 
