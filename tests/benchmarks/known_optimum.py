@@ -416,7 +416,7 @@ def main() -> None:
     open_jobs = [job for job in jobs(problems, *lists, arguments.seeds) if not path_of(*job).is_file()]
     with ProcessPoolExecutor(arguments.processes, max_tasks_per_child=50) as pool:
         waiting = iter(open_jobs)
-        running = {pool.submit(_kept_run, job) for job, _ in zip(waiting, range(arguments.processes), strict=False)}
+        running = {pool.submit(_kept_run, job) for _, job in zip(range(arguments.processes), waiting, strict=False)}
         while running:
             done = next(as_completed(running))
             running.remove(done)
