@@ -1,7 +1,8 @@
 """Learned predictors beside their floors: ``python -m tests.benchmarks.predictors [section ...]``.
 
-Sections: pool-nasbench201, pool-fbnet, shipped, device, accuracy, coverage, speed; all by default. Measured pools are
-read from the folder COSEARCH_REFERENCE_DATA. Each section replaces its part of docs/benchmarks/predictors.md.
+Sections: pool-nasbench201, pool-fbnet, shipped, device, accuracy, accuracy-neural, coverage, speed; all by default.
+Measured pools are read from the folder COSEARCH_REFERENCE_DATA. Each section replaces its part of
+docs/benchmarks/predictors.md.
 """
 
 import os
@@ -254,8 +255,10 @@ def device() -> str:
     median = np.median([float(row[4]) for row in rows if row[1] == "100"])
     head = ["device", "samples", "chosen by auto (last draw)", "Spearman", "tau", "MAPE", "within 10%"]
     return (
-        "## Within a device\n\n`ArchPredictor(space)`, model and features by cross-validation on the samples alone; 8 "
-        "draws, 4,000 other networks. Ceiling: the better of boosting and least squares on every view, trained on four "
+        "## Within a device\n\n`ArchPredictor(space)`, model and features by cross-validation on the samples "
+        "alone; 8 "
+        "draws, 4,000 other networks. Ceiling: the better of boosting and least squares on every view, trained "
+        "on four "
         "fifths of all networks and scored on the rest: what is left is noise.\n\n"
         f"{table([*head, 'ceiling: tau', 'ceiling: within 10%'], rows)}\n\n"
         f"Median tau over devices with 100 samples: {median:.3f}."
@@ -324,53 +327,67 @@ def normal_scores(y: Floats) -> Floats:
     return np.asarray(norm.ppf((rankdata(y) - 0.5) / len(y)))
 
 
-def accuracy() -> str:
+ACCURACY_HEAD = ("model", "features", "tau, 100 networks", "tau, 500 networks")
+
+
+def accuracy_row(name: str, what: str, X: Floats, make: Callable[[], Predictor], ranked: bool) -> list[str]:
+    """Mean and standard deviation of tau over draws, from 100 and 500 networks."""
     y, _ = accuracies()
+    row = [name, what]
+    for n in (100, 500):
+        scores = []
+        for draw in range(DRAWS):
+            train, rest = unseen(draw, n)
+            target = normal_scores(y[train]) if ranked else y[train]
+            scores.append(tau(make().fit(X[train], target).predict(X[rest])[0], y[rest]))
+        row.append(f"{np.mean(scores):.3f} ± {np.std(scores):.3f}")
+    print(*row, flush=True)
+    return row
+
+
+def accuracy() -> str:
     space = find("nasbench201")()
     seen = {
         "one-hot, as written": features(space, cells(), ("one_hot@built",)),
         "one-hot and counts, effective": features(space, cells(), ("one_hot", "counts")),
         "paths, effective": features(space, cells(), ("counts", "paths")),
-        "with signal shares (ours)": features(space, cells(), ("counts", "paths", "shape", "flow")),
+        OURS: features(space, cells(), OUR_PARTS),
     }
     kinds: dict[str, Callable[[], Predictor]] = {
         "ridge": Ridge, "gp": GaussianProcess, "forest": RandomForest, "boosting": Boosting,
     }  # fmt: skip
-    rows = []
+    rows = [accuracy_row(name, what, X, make, True) for what, X in seen.items() for name, make in kinds.items()]
+    plain = "one-hot, as written"
+    rows.append(accuracy_row("boosting, raw accuracy", plain, seen[plain], Boosting, False))
+    rows.append(accuracy_row("**blend**", OURS, seen[OURS], Blend, False))
+    return accuracy_text(rows)
 
-    def add(name: str, what: str, X: Floats, make: Callable[[], Predictor], ranked: bool) -> None:
-        row = [name, what]
-        for n in (100, 500):
-            scores = []
-            for draw in range(DRAWS):
-                train, rest = unseen(draw, n)
-                target = normal_scores(y[train]) if ranked else y[train]
-                scores.append(tau(make().fit(X[train], target).predict(X[rest])[0], y[rest]))
-            row.append(f"{np.mean(scores):.3f} ± {np.std(scores):.3f}")
-        rows.append(row)
-        print(*row, flush=True)
 
-    for what, X in seen.items():
-        for name, make in kinds.items():
-            add(name, what, X, make, True)
-    add("boosting, raw accuracy", "one-hot, as written", seen["one-hot, as written"], Boosting, False)
-    ours = seen["with signal shares (ours)"]
-    add("**blend**", "with signal shares (ours)", ours, Blend, False)
-    from predictors.neural import GraphNetwork, NeuralEnsemble
+OURS, OUR_PARTS = "with signal shares (ours)", ("counts", "paths", "shape", "flow")
 
-    add("MLP ensemble, ListMLE", "with signal shares (ours)", ours, lambda: NeuralEnsemble(loss="listmle"), True)
-    graph = features(space, cells(), ("graph",))
-    nodes = len(space.choices)
-    add("graph network", "graph", graph, lambda: GraphNetwork(nodes=nodes), True)
-    head = ["model", "features", "tau, 100 networks", "tau, 500 networks"]
+
+def accuracy_text(rows: Sequence[Sequence[str]]) -> str:
     return (
         "## Accuracy: NAS-Bench-201 on CIFAR-10, classes of networks never seen\n\nKendall tau on 4,000 "
         "networks whose "
         "function class (skips and dead edges removed) has no training network; mean ± standard deviation of 8 "
         "draws. All "
         "models but those that say raw learn the normal scores of the ranks. Accuracies: package analog-nasbench.\n\n"
-        + table(head, rows)
+        + table(ACCURACY_HEAD, rows)
     )
+
+
+def accuracy_neural() -> str:
+    from predictors.neural import GraphNetwork, NeuralEnsemble
+
+    space = find("nasbench201")()
+    ours, graph = features(space, cells(), OUR_PARTS), features(space, cells(), ("graph",))
+    rows = [
+        accuracy_row(f"MLP ensemble, {loss}", OURS, ours, lambda loss=loss: NeuralEnsemble(loss=loss), True)  # type: ignore[misc]
+        for loss in ("squared", "hinge", "listmle")
+    ]
+    rows.append(accuracy_row("graph network", "graph", graph, lambda: GraphNetwork(nodes=len(space.choices)), True))
+    return f"## Accuracy: neural predictors, same protocol\n\n{table(ACCURACY_HEAD, rows)}"
 
 
 def coverage() -> str:
@@ -433,7 +450,8 @@ def speed() -> str:
     add("pool, adapt with 20 samples", lambda: pool.adapt(data.X[few], y[few]), lambda m: m.predict(data.X))
     head = ["what", "fit or adapt", "of it processor", "15,625 predictions", "of it processor"]
     return (
-        f"## Speed\n\nLoad average at the start {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores. Prediction: 15,625 "
+        f"## Speed\n\nLoad average at the start {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores. Prediction: "
+        f"15,625 "
         f"networks from features; the least of seven.\n\n{table(head, rows)}"
     )
 
@@ -451,6 +469,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "shipped": shipped,
     "device": device,
     "accuracy": accuracy,
+    "accuracy-neural": accuracy_neural,
     "coverage": coverage,
     "speed": speed,
 }
