@@ -53,7 +53,11 @@ class RunConfig(BaseModel):
         description="Unit costs: element charges accumulator and operand registers with each operation; operator "
         "charges the bare operator, as many published shift/add results do.",
     )
-    strategy: str = Field("evolutionary", description="Search strategy: evolutionary or random.")
+    strategy: str = Field(
+        "auto",
+        description="Search strategy: auto (picks one and says why), bayesian, evolutionary, reinforce, random, or "
+        "Optuna's optuna-nsga2, optuna-nsga3, optuna-tpe, optuna-gp.",
+    )
     trials: int = Field(
         200, ge=1, le=10_000_000, description="Accuracy evaluations of the search; each baseline gets as many."
     )
