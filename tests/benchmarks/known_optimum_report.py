@@ -261,7 +261,7 @@ def write(tables: Mapping[str, Any], folder: Path) -> None:
         "  together; designs that break a limit are rejected free, repeats are free. Median (quartiles) over seeds.",
         "- a run that never arrives counts at its budget. Ours run with their defaults, one proposal at a time; they",
         "  were chosen on fpga-merged; bayesian was frozen in a commit before the other problems were run.",
-        "  evolutionary was changed once more after two seeds of asic-merged had been seen, by new seeds of fpga-merged.",
+        "  evolutionary was changed once more after two seeds of asic-merged were seen, on new seeds of fpga-merged.",
         "",
         "![Hypervolume over evaluations](known_optimum.svg)",
     ]
