@@ -238,9 +238,17 @@ def to_plain(module: nn.Module) -> nn.Module:
     Use it before ONNX export or on a machine without numba; it is not meant for training (quantised weights are baked
     in, adders would get the true sign gradient).
     """
-    result = copy.deepcopy(module).eval()
-    if hasattr(result, "plain"):
-        return result.plain().eval()  # type: ignore[operator]
-    for name, child in list(result.named_children()):
-        setattr(result, name, to_plain(child))
-    return result
+    return _plain(copy.deepcopy(module).eval(), {})
+
+
+def _plain(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
+    """A module that stands in several places, of one parent or several, stays one."""
+    if module not in done:
+        done[module] = module
+        if hasattr(module, "plain"):
+            done[module] = module.plain().eval()  # type: ignore[operator]
+        else:
+            for name, child in module._modules.items():
+                if child is not None:
+                    setattr(module, name, _plain(child, done))
+    return done[module]

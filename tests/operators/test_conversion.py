@@ -203,3 +203,13 @@ def test_a_padding_mode_is_kept(operator: str, options: dict) -> None:
     assert layer.padding_mode == "circular"
     assert report.output_error < 0.03
     assert torch.allclose(layer(x), conv(x), atol=0.1)
+
+
+def test_a_layer_used_twice_is_plain_in_both_places_and_stays_one() -> None:
+    twice = nn.Conv2d(4, 4, 3, padding=1)
+    network, _ = convert(nn.Sequential(twice, nn.ReLU(), twice, nn.Sequential(twice)), {"0": "add"})
+    plain = to_plain(network)
+    assert not any(hasattr(m, "plain") for m in plain.modules())
+    assert plain[0] is plain[2] is plain[3][0]
+    x = torch.randn(2, 4, 6, 6)
+    assert torch.allclose(plain(x), network.eval()(x), atol=1e-4)
