@@ -449,7 +449,8 @@ class CostTensor:
         keep = np.ones(len(front), bool)
         for name, limit in limits.items():
             keep &= front.metric(name) <= limit
-        reason = front.reason
+        stuck = "" if len(front) else self._stuck(counts)
+        reason = f"layer {stuck!r} fits no mapping" if stuck else front.reason
         if len(front) and not keep.any():
             name = next(n for n in limits if not (front.metric(n) <= limits[n]).any()) if len(limits) == 1 else ""
             best = ", ".join(f"{n} {front.metric(n).min():.6g}" for n in limits if not name or n == name)
@@ -635,8 +636,7 @@ class CostTensor:
             return NetworkCost(math.inf, math.inf, False, reason)
         front = self.hardware_front(counts, live_activation_bytes, host_bytes=host_bytes)
         if not len(front):
-            stuck = self._stuck(counts)
-            return NetworkCost(math.inf, math.inf, False, f"layer {stuck!r} fits no mapping" if stuck else front.reason)
+            return NetworkCost(math.inf, math.inf, False, front.reason)
         i = int(np.lexsort((front.edp, front.metric(objective)))[0])
         residency = RESIDENCIES[int(front.residency[i])]
         return NetworkCost(
