@@ -39,6 +39,24 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
+def _is_count(value: Any) -> bool:
+    """A whole number from 1 on, of any type."""
+    return _is_number(value) and 1 <= value < math.inf and value == int(value)
+
+
+def _check_counts(of: str, thing: Any, keys: tuple[str, ...]) -> None:
+    for key in keys:
+        if not _is_count(getattr(thing, key)):
+            raise HardwareError(f"{of}: {key}={getattr(thing, key)!r}, expected a whole number, at least 1")
+
+
+def _check_costs(of: str, thing: Any, keys: tuple[str, ...]) -> None:
+    for key in keys:
+        value = getattr(thing, key)
+        if not (_is_number(value) and 0 <= value < math.inf):
+            raise HardwareError(f"{of}: {key}={value!r}, expected a finite number, 0 or more")
+
+
 @dataclass(frozen=True)
 class Resources:
     """What a design takes or a part offers: FPGA resources, each a count, and silicon area in um2 for ASICs."""
@@ -105,14 +123,12 @@ class MemoryLevel:
         object.__setattr__(self, "holds", tuple(self.holds))
         if not self.holds or not set(self.holds) <= set(TENSORS):
             raise HardwareError(f"memory level {self.name!r}: holds={self.holds!r}, expected some of {TENSORS}")
-        for key in ("capacity_bytes", "read_bits_per_cycle", "write_bits_per_cycle", "word_bits", "instances"):
+        for key in ("capacity_bytes", "read_bits_per_cycle", "write_bits_per_cycle"):
             value = getattr(self, key)
             if not (_is_number(value) and value > 0):
                 raise HardwareError(f"memory level {self.name!r}: {key}={value!r}, expected a number above 0")
-        for key in ("read_energy_pj", "write_energy_pj"):
-            value = getattr(self, key)
-            if not (_is_number(value) and 0 <= value < math.inf):
-                raise HardwareError(f"memory level {self.name!r}: {key}={value!r}, expected a finite number, 0 or more")
+        _check_counts(f"memory level {self.name!r}", self, ("word_bits", "instances"))
+        _check_costs(f"memory level {self.name!r}", self, ("read_energy_pj", "write_energy_pj"))
 
 
 @dataclass(frozen=True)
@@ -125,6 +141,7 @@ class Axis:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dims", tuple(self.dims))
+        _check_counts(f"axis of level {self.level!r}", self, ("size",))
 
 
 @dataclass(frozen=True)
@@ -154,6 +171,10 @@ class Mapspace:
         object.__setattr__(self, "axes", tuple(self.axes))
         object.__setattr__(self, "tiled", tuple(self.tiled))
 
+    @property
+    def level_names(self) -> tuple[str, ...]:
+        return tuple(axis.level for axis in self.axes) + tuple(tiling.level for tiling in self.tiled)
+
 
 @dataclass(frozen=True)
 class UnitEnergies:
@@ -171,6 +192,9 @@ class UnitEnergies:
     accumulate_pj: float = 0.0
     registers_pj: float = 0.0
     requantise_pj: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_costs("unit energies", self, tuple(f.name for f in fields(self)))
 
     def operation_pj(self, layer: Layer, fabric: str = "hard") -> float:
         """One operation of the layer on a fabric, its operand widths b_w and b_i counted.
@@ -269,11 +293,7 @@ class Engine:
         object.__setattr__(self, "levels", tuple(self.levels))
         if not self.kinds or not set(self.kinds) <= set(KINDS):
             raise HardwareError(f"engine {self.name!r}: kinds={self.kinds!r}, expected some of {KINDS}")
-        if self.rows < 1 or self.cols < 1 or self.packing < 1:
-            raise HardwareError(
-                f"engine {self.name!r}: {self.rows} x {self.cols} elements of {self.packing} products, "
-                "expected at least 1 x 1 of 1"
-            )
+        _check_counts(f"engine {self.name!r}", self, ("rows", "cols", "lanes", "packing"))
         for key, known in (("dataflow", DATAFLOWS), ("fabric", FABRICS), ("zeros", ZEROS)):
             if getattr(self, key) not in known:
                 raise HardwareError(f"engine {self.name!r}: {key}={getattr(self, key)!r}, expected one of {known}")
@@ -316,12 +336,24 @@ class Accelerator:
                 f"accelerator {self.name!r}: clock_mhz={self.clock_mhz!r}, expected a number of MHz above 0 "
                 f"and at most {MOST_MHZ:,}"
             )
+        _check_counts(f"accelerator {self.name!r}", self, ("lanes",))
+        _check_costs(f"accelerator {self.name!r}", self, ("static_power_w",))
         if not self.levels or not math.isinf(self.levels[-1].capacity_bytes):
             raise HardwareError(
                 f"accelerator {self.name!r}: the outermost memory level must have infinite capacity (DRAM)"
             )
         if set(self.levels[-1].holds) != set(TENSORS):
             raise HardwareError(f"accelerator {self.name!r}: level {self.levels[-1].name!r} must hold W, I and O")
+        for engine in self.engines:
+            names = [level.name for level in (*engine.levels, *self.levels)]
+            if len(set(names)) != len(names):
+                raise HardwareError(f"accelerator {self.name!r}: engine {engine.name!r} has levels {names}, two alike")
+            for name in () if engine.mapspace is None else engine.mapspace.level_names:
+                if name not in names:
+                    raise HardwareError(
+                        f"accelerator {self.name!r}: the mapspace of engine {engine.name!r} names level {name!r}, "
+                        f"its levels are {', '.join(names)}"
+                    )
 
     def engine_for(self, kind: str) -> Engine | None:
         return next((engine for engine in self.engines if kind in engine.kinds), None)
@@ -343,7 +375,10 @@ class Accelerator:
     @classmethod
     def from_json(cls, data: Mapping[str, Any] | str) -> "Accelerator":
         """Raises: HardwareError if the document is not an accelerator of a version that this code reads."""
-        document = json.loads(data) if isinstance(data, str) else dict(data)
+        try:
+            document = dict(json.loads(data) if isinstance(data, str) else data)
+        except (TypeError, ValueError) as error:
+            raise HardwareError(f"expected a JSON object that describes an accelerator: {error}") from error
         if document.pop("format", None) != "cosearch.accelerator" or document.pop("version", None) != 1:
             raise HardwareError("expected a JSON object with format 'cosearch.accelerator' and version 1")
         try:

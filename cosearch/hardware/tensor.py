@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -327,7 +328,7 @@ class CostTensor:
 
     def _counts(self, counts: ArrayLike) -> Ints:
         row = np.asarray(counts)
-        if row.shape != (len(self.layers),) or (row.size and row.min() < 0):
+        if row.shape != (len(self.layers),) or (row.size and not (row.min() >= 0 and np.isfinite(row.max()))):
             raise HardwareError(
                 f"counts of shape {row.shape}, expected {len(self.layers)} numbers, 0 or more: one per layer"
             )
@@ -448,7 +449,8 @@ class CostTensor:
         keep = np.ones(len(front), bool)
         for name, limit in limits.items():
             keep &= front.metric(name) <= limit
-        reason = front.reason
+        stuck = "" if len(front) else self._stuck(counts)
+        reason = f"layer {stuck!r} fits no mapping" if stuck else front.reason
         if len(front) and not keep.any():
             name = next(n for n in limits if not (front.metric(n) <= limits[n]).any()) if len(limits) == 1 else ""
             best = ", ".join(f"{n} {front.metric(n).min():.6g}" for n in limits if not name or n == name)
@@ -510,7 +512,14 @@ class CostTensor:
         objectives = both if objective in (*both, "edp") else (objective, *both)
         front = self.hardware_front(counts_row, live_activation_bytes, objectives, constraints, host_bytes)
         if not len(front):
-            raise InfeasibleError(front.reason)
+            limited = [CONSTRAINTS[name] for name in constraints or {}]
+            free = self.hardware_front(counts_row, live_activation_bytes, limited or objectives, None, host_bytes)
+            reached = ", ".join(f"{name} {free.metric(name).min():.6g}" for name in limited if len(free))
+            raise InfeasibleError(
+                f"no accelerator meets the constraints; the best that can be reached: {reached}"
+                if reached
+                else front.reason
+            )
         order = np.lexsort((front.edp, front.metric(objective)))
         return front.take(order[:1])
 
@@ -614,7 +623,11 @@ class CostTensor:
     def evaluate(
         self, counts_row: ArrayLike, live_activation_bytes: float, objective: str = "edp", host_bytes: float = 0.0
     ) -> NetworkCost:
-        """One network on the one accelerator that this tensor was built for (`accelerator_tensor`)."""
+        """One network on the one accelerator that this tensor was built for (`accelerator_tensor`).
+
+        Raises: ConfigError for an objective that does not exist or is unknown for the accelerator.
+        """
+        _checked((objective,), {}, self.space)
         counts = self._counts(counts_row)
         lacking = [layer.kind for i, layer in enumerate(self.layers) if counts[i] and not self._has(layer.kind)]
         if lacking:
@@ -623,8 +636,7 @@ class CostTensor:
             return NetworkCost(math.inf, math.inf, False, reason)
         front = self.hardware_front(counts, live_activation_bytes, host_bytes=host_bytes)
         if not len(front):
-            stuck = self._stuck(counts)
-            return NetworkCost(math.inf, math.inf, False, f"layer {stuck!r} fits no mapping" if stuck else front.reason)
+            return NetworkCost(math.inf, math.inf, False, front.reason)
         i = int(np.lexsort((front.edp, front.metric(objective)))[0])
         residency = RESIDENCIES[int(front.residency[i])]
         return NetworkCost(
@@ -685,11 +697,11 @@ def _checked(objectives: Sequence[str], constraints: Mapping[str, float], space:
     for name in objectives:
         if name not in METRICS:
             raise ConfigError(f"unknown hardware objective {name!r}: {nearest(name, METRICS)}")
-    limits = {}
+    limits: dict[str, float] = {}
     for name, value in constraints.items():
         if name not in CONSTRAINTS:
             raise ConfigError(f"unknown hardware constraint {name!r}: {nearest(name, CONSTRAINTS)}")
-        if not value > 0:
+        if not (isinstance(value, Real) and value > 0):
             raise ConfigError(f"{name}={value!r}, expected a number above 0")
         limits[CONSTRAINTS[name]] = float(value)
     if "area_mm2" in {*objectives, *limits} and not isinstance(space, NestSpace):

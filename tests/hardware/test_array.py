@@ -234,7 +234,7 @@ def test_the_report_adds_up_and_prices_every_layer(network):
 
 
 def test_engines_check_themselves():
-    with pytest.raises(HardwareError, match="at least 1 x 1"):
+    with pytest.raises(HardwareError, match="rows=0, expected a whole number, at least 1"):
         Engine("e", ("mac",), 0, 4)
     with pytest.raises(HardwareError, match="dataflow"):
         Engine("e", ("mac",), 1, 4, dataflow="stationary")

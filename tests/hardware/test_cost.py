@@ -7,7 +7,17 @@ import pytest
 import torch
 
 from cosearch.errors import HardwareError
-from cosearch.hardware import Accelerator, Engine, LevelLoops, Mapping, MemoryLevel, UnitEnergies, evaluate
+from cosearch.hardware import (
+    Accelerator,
+    Axis,
+    Engine,
+    LevelLoops,
+    Mapping,
+    Mapspace,
+    MemoryLevel,
+    UnitEnergies,
+    evaluate,
+)
 from cosearch.hardware.cost import Nests, evaluate_batch, nests
 from cosearch.hardware.mapping import DIMS, loop_bounds
 from cosearch.workload import Layer
@@ -365,6 +375,44 @@ def test_malformed_hierarchies_are_refused():
 def test_numbers_with_units_are_refused(field, value):
     with pytest.raises(HardwareError, match=f"'a': {field}={value!r}, expected a"):
         MemoryLevel("a", **{field: value})
+
+
+@pytest.mark.parametrize("value", [0, 1.5, math.inf, math.nan, "4", None])
+def test_counts_are_whole_numbers(value):
+    makers = {
+        "'a': instances": lambda: MemoryLevel("a", instances=value),
+        "'a': word_bits": lambda: MemoryLevel("a", word_bits=value),
+        "'e': rows": lambda: Engine("e", ("mac",), value, 4),
+        "'e': cols": lambda: Engine("e", ("mac",), 4, value),
+        "'a': size": lambda: Axis("a", value, ("K",)),
+        "'toy': lanes": lambda: Accelerator("toy", (), (DRAM,), 100.0, lanes=value),
+    }
+    for field, make in makers.items():
+        with pytest.raises(HardwareError, match=f"{field}={value!r}, expected a whole number, at least 1"):
+            make()
+
+
+@pytest.mark.parametrize("value", [-1.0, math.inf, math.nan, "1 W"])
+def test_powers_and_energies_are_not_negative(value):
+    with pytest.raises(HardwareError, match=f"'toy': static_power_w={value!r}, expected a finite number, 0 or more"):
+        Accelerator("toy", (), (DRAM,), 100.0, static_power_w=value)
+    with pytest.raises(HardwareError, match=f"multiply_pj={value!r}, expected a finite number, 0 or more"):
+        UnitEnergies(value, 0.1, 0.1)
+
+
+def test_levels_are_told_apart_and_a_mapspace_names_them():
+    with pytest.raises(HardwareError, match=r"'toy': engine 'e' has levels \['dram', 'dram'\], two alike"):
+        Accelerator("toy", (Engine("e", ("mac",), 4, 4, levels=(DRAM,)),), (DRAM,), 100.0)
+    space = Mapspace((Axis("bufer", 4, ("K",)),), ())
+    engine = Engine("e", ("mac",), 4, 4, levels=(MemoryLevel("buffer"),), mapspace=space)
+    with pytest.raises(HardwareError, match="'toy': the mapspace of engine 'e' names level 'bufer', its levels are"):
+        Accelerator("toy", (engine,), (DRAM,), 100.0)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "[1]", "3"])
+def test_text_that_is_no_accelerator_is_refused(text):
+    with pytest.raises(HardwareError, match="expected a JSON object"):
+        Accelerator.from_json(text)
 
 
 def test_a_clock_in_another_unit_is_refused():
