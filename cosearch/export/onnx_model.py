@@ -218,8 +218,8 @@ def integer_model(network: "IntegerNetwork", image: tuple[int, int, int], classe
     """The integer network in QDQ form, as an `onnx.ModelProto`. Input: standardised images; output: integer logits.
 
     One step of an activation is written as 1.0; a layer's 16-bit multiplier and shift as the scale of its weights, its
-    offset as a bias. Computed node by node in float32 nearly every value is the hardware's; runtimes that fuse the
-    nodes into integer kernels round offsets to whole accumulator steps, which moves some values by a few steps.
+    offset as a bias. Computed node by node in float32 all but a few values in 10^5 are the hardware's; runtimes that
+    fuse the nodes into integer kernels round offsets to whole accumulator steps: some values move by a few steps.
     """
     from cosearch.integer import IntegerConv, IntegerLinear, IntegerNorm, IntegerPool, IntegerZeros
 

@@ -1,5 +1,10 @@
 """Torch modules of hybrid networks: shift, add and their like, each a drop-in for nn.Conv2d or nn.Linear.
 
+Training, as on the digits (tests/operators/test_training.py, 95% test accuracy and more with each): batch-norm and ReLU
+after every layer, SGD with momentum 0.9, weight decay 5e-4, learning rate 0.05 with a cosine to 0, batch 64, 12 epochs,
+`scale_add_gradients` before each step. Form ps of shift takes RAdam at 0.01 without decay, 30 epochs and `clamp_shifts`
+after each step, because its random exponents start most weights near zero.
+
 Importing this package imports nothing heavy: names are loaded from their module on first use.
 """
 
