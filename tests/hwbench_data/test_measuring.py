@@ -110,8 +110,11 @@ def test_networks_have_the_layers_of_their_workload(index: int) -> None:
         path = Path(folder) / "network.onnx"
         path.write_bytes(onnx_model(workload))
         read, _ = read_report(path)
-    assert read.macs == workload.macs
-    assert read.weight_count == workload.weight_count
+    if nb.connected(arch):
+        assert read.macs == workload.macs
+        assert read.weight_count == workload.weight_count
+    else:  # what follows the first cell works on zeros: constants to whoever reads the file
+        assert read.macs == workload.layers[0].macs
 
 
 def test_a_cell_against_torch() -> None:
