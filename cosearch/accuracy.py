@@ -105,9 +105,8 @@ class BundledAccuracy:
                 "give --accuracy-table FILE (a CSV of arch,accuracy)"
             )
         table = hwbench_data.load(space.name)
-        self.metric = "cifar10_accuracy"
         self._index = table.networks.index
-        self.values = table.accuracies(np.arange(len(table)), self.metric)
+        self.values = table.accuracies(np.arange(len(table)), "cifar10_accuracy")
 
     def __call__(self, arch: Arch) -> float:
         return float(self.values[self._index(arch)])

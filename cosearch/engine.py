@@ -434,7 +434,6 @@ def export(path: Path | str, to: Path | str, trial: int | None = None, what: Seq
         choice = _finalist(run_directory, problem) if trial is None else _of_trial(run_directory, problem, trial)
         training = None
         if config.trains and set(TRAINED) & set(what):
-            start_threads(config.threads, PARALLEL_PIXELS)
             training = _trainings([choice[0]], problem)[0]
             if load_trained(run_directory, training) is None:
                 with reporter.phase("training the network, epochs", config.finalist_epochs) as phase:

@@ -57,12 +57,18 @@ def remove_unused_paths(module: nn.Module, example: Tensor) -> dict[str, Kept]:
     was_training = module.training
     traced.eval()
     with torch.no_grad():
-        ShapeProp(traced).propagate(example)
-        walk = _Walk(traced)
-        while walk.forward() | walk.backward():
-            pass
+        walk = _walked(traced, example)
     module.train(was_training)
     return {str(n.target): _kept(walk.layer(n)) for n in graph.nodes if walk.layer(n) is not None}
+
+
+def _walked(traced: fx.GraphModule, example: Tensor) -> "_Walk":
+    """What reaches what, followed both ways until nothing changes."""
+    ShapeProp(traced).propagate(example)
+    walk = _Walk(traced)
+    while walk.forward() | walk.backward():
+        pass
+    return walk
 
 
 def shrink_unused_paths(module: nn.Module, example: Tensor) -> tuple[nn.Module, dict[str, Kept]]:
@@ -78,10 +84,7 @@ def shrink_unused_paths(module: nn.Module, example: Tensor) -> tuple[nn.Module, 
     modes = {m: m.training for m in copied.modules()}
     traced.eval()
     with torch.no_grad():
-        ShapeProp(traced).propagate(example)
-        walk = _Walk(traced)
-        while walk.forward() | walk.backward():
-            pass
+        walk = _walked(traced, example)
         kept = _Cut(walk).apply()
     for m, training in modes.items():
         m.training = training

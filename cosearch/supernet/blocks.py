@@ -156,9 +156,9 @@ class Unit(Watched):
         self.middle.zero_()
 
 
-def module_name(step: Step) -> str:
+def module_name(step_name: str) -> str:
     """A step's name as a module may be called."""
-    return step.name.replace(".", "-")
+    return step_name.replace(".", "-")
 
 
 class Network(nn.Module):
@@ -173,11 +173,11 @@ class Network(nn.Module):
         self.parts = nn.ModuleDict()
         for step in blueprint.steps:
             if isinstance(step, Conv):
-                self.parts[module_name(step)] = Unit(step)
+                self.parts[module_name(step.name)] = Unit(step)
             elif isinstance(step, Sum) and len(step.sources) > 1:
-                self.parts[module_name(step)] = Addition()
+                self.parts[module_name(step.name)] = Addition()
             elif isinstance(step, Norm):
-                self.parts[module_name(step)] = Normalise(step.channels)
+                self.parts[module_name(step.name)] = Normalise(step.channels)
         last = blueprint.classifier
         self.classifier = nn.Linear(last.in_channels, last.out_channels)
         if seed is not None:
@@ -193,13 +193,13 @@ class Network(nn.Module):
 
     def unit(self, name: str) -> Unit:
         """The unit of a step."""
-        found = self.parts[name.replace(".", "-")]
+        found = self.parts[module_name(name)]
         assert isinstance(found, Unit)
         return found
 
     def part(self, step: Step) -> nn.Module:
         """The module of a step."""
-        return self.parts[module_name(step)]
+        return self.parts[module_name(step.name)]
 
     def norm(self, step: Norm) -> nn.BatchNorm2d:
         """The batch-norm of a step that is nothing else."""

@@ -103,9 +103,9 @@ class Supernet(nn.Module):
         variants: dict[str, dict[Conv, None]] = {}
         for blueprint in blueprints:
             for step in blueprint.convolutions:
-                variants.setdefault(module_name(step), {})[step] = None
+                variants.setdefault(module_name(step.name), {})[step] = None
         self.units = nn.ModuleDict({name: ElasticUnit(list(steps), heterogeneous) for name, steps in variants.items()})
-        norms = {module_name(s): s for blueprint in blueprints for s in blueprint.steps if isinstance(s, Norm)}
+        norms = {module_name(s.name): s for blueprint in blueprints for s in blueprint.steps if isinstance(s, Norm)}
         self.norms = nn.ModuleDict({name: nn.BatchNorm2d(step.channels) for name, step in norms.items()})
         classifier = blueprints[0].classifier
         self.classifier = nn.Linear(classifier.in_channels, classifier.out_channels)
@@ -142,14 +142,14 @@ class Supernet(nn.Module):
         def compute(step: Step, values: Sequence[Tensor]) -> Tensor:
             if not isinstance(step, Conv):
                 return self._compute(step, values)
-            y = self.units[module_name(step)](values[0], step, transformed)
+            y = self.units[module_name(step.name)](values[0], step, transformed)
             return y * gates[step.name] if gates is not None and step.name in gates else y
 
         return interpret(blueprint, x.contiguous(memory_format=torch.channels_last), compute)
 
     def _compute(self, step: Step, values: Sequence[Tensor]) -> Tensor:
         if isinstance(step, Norm):
-            norm = self.norms[module_name(step)]
+            norm = self.norms[module_name(step.name)]
             assert isinstance(norm, nn.BatchNorm2d)
             return F.relu(F.batch_norm(values[0], None, None, norm.weight, norm.bias, training=True))
         if isinstance(step, Sum):
@@ -175,7 +175,7 @@ class Supernet(nn.Module):
         network = Network(blueprint, seed=None)
         network.classifier.load_state_dict(self.classifier.state_dict())
         for unit in network.units():
-            elastic, k = self.units[module_name(unit.step)], unit.step.out_channels
+            elastic, k = self.units[module_name(unit.step.name)], unit.step.out_channels
             assert isinstance(elastic, ElasticUnit)
             for target, source in zip(unit.weights, elastic.weight(unit.step), strict=True):
                 target.copy_(source)
@@ -183,5 +183,5 @@ class Supernet(nn.Module):
             unit.bn.bias.copy_(elastic.beta[unit.op][:k])
         for step in blueprint.steps:
             if isinstance(step, Norm):
-                network.norm(step).load_state_dict(self.norms[module_name(step)].state_dict())
+                network.norm(step).load_state_dict(self.norms[module_name(step.name)].state_dict())
         return network.to(self.classifier.weight.device)

@@ -4,10 +4,7 @@ Figures are the best of several repeats in one process; the last run is kept in 
 figure is its default search on this machine: 3.7 CPU seconds per layer and accelerator, measured with zigzag-dse 3.9.1.
 """
 
-import datetime
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable
 from functools import partial
@@ -22,6 +19,7 @@ from cosearch.hardware.nest import enumerate_nests, price_nests
 from cosearch.hardware.nestfront import nest_costs
 from cosearch.workload import Layer
 from search_spaces.accelerators import asic
+from tests.benchmarks.machine import stamp, write_figures
 
 ZIGZAG_SECONDS = 3.7
 REPORT = Path(__file__).parents[2] / "docs" / "benchmarks" / "hardware.md"
@@ -85,22 +83,10 @@ def accelerator_space() -> list[str]:
 
 def main() -> None:
     torch.set_num_threads(2)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    lines = [
-        "# Speed of the mapping search",
-        "",
-        f"`python -m tests.benchmarks.hardware`, {datetime.date.today()}, {platform.machine()}, commit {commit}, "
-        f"2 threads, best of several repeats, load average {os.getloadavg()[0]:.1f}.",
-        "",
-        "| what | figure | beside |",
-        "| --- | --- | --- |",
-    ]
-    for part in (explicit_mappings, best_mappings, accelerator_space):
-        for line in part():
-            print(line, flush=True)
-            lines.append(line)
-    REPORT.parent.mkdir(parents=True, exist_ok=True)
-    REPORT.write_text("\n".join(lines) + "\n")
+    load = f"2 threads, best of several repeats, load average {os.getloadavg()[0]:.1f}"
+    made = f"`python -m tests.benchmarks.hardware`, {stamp('numba')} {load}."
+    parts = (explicit_mappings, best_mappings, accelerator_space)
+    write_figures(REPORT, "Speed of the mapping search", made, (line for part in parts for line in part()))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import datetime
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,3 +33,16 @@ def stamp(*packages: str) -> str:
     versions = ", ".join(f"{name} {version(name)}" for name in ("cosearch", "torch", *packages))
     today = datetime.datetime.now(datetime.UTC).date()
     return f"{today}; {processor()}; Python {platform.python_version()}, {versions}; commit {commit()}."
+
+
+def write_figures(report: Path, title: str, made: str, lines: Iterable[str]) -> None:
+    """Print rows of ``| what | figure | beside |`` as they come, then write them as a page.
+
+    made: the command and what it ran under.
+    """
+    page = [f"# {title}", "", made, "", "| what | figure | beside |", "| --- | --- | --- |"]
+    for line in lines:
+        print(line, flush=True)
+        page.append(line)
+    report.parent.mkdir(parents=True, exist_ok=True)
+    report.write_text("\n".join(page) + "\n", encoding="utf-8")

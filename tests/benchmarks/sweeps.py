@@ -23,7 +23,7 @@ from cosearch.hardware.sweep import sample_accelerators
 from cosearch.hardware.tables import AcceleratorSpace
 from search_spaces.accelerators import asic, find
 from search_spaces.networks import nasbench201, shiftadd
-from tests.benchmarks.machine import stamp
+from tests.benchmarks.machine import stamp, write_figures
 
 REPORT = Path(__file__).parents[2] / "docs" / "benchmarks" / "sweeps.md"
 NETWORKS, ACCELERATORS = 15_625, 100_000
@@ -156,23 +156,17 @@ def joint_fronts() -> list[str]:
 
 
 def main() -> None:
-    lines = [
-        "# Cost tensors and sweeps",
-        "",
-        f"`python -m tests.benchmarks.sweeps`, {stamp('numpy', 'numba')} 2 threads; load average at the start "
-        f"{os.getloadavg()[0]:.1f}. Compiled code is cached.",
-        "",
-        "| what | figure | beside |",
-        "| --- | --- | --- |",
-    ]
+    load = f"2 threads; load average at the start {os.getloadavg()[0]:.1f}. Compiled code is cached"
+    made = f"`python -m tests.benchmarks.sweeps`, {stamp('numpy', 'numba')} {load}."
+    parts = (shares_of_a_product, whole_sweep, nasbench_tensor, digits_tensor, joint_fronts)
+    write_figures(REPORT, "Cost tensors and sweeps", made, (line for part in parts for line in apart(part)))
+
+
+def apart(part: Callable[[], list[str]]) -> list[str]:
+    """The rows of a part, from a fresh process, whose peak memory is its own."""
     spawn = multiprocessing.get_context("spawn")
-    for part in (shares_of_a_product, whole_sweep, nasbench_tensor, digits_tensor, joint_fronts):
-        with ProcessPoolExecutor(1, mp_context=spawn, initializer=torch.set_num_threads, initargs=(2,)) as fresh:
-            for line in fresh.submit(part).result():
-                print(line, flush=True)
-                lines.append(line)
-    REPORT.parent.mkdir(parents=True, exist_ok=True)
-    REPORT.write_text("\n".join(lines) + "\n")
+    with ProcessPoolExecutor(1, mp_context=spawn, initializer=torch.set_num_threads, initargs=(2,)) as fresh:
+        return fresh.submit(part).result()
 
 
 if __name__ == "__main__":

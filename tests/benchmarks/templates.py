@@ -4,10 +4,7 @@ Processor seconds, the best of a few repeats in one process; the last run is kep
 peer is ZigZag's default search: 3.7 CPU seconds per layer and accelerator (zigzag-dse 3.9.1, see docs/benchmarks).
 """
 
-import datetime
 import os
-import platform
-import subprocess
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from cosearch.hardware.nestfront import nest_costs
 from cosearch.workload import Layer
 from search_spaces.accelerators import asic, find
 from tests.benchmarks.hardware import ZIGZAG_SECONDS, best_of
+from tests.benchmarks.machine import stamp, write_figures
 
 REPORT = Path(__file__).parents[2] / "docs" / "benchmarks" / "templates.md"
 POLICIES = (1.0, 0.5, 0.0)
@@ -63,22 +61,10 @@ def split_devices() -> list[str]:
 
 
 def main() -> None:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    lines = [
-        "# Pricing accelerator spaces",
-        "",
-        f"`python -m tests.benchmarks.templates`, {datetime.date.today()}, {platform.machine()}, commit {commit}, "
-        f"load average {os.getloadavg()[0]:.1f}. Latencies are modelled.",
-        "",
-        "| what | figure | beside |",
-        "| --- | --- | --- |",
-    ]
-    for part in (template_spaces, split_devices):
-        for line in part():
-            print(line, flush=True)
-            lines.append(line)
-    REPORT.parent.mkdir(parents=True, exist_ok=True)
-    REPORT.write_text("\n".join(lines) + "\n")
+    load = f"Load average {os.getloadavg()[0]:.1f}; latencies are modelled"
+    made = f"`python -m tests.benchmarks.templates`, {stamp('numba')} {load}."
+    parts = (template_spaces, split_devices)
+    write_figures(REPORT, "Pricing accelerator spaces", made, (line for part in parts for line in part()))
 
 
 if __name__ == "__main__":
