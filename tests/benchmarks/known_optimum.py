@@ -289,7 +289,7 @@ def ours(name: str, table: Table, limits: dict[str, float], seed: int) -> Iterat
 OURS = ("bayesian", "evolutionary")
 LARGEST = {"bayesian": 400, "optuna-gp": 100}
 """Budgets of what is slow; runs also end when 99.9%, or a limit's optimum, is reached."""
-SEEDS = {"optuna-gp": 3, "optuna-tpe": 5, "pymoo-nsga2": 5}
+SEEDS = {"optuna-gp": 5}
 
 
 def one_run(problem: str, task: str, algorithm: str, mode: str, seed: int) -> dict[str, Any]:
