@@ -80,6 +80,16 @@ class RunConfig(BaseModel):
     guided: bool = Field(False, description="Train networks that meet the limits more often than others.")
     supernet_epochs: int = Field(90, ge=1, le=100_000, description="Epochs of supernet training.")
     finalist_epochs: int = Field(30, ge=1, le=100_000, description="Epochs of each finalist's stand-alone training.")
+    finalist_start: Literal["scratch", "supernet"] = Field(
+        "scratch", description="Finalists start from fresh weights, or from those that the supernet has for them."
+    )
+    finalist_simulated_epochs: int = Field(
+        0,
+        ge=0,
+        description="Of a finalist's epochs the last ones, in which it computes with the hardware's 8 bits "
+        "(quantisation-aware training; fewer bits are always trained as such).",
+    )
+    distil: bool = Field(False, description="Finalists also follow the supernet's largest network.")
     finalist_seeds: int = Field(3, ge=1, le=100, description="Training seeds of each finalist.")
     seed: int = Field(0, ge=0, lt=2**63, description="Decides every random choice.")
     threads: int = Field(2, ge=1, le=1024, description="CPU threads.")

@@ -34,7 +34,7 @@ from cosearch.config import RunConfig
 from cosearch.costs import AcceleratorCosts
 from cosearch.errors import ConfigError, CosearchError, InfeasibleError, RunError, StoppedError
 from cosearch.export.design import TRAINED, WHAT, write_design
-from cosearch.finalists import Trained, Training, load_trained, train_all
+from cosearch.finalists import Trained, Training, inherit, load_trained, train_all
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.problem import Problem, fingerprint, prepare
 from cosearch.progress import Reporter
@@ -225,15 +225,13 @@ def _trained_supernet(run: RunDirectory, problem: Problem, device: str, reporter
     """Train the space's supernet, or go on from its checkpoint."""
     from cosearch.supernet import recipes
     from cosearch.supernet.checkpoint import restore, save
-    from cosearch.supernet.training import make_optimizer, supernet_recipe, train_supernet_epoch
+    from cosearch.supernet.training import make_optimizer, train_supernet_epoch
 
     config, space, dataset = problem.config, problem.space, problem.dataset
     assert dataset is not None
-    heterogeneous = {"heterogeneous": True} if config.sharing == "heterogeneous" else {}
-    supernet = space.supernet(config.seed, **heterogeneous).to(device)
-    settings = supernet_recipe(config.supernet_epochs)
-    recipe = recipes.make(config.recipe, space, supernet, config.seed, settings, _within(problem))
-    optimizer = make_optimizer(supernet, settings)
+    recipe = recipes.of_run(config, space, device, _within(problem))
+    settings = recipe.settings
+    optimizer = make_optimizer(recipe.supernet, settings)
     done = restore(run, recipe, optimizer, space.name)
 
     saved = time.monotonic()
@@ -248,7 +246,7 @@ def _trained_supernet(run: RunDirectory, problem: Problem, device: str, reporter
                 saved = now
             if now > deadline:
                 raise _out_of_time(run)
-    return supernet
+    return recipe.supernet
 
 
 def _within(problem: Problem) -> Callable[[Arch], bool] | None:
@@ -378,6 +376,8 @@ def _train_finalists(
         if time.monotonic() > deadline:
             raise _out_of_time(run)
 
+    if open_ones:
+        inherit(run, problem.space, [training.arch for training in open_ones])
     with reporter.phase("training finalists, epochs", epochs * len(trainings), done) as phase:
         train_all(run, trainings, workers, on_epochs)
     results = {}
@@ -436,6 +436,7 @@ def export(path: Path | str, to: Path | str, trial: int | None = None, what: Seq
         if config.trains and set(TRAINED) & set(what):
             training = _trainings([choice[0]], problem)[0]
             if load_trained(run_directory, training) is None:
+                inherit(run_directory, problem.space, [training.arch])
                 with reporter.phase("training the network, epochs", config.finalist_epochs) as phase:
                     train_all(run_directory, [training], 1, phase.advance)
         return write_design(run_directory, problem, choice, training, what, Path(to))

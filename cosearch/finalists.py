@@ -1,4 +1,4 @@
-"""Stand-alone training of finalists, several seeds each, in worker processes of one thread.
+"""Training of finalists, several seeds each, in worker processes of one thread.
 
 A worker is ``python -m cosearch.finalists``: it reads one JSON job from standard input, writes one result file per
 training into the run directory, and reports progress as JSON lines. One thread per training makes a result
@@ -33,8 +33,11 @@ class Training:
 
     @property
     def name(self) -> str:
-        digest = hashlib.sha256(arch_key(self.arch).encode()).hexdigest()[:12]
-        return f"{FOLDER}/{digest}-seed{self.seed}"
+        return f"{FOLDER}/{_digest(self.arch)}-seed{self.seed}"
+
+
+def _digest(arch: Arch) -> str:
+    return hashlib.sha256(arch_key(arch).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,46 @@ def load_trained(run: RunDirectory, training: Training) -> Trained | None:
         return Trained(**data["test"])
     except (KeyError, TypeError) as error:
         raise RunError(f"{run.path / training.name}.json is damaged ({error}): remove it and resume") from error
+
+
+def inherit(run: RunDirectory, space: Any, archs: Sequence[Arch]) -> None:
+    """Write what finalists take from the run's supernet: their weights, and the teacher that they follow.
+
+    A folder of the run then holds all that a training needs, whichever process does it.
+    Raises: RunError if the supernet is not trained.
+    """
+    wanted = {_start_file(arch): arch for arch in archs if run.config.finalist_start == "supernet"}
+    if run.config.distil:
+        wanted[TEACHER] = space.largest()
+    wanted = {name: arch for name, arch in wanted.items() if not (run.path / name).is_file()}
+    if not wanted:
+        return
+    from cosearch.supernet.checkpoint import load
+
+    supernet = load(run, space)
+    for name, arch in wanted.items():
+        metadata = {"format": "cosearch.network", "version": "1", "arch": json.dumps(arch)}
+        run.save_tensors(name, supernet.extract(space.blueprint(arch)).state_dict(), metadata)
+
+
+TEACHER = f"{FOLDER}/teacher.safetensors"
+
+
+def _start_file(arch: Arch) -> str:
+    return f"{FOLDER}/{_digest(arch)}-start.safetensors"
+
+
+def _inherited(run: RunDirectory, space: Any, name: str, device: str) -> Any:
+    """A network with the weights in a file that `inherit` wrote."""
+    from cosearch.supernet.blocks import Network
+
+    loaded = run.load_tensors(name)
+    if loaded is None:
+        raise RunError(f"{run.path / name} is missing: cosearch resume {run.path}")
+    tensors, metadata = loaded
+    network = Network(space.blueprint(json.loads(metadata["arch"])), seed=None)
+    network.load_state_dict(tensors)
+    return network.to(device)
 
 
 def train_all(
@@ -138,22 +181,30 @@ def _watch(run: RunDirectory, processes: "Sequence[subprocess.Popen[str]]", on_e
 
 
 def train(run: RunDirectory, dataset: Any, space: Any, training: Training, on_epoch: Callable[[int], None]) -> Trained:
-    """Train one finalist from scratch, convert it to integers, and open the test split.
+    """Train one finalist, convert it to integers, and open the test split.
 
     The result file is written last: a training without it is done again.
     """
     import torch
 
     from cosearch.integer import integer_predictions, to_integer, to_tensors
+    from cosearch.supernet.blocks import calibrate
     from cosearch.supernet.training import accuracy, finalist_recipe, torch_device, train_network
 
     config = run.config
     device = torch_device(config.torch_device)
     split = dataset.development()
-    network = space.build(training.arch, training.seed)
-    train_network(
-        network, split, finalist_recipe(config.finalist_epochs), training.seed, dataset.mirror, device, on_epoch
+    inherits = config.finalist_start == "supernet"
+    network = (
+        _inherited(run, space, _start_file(training.arch), device)
+        if inherits
+        else space.build(training.arch, training.seed)
     )
+    recipe = finalist_recipe(config.finalist_epochs, config.finalist_simulated_epochs, inherits)
+    teacher = _inherited(run, space, TEACHER, device) if config.distil else None
+    if teacher is not None:
+        calibrate(teacher, torch.from_numpy(split.x).to(device))
+    train_network(network, split, recipe, training.seed, dataset.mirror, device, on_epoch, teacher)
     test = dataset.open_test()
     float_accuracy = accuracy(network, test, device)
     integer = to_integer(network, torch.from_numpy(split.x))

@@ -95,6 +95,7 @@ def prepare(config: RunConfig, reporter: Reporter) -> Problem:
         raise ConfigError("--accuracy predictor needs --accuracy-table FILE (a CSV of arch,accuracy)")
     if config.accuracy_table is not None and config.accuracy not in ("table", "predictor"):
         raise ConfigError(f"--accuracy-table is read with --accuracy table or predictor, not {config.accuracy}")
+    _require_possible_finalists(config)
     dataset, known = None, None
     if config.trains:
         dataset, space = load_data_and_space(config)
@@ -107,6 +108,18 @@ def prepare(config: RunConfig, reporter: Reporter) -> Problem:
     costs.fronts([{name: options[-1] for name, options in space.choices.items()}])  # an unknown metric shows here
     _require_feasible(space, costs, config.constraints, device_name)
     return Problem(config, dataset, space, objectives, costs, device_name, costs_are, known)
+
+
+def _require_possible_finalists(config: RunConfig) -> None:
+    if config.finalist_simulated_epochs > config.finalist_epochs:
+        raise ConfigError(
+            f"--finalist-simulated-epochs {config.finalist_simulated_epochs}: expected at most the "
+            f"{config.finalist_epochs} epochs that finalists are trained"
+        )
+    needs = {"--finalist-start supernet": config.finalist_start == "supernet", "--distil": config.distil}
+    for option, given in needs.items():
+        if given and config.accuracy != "supernet":
+            raise ConfigError(f"{option} needs a supernet, and --accuracy {config.accuracy} trains none: leave it out")
 
 
 def _known_accuracy(path: Path, kind: str, space: Any, images: int) -> AccuracySource:

@@ -541,6 +541,9 @@ BAD = [
     (["--accuracy-table", "absent.csv"], "--accuracy table or predictor"),
     (["--accuracy", "oracle"], "accuracy"),
     (["--trials", "0"], "trials"),
+    (["--distil", "--accuracy", "train"], "--distil needs a supernet, and --accuracy train trains none"),
+    (["--finalist-start", "supernet", "--accuracy", "train"], "--finalist-start supernet needs a supernet"),
+    (["--finalist-epochs", "2", "--finalist-simulated-epochs", "3"], "expected at most the 2 epochs"),
     (["--config", "absent.yaml"], "check the path"),
 ]
 
@@ -782,6 +785,24 @@ def test_any_trial_exports_and_is_trained_if_need_be(finished, tmp_path, monkeyp
     assert network["arch"] == json.loads(trials[number].user_attrs["arch"])
     accelerator = json.loads((tmp_path / "out/accelerator.json").read_text())
     assert accelerator["name"] == json.loads(trials[number].user_attrs["accelerator"])
+
+
+@pytest.mark.parametrize("start", ["scratch", "supernet"])
+def test_finalists_take_from_the_supernet_what_is_asked(options, tmp_path, monkeypatch, start):
+    monkeypatch.setattr(cosearch.engine, "train_all", train_here)
+    small = {"trials": 6, "finalist_epochs": 1, "finalist_seeds": 1, "out": tmp_path / "run"}
+    asked = {"finalist_start": start, "distil": start == "supernet", "finalist_simulated_epochs": 1}
+    result = cosearch.run(**{**options, **asked, **small})
+    run = Path(result.path)
+    inherited = {path.name for path in (run / "finalists").glob("*-start.safetensors")}
+    assert bool(inherited) == (run / "finalists/teacher.safetensors").exists() == (start == "supernet")
+    assert all(0 <= design.accuracy <= 1 for design in result.designs)
+    if start == "supernet":  # a network that was no finalist takes its weights from the same supernet
+        trained = {path.name.split("-")[0] for path in (run / "finalists").glob("*.json")}
+        archs = [json.loads(t.user_attrs["arch"]) for t in study(run).trials]
+        number = next(i for i, arch in enumerate(archs) if finalists.Training(arch, 0, 0).name[10:22] not in trained)
+        cosearch.export(run, tmp_path / "out", trial=number, what=["weights"])
+        assert len(list((run / "finalists").glob("*-start.safetensors"))) == len(inherited) + 1
 
 
 @pytest.mark.parametrize(

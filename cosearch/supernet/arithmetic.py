@@ -79,7 +79,9 @@ def compute(step: Conv, x: Tensor, weights: Sequence[Tensor]) -> Tensor:
         x = x.to(weight.dtype)  # additions run in single precision, also where convolutions do not
         y = add_conv2d(x, weight, stride=step.stride, padding=padding, groups=step.groups)
         return y.contiguous(memory_format=torch.channels_last)
-    return F.conv2d(x, trained_weight(step, weight), None, step.stride, padding, 1, step.groups)
+    y = F.conv2d(x, trained_weight(step, weight), None, step.stride, padding, 1, step.groups)
+    # an image of one channel is in either format, and convolutions would go on in the slower one
+    return y.contiguous(memory_format=torch.channels_last)
 
 
 def trained_weight(step: Conv, weight: Tensor) -> Tensor:
@@ -93,6 +95,13 @@ def trained_weight(step: Conv, weight: Tensor) -> Tensor:
         levels, unit = weight_levels(step, weight.detach())
         return weight + (levels * unit - weight).detach()
     return weight
+
+
+def held_weight(step: Conv, weight: Tensor) -> Tensor:
+    """A dense weight that is no adder's with the values that the hardware holds; its gradient is that of training."""
+    levels, unit = weight_levels(step, weight.detach())
+    seen = trained_weight(step, weight)
+    return levels * unit + (seen - seen.detach()) if weight.requires_grad else levels * unit
 
 
 def largest_entries(weight: Tensor, density: float) -> Tensor:

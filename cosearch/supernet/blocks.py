@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from cosearch.blueprint import Blueprint, Conv, Linear, Norm, Pool, Step, Sum
 from cosearch.seeding import torch_stream
 from cosearch.supernet import arithmetic
+from cosearch.supernet.rounding import can_fuse, normalised, quantise_symmetric, rounded
 from cosearch.workload import INPUT
 
 
@@ -45,14 +46,6 @@ def pool(step: Pool, x: Tensor) -> Tensor:
     return F.avg_pool2d(x, step.kernel, step.stride, padding, ceil_mode=True, count_include_pad=False)
 
 
-def quantise_symmetric(x: Tensor, amax: Tensor, bits: int, signed: bool) -> Tensor:
-    """Round to `bits` levels with zero exact. amax: scalar."""
-    levels = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
-    zero = torch.zeros((), dtype=torch.int32, device=x.device)
-    scale = amax.clamp_min(1e-8) / levels
-    return torch.fake_quantize_per_tensor_affine(x, scale, zero, -levels if signed else 0, levels)
-
-
 class Watched(nn.Module):
     """Something whose outputs' range is seen while calibrating, and rounded to 8 bits in simulate mode."""
 
@@ -68,6 +61,17 @@ class Watched(nn.Module):
             self.amax = torch.maximum(self.amax, y.detach().abs().amax())
         return quantise_symmetric(y, self.amax, 8, signed) if self.simulate else y
 
+    def fuses(self, x: Tensor) -> bool:
+        """Whether values are only to be rounded, and a faster way knows how."""
+        return self.simulate and not (self.observe or self.training) and can_fuse(x)
+
+    def normalise(self, x: Tensor, bn: nn.BatchNorm2d, relu: bool) -> Tensor:
+        """Batch-norm, ReLU if there is one, and what `watch` does. May overwrite x."""
+        if self.fuses(x):
+            return normalised(x, bn, self.amax, signed=not relu)
+        y = bn(x)
+        return self.watch(F.relu(y) if relu else y, signed=not relu)
+
     def reset_ranges(self) -> None:
         self.amax.zero_()
 
@@ -76,7 +80,8 @@ class Addition(Watched):
     """The sum of values, in the range of what it has seen."""
 
     def forward(self, values: Sequence[Tensor]) -> Tensor:
-        return self.watch(add_up(values), signed=True)
+        total = add_up(values)
+        return rounded(total, self.amax, signed=True) if self.fuses(total) else self.watch(total, signed=True)
 
 
 class Normalise(Watched):
@@ -87,7 +92,7 @@ class Normalise(Watched):
         self.bn = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.watch(F.relu(self.bn(x)), signed=False)
+        return self.normalise(x.clone() if self.simulate else x, self.bn, relu=True)  # others may read x
 
 
 class Unit(Watched):
@@ -124,8 +129,7 @@ class Unit(Watched):
         if self.observe:
             self._observe_entry(x)
         y = self.simulated(x) if self.simulate else arithmetic.compute(step, x, list(self.weights))
-        y = self.bn(y)
-        return self.watch(F.relu(y) if step.relu == "after" else y, signed=step.relu != "after")
+        return self.normalise(y, self.bn, relu=step.relu == "after")
 
     def _observe_entry(self, x: Tensor) -> None:
         if self.step.op == "add":
@@ -144,8 +148,9 @@ class Unit(Watched):
             y = arithmetic.compute(self.step, x, [quantise_symmetric(held, amax, 8, signed)])
             return y - (weight - held).abs().sum((1, 2, 3)).view(1, -1, 1, 1)
         for i, (stage, dense) in enumerate(arithmetic.stages(self.step, list(self.weights))):
-            levels, unit = arithmetic.weight_levels(stage, dense)
-            x = F.conv2d(x, levels * unit, None, stage.stride, stage.kernel // 2, 1, stage.groups)
+            held = arithmetic.held_weight(stage, dense)
+            x = F.conv2d(x, held, None, stage.stride, stage.kernel // 2, 1, stage.groups)
+            x = x.contiguous(memory_format=torch.channels_last)
             if i < len(self.middle):
                 x = quantise_symmetric(x, self.middle[i], 8, signed=True)
         return x

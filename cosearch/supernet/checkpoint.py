@@ -4,13 +4,15 @@ Training needs no generator state: whatever it draws comes from streams named by
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from cosearch.errors import RunError
-from cosearch.supernet.recipes import SupernetRecipe
+from cosearch.supernet.elastic import Supernet
+from cosearch.supernet.recipes import SupernetRecipe, of_run
+from cosearch.supernet.training import make_optimizer
 
 if TYPE_CHECKING:
     from cosearch.runs import RunDirectory
@@ -59,6 +61,20 @@ def restore(run: "RunDirectory", recipe: SupernetRecipe, optimizer: torch.optim.
         if learner is not None:
             _restore_optimizer(module, learner, learned, OPTIMIZER + prefix)
     return int(metadata["epoch"])
+
+
+def load(run: "RunDirectory", space: Any) -> Supernet:
+    """The trained supernet of a run, on the CPU.
+
+    Raises: RunError if its training is not finished.
+    """
+    recipe = of_run(run.config, space, "cpu")
+    done, asked = restore(run, recipe, make_optimizer(recipe.supernet, recipe.settings), space.name), recipe.settings
+    if done < asked.epochs:
+        raise RunError(
+            f"{run.path}: the supernet is trained for {done} of {asked.epochs} epochs: cosearch resume {run.path}"
+        )
+    return recipe.supernet
 
 
 def _parts(recipe: SupernetRecipe, optimizer: torch.optim.Optimizer) -> _Parts:

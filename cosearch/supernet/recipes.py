@@ -8,7 +8,7 @@ that training continues from a checkpoint exactly.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,10 @@ from cosearch.supernet import sampling
 from cosearch.supernet.elastic import ElasticUnit, Supernet
 from cosearch.supernet.sampling import Arch, Choice, Sampler
 from cosearch.supernet.sharing import laplace_distance, limit_gradient
-from cosearch.supernet.training import Recipe, rate_at
+from cosearch.supernet.training import Recipe, rate_at, supernet_recipe
+
+if TYPE_CHECKING:
+    from cosearch.config import RunConfig
 
 RECIPES: dict[str, str] = {
     "uniform": "cosearch.supernet.recipes:uniform",
@@ -75,6 +78,13 @@ def make(
     """
     build: Callable[..., SupernetRecipe] = registry.find("recipes", RECIPES, name)
     return build(space, supernet, seed, settings, within)
+
+
+def of_run(config: "RunConfig", space: Any, device: str, within: Within | None = None) -> SupernetRecipe:
+    """The recipe of a run, with a fresh supernet on a device."""
+    heterogeneous = {"heterogeneous": True} if config.sharing == "heterogeneous" else {}
+    supernet = space.supernet(config.seed, **heterogeneous).to(device)
+    return make(config.recipe, space, supernet, config.seed, supernet_recipe(config.supernet_epochs), within)
 
 
 # -- steps --

@@ -17,7 +17,7 @@ from cosearch.data import Split
 from cosearch.errors import ConfigError, CosearchError, DataError
 from cosearch.operators.adder import scale_add_gradients
 from cosearch.seeding import derive, torch_stream
-from cosearch.supernet.blocks import Network, calibrate
+from cosearch.supernet.blocks import Network, calibrate, set_simulation
 from cosearch.supernet.elastic import Supernet
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ class Recipe:
     adder_rate: AdderNet's eta; an adder weight's gradient g becomes eta sqrt(n) g / ||g||.
     rotation_degrees, scale, shift_pixels: each image is turned, zoomed and moved by up to this much.
     laplace_weight: of the distance to a Laplace distribution, for weights that additions read through a transform.
+    simulated_epochs: the last ones, in which a stand-alone network computes with the hardware's 8 bits
+    (quantisation-aware training; weights of fewer bits and powers of two are trained as such from the first step).
     """
 
     epochs: int
@@ -49,15 +51,23 @@ class Recipe:
     scale: float = 0.1
     shift_pixels: float = 0.8
     laplace_weight: float = 0.1
+    simulated_epochs: int = 0
 
 
 def supernet_recipe(epochs: int) -> Recipe:
     return Recipe(epochs)
 
 
-def finalist_recipe(epochs: int) -> Recipe:
-    """Larger batches than the supernet's: a step costs little more and there are fewer of them."""
-    return Recipe(epochs, batch_size=96, learning_rate=0.25)
+FINE_TUNING_RATE = 0.1
+
+
+def finalist_recipe(epochs: int, simulated_epochs: int = 0, trained: bool = False) -> Recipe:
+    """Larger batches than the supernet's: a step costs little more and there are fewer of them.
+
+    trained: the weights have learned already, and would forget at the rate that fresh ones need.
+    """
+    rate = FINE_TUNING_RATE if trained else 0.25
+    return Recipe(epochs, batch_size=96, learning_rate=rate, simulated_epochs=simulated_epochs)
 
 
 def torch_device(name: str) -> str:
@@ -144,28 +154,45 @@ def train_network(
     mirror: bool = False,
     device: str = "cpu",
     on_epoch: Callable[[int], None] | None = None,
+    teacher: nn.Module | None = None,
 ) -> None:
     """Train in place, from the weights the network has, then calibrate batch-norm and activation ranges.
 
+    teacher: in evaluation mode; half of the loss is then the cross-entropy to what it says (Hinton et al., 2015, at
+    temperature 1).
     Raises: DivergedError if the loss is not finite.
     """
     network.to(device).train()
     optimizer = make_optimizer(network, recipe)
     adders = adder_parameters(network)
     per_epoch = steps_per_epoch(split, recipe)
+    everything = torch.from_numpy(split.x).to(device)
     for epoch in range(recipe.epochs):
+        if epoch == recipe.epochs - recipe.simulated_epochs:
+            calibrate(network, everything)  # the ranges that are simulated from here on
+            set_simulation(network, True)
+            network.train()
         for i, (x, y) in enumerate(batches(split, recipe, mirror, seed, epoch, device)):
             rate = rate_at(recipe, epoch * per_epoch + i, recipe.epochs * per_epoch)
             set_rate(optimizer, rate)
             optimizer.zero_grad(set_to_none=True)
-            loss = F.cross_entropy(network(x), y, label_smoothing=recipe.label_smoothing)
+            logits = network(x)
+            loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
+            if teacher is not None:
+                loss = 0.5 * loss + 0.5 * F.cross_entropy(logits, _says(teacher, x))
             require_finite(loss.detach(), f"step {i + 1} of epoch {epoch + 1} of {recipe.epochs}", rate)
             loss.backward()
             scale_add_gradients(adders, recipe.adder_rate, used_only=True)
             optimizer.step()
         if on_epoch:
             on_epoch(epoch + 1)
-    calibrate(network, torch.from_numpy(split.x).to(device))
+    calibrate(network, everything)
+    set_simulation(network, False)
+
+
+@torch.no_grad()
+def _says(teacher: nn.Module, x: Tensor) -> Tensor:
+    return teacher(x).softmax(1)
 
 
 def require_finite(loss: Tensor, where: str, rate: float) -> None:

@@ -1,6 +1,7 @@
 """The elastic supernet: shared weights, extraction, calibration, simulation, training and its checkpoint."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from cosearch.errors import ConfigError, DataError, RunError
 from cosearch.integer import to_integer
 from cosearch.macro import BlockChoice
 from cosearch.runs import RunDirectory
+from cosearch.supernet import arithmetic
 from cosearch.supernet.blocks import calibrate, set_simulation
-from cosearch.supernet.checkpoint import restore, save
+from cosearch.supernet.checkpoint import load, restore, save
 from cosearch.supernet.elastic import Supernet
 from cosearch.supernet.recipes import sandwich, uniform
 from cosearch.supernet.training import (
@@ -282,6 +284,51 @@ def test_a_loss_that_is_not_finite_is_an_error(digits):
         train_supernet_epoch(recipe, make_optimizer(recipe.supernet, spoilt), one, 0, 0)
 
 
+@pytest.mark.parametrize("op", ["conv", "shift", "add"])
+def test_training_in_simulation_learns_with_the_arithmetic_of_the_hardware(digits, op):
+    few = Split(digits.train.x[:192], digits.train.y[:192])
+    arch = {f"layer{i}": f"{op}_k3_e1" for i in (1, 2, 3)}
+    plain, simulated = (tiny_space.space().build(arch, 1) for _ in range(2))
+    recipe = Recipe(epochs=6, batch_size=16)
+    train_network(plain, few, recipe, 1)
+    train_network(simulated, few, replace(recipe, simulated_epochs=2), 1)
+    assert not any(module.simulate for module in simulated.watched())  # what is left computes in floating point
+    assert not torch.equal(plain.classifier.weight, simulated.classifier.weight)
+    assert accuracy(simulated, few) > 0.5 * accuracy(plain, few) > 0.15
+
+
+@pytest.mark.parametrize("op", ["conv", "shift", "conv4", "conv2", "sparse50"])
+def test_held_weights_are_those_of_the_hardware_with_the_gradient_of_training(op):
+    step = Conv("c", op, -1, 8, 6, (4, 4), 3, 1)
+    latent = torch.randn(6, 8, 3, 3, generator=torch.Generator().manual_seed(1))
+    pull = torch.randn(6, 8, 3, 3, generator=torch.Generator().manual_seed(2))
+    gradients = []
+    for of in (arithmetic.held_weight, arithmetic.trained_weight):
+        weight = latent.clone().requires_grad_()
+        (of(step, weight) * pull).sum().backward()
+        gradients.append(weight.grad)
+    torch.testing.assert_close(*gradients)
+    levels, unit = arithmetic.weight_levels(step, latent)
+    assert torch.equal(arithmetic.held_weight(step, latent.clone().requires_grad_()).detach(), levels * unit)
+
+
+def test_a_teacher_is_followed(digits):
+    """A teacher that calls every image a three, whatever the labels."""
+
+    class Threes(torch.nn.Module):
+        def forward(self, x):
+            return 20.0 * F.one_hot(torch.full((len(x),), 3), 10).float()
+
+    few = Split(digits.train.x[:192], digits.train.y[:192])
+    taught, untaught = (tiny_space.space().build(tiny_space.space().largest(), 1) for _ in range(2))
+    train_network(untaught, few, Recipe(epochs=4), 1)
+    train_network(taught, few, Recipe(epochs=4), 1, teacher=Threes())
+    images = torch.from_numpy(few.x)
+    threes = [net(images).softmax(1)[:, 3].mean() for net in (untaught, taught)]
+    assert threes[0] < 0.25
+    assert threes[1] > 0.4
+
+
 def test_cuda_is_refused_where_there_is_none(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert torch_device("auto") == torch_device("cpu") == "cpu"
@@ -290,6 +337,17 @@ def test_cuda_is_refused_where_there_is_none(monkeypatch):
 
 
 # -- the checkpoint --
+
+
+def test_the_supernet_of_a_run_is_loaded_when_it_is_trained(digits, tmp_path):
+    run = RunDirectory.create(tmp_path / "run", RunConfig.make({"supernet_epochs": 4}))
+    tiny = tiny_space.space()
+    trained(run, digits, 0, 2)
+    with pytest.raises(RunError, match="trained for 2 of 4 epochs"):
+        load(run, tiny)
+    finished = trained(run, digits, 2, 4)
+    for name, value in load(run, tiny).state_dict().items():
+        assert torch.equal(value, finished.state_dict()[name])
 
 
 def trained(run: RunDirectory, digits, first: int, last: int) -> Supernet:
