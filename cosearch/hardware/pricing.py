@@ -233,6 +233,13 @@ def best_costs(
     return latency, energy, chosen
 
 
+def host_cost(host_bytes: float, dram_bits: float, prices: Prices) -> tuple[float, float]:
+    """Moving a network's input and output through DRAM, dram_bits a second: latency_ms, energy_mj."""
+    ms = host_bytes * 8 / dram_bits * 1e3
+    mj = host_bytes * 8 * (prices.dram_pj_per_bit + prices.buffer_pj_per_bit) * 1e-9
+    return float(ms), float(mj + ms * prices.static_power_w)
+
+
 def vector_costs(
     layer: Layer, shared: SharedTable, table: ColumnTable, residency: Residency, prices: Prices
 ) -> tuple[Floats, Floats]:

@@ -25,7 +25,8 @@ class LayerRow:
     """One line of the report.
 
     roofline_ms, compulsory_mj: bounds that no mapping can beat. mapspace: mappings of which this one is the best, 0 on
-    the vector unit.
+    the vector unit. parts, shares: of a layer that two engines may share, each part with its mapping, and which share
+    of the memories it has.
     """
 
     layer: Layer
@@ -41,6 +42,7 @@ class LayerRow:
     compulsory_mj: float
     mapspace: int
     parts: tuple[tuple[Layer, Mapping], ...] = ()
+    shares: tuple[float, ...] = ()
 
 
 def layer_report(workload: Workload, accelerator: Accelerator, objective: str = "edp") -> list[LayerRow]:
@@ -121,6 +123,7 @@ def _split_row(
         compulsory_mj=least.energy_mj,
         mapspace=sum(mapspace_size(part, accelerator) for part, _, _ in found.parts),
         parts=() if whole else tuple((part, mapping) for part, mapping, _ in found.parts),
+        shares=found.shares,
     )
 
 
