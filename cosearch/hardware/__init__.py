@@ -16,6 +16,7 @@ from cosearch.hardware.accelerator import (
     UnitEnergies,
 )
 from cosearch.hardware.parts import Part, UnitCost, load_device, part_names
+from cosearch.hardware.technology import Technology, resized
 
 if TYPE_CHECKING:
     from cosearch.hardware.cost import Cost, evaluate
@@ -68,6 +69,7 @@ __all__ = [
     "Part",
     "Resources",
     "SensitivityRow",
+    "Technology",
     "Tiling",
     "UnitCost",
     "UnitEnergies",
@@ -82,6 +84,7 @@ __all__ = [
     "lower_bound",
     "mapspace_size",
     "part_names",
+    "resized",
     "sensitivity",
 ]
 
