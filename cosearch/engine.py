@@ -39,7 +39,7 @@ from cosearch.hardware.accelerator import Accelerator
 from cosearch.problem import Problem, fingerprint, prepare
 from cosearch.progress import Reporter
 from cosearch.results import Design, Result
-from cosearch.runs import RunDirectory, TrialLog, write_atomic
+from cosearch.runs import RunDirectory, TrialLog, versions, write_atomic
 from cosearch.strategies import Objectives, make
 from cosearch.strategies.base import Candidate, Failure, Told
 from search_spaces.decisions import Arch
@@ -162,7 +162,7 @@ def _carry_out(run: RunDirectory, problem: Problem, reporter: Reporter, started:
     pixels = int(np.prod(problem.dataset.input_shape[1:])) if problem.dataset is not None else PARALLEL_PIXELS
     at_once = start_threads(config.threads, pixels)
     seconds: dict[str, float] = {"preparing": time.monotonic() - started}
-    run.log("start", threads=config.threads, seed=config.seed)
+    run.log("start", threads=config.threads, seed=config.seed, versions=versions())
     try:
         default = default_accelerator(problem)
         with _timed(seconds, "supernet"):
@@ -302,6 +302,7 @@ def _search(
     strategy: Any = make(strategy_name, space, costs, objectives, config.seed, batch=BATCH, **options)
     if options:
         reporter.say(f"{name}: strategy auto chose {strategy.why}")
+    run.log("search", study=name, strategy=strategy_name, why=strategy.why if options else "")
     log = TrialLog(run, name, space, objectives)
     for candidate, result in log.finished():
         strategy.tell(candidate, result)

@@ -7,6 +7,7 @@ Every file is written beside its place, flushed to disk and renamed, so that a r
 import fcntl
 import json
 import os
+import platform
 import tempfile
 import time
 import warnings
@@ -44,6 +45,17 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what decides a run's figures."""
+    from importlib.metadata import version
+
+    from cosearch import __version__
+
+    packages = ("torch", "numpy", "numba", "optuna", "moocore", "scikit-learn", "pandas")
+    own = {"python": platform.python_version(), "cosearch": __version__}
+    return {**own, **{name: version(name) for name in packages}}
 
 
 def to_json(data: Any) -> str:
