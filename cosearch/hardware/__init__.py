@@ -19,10 +19,11 @@ from cosearch.hardware.parts import Part, UnitCost, load_device, part_names
 from cosearch.hardware.technology import Technology, resized
 
 if TYPE_CHECKING:
+    from cosearch.hardware.bounds import LowerBound, lower_bound
     from cosearch.hardware.cost import Cost, evaluate
     from cosearch.hardware.joint import JointFront, joint_front
     from cosearch.hardware.mapping import LevelLoops, Mapping
-    from cosearch.hardware.report import LayerRow, layer_report, lower_bound
+    from cosearch.hardware.report import LayerRow, layer_report
     from cosearch.hardware.repricing import SensitivityRow, sensitivity
     from cosearch.hardware.single import best, mapspace_size
     from cosearch.hardware.sweep import Grid, grid
@@ -35,6 +36,7 @@ _LAZY = {
     "JointFront": "joint",
     "LayerRow": "report",
     "LevelLoops": "mapping",
+    "LowerBound": "bounds",
     "Mapping": "mapping",
     "SensitivityRow": "repricing",
     "best": "single",
@@ -42,7 +44,7 @@ _LAZY = {
     "evaluate": "cost",
     "joint_front": "joint",
     "layer_report": "report",
-    "lower_bound": "report",
+    "lower_bound": "bounds",
     "sensitivity": "repricing",
     "CostTensor": "tensor",
     "HardwareFront": "tensor",
@@ -62,6 +64,7 @@ __all__ = [
     "JointFront",
     "LayerRow",
     "LevelLoops",
+    "LowerBound",
     "Mapping",
     "Mapspace",
     "MemoryLevel",

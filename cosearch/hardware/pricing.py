@@ -29,6 +29,7 @@ class Residency:
         return (*("W" if self.weights else ""), *("IO" if self.activations else ""))
 
 
+NOTHING_RESIDENT = Residency(weights=False, activations=False)
 RESIDENCIES: tuple[Residency, ...] = tuple(Residency(w, a) for w in (False, True) for a in (False, True))
 
 
