@@ -109,7 +109,7 @@ def print_layers(workload: "Workload", accelerator: "Accelerator", rows: "Sequen
             f"{row.latency_ms / row.roofline_ms:.2f}" if row.roofline_ms else "-",
             row.bound,
             f"{row.mapspace:,}" if row.mapspace else "-",
-            _where(row),
+            where(row),
         )
         for row in rows
     ]
@@ -163,7 +163,7 @@ def print_blocks(workload: "Workload", device: str, cost: "PublishedCost") -> No
         out.print(f"Not charged by the table ({share:.1%} of the operations): {', '.join(cost.unpriced)}.")
 
 
-def _where(row: "LayerRow") -> str:
+def where(row: "LayerRow") -> str:
     """Engine and mapping; of a layer on two engines each one's output channels and mapping."""
     if row.parts:
         return "; ".join(f"{part.kind} {part.K}: {_compact(mapping)}" for part, mapping in row.parts)

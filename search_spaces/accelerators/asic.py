@@ -29,6 +29,7 @@ from cosearch.hardware.accelerator import (
     Resources,
     Tiling,
 )
+from cosearch.hardware.parts import UnitCost, read_costs
 from cosearch.hardware.technology import Technology, memories_um2, silicon_costs
 from cosearch.workload import Layer
 
@@ -279,6 +280,11 @@ class AsicSpace:
         from cosearch.hardware.single import nothing_shared
 
         return nothing_shared()
+
+    @property
+    def unit_costs(self) -> dict[str, UnitCost]:
+        """What everything costs, each with its origin."""
+        return read_costs("asic_45nm")
 
     @property
     def prices(self) -> "Prices":
