@@ -126,9 +126,9 @@ def resume(
 @app.command()
 def show(run_directory: Annotated[Path, typer.Argument(help="A finished run directory.")]) -> None:
     """Print the tables of a finished run again; nothing is recomputed."""
-    from cosearch.engine import load
+    from cosearch.engine import load_run
 
-    _print_result(load(run_directory), False)
+    _print_result(load_run(run_directory), False)
 
 
 @app.command()

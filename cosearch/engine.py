@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from cosearch.comparison import (
 from cosearch.config import RunConfig
 from cosearch.costs import AcceleratorCosts
 from cosearch.errors import ConfigError, CosearchError, InfeasibleError, RunError, StoppedError
+from cosearch.evaluators import Evaluation, Evaluator, Pending, Threads
 from cosearch.export.design import TRAINED, WHAT, write_design
 from cosearch.finalists import Trained, Training, load_trained, train_all
 from cosearch.hardware.accelerator import Accelerator
@@ -43,6 +44,9 @@ from cosearch.runs import RunDirectory, TrialLog, versions, write_atomic
 from cosearch.strategies import Objectives, make
 from cosearch.strategies.base import Candidate, Failure, Told
 from search_spaces.decisions import Arch
+
+if TYPE_CHECKING:
+    from cosearch.export.documents import Document, SavedDesign
 
 CHECKPOINT_SECONDS = 30.0
 """A supernet's training is saved after the epoch in which this much time has passed since the last time."""
@@ -168,7 +172,8 @@ def _carry_out(run: RunDirectory, problem: Problem, reporter: Reporter, started:
         with _timed(seconds, "supernet"):
             accuracy = _accuracy_source(run, problem, reporter, deadline)
         with _timed(seconds, "search"):
-            found = _searches(run, problem, accuracy, at_once, reporter, deadline)
+            with Threads(accuracy, at_once) as evaluator:
+                found = _searches(run, problem, evaluator, reporter, deadline)
         chosen = recommended(found, problem, accuracy.images)
         with _timed(seconds, "finalists"):
             trained = (
@@ -202,10 +207,6 @@ def _on_default(designs: Sequence[Design], problem: Problem, default: Accelerato
         return []
     moved = (on_default(d, problem, default) for d in designs if d.name in (CONV_ONLY, CO_SEARCH))
     return [d for d in moved if d is not None]
-
-
-BATCH = 4
-"""Networks proposed together, so that threads have something to do; proposals use the results of earlier batches."""
 
 
 def _accuracy_source(run: RunDirectory, problem: Problem, reporter: Reporter, deadline: float) -> AccuracySource:
@@ -264,7 +265,7 @@ def _out_of_time(run: RunDirectory) -> StoppedError:
 
 
 def _searches(
-    run: RunDirectory, problem: Problem, accuracy: AccuracySource, at_once: int, reporter: Reporter, deadline: float
+    run: RunDirectory, problem: Problem, evaluator: Evaluator, reporter: Reporter, deadline: float
 ) -> dict[str, list[Told]]:
     """The search, and the baselines at equal accuracy evaluations: name -> everything evaluated."""
     strategy = problem.config.strategy
@@ -276,7 +277,7 @@ def _searches(
     found = {}
     for name, (space, strategy) in plans.items():
         try:
-            found[name] = _search(run, problem, name, space, strategy, accuracy, at_once, reporter, deadline)
+            found[name] = _search(run, problem, name, space, strategy, evaluator, reporter, deadline)
         except InfeasibleError as error:
             if name == CO_SEARCH:
                 raise
@@ -290,8 +291,7 @@ def _search(
     name: str,
     space: Any,
     strategy_name: str,
-    accuracy: AccuracySource,
-    at_once: int,
+    evaluator: Evaluator,
     reporter: Reporter,
     deadline: float,
 ) -> list[Told]:
@@ -299,36 +299,36 @@ def _search(
     costs: Any = problem.costs  # a network of a sub-space is priced as a network of the whole
     trials = min(config.trials, space.size)
     options = {"trials": trials, "source": config.accuracy} if strategy_name == "auto" else {}
-    strategy: Any = make(strategy_name, space, costs, objectives, config.seed, batch=BATCH, **options)
+    strategy: Any = make(strategy_name, space, costs, objectives, config.seed, batch=config.group, **options)
     if options:
         reporter.say(f"{name}: strategy auto chose {strategy.why}")
     run.log("search", study=name, strategy=strategy_name, why=strategy.why if options else "")
     log = TrialLog(run, name, space, objectives)
-    for candidate, result in log.finished():
-        strategy.tell(candidate, result)
     history = strategy.history
-
-    def outcome_of(candidate: Candidate) -> tuple[dict[str, float] | Failure, float]:
-        started = time.monotonic()
-        return _evaluate(candidate, accuracy, costs, objectives), time.monotonic() - started
-
-    with reporter.phase(f"{name}: {strategy_name}", trials, len(history.told)) as phase, _pool(at_once) as pool:
+    pending = Pending(evaluator, config.order, config.group)
+    for candidate in log.replay(strategy):
+        pending.submit(candidate)
+    with reporter.phase(f"{name}: {strategy_name}", trials, len(history.told)) as phase:
         while len(history.told) < trials:
-            # a batch ends where a generation does, so that what is proposed never depends on the number of threads
-            wanted = min(BATCH - len(history.told) % BATCH, trials - len(history.told))
+            wanted = pending.wanted(len(history.told), trials)
             try:
-                batch = strategy.ask(wanted)
+                for candidate in strategy.ask(wanted) if wanted else []:
+                    pending.submit(candidate)
             except InfeasibleError as error:
-                if not history.told:
+                if not history.told and not pending:
                     raise
                 reporter.say(f"{name}: {error}")
-                run.log("exhausted", study=name, trials=len(history.told))
-                break
-            for candidate, (outcome, seconds) in zip(batch, pool.map(outcome_of, batch), strict=True):
+                trials = len(history.told) + len(pending)
+                run.log("exhausted", study=name, trials=trials)
+            for candidate, evaluation in pending.results():
                 device = (
                     costs.accelerator(candidate.arch, candidate.point).name if hasattr(costs, "accelerator") else None
                 )
-                log.add(candidate, outcome, device, config.accuracy, seconds)
+                outcome = _outcome(candidate, evaluation, costs, objectives)
+                asked = history.next_number if config.order == "async" else None
+                log.add(candidate, outcome, device, config.accuracy, evaluation.seconds, asked)
+                if asked is not None:
+                    run.log("told", study=name, number=candidate.number, asked=asked, node=evaluation.node)
                 strategy.tell(candidate, outcome)
                 phase.advance(1, f"best accuracy {max((t.accuracy or 0.0) for t in history.told):.4f}")
             if time.monotonic() > deadline:
@@ -340,25 +340,15 @@ def _search(
     return list(history.told)
 
 
-def _pool(threads: int) -> ThreadPoolExecutor:
-    import torch
-
-    inside = torch.get_num_threads()
-    return ThreadPoolExecutor(max(1, threads), initializer=lambda: torch.set_num_threads(inside))
-
-
-def _evaluate(
-    candidate: Candidate, accuracy: AccuracySource, costs: Any, objectives: Objectives
+def _outcome(
+    candidate: Candidate, evaluation: Evaluation, costs: Any, objectives: Objectives
 ) -> dict[str, float] | Failure:
-    """An evaluation that fails or gives no number is recorded as such; the search goes on."""
-    try:
-        value = accuracy(candidate.arch)
-    except CosearchError as error:
-        return Failure(str(error))
-    if not np.isfinite(value):
-        return Failure(f"accuracy is {value}")
+    """What was measured, with what is known of the point that the candidate is recorded with."""
+    if isinstance(evaluation.accuracy, Failure):
+        return evaluation.accuracy
     [front] = costs.fronts([candidate.arch])
-    return {"accuracy": value} | {n: float(front.metric(n)[candidate.point]) for n in objectives.costs}
+    known = {name: float(front.metric(name)[candidate.point]) for name in objectives.costs}
+    return {"accuracy": evaluation.accuracy, **known}
 
 
 def _train_finalists(
@@ -443,7 +433,7 @@ def export(path: Path | str, to: Path | str, trial: int | None = None, what: Seq
 
 
 def _finalist(run: RunDirectory, problem: Problem) -> Choice:
-    finalist = load(run.path).finalist
+    finalist = load_run(run.path).finalist
     return finalist.arch, _point_of(problem, finalist.arch, finalist.accelerator)
 
 
@@ -471,7 +461,28 @@ def _point_of(problem: Problem, arch: Arch, accelerator: str) -> int:
     return found
 
 
-def load(path: Path | str) -> Result:
+def load(path: Path | str) -> "Result | SavedDesign | Document":
+    """What cosearch wrote: a run directory as its `Result`, a folder with a design as a `SavedDesign` (network with its
+    weights, workload, accelerator, mapping), and a .json file as what it describes.
+
+    Raises: RunError if it is none of these, or damaged.
+    """
+    from cosearch.export.documents import read_design, read_document
+
+    found = Path(path)
+    if found.is_dir() and (found / "config.yaml").is_file():
+        return load_run(found)
+    if found.is_dir() and (found / "network.json").is_file():
+        return read_design(found)
+    if found.is_file():
+        return read_document(found)
+    raise RunError(
+        f"{path} is not a run directory, a folder with a design or one of its .json files: give the --out of an "
+        "earlier run, or what cosearch export wrote"
+    )
+
+
+def load_run(path: Path | str) -> Result:
     """A finished run, from its files.
 
     Raises: RunError if it is not one, or not finished.
