@@ -4,10 +4,10 @@ A `Blueprint` is a list of steps in execution order; each names the steps that i
 say which blueprint an arch stands for. No torch here.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Literal
 
 from cosearch.errors import ConfigError
 from cosearch.workload import INPUT, Kind, Layer, Sparsity, Workload
@@ -178,22 +178,6 @@ class Blueprint:
         assert isinstance(last, Linear)
         return last
 
-    def to_json(self) -> dict[str, Any]:
-        steps = [{"step": type(step).__name__.lower(), **asdict(step)} for step in self.steps]
-        return {"input_shape": list(self.input_shape), "steps": steps}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Blueprint":
-        """Raises: ConfigError naming the step that is malformed or does not fit what it reads."""
-        shape, steps = data.get("input_shape"), data.get("steps")
-        if not isinstance(shape, list) or len(shape) != 3 or not all(map(_is_count, shape)):
-            raise ConfigError(f"input_shape={shape!r:.80}: expected channels, height and width")
-        if not isinstance(steps, list) or not 1 <= len(steps) <= MOST_STEPS:
-            raise ConfigError(f"expected a list of 1 to {MOST_STEPS} steps")
-        blueprint = cls((shape[0], shape[1], shape[2]), tuple(_step(step) for step in steps))
-        _check_shapes(blueprint)
-        return blueprint
-
     def last_reader(self) -> dict[int, int]:
         """Producer -> the last step that reads it."""
         return {j: i for i, step in enumerate(self.steps) for j in step.reads}
@@ -226,86 +210,6 @@ class Blueprint:
                 producers = (len(layers) - 1,)
             ends[i] = producers
         return Workload(name, tuple(layers), tuple(inputs))
-
-
-MOST_STEPS, MOST = 10_000, 1 << 20
-"""Of a blueprint that is read from a file: steps, and channels or pixels along a side."""
-_STEPS: dict[str, type[Step]] = {kind.__name__.lower(): kind for kind in get_args(Step)}
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST
-
-
-def _is_source(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and INPUT <= value < MOST_STEPS
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(_is_count, value))
-
-
-def _step(data: Any) -> Step:
-    """One step from its JSON form, every field given and of its type."""
-    kind = _STEPS.get(str(data.get("step"))) if isinstance(data, dict) else None
-    if kind is None:
-        raise ConfigError(f"step {data!r:.80}: expected an object with step among {', '.join(_STEPS)}")
-    given = {name: value for name, value in data.items() if name != "step"}
-    expected = {f.name for f in fields(kind)}
-    if given.keys() != expected:
-        raise ConfigError(
-            f"step {data.get('name')!r:.80}: fields {sorted(expected ^ given.keys())!r:.200} lack or are unknown"
-        )
-    for name, value in given.items():
-        match name:
-            case "name":
-                holds = isinstance(value, str) and 0 < len(value) <= 1000
-            case "op":
-                holds = isinstance(value, str) and value in OPERATORS
-            case "relu":
-                holds = isinstance(value, str) and value in get_args(Relu)
-            case "source":
-                holds = _is_source(value)
-            case "sources":
-                holds = isinstance(value, list) and all(map(_is_source, value))
-            case "size":
-                holds = _is_pair(value)
-            case "kernel":
-                holds = _is_pair(value) if kind is Pool else _is_count(value)
-            case _:
-                holds = _is_count(value)
-        if not holds:
-            raise ConfigError(f"step {given['name']!r:.80}: {name}={value!r:.80} is out of range or of the wrong type")
-    made: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    return kind(**made)
-
-
-def _check_shapes(blueprint: Blueprint) -> None:
-    """Raises: ConfigError naming a step that does not fit what it reads, or a name that occurs twice."""
-    channels, *size = blueprint.input_shape
-    made: dict[int, tuple[int, tuple[int, ...]]] = {INPUT: (channels, tuple(size))}
-    names = [step.name for step in blueprint.steps]
-    if len(set(names)) != len(names):
-        raise ConfigError("two steps of a blueprint have the same name")
-    for i, step in enumerate(blueprint.steps):
-        wanted = step.in_channels if isinstance(step, Conv | Linear) else step.channels
-        for source in step.reads:
-            channels, read = made[source]
-            fits = channels == wanted
-            if isinstance(step, Sum):
-                fits &= read == step.size
-            elif isinstance(step, Conv):
-                fits &= down(read, step.stride) == step.size
-            elif isinstance(step, Pool):
-                fits &= step.size in ((1, 1), down(read, step.stride))
-            if not fits:
-                raise ConfigError(
-                    f"step {step.name!r:.80} does not fit {channels} channels of {read} pixels, as it reads"
-                )
-        if isinstance(step, Conv) and (step.in_channels % step.groups or step.out_channels % step.groups):
-            raise ConfigError(f"step {step.name!r:.80}: {step.groups} groups do not divide its channels")
-        here = made[step.source][1] if isinstance(step, Norm | Linear) else step.size
-        made[i] = (step.out_channels if isinstance(step, Conv | Linear) else step.channels, here)
 
 
 class Drawing:

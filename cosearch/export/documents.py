@@ -4,7 +4,7 @@ Each document is a JSON object with a format and a version, described by a JSON 
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cosearch.errors import CosearchError, RunError, nearest
 from cosearch.export.network import NetworkDescription
 from cosearch.export.network_mapping import NetworkCost, NetworkMapping
+from cosearch.export.schema import check
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.hardware.mapping import Mapping as LayerMapping
 from cosearch.workload import Workload
@@ -19,14 +20,26 @@ from cosearch.workload import Workload
 if TYPE_CHECKING:
     from cosearch.supernet.blocks import Network
 
-MOST_BYTES = 64 << 20
+MOST_BYTES = 16 << 20
 MOST_DEPTH = 32
-SCHEMAS = Path(__file__).with_name("schemas")
+VERSION = 1
 Document = NetworkDescription | Workload | Accelerator | NetworkMapping | LayerMapping
-_READERS: dict[str, Callable[[Mapping[str, Any]], Document]] = {
+
+
+def _checked(name: str, read: Callable[[dict[str, Any]], Document]) -> Callable[[dict[str, Any]], Document]:
+    """A reader of documents that are described by a schema."""
+
+    def checked(data: dict[str, Any]) -> Document:
+        check(data, name)
+        return read(data)
+
+    return checked
+
+
+_READERS: dict[str, Callable[[dict[str, Any]], Document]] = {
     "cosearch.network": NetworkDescription.from_json,
-    "cosearch.workload": lambda data: Workload.from_json(dict(data)),
-    "cosearch.accelerator": Accelerator.from_json,
+    "cosearch.workload": _checked("workload", Workload.from_json),
+    "cosearch.accelerator": _checked("accelerator", Accelerator.from_json),
     "cosearch.network_mapping": NetworkMapping.from_json,
     "cosearch.mapping": LayerMapping.from_json,
 }
@@ -99,6 +112,9 @@ def read_document(path: Path) -> Document:
     form = str(data.get("format"))
     if form not in _READERS:
         raise RunError(f"{path} has format {form!r:.80}: {nearest(form[:80], _READERS)}")
+    if data.get("version") != VERSION:
+        got = data.get("version")
+        raise RunError(f"{path} has version {got!r:.80}, this cosearch reads version {VERSION}: export it again")
     try:
         return _READERS[form](data)
     except CosearchError as error:

@@ -3,14 +3,14 @@
 The steps are data, so that a file is read without the code of the space that it came from.
 """
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, get_args
 
-from cosearch.blueprint import Blueprint
+from cosearch.blueprint import Blueprint, Conv, Linear, Norm, Pool, Step, Sum, down
 from cosearch.errors import ConfigError
-from cosearch.workload import Workload
+from cosearch.export.schema import check
+from cosearch.workload import INPUT, Workload
 
 if TYPE_CHECKING:
     from cosearch.supernet.blocks import Network
@@ -41,7 +41,14 @@ class NetworkDescription:
         return self.blueprint.workload(name)
 
     def to_json(self) -> dict[str, Any]:
-        described = {"format": FORMAT, "version": 1, "space": self.space, "arch": self.arch, **self.blueprint.to_json()}
+        described = {
+            "format": FORMAT,
+            "version": 1,
+            "space": self.space,
+            "arch": self.arch,
+            "input_shape": list(self.blueprint.input_shape),
+            "steps": [{"step": type(step).__name__.lower(), **asdict(step)} for step in self.blueprint.steps],
+        }
         if not self.classes:
             return described
         scaling = {"pixel_mean": list(self.pixel_mean), "pixel_std": list(self.pixel_std)}
@@ -49,31 +56,54 @@ class NetworkDescription:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "NetworkDescription":
-        """Raises: ConfigError if the document is not a network of a version that this code reads."""
-        if data.get("format") != FORMAT or data.get("version") != 1:
-            raise ConfigError(f"expected a JSON object with format {FORMAT!r} and version 1")
-        known = {"format", "version", "space", "arch", "input_shape", "steps", "pixel_mean", "pixel_std", "classes"}
-        if not data.keys() <= known:
-            raise ConfigError(f"unknown fields {sorted(data.keys() - known)!r:.200} in a network")
-        space, arch = data.get("space"), data.get("arch")
-        if not isinstance(space, str) or not isinstance(arch, dict):
-            raise ConfigError("a network has a space, by name, and an arch, an object of choices by decision")
-        if not all(isinstance(choice, str | int | float) for choice in arch.values()):
-            raise ConfigError("a network's arch has one name or number per decision")
-        blueprint = Blueprint.from_json(data)
-        mean, std = (_numbers(data, name, blueprint.input_shape[0]) for name in ("pixel_mean", "pixel_std"))
-        classes = data.get("classes", [])
-        named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
-        if not named or len(classes) not in (0, blueprint.classifier.out_channels) or bool(mean) != bool(classes):
-            raise ConfigError(f"classes: expected {blueprint.classifier.out_channels} names, with pixel_mean and _std")
-        return cls(space, dict(arch), blueprint, mean, std, tuple(classes))
+        """Raises: RunError if the document is not a network; ConfigError if its steps do not fit each other."""
+        check(data, "network")
+        shape = [int(value) for value in data["input_shape"]]
+        blueprint = Blueprint((shape[0], shape[1], shape[2]), tuple(map(_step, data["steps"])))
+        _check_shapes(blueprint)
+        mean, std = (tuple(map(float, data.get(name, ()))) for name in ("pixel_mean", "pixel_std"))
+        classes = tuple(data.get("classes", ()))
+        sizes = (len(mean), len(std), len(classes))
+        expected = (shape[0], shape[0], blueprint.classifier.out_channels)
+        if sizes not in (expected, (0, 0, 0)):
+            raise ConfigError(f"pixel_mean, pixel_std and classes have {sizes} entries, expected {expected} or none")
+        return cls(data["space"], dict(data["arch"]), blueprint, mean, std, classes)
 
 
-def _numbers(data: Mapping[str, Any], name: str, channels: int) -> tuple[float, ...]:
-    values = data.get(name, [])
-    if not isinstance(values, list) or len(values) not in (0, channels):
-        raise ConfigError(f"{name}={values!r:.80}: expected {channels} numbers")
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ConfigError(f"{name}={values!r:.80}: expected {channels} numbers")
-    return tuple(float(value) for value in values)
+_STEPS: dict[str, type[Step]] = {kind.__name__.lower(): kind for kind in get_args(Step)}
+
+
+def _step(data: Mapping[str, Any]) -> Step:
+    """One step from its JSON form."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, list):
+            return tuple(int(item) for item in value)
+        return value if isinstance(value, str) else int(value)
+
+    made: Any = {name: plain(value) for name, value in data.items() if name != "step"}
+    return _STEPS[data["step"]](**made)
+
+
+def _check_shapes(blueprint: Blueprint) -> None:
+    """Raises: ConfigError naming a step that does not fit what it reads, or a name that occurs twice."""
+    channels, *size = blueprint.input_shape
+    made: dict[int, tuple[int, tuple[int, ...]]] = {INPUT: (channels, tuple(size))}
+    if len({step.name for step in blueprint.steps}) != len(blueprint.steps):
+        raise ConfigError("two steps of a network have the same name")
+    for i, step in enumerate(blueprint.steps):
+        wanted = step.in_channels if isinstance(step, Conv | Linear) else step.channels
+        for channels, read in (made[source] for source in step.reads):
+            fits = channels == wanted
+            if isinstance(step, Sum):
+                fits &= read == step.size
+            elif isinstance(step, Conv):
+                fits &= down(read, step.stride) == step.size
+            elif isinstance(step, Pool):
+                fits &= step.size in ((1, 1), down(read, step.stride))
+            if not fits:
+                raise ConfigError(f"step {step.name!r:.80} does not fit the {channels} x {read} values that it reads")
+        if isinstance(step, Conv) and (step.in_channels % step.groups or step.out_channels % step.groups):
+            raise ConfigError(f"step {step.name!r:.80}: {step.groups} groups do not divide its channels")
+        here = made[step.source][1] if isinstance(step, Norm | Linear) else step.size
+        made[i] = (step.out_channels if isinstance(step, Conv | Linear) else step.channels, here)

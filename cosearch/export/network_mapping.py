@@ -4,13 +4,13 @@ The document says what every layer costs, and holds all that is needed to price 
 from workload, accelerator and loop nests to latency and energy without a search.
 """
 
-import math
 from collections.abc import Mapping as Dict
 from dataclasses import dataclass, replace
 from typing import Any
 
 from cosearch.costs import host_bytes
 from cosearch.errors import HardwareError
+from cosearch.export.schema import check
 from cosearch.hardware import split
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.hardware.cost import engine_of, evaluate
@@ -19,7 +19,7 @@ from cosearch.hardware.pricing import Residency, columns, host_cost, vector_cost
 from cosearch.hardware.report import LayerRow
 from cosearch.hardware.single import one_accelerator
 from cosearch.hardware.tables import tables_of
-from cosearch.workload import KINDS, Layer, Workload
+from cosearch.workload import Layer, Workload
 
 FORMAT = "cosearch.network_mapping"
 VECTOR = "vector"
@@ -135,28 +135,19 @@ class NetworkMapping:
 
     @classmethod
     def from_json(cls, data: Dict[str, Any]) -> "NetworkMapping":
-        """Raises: HardwareError if the document is not a network's mapping of a version that this code reads."""
-        if data.get("format") != FORMAT or data.get("version") != 1:
-            raise HardwareError(f"expected a JSON object with format {FORMAT!r} and version 1")
-        try:
-            resident = tuple(data["resident"])
-            if resident not in ((), ("W",), ("I", "O"), ("W", "I", "O")):
-                raise ValueError(f"resident={resident!r:.80}, expected weights (W), activations (I, O), both or none")
-            total, host = data["total"], data["host_transfer"]
-            return cls(
-                _text(data["accelerator"]),
-                resident,
-                _number(total["latency_ms"]),
-                _number(total["energy_mj"]),
-                _number(host["bytes"]),
-                _number(host["latency_ms"]),
-                _number(host["energy_mj"]),
-                tuple(_layer_from_json(entry) for entry in data["layers"]),
-            )
-        except HardwareError:
-            raise
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise HardwareError(f"the mapping of a network is malformed: {error!r:.200}") from error
+        """Raises: RunError if the document is not a network's mapping; HardwareError if a loop nest is malformed."""
+        check(data, "mapping")
+        total, host = data["total"], data["host_transfer"]
+        return cls(
+            data["accelerator"],
+            tuple(data["resident"]),
+            float(total["latency_ms"]),
+            float(total["energy_mj"]),
+            float(host["bytes"]),
+            float(host["latency_ms"]),
+            float(host["energy_mj"]),
+            tuple(_layer_from_json(entry) for entry in data["layers"]),
+        )
 
 
 def _layer_mapping(row: LayerRow) -> LayerMapping:
@@ -272,42 +263,17 @@ def _layer_to_json(entry: LayerMapping) -> dict[str, Any]:
 
 def _layer_from_json(data: Dict[str, Any]) -> LayerMapping:
     parts = tuple(
-        Part(_kind(part["kind"]), _count(part["K"]), _number(part["share"]), Mapping.from_json(part["mapping"]))
+        Part(part["kind"], int(part["K"]), float(part["share"]), Mapping.from_json(part["mapping"]))
         for part in data["parts"]
     )
-    mapping = Mapping.from_json(data["mapping"]) if data["mapping"] is not None else None
     return LayerMapping(
-        _text(data["layer"]),
-        _text(data["engine"]),
-        mapping,
+        data["layer"],
+        data["engine"],
+        Mapping.from_json(data["mapping"]) if data["mapping"] is not None else None,
         parts,
-        _number(data["cycles"]),
-        _number(data["latency_ms"]),
-        _number(data["energy_mj"]),
-        _number(data["utilisation"]),
-        _text(data["bound"]),
+        float(data["cycles"]),
+        float(data["latency_ms"]),
+        float(data["energy_mj"]),
+        float(data["utilisation"]),
+        data["bound"],
     )
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r:.80} is no text")
-    return value
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ValueError(f"{value!r:.80} is no finite number from 0 on")
-    return float(value)
-
-
-def _count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{value!r:.80} is no whole number from 1 on")
-    return value
-
-
-def _kind(value: Any) -> str:
-    if value not in KINDS:
-        raise ValueError(f"kind {value!r:.80} is not among {', '.join(KINDS)}")
-    return _text(value)
