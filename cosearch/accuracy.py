@@ -43,6 +43,10 @@ class SupernetAccuracy:
         self._labels = torch.from_numpy(dataset.validation.y).to(device)
         self._known: dict[str, float] = {}
 
+    def to(self, device: str) -> "SupernetAccuracy":
+        """The same on another device; the supernet moves there."""
+        return SupernetAccuracy(self.space, self.supernet.to(device), self.dataset, device)
+
     def __call__(self, arch: Arch) -> float:
         from cosearch.supernet.evaluation import evaluate
 
@@ -59,6 +63,9 @@ class TrainAccuracy:
     def __init__(self, space: Any, dataset: Dataset, epochs: int, seed: int, device: str = "cpu") -> None:
         self.space, self.dataset, self.epochs, self.seed, self.device = space, dataset, epochs, seed, device
         self.images = len(dataset.validation)
+
+    def to(self, device: str) -> "TrainAccuracy":
+        return TrainAccuracy(self.space, self.dataset, self.epochs, self.seed, device)
 
     def __call__(self, arch: Arch) -> float:
         import torch

@@ -8,8 +8,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,11 +40,12 @@ from cosearch.problem import Problem, fingerprint, prepare
 from cosearch.progress import Reporter
 from cosearch.results import Design, Result
 from cosearch.runs import RunDirectory, TrialLog, versions, write_atomic
-from cosearch.strategies import Objectives, make
+from cosearch.strategies import STRATEGIES, Objectives, make
 from cosearch.strategies.base import Candidate, Failure, Told
 from search_spaces.decisions import Arch
 
 if TYPE_CHECKING:
+    from cosearch.distributed.cluster import Cluster
     from cosearch.export.documents import Document, SavedDesign
 
 CHECKPOINT_SECONDS = 30.0
@@ -57,13 +57,22 @@ PARALLEL_PIXELS = 32 * 32
 def start_threads(n: int, pixels: int) -> int:
     """Choose how the CPU threads are used. pixels: of one image.
 
-    Returns: how many networks to evaluate at once; each then has one thread.
+    Returns: how many networks to evaluate at once; torch then uses the threads that are left for each.
     """
     import torch
 
-    inside = n if pixels >= PARALLEL_PIXELS else 1
-    torch.set_num_threads(inside)
-    return n // inside
+    at_once = evaluations_at_once(n, pixels)
+    torch.set_num_threads(n // at_once)
+    return at_once
+
+
+def evaluations_at_once(threads: int, pixels: int) -> int:
+    return 1 if pixels >= PARALLEL_PIXELS else threads
+
+
+def _pixels(problem: Problem) -> int:
+    """Of one image."""
+    return int(np.prod(problem.dataset.input_shape[1:])) if problem.dataset is not None else PARALLEL_PIXELS
 
 
 def run(config: RunConfig | None = None, **options: Any) -> Result:
@@ -77,6 +86,7 @@ def run(config: RunConfig | None = None, **options: Any) -> Result:
     out = config.out if config.out is not None else _free_name(config)
     if out.exists():
         RunDirectory.create(out, config)  # raises the one line that says what to do
+    config = config.model_copy(update={"ray_order": config.order if config.ray else None})
     reporter = Reporter(config.quiet)
     from cosearch.supernet.recipes import RECIPES
     from cosearch.supernet.training import torch_device
@@ -84,13 +94,40 @@ def run(config: RunConfig | None = None, **options: Any) -> Result:
     torch_device(config.torch_device)
     registry.find("recipes", RECIPES, config.recipe)
     started = time.monotonic()
-    problem = prepare(config, reporter)
-    reporter.say(_plan(problem))
-    kept = config.with_absolute_paths().model_copy(update={"out": out.resolve()})
-    run_directory = RunDirectory.create(out, kept)
-    with run_directory.locked():
-        run_directory.write_json(INPUTS, fingerprint(problem))
-        return _carry_out(run_directory, problem, reporter, started)
+    with _workers(config) as cluster:
+        problem = prepare(config, reporter)
+        _reserve(cluster, problem)
+        reporter.say(_plan(problem))
+        kept = config.with_absolute_paths().model_copy(update={"out": out.resolve()})
+        run_directory = RunDirectory.create(out, kept)
+        with run_directory.locked():
+            run_directory.write_json(INPUTS, fingerprint(problem))
+            return _carry_out(run_directory, problem, cluster, reporter, started)
+
+
+def _workers(config: RunConfig) -> "AbstractContextManager[Cluster | None]":
+    """Ray, if the run asks for it.
+
+    Raises: ConfigError.
+    """
+    if config.ray is None:
+        return nullcontext()
+    alone = getattr(registry.find("strategies", STRATEGIES, config.strategy), "single_process", "")
+    if alone:
+        raise ConfigError(f"--strategy {config.strategy} needs a single process ({alone}): run it without --ray")
+    from cosearch.distributed.cluster import connected
+
+    return connected(config)
+
+
+def _reserve(cluster: "Cluster | None", problem: Problem) -> None:
+    """Raises: ConfigError if no node has what one evaluation needs."""
+    if cluster is not None:
+        from cosearch.distributed.cluster import Share
+
+        config = problem.config
+        threads = config.threads // evaluations_at_once(config.threads, _pixels(problem))
+        cluster.reserve(Share(config.ray_cpus or threads, config.ray_gpus))
 
 
 INPUTS = "inputs.json"
@@ -128,14 +165,15 @@ def resume(path: Path | str, trials: int | None = None, quiet: bool | None = Non
     config = RunConfig.make({**config.model_dump(), **asked, "quiet": config.quiet if quiet is None else quiet})
     reporter = Reporter(config.quiet)
     started = time.monotonic()
-    with run_directory.locked():
+    with run_directory.locked(), _workers(config) as cluster:
         problem = prepare(config, reporter)
+        _reserve(cluster, problem)
         if (run_directory.path / INPUTS).is_file():
             _require_same_inputs(run_directory, fingerprint(problem))
         else:
             run_directory.write_json(INPUTS, fingerprint(problem))
         run_directory.reconfigure(config)
-        return _carry_out(run_directory, problem, reporter, started)
+        return _carry_out(run_directory, problem, cluster, reporter, started)
 
 
 def _require_same_inputs(run: RunDirectory, found: Mapping[str, str]) -> None:
@@ -156,24 +194,25 @@ def _free_name(config: RunConfig) -> Path:
     return path
 
 
-def _carry_out(run: RunDirectory, problem: Problem, reporter: Reporter, started: float) -> Result:
+def _carry_out(
+    run: RunDirectory, problem: Problem, cluster: "Cluster | None", reporter: Reporter, started: float
+) -> Result:
     """All phases, in a directory that is locked.
 
     Raises: StoppedError if the user stops it; everything done until then is kept.
     """
     config = problem.config
     deadline = started + 60 * config.minutes if config.minutes else float("inf")
-    pixels = int(np.prod(problem.dataset.input_shape[1:])) if problem.dataset is not None else PARALLEL_PIXELS
-    at_once = start_threads(config.threads, pixels)
+    at_once = start_threads(config.threads, _pixels(problem))
     seconds: dict[str, float] = {"preparing": time.monotonic() - started}
     run.log("start", threads=config.threads, seed=config.seed, versions=versions())
     try:
         default = default_accelerator(problem)
         with _timed(seconds, "supernet"):
             accuracy = _accuracy_source(run, problem, reporter, deadline)
-        with _timed(seconds, "search"):
-            with Threads(accuracy, at_once) as evaluator:
-                found = _searches(run, problem, evaluator, reporter, deadline)
+        evaluator = cluster.evaluator(accuracy) if cluster is not None else Threads(accuracy, at_once)
+        with _timed(seconds, "search"), evaluator:
+            found = _searches(run, problem, evaluator, reporter, deadline)
         chosen = recommended(found, problem, accuracy.images)
         with _timed(seconds, "finalists"):
             trained = (
