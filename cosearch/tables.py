@@ -50,7 +50,7 @@ def print_result(result: Result) -> None:
     front = result.front
     names = [n for n in dict.fromkeys((*result.objectives, *USUAL)) if n in front]
     step = max(1, -(-len(front) // FRONT_ROWS))
-    rows = [tuple(_number(name, front[name].iloc[i]) for name in names) for i in range(0, len(front), step)]
+    rows = [tuple(number(name, front[name].iloc[i]) for name in names) for i in range(0, len(front), step)]
     shown = f"{len(rows)} of {len(front)} designs" if step > 1 else f"{len(front)} designs"
     source = front["accuracy_source"].iloc[0] if len(front) else ""
     out.print(_table(f"Pareto front: {shown}; accuracy from: {source}", names, rows))
@@ -61,13 +61,13 @@ def print_result(result: Result) -> None:
         columns = ("design", "mean [95% interval]", "least to most", "float network", "in the search")
         out.print(_table(title, columns, [_accuracy_row(design) for design in own]))
     else:
-        rows = [(design.name, _number("accuracy", design.accuracy)) for design in own]
+        rows = [(design.name, number("accuracy", design.accuracy)) for design in own]
         out.print(_table("Designs", ("design", "accuracy, from the table"), rows))
     metrics = [n for n in dict.fromkeys((*result.objectives, *USUAL)) if any(n in d.costs for d in result.designs)]
     title = f"Costs, {result.costs_are}"
     if len(own) < len(result.designs):
         title += f";{AT_DEFAULT}: on the default accelerator"
-    rows = [(d.name, *(_number(n, d.costs.get(n)) for n in metrics)) for d in result.designs]
+    rows = [(d.name, *(number(n, d.costs.get(n)) for n in metrics)) for d in result.designs]
     out.print(_table(title, ("design", *metrics), rows))
     finalist = result.finalist
     out.print("[bold]Recommended finalist[/bold]")
@@ -202,7 +202,7 @@ def _accuracy_row(design: Design) -> tuple[str, ...]:
     )
 
 
-def _number(name: str, value: Any) -> str:
+def number(name: str, value: Any) -> str:
     if value is None:
         return "-"
     if name == "accuracy":
