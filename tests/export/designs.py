@@ -12,7 +12,7 @@ from cosearch.hardware.accelerator import Accelerator
 from cosearch.hardware.pricing import RESIDENCIES
 from cosearch.hardware.report import point_report
 from cosearch.hardware.tensor import cost_tensor
-from cosearch.workload import Workload
+from cosearch.workload import Layer, Workload
 from search_spaces import accelerators
 from tests import tiny_space
 
@@ -22,6 +22,19 @@ ARCHS = {
 }
 DEVICES = {"ecp5-25f": "mixed", "pynq-z1-split": "conv", "eyeriss": "conv", "pim": "conv", "cpu": "conv"}
 """Device -> the network that is tested on it: array template, two engines a layer, declared mapspace, closed forms."""
+
+
+WIDE = Workload(
+    "wide",
+    (
+        Layer("conv", K=40, C=24, P=10, Q=10, R=3, S=3, accumulator_bits=24),
+        Layer("strided", K=24, C=40, P=5, Q=5, R=3, S=3, stride=(2, 2), accumulator_bits=24),
+        Layer("depthwise", K=24, C=24, P=5, Q=5, R=3, S=3, groups=24, accumulator_bits=24),
+        Layer("grouped", K=24, C=24, P=5, Q=5, groups=4, accumulator_bits=24),
+        Layer("head", K=17, C=600, accumulator_bits=24),
+    ),
+)
+"""Layers of every form, too wide for one pass over small arrays."""
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,7 @@ def test_what_stays_on_chip_must_fit():
     mapping = replace(design.mapping, resident=("W", "I", "O"))
     tight = [replace(level, capacity_bytes=1.0) if level.name == "weight_buffer" else level for level in
              design.accelerator.levels]  # fmt: skip
-    with pytest.raises(HardwareError, match="keeps .* bytes of weights on chip"):
+    with pytest.raises(HardwareError, match=r"keeps .* bytes of weights on chip"):
         mapping.cost(design.workload, replace(design.accelerator, levels=tuple(tight)))
 
 
@@ -221,7 +221,7 @@ def test_a_damaged_document_is_refused_in_one_line(name, device, data):
     try:
         found = documents._READERS[document["format"]](broken)
     except CosearchError as error:
-        assert "\n" not in str(error)
+        assert "\n" not in str(error)  # noqa: PT017
         return
     assert follows
     assert isinstance(found, NetworkDescription | Workload | Accelerator | NetworkMapping)
