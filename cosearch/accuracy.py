@@ -17,6 +17,8 @@ SOURCES: dict[str, str] = {
     "predictor": "a model fitted to a table of known accuracies (--accuracy-table)",
 }
 CALIBRATION_IMAGES = 256
+GRADIENT_IMAGES = 128
+"""Validation images of one gradient by gates."""
 
 
 class AccuracySource(Protocol):
@@ -55,6 +57,29 @@ class SupernetAccuracy:
             blueprint = self.space.blueprint(arch)
             [self._known[key]] = evaluate(self.supernet, [blueprint], self._calibration, self._images, self._labels)
         return self._known[key]
+
+    def gradient(self, arch: Arch) -> tuple[float, dict[str, float]]:
+        """Cross-entropy of a sub-network on validation images, weights frozen, and its derivative by each gate.
+
+        A gate multiplies the value of a decision's block; decisions without one are left out. The images are always
+        the same, so that networks differ by what they are only.
+        """
+        import torch
+        from torch.nn import functional as F
+
+        from cosearch.supernet.recipes import gated_steps
+
+        blueprint = self.space.blueprint(arch)
+        gates = {name: torch.ones((), device=self.device, requires_grad=True) for name in arch}
+        decisions = gated_steps(blueprint, list(gates))
+        spread = np.linspace(0, self.images - 1, min(GRADIENT_IMAGES, self.images)).astype(int)
+        with torch.enable_grad():
+            gated = {step: gates[decision] for step, decision in decisions.items()}
+            logits = self.supernet(self._images[spread], blueprint, gates=gated)
+            loss = F.cross_entropy(logits, self._labels[spread])
+        names = list(dict.fromkeys(decisions.values()))
+        slopes = torch.autograd.grad(loss, [gates[name] for name in names]) if names else ()
+        return float(loss.detach()), {name: float(slope) for name, slope in zip(names, slopes, strict=True)}
 
 
 class TrainAccuracy:

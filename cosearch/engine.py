@@ -47,6 +47,7 @@ from search_spaces.decisions import Arch
 if TYPE_CHECKING:
     from cosearch.distributed.cluster import Cluster
     from cosearch.export.documents import Document, SavedDesign
+    from cosearch.strategies.differentiable import Gradient
 
 CHECKPOINT_SECONDS = 30.0
 """A supernet's training is saved after the epoch in which this much time has passed since the last time."""
@@ -212,7 +213,7 @@ def _carry_out(
             accuracy = _accuracy_source(run, problem, reporter, deadline)
         evaluator = cluster.evaluator(accuracy) if cluster is not None else Threads(accuracy, at_once)
         with _timed(seconds, "search"), evaluator:
-            found = _searches(run, problem, evaluator, reporter, deadline)
+            found = _searches(run, problem, evaluator, getattr(accuracy, "gradient", None), reporter, deadline)
         chosen = recommended(found, problem, accuracy.images)
         with _timed(seconds, "finalists"):
             trained = (
@@ -304,7 +305,12 @@ def _out_of_time(run: RunDirectory) -> StoppedError:
 
 
 def _searches(
-    run: RunDirectory, problem: Problem, evaluator: Evaluator, reporter: Reporter, deadline: float
+    run: RunDirectory,
+    problem: Problem,
+    evaluator: Evaluator,
+    gradient: "Gradient | None",
+    reporter: Reporter,
+    deadline: float,
 ) -> dict[str, list[Told]]:
     """The search, and the baselines at equal accuracy evaluations: name -> everything evaluated."""
     strategy = problem.config.strategy
@@ -316,7 +322,7 @@ def _searches(
     found = {}
     for name, (space, strategy) in plans.items():
         try:
-            found[name] = _search(run, problem, name, space, strategy, evaluator, reporter, deadline)
+            found[name] = _search(run, problem, name, space, strategy, evaluator, gradient, reporter, deadline)
         except InfeasibleError as error:
             if name == CO_SEARCH:
                 raise
@@ -331,17 +337,23 @@ def _search(
     space: Any,
     strategy_name: str,
     evaluator: Evaluator,
+    gradient: "Gradient | None",
     reporter: Reporter,
     deadline: float,
 ) -> list[Told]:
     config, objectives = problem.config, problem.objectives
     costs: Any = problem.costs  # a network of a sub-space is priced as a network of the whole
     trials = min(config.trials, space.size)
-    options = {"trials": trials, "source": config.accuracy} if strategy_name == "auto" else {}
+    options: dict[str, Any] = {}
+    if strategy_name == "auto":
+        options = {"trials": trials, "source": config.accuracy}
+    elif strategy_name == "differentiable":
+        options = {"gradient": gradient}
     strategy: Any = make(strategy_name, space, costs, objectives, config.seed, batch=config.group, **options)
-    if options:
-        reporter.say(f"{name}: strategy auto chose {strategy.why}")
-    run.log("search", study=name, strategy=strategy_name, why=strategy.why if options else "")
+    why = strategy.why if strategy_name == "auto" else ""
+    if why:
+        reporter.say(f"{name}: strategy auto chose {why}")
+    run.log("search", study=name, strategy=strategy_name, why=why)
     log = TrialLog(run, name, space, objectives)
     history = strategy.history
     pending = Pending(evaluator, config.order, config.group)
