@@ -4,7 +4,6 @@
 directory and skip what is there already, so that `resume` is the same road walked again.
 """
 
-import io
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,7 +37,7 @@ from cosearch.finalists import Trained, Training, load_trained, train_all
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.problem import Problem, fingerprint, prepare
 from cosearch.progress import Reporter
-from cosearch.results import Design, Result
+from cosearch.results import Design, Result, read_result
 from cosearch.runs import RunDirectory, TrialLog, versions, write_atomic
 from cosearch.strategies import STRATEGIES, Objectives, make
 from cosearch.strategies.base import Candidate, Failure, Told
@@ -232,7 +231,44 @@ def _carry_out(
         raise StoppedError(f"interrupted; what was done is kept, continue with: cosearch resume {run.path}") from None
     run.log("finished", seconds={name: round(value, 2) for name, value in seconds.items()})
     reporter.say("Time by phase: " + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))
+    _leave_report(run, problem, chosen[CO_SEARCH], accuracy, reporter)
     return result
+
+
+def _leave_report(
+    run: RunDirectory, problem: Problem, finalist: Choice, accuracy: AccuracySource, reporter: Reporter
+) -> None:
+    """report.html. The run is finished, whatever happens here."""
+    from cosearch.report.details import find_details
+    from cosearch.report.writing import write_page
+
+    again = f"the run is finished; make the report with: cosearch report {run.path}"
+    try:
+        find_details(run, problem, finalist, accuracy, reporter)
+        write_page(run.path)
+    except KeyboardInterrupt:
+        reporter.say(f"The report was interrupted; {again}")
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        run.log("report failed", reason=reason)
+        reporter.say(f"The report failed ({reason}); {again}")
+
+
+def find_report_details(run: RunDirectory, reporter: Reporter) -> None:
+    """What the report of a finished run shows and its files do not say, into report.json.
+
+    Raises: RunError if the inputs changed since, or other CosearchErrors if they are gone.
+    """
+    from cosearch.report.details import find_details
+
+    problem = prepare(run.config, Reporter(quiet=True))
+    if (run.path / INPUTS).is_file():
+        _require_same_inputs(run, fingerprint(problem))
+    accuracy = None
+    if run.config.accuracy != "supernet" or (run.path / "supernet.safetensors").is_file():
+        start_threads(run.config.threads, _pixels(problem))
+        accuracy = _accuracy_source(run, problem, Reporter(quiet=True), float("inf"))
+    find_details(run, problem, _finalist(run, problem), accuracy, reporter)
 
 
 @contextmanager
@@ -538,21 +574,7 @@ def load_run(path: Path | str) -> Result:
 
     Raises: RunError if it is not one, or not finished.
     """
-    import pandas as pd
-
-    run_directory = RunDirectory.open(Path(path))
-    data = run_directory.read_json("result.json")
-    try:
-        front = pd.read_csv(io.StringIO((run_directory.path / "front.csv").read_text(encoding="utf-8")))
-        designs = tuple(Design.from_json(design) for design in data["designs"])
-        return Result(
-            str(path), front, designs, tuple(data["notes"]), tuple(data["objectives"]), str(data["costs_are"])
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{path}: front.csv or result.json is missing or damaged ({error}): write them again with: "
-            f"cosearch resume {path}"
-        ) from error
+    return read_result(RunDirectory.open(Path(path)))
 
 
 def load_network(path: Path | str) -> "Classifier":
