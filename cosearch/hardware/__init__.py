@@ -20,9 +20,10 @@ from cosearch.hardware.technology import Technology, resized
 
 if TYPE_CHECKING:
     from cosearch.hardware.bounds import LowerBound, lower_bound
-    from cosearch.hardware.cost import Cost, evaluate
+    from cosearch.hardware.cost import Cost, Nests, evaluate
     from cosearch.hardware.joint import JointFront, joint_front
     from cosearch.hardware.mapping import LevelLoops, Mapping
+    from cosearch.hardware.relaxed import Descent, RelaxedCost, descend, relaxed_cost
     from cosearch.hardware.report import LayerRow, layer_report
     from cosearch.hardware.repricing import SensitivityRow, sensitivity
     from cosearch.hardware.single import best, mapspace_size
@@ -41,6 +42,11 @@ _LAZY = {
     "SensitivityRow": "repricing",
     "best": "single",
     "mapspace_size": "single",
+    "Descent": "relaxed",
+    "Nests": "cost",
+    "RelaxedCost": "relaxed",
+    "descend": "relaxed",
+    "relaxed_cost": "relaxed",
     "evaluate": "cost",
     "joint_front": "joint",
     "layer_report": "report",
@@ -58,6 +64,7 @@ __all__ = [
     "Axis",
     "Cost",
     "CostTensor",
+    "Descent",
     "Engine",
     "Grid",
     "HardwareFront",
@@ -68,8 +75,10 @@ __all__ = [
     "Mapping",
     "Mapspace",
     "MemoryLevel",
+    "Nests",
     "NetworkCost",
     "Part",
+    "RelaxedCost",
     "Resources",
     "SensitivityRow",
     "Technology",
@@ -79,6 +88,7 @@ __all__ = [
     "accelerator_tensor",
     "best",
     "cost_tensor",
+    "descend",
     "evaluate",
     "grid",
     "joint_front",
@@ -87,6 +97,7 @@ __all__ = [
     "lower_bound",
     "mapspace_size",
     "part_names",
+    "relaxed_cost",
     "resized",
     "sensitivity",
 ]
