@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cosearch.results import AT_DEFAULT, Design, Result
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from cosearch.hardware.published import PublishedCost
     from cosearch.hardware.report import LayerRow
     from cosearch.models.recorder import Unpriced
+    from cosearch.report.several import Comparison
     from cosearch.workload import Workload
 
 FRONT_ROWS = 12
@@ -79,6 +81,21 @@ def print_result(result: Result) -> None:
     for note in result.notes:
         out.print(f"  {note}", markup=False)
     out.print(f"Run directory: {result.path}", markup=False)
+    if (Path(result.path) / "report.html").is_file():
+        out.print(f"Report: {result.path}/report.html", markup=False)
+
+
+def print_comparison(compared: "Comparison") -> None:
+    """What the page of several runs begins with."""
+    from cosearch.report.several import by_configuration, by_run, sentences, warnings
+
+    out = console(150)
+    for warning in warnings(compared):
+        out.print(f"[bold]{warning}[/bold]")
+    out.print(_table("The finalists of each configuration", *by_configuration(compared)))
+    out.print(_table("The finalist of each run", *by_run(compared)))
+    for sentence in sentences(compared):
+        out.print(f"  {sentence}", markup=False)
 
 
 def print_layers(workload: "Workload", accelerator: "Accelerator", rows: "Sequence[LayerRow]") -> None:

@@ -112,7 +112,7 @@ def front_chart(facts: Facts) -> Markup:
                        "ring": True, "points": finalist})  # fmt: skip
         series.append({"name": "other designs", "color": "ink", "symbol": "diamond", "style": "hollow", "size": 5.5,
                        "focus": True, "points": _labelled_once(others)})  # fmt: skip
-    x, y = _first_axes(facts.objectives)
+    x, y = first_axes(facts.objectives)
     spec = {
         "kind": "scatter",
         "axes": axes_of(names),
@@ -144,7 +144,7 @@ def _labelled_once(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return out
 
 
-def _first_axes(objectives: Sequence[str]) -> tuple[str, str]:
+def first_axes(objectives: Sequence[str]) -> tuple[str, str]:
     costs = [n for n in objectives if n != "accuracy"]
     if "accuracy" in objectives and costs:
         return costs[0], "accuracy"

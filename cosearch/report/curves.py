@@ -22,9 +22,9 @@ class Moves:
     whole: bool
 
 
-def moves(facts: Facts) -> Moves:
-    """From the details where they are known, from the recorded trials otherwise."""
-    if facts.details is not None:
+def moves(facts: Facts, whole: bool = True) -> Moves:
+    """From the details where they are known and wanted, from the recorded trials otherwise."""
+    if facts.details is not None and whole:
         kept = facts.details["searches"]
         found = {
             name: [Entry(int(e["trial"]), np.array(e["points"], dtype=float)) for e in kept[name]["moved"]]
@@ -78,3 +78,17 @@ def _thinned(curve: Curve) -> Curve:
     if len(curve) <= MOST_STEPS:
         return curve
     return [curve[i] for i in np.linspace(0, len(curve) - 1, MOST_STEPS).astype(int)]
+
+
+def over_runs(curves: Sequence[Curve]) -> tuple[Curve, Curve, Curve]:
+    """Median, least and most of several curves at every step of any of them, as far as all of them go."""
+    start, end = max(curve[0][0] for curve in curves), min(curve[-1][0] for curve in curves)
+    places = sorted({x for curve in curves for x, _ in curve if start <= x <= end})
+    values = np.array([[_at(curve, x) for x in places] for curve in curves])
+    rows = (np.median(values, axis=0), values.min(axis=0), values.max(axis=0))
+    median, least, most = (list(zip(places, map(float, row), strict=True)) for row in rows)
+    return median, least, most
+
+
+def _at(curve: Curve, x: float) -> float:
+    return [y for place, y in curve if place <= x][-1]

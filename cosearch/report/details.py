@@ -28,8 +28,9 @@ from cosearch.report.changes import (
 )
 from cosearch.report.kept import FILE, FORMAT, VERSION, key_of
 from cosearch.report.searching import Matrix, entries
-from cosearch.report.trials import Trial
+from cosearch.report.trials import Trial, read_trials
 from cosearch.runs import RunDirectory
+from cosearch.strategies.auto import DEAR_SOURCES
 from cosearch.strategies.objectives import Objectives
 from cosearch.tables import where
 from search_spaces.decisions import arch_key
@@ -38,17 +39,14 @@ Searches = Mapping[str, Sequence[Trial]]
 
 
 def find_details(
-    run: RunDirectory,
-    problem: Problem,
-    finalist: Choice,
-    searches: Searches,
-    accuracy: AccuracySource | None,
-    reporter: Reporter,
+    run: RunDirectory, problem: Problem, finalist: Choice, accuracy: AccuracySource | None, reporter: Reporter
 ) -> dict[str, Any]:
     """Everything that needs the problem, as JSON, kept in report.json.
 
-    accuracy: asked for a few networks beside the finalist; None where an answer is too dear.
+    accuracy: asked for a few networks beside the finalist, unless it trains every network that it is asked for.
     """
+    _, searches = read_trials(run.path, problem.objectives.names)
+    asked = None if problem.config.accuracy in DEAR_SOURCES else accuracy
     data = {
         "format": FORMAT,
         "version": VERSION,
@@ -58,7 +56,7 @@ def find_details(
         "predictors": _predictors(problem),
         "searches": {name: _search(problem, trials) for name, trials in searches.items()},
         "finalist": _finalist(problem, finalist),
-        "changes": _changes(problem, finalist, searches, accuracy, reporter),
+        "changes": _changes(problem, finalist, searches, asked, reporter),
     }
     run.write_json(FILE, data)
     return data

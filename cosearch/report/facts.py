@@ -77,8 +77,8 @@ def read_facts(path: Path, no_details: str = "") -> Facts:
     Raises: RunError if it is no run directory, or a file of it is damaged.
     """
     run = RunDirectory.open(path)
-    log = tuple(_log(path))
-    state = _state(run, log)
+    log = read_log(path)
+    state = state_of(run, log)
     finished = state == FINISHED
     objectives, searches = read_trials(path, run.config.objectives)
     outcome = run.read_json("result.json") if finished else {}
@@ -104,22 +104,24 @@ def read_facts(path: Path, no_details: str = "") -> Facts:
     )
 
 
-def _log(path: Path) -> Iterator[dict[str, Any]]:
+def read_log(path: Path) -> tuple[dict[str, Any], ...]:
     """Lines of log.jsonl that are whole: the last one may just be written."""
+    entries = []
     try:
         lines = (path / "log.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return
+        return ()
     for line in lines:
         try:
             entry = json.loads(line)
         except ValueError:
             continue
         if isinstance(entry, dict):
-            yield entry
+            entries.append(entry)
+    return tuple(entries)
 
 
-def _state(run: RunDirectory, log: tuple[dict[str, Any], ...]) -> str:
+def state_of(run: RunDirectory, log: tuple[dict[str, Any], ...]) -> str:
     """A resumed run has a result of before; it counts when the run is finished again."""
     phases = [entry["event"] for entry in log if entry.get("event") in ("start", "finished")]
     if phases[-1:] == ["finished"] and (run.path / "result.json").is_file():

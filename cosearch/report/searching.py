@@ -86,7 +86,7 @@ def attainment(fronts: Sequence[Matrix], runs: int) -> Matrix:
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and its 95% interval by Student's t; infinite for fewer than two values."""
+    """Mean and its 95% interval by Student's t; the interval is infinite for fewer than two values."""
     from scipy.stats import t
 
     sample = np.asarray(values, dtype=float)
@@ -94,4 +94,20 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
     if len(sample) < 2:
         return mean, -np.inf, np.inf
     half = float(t.ppf(0.975, len(sample) - 1) * sample.std(ddof=1) / np.sqrt(len(sample)))
+    return mean, mean - half, mean + half
+
+
+def difference_interval(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
+    """Difference of two means and its 95% interval by Welch's t; infinite if one side has fewer than two values."""
+    from scipy.stats import t
+
+    a, b = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
+    mean = float(a.mean() - b.mean())
+    if min(len(a), len(b)) < 2:
+        return mean, -np.inf, np.inf
+    va, vb = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)
+    if va + vb == 0:
+        return mean, mean, mean
+    freedom = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1))
+    half = float(t.ppf(0.975, freedom) * np.sqrt(va + vb))
     return mean, mean - half, mean + half
