@@ -1,4 +1,4 @@
-"""Two answers for descents on relaxed costs: the exact joint optimum of a small space, and a space too large to list."""
+"""Answers for descents on relaxed costs: the exact joint optimum of a small space, and a space too large to list."""
 
 import math
 
