@@ -17,6 +17,8 @@ SOURCES: dict[str, str] = {
     "predictor": "a model fitted to a table of known accuracies (--accuracy-table)",
 }
 CALIBRATION_IMAGES = 256
+GRADIENT_IMAGES = 128
+"""Validation images of one gradient by gates."""
 
 
 class AccuracySource(Protocol):
@@ -43,6 +45,10 @@ class SupernetAccuracy:
         self._labels = torch.from_numpy(dataset.validation.y).to(device)
         self._known: dict[str, float] = {}
 
+    def to(self, device: str) -> "SupernetAccuracy":
+        """The same on another device; the supernet moves there."""
+        return SupernetAccuracy(self.space, self.supernet.to(device), self.dataset, device)
+
     def __call__(self, arch: Arch) -> float:
         from cosearch.supernet.evaluation import evaluate
 
@@ -52,6 +58,29 @@ class SupernetAccuracy:
             [self._known[key]] = evaluate(self.supernet, [blueprint], self._calibration, self._images, self._labels)
         return self._known[key]
 
+    def gradient(self, arch: Arch) -> tuple[float, dict[str, float]]:
+        """Cross-entropy of a sub-network on validation images, weights frozen, and its derivative by each gate.
+
+        A gate multiplies the value of a decision's block; decisions without one are left out. The images are always
+        the same, so that networks differ by what they are only.
+        """
+        import torch
+        from torch.nn import functional as F
+
+        from cosearch.supernet.recipes import gated_steps
+
+        blueprint = self.space.blueprint(arch)
+        gates = {name: torch.ones((), device=self.device, requires_grad=True) for name in arch}
+        decisions = gated_steps(blueprint, list(gates))
+        spread = np.linspace(0, self.images - 1, min(GRADIENT_IMAGES, self.images)).astype(int)
+        with torch.enable_grad():
+            gated = {step: gates[decision] for step, decision in decisions.items()}
+            logits = self.supernet(self._images[spread], blueprint, gates=gated)
+            loss = F.cross_entropy(logits, self._labels[spread])
+        names = list(dict.fromkeys(decisions.values()))
+        slopes = torch.autograd.grad(loss, [gates[name] for name in names]) if names else ()
+        return float(loss.detach()), {name: float(slope) for name, slope in zip(names, slopes, strict=True)}
+
 
 class TrainAccuracy:
     """Trains each network alone on the training images."""
@@ -59,6 +88,9 @@ class TrainAccuracy:
     def __init__(self, space: Any, dataset: Dataset, epochs: int, seed: int, device: str = "cpu") -> None:
         self.space, self.dataset, self.epochs, self.seed, self.device = space, dataset, epochs, seed, device
         self.images = len(dataset.validation)
+
+    def to(self, device: str) -> "TrainAccuracy":
+        return TrainAccuracy(self.space, self.dataset, self.epochs, self.seed, device)
 
     def __call__(self, arch: Arch) -> float:
         import torch

@@ -126,9 +126,40 @@ def resume(
 @app.command()
 def show(run_directory: Annotated[Path, typer.Argument(help="A finished run directory.")]) -> None:
     """Print the tables of a finished run again; nothing is recomputed."""
-    from cosearch.engine import load
+    from cosearch.engine import load_run
 
-    _print_result(load(run_directory), False)
+    _print_result(load_run(run_directory), False)
+
+
+@app.command()
+def report(
+    run_directory: Annotated[Path, typer.Argument(help="A run directory; the run may be going on.")],
+    quiet: Annotated[bool, typer.Option(help="Print nothing but errors.")] = False,
+) -> None:
+    """Make report.html, one page that works offline: what was found, how, and how far to trust it."""
+    from cosearch.report.writing import write_report
+
+    made = write_report(run_directory, quiet)
+    if not quiet:
+        print(made)
+
+
+@app.command()
+def compare(
+    run_directories: Annotated[list[Path], typer.Argument(help="Two or more finished run directories.")],
+    to: Annotated[Path, typer.Option(help="Where to write the page.")] = Path("compare.html"),
+    quiet: Annotated[bool, typer.Option(help="Print nothing but errors.")] = False,
+) -> None:
+    """Set runs side by side, on the terminal and as one page; runs that differ in their seed are taken together."""
+    from cosearch.report.writing import compare as make
+    from cosearch.report.writing import read_several
+    from cosearch.tables import print_comparison
+
+    compared = read_several(run_directories)
+    made = make(compared, to)
+    if not quiet:
+        print_comparison(compared)
+        print(made)
 
 
 @app.command()

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cosearch.costs import AcceleratorCosts, host_bytes
+from cosearch.costs import AcceleratorCosts
 from cosearch.errors import HardwareError
 from cosearch.finalists import Trained
 from cosearch.hardware.accelerator import Accelerator
-from cosearch.hardware.report import point_report
 from cosearch.hardware.repricing import sensitivity
 from cosearch.problem import Problem
 from cosearch.results import AT_DEFAULT, Design, bought
@@ -157,36 +156,3 @@ def _sensitivity(problem: Problem, chosen: Mapping[str, Choice]) -> str:
     return (
         f"sensitivity: each of {len(space.modelled)} modelled unit costs halved and doubled: {verdict} ({span}{lost})"
     )
-
-
-def mapping_document(problem: Problem, choice: Choice) -> dict[str, Any]:
-    """The finalist's mapping, layer by layer, with host transfer, so that latency and energy add up."""
-    assert isinstance(problem.costs, AcceleratorCosts)
-    arch, point = choice
-    workload = problem.space.workload(arch)
-    accelerator = problem.costs.accelerator(arch, point)
-    [front] = problem.costs.fronts([arch])
-    rows = point_report(workload, front.hardware, point)
-    total = {name: float(front.metric(name)[point]) for name in ("latency_ms", "energy_mj")}
-    layers = [
-        {
-            "layer": row.layer.name,
-            "engine": row.engine,
-            "mapping": row.mapping.to_json() if row.mapping is not None else None,
-            "cycles": row.cycles,
-            "latency_ms": row.latency_ms,
-            "energy_mj": row.energy_mj,
-            "utilisation": row.utilisation,
-            "bound": row.bound,
-        }
-        for row in rows
-    ]
-    ms, mj = problem.costs.tensor.host_cost(host_bytes(workload), int(front.hardware.shared[point]))
-    return {
-        "format": "cosearch.mapping",
-        "version": 1,
-        "accelerator": accelerator.name,
-        "total": total,
-        "host_transfer": {"bytes": host_bytes(workload), "latency_ms": ms, "energy_mj": mj},
-        "layers": layers,
-    }

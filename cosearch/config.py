@@ -92,7 +92,25 @@ class RunConfig(BaseModel):
     distil: bool = Field(False, description="Finalists also follow the supernet's largest network.")
     finalist_seeds: int = Field(3, ge=1, le=100, description="Training seeds of each finalist.")
     seed: int = Field(0, ge=0, lt=2**63, description="Decides every random choice.")
-    threads: int = Field(2, ge=1, le=1024, description="CPU threads.")
+    batch: int = Field(
+        4, ge=1, le=100_000, description="Networks proposed together, from the results of earlier batches."
+    )
+    threads: int = Field(2, ge=1, le=1024, description="CPU threads; on Ray, those of one evaluation of large images.")
+    ray: str | None = Field(
+        None,
+        pattern=r"^(local|auto|ray://[^/\s]+:\d+)$",
+        description="Evaluate and train on Ray: local (the cores of this machine), auto (the cluster this machine is "
+        "part of) or ray://host:port. Needs pip install '.[ray]'.",
+    )
+    ray_order: Literal["batch", "async"] | None = Field(
+        None,
+        description="batch: results are told in the order of asking, a batch at a time, and the search is the same as "
+        "without Ray; async: as they come, so that no worker waits. [default: batch for local, async for a cluster]",
+    )
+    ray_cpus: float | None = Field(
+        None, gt=0, description="CPUs that Ray reserves for one evaluation or training. [default: its threads]"
+    )
+    ray_gpus: float = Field(0.0, ge=0, description="GPUs, or the share of one, that Ray gives it.")
     torch_device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where networks are trained.")
     out: Path | None = Field(None, description="Run directory; must not exist. [default: runs/SPACE-DEVICE-seedSEED]")
     quiet: bool = Field(False, description="Print nothing but errors.")
@@ -114,6 +132,16 @@ class RunConfig(BaseModel):
             if getattr(self, name) is not None:
                 update[name] = getattr(self, name).expanduser().resolve()
         return self.model_copy(update=update)
+
+    @property
+    def order(self) -> Literal["batch", "async"]:
+        """In which order the search is told its results."""
+        return self.ray_order or ("async" if self.ray not in (None, "local") else "batch")
+
+    @property
+    def group(self) -> int:
+        """How many proposals use the same results."""
+        return 1 if self.order == "async" else self.batch
 
     @property
     def trains(self) -> bool:

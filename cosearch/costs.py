@@ -26,6 +26,7 @@ from search_spaces.accelerators.published import PublishedSpace
 from search_spaces.decisions import Arch, Decisions, arch_key
 
 if TYPE_CHECKING:
+    from cosearch.expected import ExpectedCosts
     from predictors.arch import ArchPredictor
 
 RESOURCES = ("lut", "ff", "dsp", "bram", "uram")
@@ -80,6 +81,12 @@ class AcceleratorCosts:
 
     def free(self) -> "AcceleratorCosts":
         return AcceleratorCosts(self.space, self.tensor, _limited(("latency_ms", "energy_mj"), self.constraints))
+
+    def expected(self, limits: Mapping[str, float] | None = None) -> "ExpectedCosts":
+        """What relaxed networks cost, with gradients, under limits beside the constraints."""
+        from cosearch.expected import ExpectedCosts
+
+        return ExpectedCosts(self.space, self.tensor, {**self.constraints, **(limits or {})})
 
     def _front(self, arch: Arch) -> NetworkFront:
         key = arch_key(arch)

@@ -4,15 +4,13 @@
 directory and skip what is there already, so that `resume` is the same road walked again.
 """
 
-import io
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,16 +31,22 @@ from cosearch.comparison import (
 from cosearch.config import RunConfig
 from cosearch.costs import AcceleratorCosts
 from cosearch.errors import ConfigError, CosearchError, InfeasibleError, RunError, StoppedError
+from cosearch.evaluators import Evaluation, Evaluator, Pending, Threads
 from cosearch.export.design import TRAINED, WHAT, write_design
 from cosearch.finalists import Trained, Training, inherit, load_trained, train_all
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.problem import Problem, fingerprint, prepare
 from cosearch.progress import Reporter
-from cosearch.results import Design, Result
-from cosearch.runs import RunDirectory, TrialLog, write_atomic
-from cosearch.strategies import Objectives, make
+from cosearch.results import Design, Result, read_result
+from cosearch.runs import RunDirectory, TrialLog, versions, write_atomic
+from cosearch.strategies import STRATEGIES, Objectives, make
 from cosearch.strategies.base import Candidate, Failure, Told
 from search_spaces.decisions import Arch
+
+if TYPE_CHECKING:
+    from cosearch.distributed.cluster import Cluster
+    from cosearch.export.documents import Document, SavedDesign
+    from cosearch.strategies.differentiable import Gradient
 
 CHECKPOINT_SECONDS = 30.0
 """A supernet's training is saved after the epoch in which this much time has passed since the last time."""
@@ -53,13 +57,22 @@ PARALLEL_PIXELS = 32 * 32
 def start_threads(n: int, pixels: int) -> int:
     """Choose how the CPU threads are used. pixels: of one image.
 
-    Returns: how many networks to evaluate at once; each then has one thread.
+    Returns: how many networks to evaluate at once; torch then uses the threads that are left for each.
     """
     import torch
 
-    inside = n if pixels >= PARALLEL_PIXELS else 1
-    torch.set_num_threads(inside)
-    return n // inside
+    at_once = evaluations_at_once(n, pixels)
+    torch.set_num_threads(n // at_once)
+    return at_once
+
+
+def evaluations_at_once(threads: int, pixels: int) -> int:
+    return 1 if pixels >= PARALLEL_PIXELS else threads
+
+
+def _pixels(problem: Problem) -> int:
+    """Of one image."""
+    return int(np.prod(problem.dataset.input_shape[1:])) if problem.dataset is not None else PARALLEL_PIXELS
 
 
 def run(config: RunConfig | None = None, **options: Any) -> Result:
@@ -73,6 +86,7 @@ def run(config: RunConfig | None = None, **options: Any) -> Result:
     out = config.out if config.out is not None else _free_name(config)
     if out.exists():
         RunDirectory.create(out, config)  # raises the one line that says what to do
+    config = config.model_copy(update={"ray_order": config.order if config.ray else None})
     reporter = Reporter(config.quiet)
     from cosearch.supernet.recipes import RECIPES
     from cosearch.supernet.training import torch_device
@@ -80,13 +94,40 @@ def run(config: RunConfig | None = None, **options: Any) -> Result:
     torch_device(config.torch_device)
     registry.find("recipes", RECIPES, config.recipe)
     started = time.monotonic()
-    problem = prepare(config, reporter)
-    reporter.say(_plan(problem))
-    kept = config.with_absolute_paths().model_copy(update={"out": out.resolve()})
-    run_directory = RunDirectory.create(out, kept)
-    with run_directory.locked():
-        run_directory.write_json(INPUTS, fingerprint(problem))
-        return _carry_out(run_directory, problem, reporter, started)
+    with _workers(config) as cluster:
+        problem = prepare(config, reporter)
+        _reserve(cluster, problem)
+        reporter.say(_plan(problem))
+        kept = config.with_absolute_paths().model_copy(update={"out": out.resolve()})
+        run_directory = RunDirectory.create(out, kept)
+        with run_directory.locked():
+            run_directory.write_json(INPUTS, fingerprint(problem))
+            return _carry_out(run_directory, problem, cluster, reporter, started)
+
+
+def _workers(config: RunConfig) -> "AbstractContextManager[Cluster | None]":
+    """Ray, if the run asks for it.
+
+    Raises: ConfigError.
+    """
+    if config.ray is None:
+        return nullcontext()
+    alone = getattr(registry.find("strategies", STRATEGIES, config.strategy), "single_process", "")
+    if alone:
+        raise ConfigError(f"--strategy {config.strategy} needs a single process ({alone}): run it without --ray")
+    from cosearch.distributed.cluster import connected
+
+    return connected(config)
+
+
+def _reserve(cluster: "Cluster | None", problem: Problem) -> None:
+    """Raises: ConfigError if no node has what one evaluation needs."""
+    if cluster is not None:
+        from cosearch.distributed.cluster import Share
+
+        config = problem.config
+        threads = config.threads // evaluations_at_once(config.threads, _pixels(problem))
+        cluster.reserve(Share(config.ray_cpus or threads, config.ray_gpus))
 
 
 INPUTS = "inputs.json"
@@ -124,14 +165,15 @@ def resume(path: Path | str, trials: int | None = None, quiet: bool | None = Non
     config = RunConfig.make({**config.model_dump(), **asked, "quiet": config.quiet if quiet is None else quiet})
     reporter = Reporter(config.quiet)
     started = time.monotonic()
-    with run_directory.locked():
+    with run_directory.locked(), _workers(config) as cluster:
         problem = prepare(config, reporter)
+        _reserve(cluster, problem)
         if (run_directory.path / INPUTS).is_file():
             _require_same_inputs(run_directory, fingerprint(problem))
         else:
             run_directory.write_json(INPUTS, fingerprint(problem))
         run_directory.reconfigure(config)
-        return _carry_out(run_directory, problem, reporter, started)
+        return _carry_out(run_directory, problem, cluster, reporter, started)
 
 
 def _require_same_inputs(run: RunDirectory, found: Mapping[str, str]) -> None:
@@ -152,23 +194,25 @@ def _free_name(config: RunConfig) -> Path:
     return path
 
 
-def _carry_out(run: RunDirectory, problem: Problem, reporter: Reporter, started: float) -> Result:
+def _carry_out(
+    run: RunDirectory, problem: Problem, cluster: "Cluster | None", reporter: Reporter, started: float
+) -> Result:
     """All phases, in a directory that is locked.
 
     Raises: StoppedError if the user stops it; everything done until then is kept.
     """
     config = problem.config
     deadline = started + 60 * config.minutes if config.minutes else float("inf")
-    pixels = int(np.prod(problem.dataset.input_shape[1:])) if problem.dataset is not None else PARALLEL_PIXELS
-    at_once = start_threads(config.threads, pixels)
+    at_once = start_threads(config.threads, _pixels(problem))
     seconds: dict[str, float] = {"preparing": time.monotonic() - started}
-    run.log("start", threads=config.threads, seed=config.seed)
+    run.log("start", threads=config.threads, seed=config.seed, versions=versions())
     try:
         default = default_accelerator(problem)
         with _timed(seconds, "supernet"):
             accuracy = _accuracy_source(run, problem, reporter, deadline)
-        with _timed(seconds, "search"):
-            found = _searches(run, problem, accuracy, at_once, reporter, deadline)
+        evaluator = cluster.evaluator(accuracy) if cluster is not None else Threads(accuracy, at_once)
+        with _timed(seconds, "search"), evaluator:
+            found = _searches(run, problem, evaluator, getattr(accuracy, "gradient", None), reporter, deadline)
         chosen = recommended(found, problem, accuracy.images)
         with _timed(seconds, "finalists"):
             trained = (
@@ -187,7 +231,44 @@ def _carry_out(run: RunDirectory, problem: Problem, reporter: Reporter, started:
         raise StoppedError(f"interrupted; what was done is kept, continue with: cosearch resume {run.path}") from None
     run.log("finished", seconds={name: round(value, 2) for name, value in seconds.items()})
     reporter.say("Time by phase: " + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))
+    _leave_report(run, problem, chosen[CO_SEARCH], accuracy, reporter)
     return result
+
+
+def _leave_report(
+    run: RunDirectory, problem: Problem, finalist: Choice, accuracy: AccuracySource, reporter: Reporter
+) -> None:
+    """report.html. The run is finished, whatever happens here."""
+    from cosearch.report.details import find_details
+    from cosearch.report.writing import write_page
+
+    again = f"the run is finished; make the report with: cosearch report {run.path}"
+    try:
+        find_details(run, problem, finalist, accuracy, reporter)
+        write_page(run.path)
+    except KeyboardInterrupt:
+        reporter.say(f"The report was interrupted; {again}")
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        run.log("report failed", reason=reason)
+        reporter.say(f"The report failed ({reason}); {again}")
+
+
+def find_report_details(run: RunDirectory, reporter: Reporter) -> None:
+    """What the report of a finished run shows and its files do not say, into report.json.
+
+    Raises: RunError if the inputs changed since, or other CosearchErrors if they are gone.
+    """
+    from cosearch.report.details import find_details
+
+    problem = prepare(run.config, Reporter(quiet=True))
+    if (run.path / INPUTS).is_file():
+        _require_same_inputs(run, fingerprint(problem))
+    accuracy = None
+    if run.config.accuracy != "supernet" or (run.path / "supernet.safetensors").is_file():
+        start_threads(run.config.threads, _pixels(problem))
+        accuracy = _accuracy_source(run, problem, Reporter(quiet=True), float("inf"))
+    find_details(run, problem, _finalist(run, problem), accuracy, reporter)
 
 
 @contextmanager
@@ -202,10 +283,6 @@ def _on_default(designs: Sequence[Design], problem: Problem, default: Accelerato
         return []
     moved = (on_default(d, problem, default) for d in designs if d.name in (CONV_ONLY, CO_SEARCH))
     return [d for d in moved if d is not None]
-
-
-BATCH = 4
-"""Networks proposed together, so that threads have something to do; proposals use the results of earlier batches."""
 
 
 def _accuracy_source(run: RunDirectory, problem: Problem, reporter: Reporter, deadline: float) -> AccuracySource:
@@ -262,7 +339,12 @@ def _out_of_time(run: RunDirectory) -> StoppedError:
 
 
 def _searches(
-    run: RunDirectory, problem: Problem, accuracy: AccuracySource, at_once: int, reporter: Reporter, deadline: float
+    run: RunDirectory,
+    problem: Problem,
+    evaluator: Evaluator,
+    gradient: "Gradient | None",
+    reporter: Reporter,
+    deadline: float,
 ) -> dict[str, list[Told]]:
     """The search, and the baselines at equal accuracy evaluations: name -> everything evaluated."""
     strategy = problem.config.strategy
@@ -274,7 +356,7 @@ def _searches(
     found = {}
     for name, (space, strategy) in plans.items():
         try:
-            found[name] = _search(run, problem, name, space, strategy, accuracy, at_once, reporter, deadline)
+            found[name] = _search(run, problem, name, space, strategy, evaluator, gradient, reporter, deadline)
         except InfeasibleError as error:
             if name == CO_SEARCH:
                 raise
@@ -288,44 +370,50 @@ def _search(
     name: str,
     space: Any,
     strategy_name: str,
-    accuracy: AccuracySource,
-    at_once: int,
+    evaluator: Evaluator,
+    gradient: "Gradient | None",
     reporter: Reporter,
     deadline: float,
 ) -> list[Told]:
     config, objectives = problem.config, problem.objectives
     costs: Any = problem.costs  # a network of a sub-space is priced as a network of the whole
     trials = min(config.trials, space.size)
-    options = {"trials": trials, "source": config.accuracy} if strategy_name == "auto" else {}
-    strategy: Any = make(strategy_name, space, costs, objectives, config.seed, batch=BATCH, **options)
-    if options:
-        reporter.say(f"{name}: strategy auto chose {strategy.why}")
+    options: dict[str, Any] = {}
+    if strategy_name == "auto":
+        options = {"trials": trials, "source": config.accuracy}
+    elif strategy_name == "differentiable":
+        options = {"gradient": gradient}
+    strategy: Any = make(strategy_name, space, costs, objectives, config.seed, batch=config.group, **options)
+    why = strategy.why if strategy_name == "auto" else ""
+    if why:
+        reporter.say(f"{name}: strategy auto chose {why}")
+    run.log("search", study=name, strategy=strategy_name, why=why)
     log = TrialLog(run, name, space, objectives)
-    for candidate, result in log.finished():
-        strategy.tell(candidate, result)
     history = strategy.history
-
-    def outcome_of(candidate: Candidate) -> tuple[dict[str, float] | Failure, float]:
-        started = time.monotonic()
-        return _evaluate(candidate, accuracy, costs, objectives), time.monotonic() - started
-
-    with reporter.phase(f"{name}: {strategy_name}", trials, len(history.told)) as phase, _pool(at_once) as pool:
+    pending = Pending(evaluator, config.order, config.group)
+    for candidate in log.replay(strategy):
+        pending.submit(candidate)
+    with reporter.phase(f"{name}: {strategy_name}", trials, len(history.told)) as phase:
         while len(history.told) < trials:
-            # a batch ends where a generation does, so that what is proposed never depends on the number of threads
-            wanted = min(BATCH - len(history.told) % BATCH, trials - len(history.told))
+            wanted = pending.wanted(len(history.told), trials)
             try:
-                batch = strategy.ask(wanted)
+                for candidate in strategy.ask(wanted) if wanted else []:
+                    pending.submit(candidate)
             except InfeasibleError as error:
-                if not history.told:
+                if not history.told and not pending:
                     raise
                 reporter.say(f"{name}: {error}")
-                run.log("exhausted", study=name, trials=len(history.told))
-                break
-            for candidate, (outcome, seconds) in zip(batch, pool.map(outcome_of, batch), strict=True):
+                trials = len(history.told) + len(pending)
+                run.log("exhausted", study=name, trials=trials)
+            for candidate, evaluation in pending.results():
                 device = (
                     costs.accelerator(candidate.arch, candidate.point).name if hasattr(costs, "accelerator") else None
                 )
-                log.add(candidate, outcome, device, config.accuracy, seconds)
+                outcome = _outcome(candidate, evaluation, costs, objectives)
+                asked = history.next_number if config.order == "async" else None
+                log.add(candidate, outcome, device, config.accuracy, evaluation.seconds, asked)
+                if asked is not None:
+                    run.log("told", study=name, number=candidate.number, asked=asked, node=evaluation.node)
                 strategy.tell(candidate, outcome)
                 phase.advance(1, f"best accuracy {max((t.accuracy or 0.0) for t in history.told):.4f}")
             if time.monotonic() > deadline:
@@ -337,25 +425,15 @@ def _search(
     return list(history.told)
 
 
-def _pool(threads: int) -> ThreadPoolExecutor:
-    import torch
-
-    inside = torch.get_num_threads()
-    return ThreadPoolExecutor(max(1, threads), initializer=lambda: torch.set_num_threads(inside))
-
-
-def _evaluate(
-    candidate: Candidate, accuracy: AccuracySource, costs: Any, objectives: Objectives
+def _outcome(
+    candidate: Candidate, evaluation: Evaluation, costs: Any, objectives: Objectives
 ) -> dict[str, float] | Failure:
-    """An evaluation that fails or gives no number is recorded as such; the search goes on."""
-    try:
-        value = accuracy(candidate.arch)
-    except CosearchError as error:
-        return Failure(str(error))
-    if not np.isfinite(value):
-        return Failure(f"accuracy is {value}")
+    """What was measured, with what is known of the point that the candidate is recorded with."""
+    if isinstance(evaluation.accuracy, Failure):
+        return evaluation.accuracy
     [front] = costs.fronts([candidate.arch])
-    return {"accuracy": value} | {n: float(front.metric(n)[candidate.point]) for n in objectives.costs}
+    known = {name: float(front.metric(name)[candidate.point]) for name in objectives.costs}
+    return {"accuracy": evaluation.accuracy, **known}
 
 
 def _train_finalists(
@@ -443,7 +521,7 @@ def export(path: Path | str, to: Path | str, trial: int | None = None, what: Seq
 
 
 def _finalist(run: RunDirectory, problem: Problem) -> Choice:
-    finalist = load(run.path).finalist
+    finalist = load_run(run.path).finalist
     return finalist.arch, _point_of(problem, finalist.arch, finalist.accelerator)
 
 
@@ -471,26 +549,33 @@ def _point_of(problem: Problem, arch: Arch, accelerator: str) -> int:
     return found
 
 
-def load(path: Path | str) -> Result:
+def load(path: Path | str) -> "Result | SavedDesign | Document":
+    """What cosearch wrote: a run directory as its `Result`, a folder with a design as a `SavedDesign` (network with its
+    weights, workload, accelerator, mapping), and a .json file as what it describes.
+
+    Raises: RunError if it is none of these, or damaged.
+    """
+    from cosearch.export.documents import read_design, read_document
+
+    found = Path(path)
+    if found.is_dir() and (found / "config.yaml").is_file():
+        return load_run(found)
+    if found.is_dir() and (found / "network.json").is_file():
+        return read_design(found)
+    if found.is_file():
+        return read_document(found)
+    raise RunError(
+        f"{path} is not a run directory, a folder with a design or one of its .json files: give the --out of an "
+        "earlier run, or what cosearch export wrote"
+    )
+
+
+def load_run(path: Path | str) -> Result:
     """A finished run, from its files.
 
     Raises: RunError if it is not one, or not finished.
     """
-    import pandas as pd
-
-    run_directory = RunDirectory.open(Path(path))
-    data = run_directory.read_json("result.json")
-    try:
-        front = pd.read_csv(io.StringIO((run_directory.path / "front.csv").read_text(encoding="utf-8")))
-        designs = tuple(Design.from_json(design) for design in data["designs"])
-        return Result(
-            str(path), front, designs, tuple(data["notes"]), tuple(data["objectives"]), str(data["costs_are"])
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{path}: front.csv or result.json is missing or damaged ({error}): write them again with: "
-            f"cosearch resume {path}"
-        ) from error
+    return read_result(RunDirectory.open(Path(path)))
 
 
 def load_network(path: Path | str) -> "Classifier":

@@ -1,12 +1,17 @@
 """What a run found, as values: designs, their accuracies with intervals, the front, and what co-search bought."""
 
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from cosearch.errors import RunError
+
 if TYPE_CHECKING:
     import pandas as pd
+
+    from cosearch.runs import RunDirectory
 
 Z95 = 1.959963984540054
 AT_DEFAULT = " @ default"
@@ -91,6 +96,27 @@ class Result:
     @property
     def finalist(self) -> Design:
         return self.designs[0]
+
+
+def read_result(run: "RunDirectory") -> Result:
+    """The result of a finished run, from its files.
+
+    Raises: RunError if it is not finished, or a file is damaged.
+    """
+    import pandas as pd
+
+    data = run.read_json("result.json")
+    try:
+        front = pd.read_csv(io.StringIO((run.path / "front.csv").read_text(encoding="utf-8")))
+        designs = tuple(Design.from_json(design) for design in data["designs"])
+        return Result(
+            str(run.path), front, designs, tuple(data["notes"]), tuple(data["objectives"]), str(data["costs_are"])
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{run.path}: front.csv or result.json is missing or damaged ({error}): write them again with: "
+            f"cosearch resume {run.path}"
+        ) from error
 
 
 def bought(designs: Sequence[Design]) -> list[str]:

@@ -7,10 +7,11 @@ Every file is written beside its place, flushed to disk and renamed, so that a r
 import fcntl
 import json
 import os
+import platform
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,17 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what decides a run's figures."""
+    from importlib.metadata import version
+
+    from cosearch import __version__
+
+    packages = ("torch", "numpy", "numba", "optuna", "moocore", "scikit-learn", "pandas")
+    own = {"python": platform.python_version(), "cosearch": __version__}
+    return {**own, **{name: version(name) for name in packages}}
 
 
 def to_json(data: Any) -> str:
@@ -175,8 +187,15 @@ class TrialLog:
         }
 
     def add(
-        self, candidate: Candidate, result: Mapping[str, float] | Failure, accelerator: Any, source: str, seconds: float
+        self,
+        candidate: Candidate,
+        result: Mapping[str, float] | Failure,
+        accelerator: Any,
+        source: str,
+        seconds: float,
+        asked: int | None = None,
     ) -> None:
+        """Record a result. asked: where results come in any order, how many candidates had been asked by then."""
         from optuna.trial import TrialState, create_trial
 
         attributes = {
@@ -185,6 +204,8 @@ class TrialLog:
             "accuracy_source": source,
             "seconds": round(seconds, 4),
         }
+        if asked is not None:
+            attributes |= {"number": candidate.number, "asked": asked}
         failed = isinstance(result, Failure)
         if isinstance(result, Failure):
             attributes["reason"] = result.reason
@@ -200,21 +221,33 @@ class TrialLog:
             )
         )
 
-    def finished(self) -> Sequence[tuple[Candidate, dict[str, float] | Failure]]:
-        """The trials that were recorded before this log was opened, in order, to be told to a strategy again.
+    def replay(self, strategy: Any) -> list[Candidate]:
+        """Tell a strategy the trials that were recorded before this log was opened.
 
-        Raises: RunError if one is of another space.
+        Where results came in any order, proposals are asked again between the same results as then, which gives the
+        same, so that what was under evaluation when the run ended has its number and network again.
+        Returns: the candidates that were asked and have no result.
+        Raises: RunError if a trial is of another space.
         """
+        pending: dict[int, Candidate] = {}
+        for candidate, result, asked in self._finished():
+            while strategy.history.next_number < asked:
+                pending |= {again.number: again for again in strategy.ask(1)}
+            pending.pop(candidate.number, None)
+            strategy.tell(candidate, result)
+        return list(pending.values())
+
+    def _finished(self) -> Iterator[tuple[Candidate, dict[str, float] | Failure, int]]:
+        """Trials as they were recorded, each with how many candidates had to be asked by then (0: no matter)."""
         from optuna.trial import TrialState
 
-        told: list[tuple[Candidate, dict[str, float] | Failure]] = []
         for trial in self._recorded:
             arch = json.loads(trial.user_attrs["arch"])
             self.space.check(arch)
-            candidate = Candidate(trial.number, arch)
+            candidate = Candidate(trial.user_attrs.get("number", trial.number), arch)
+            asked = trial.user_attrs.get("asked", 0)
             if trial.state == TrialState.COMPLETE:
                 values = dict(zip(self.objectives.names, trial.values, strict=True))
-                told.append((candidate, {"accuracy": trial.user_attrs["accuracy"], **values}))
+                yield candidate, {"accuracy": trial.user_attrs["accuracy"], **values}, asked
             else:
-                told.append((candidate, Failure(trial.user_attrs.get("reason", "failed"))))
-        return told
+                yield candidate, Failure(trial.user_attrs.get("reason", "failed")), asked

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cosearch.results import AT_DEFAULT, Design, Result
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from cosearch.hardware.published import PublishedCost
     from cosearch.hardware.report import LayerRow
     from cosearch.models.recorder import Unpriced
+    from cosearch.report.several import Comparison
     from cosearch.workload import Workload
 
 FRONT_ROWS = 12
@@ -50,7 +52,7 @@ def print_result(result: Result) -> None:
     front = result.front
     names = [n for n in dict.fromkeys((*result.objectives, *USUAL)) if n in front]
     step = max(1, -(-len(front) // FRONT_ROWS))
-    rows = [tuple(_number(name, front[name].iloc[i]) for name in names) for i in range(0, len(front), step)]
+    rows = [tuple(number(name, front[name].iloc[i]) for name in names) for i in range(0, len(front), step)]
     shown = f"{len(rows)} of {len(front)} designs" if step > 1 else f"{len(front)} designs"
     source = front["accuracy_source"].iloc[0] if len(front) else ""
     out.print(_table(f"Pareto front: {shown}; accuracy from: {source}", names, rows))
@@ -61,13 +63,13 @@ def print_result(result: Result) -> None:
         columns = ("design", "mean [95% interval]", "least to most", "float network", "in the search")
         out.print(_table(title, columns, [_accuracy_row(design) for design in own]))
     else:
-        rows = [(design.name, _number("accuracy", design.accuracy)) for design in own]
+        rows = [(design.name, number("accuracy", design.accuracy)) for design in own]
         out.print(_table("Designs", ("design", "accuracy, from the table"), rows))
     metrics = [n for n in dict.fromkeys((*result.objectives, *USUAL)) if any(n in d.costs for d in result.designs)]
     title = f"Costs, {result.costs_are}"
     if len(own) < len(result.designs):
         title += f";{AT_DEFAULT}: on the default accelerator"
-    rows = [(d.name, *(_number(n, d.costs.get(n)) for n in metrics)) for d in result.designs]
+    rows = [(d.name, *(number(n, d.costs.get(n)) for n in metrics)) for d in result.designs]
     out.print(_table(title, ("design", *metrics), rows))
     finalist = result.finalist
     out.print("[bold]Recommended finalist[/bold]")
@@ -79,6 +81,21 @@ def print_result(result: Result) -> None:
     for note in result.notes:
         out.print(f"  {note}", markup=False)
     out.print(f"Run directory: {result.path}", markup=False)
+    if (Path(result.path) / "report.html").is_file():
+        out.print(f"Report: {result.path}/report.html", markup=False)
+
+
+def print_comparison(compared: "Comparison") -> None:
+    """What the page of several runs begins with."""
+    from cosearch.report.several import by_configuration, by_run, sentences, warnings
+
+    out = console(150)
+    for warning in warnings(compared):
+        out.print(f"[bold]{warning}[/bold]")
+    out.print(_table("The finalists of each configuration", *by_configuration(compared)))
+    out.print(_table("The finalist of each run", *by_run(compared)))
+    for sentence in sentences(compared):
+        out.print(f"  {sentence}", markup=False)
 
 
 def print_layers(workload: "Workload", accelerator: "Accelerator", rows: "Sequence[LayerRow]") -> None:
@@ -109,7 +126,7 @@ def print_layers(workload: "Workload", accelerator: "Accelerator", rows: "Sequen
             f"{row.latency_ms / row.roofline_ms:.2f}" if row.roofline_ms else "-",
             row.bound,
             f"{row.mapspace:,}" if row.mapspace else "-",
-            _where(row),
+            where(row),
         )
         for row in rows
     ]
@@ -163,7 +180,7 @@ def print_blocks(workload: "Workload", device: str, cost: "PublishedCost") -> No
         out.print(f"Not charged by the table ({share:.1%} of the operations): {', '.join(cost.unpriced)}.")
 
 
-def _where(row: "LayerRow") -> str:
+def where(row: "LayerRow") -> str:
     """Engine and mapping; of a layer on two engines each one's output channels and mapping."""
     if row.parts:
         return "; ".join(f"{part.kind} {part.K}: {_compact(mapping)}" for part, mapping in row.parts)
@@ -202,7 +219,7 @@ def _accuracy_row(design: Design) -> tuple[str, ...]:
     )
 
 
-def _number(name: str, value: Any) -> str:
+def number(name: str, value: Any) -> str:
     if value is None:
         return "-"
     if name == "accuracy":

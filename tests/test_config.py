@@ -43,6 +43,11 @@ GIVEN = {
     "recipe": ("sandwich", "sandwich"),
     "sharing": ("heterogeneous", "heterogeneous"),
     "guided": (True, True),
+    "batch": ("8", 8),
+    "ray": ("ray://head:10001", "ray://head:10001"),
+    "ray_order": ("async", "async"),
+    "ray_cpus": ("0.5", 0.5),
+    "ray_gpus": ("0.25", 0.25),
 }
 
 

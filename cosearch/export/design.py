@@ -8,16 +8,21 @@ computes. No file is a pickle; each is the old or the new one, never half.
 import io
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cosearch.blueprint import Blueprint
-from cosearch.comparison import Choice, mapping_document
+from cosearch.comparison import Choice
 from cosearch.costs import AcceleratorCosts
 from cosearch.errors import ConfigError, RunError, nearest
+from cosearch.export.network import NetworkDescription
+from cosearch.export.network_mapping import NetworkMapping
 from cosearch.finalists import Training
+from cosearch.hardware.pricing import RESIDENCIES
+from cosearch.hardware.report import point_report
 from cosearch.problem import Problem
 from cosearch.runs import RunDirectory, tensor_bytes, to_json, write_atomic
 
@@ -63,18 +68,11 @@ def write_design(
 
 
 def _network(problem: Problem, choice: Choice) -> dict[str, Any]:
-    arch = choice[0]
-    described = {
-        "format": "cosearch.network",
-        "version": 1,
-        "space": problem.config.space,
-        "input_shape": list(problem.space.blueprint(arch).input_shape),
-        "arch": arch,
-    }
-    data = problem.dataset
-    if data is None:
-        return described
-    return {**described, "pixel_mean": list(data.mean), "pixel_std": list(data.std), "classes": list(data.classes)}
+    arch, data = choice[0], problem.dataset
+    found = NetworkDescription(problem.config.space, arch, problem.space.blueprint(arch))
+    if data is not None:
+        found = replace(found, pixel_mean=data.mean, pixel_std=data.std, classes=tuple(data.classes))
+    return found.to_json()
 
 
 def _workload(problem: Problem, choice: Choice) -> Any:
@@ -88,7 +86,22 @@ def _accelerator(problem: Problem, choice: Choice) -> Any:
 
 
 def _mapping(problem: Problem, choice: Choice) -> Any:
-    return mapping_document(problem, choice) if isinstance(problem.costs, AcceleratorCosts) else None
+    return network_mapping(problem, choice).to_json() if isinstance(problem.costs, AcceleratorCosts) else None
+
+
+def network_mapping(problem: Problem, choice: Choice) -> NetworkMapping:
+    """How a network runs on an accelerator of its hardware front, as the front prices it."""
+    assert isinstance(problem.costs, AcceleratorCosts)
+    arch, point = choice
+    workload = problem.space.workload(arch)
+    [front] = problem.costs.fronts([arch])
+    return NetworkMapping.of(
+        workload,
+        problem.costs.accelerator(arch, point),
+        RESIDENCIES[int(front.hardware.residency[point])],
+        point_report(workload, front.hardware, point),
+        (float(front.metric("latency_ms")[point]), float(front.metric("energy_mj")[point])),
+    )
 
 
 _DOCUMENTS: dict[str, Callable[[Problem, Choice], Any]] = {

@@ -16,12 +16,15 @@ from cosearch.hardware.accelerator import (
     UnitEnergies,
 )
 from cosearch.hardware.parts import Part, UnitCost, load_device, part_names
+from cosearch.hardware.technology import Technology, resized
 
 if TYPE_CHECKING:
-    from cosearch.hardware.cost import Cost, evaluate
+    from cosearch.hardware.bounds import LowerBound, lower_bound
+    from cosearch.hardware.cost import Cost, Nests, evaluate
     from cosearch.hardware.joint import JointFront, joint_front
     from cosearch.hardware.mapping import LevelLoops, Mapping
-    from cosearch.hardware.report import LayerRow, layer_report, lower_bound
+    from cosearch.hardware.relaxed import Descent, RelaxedCost, descend, relaxed_cost
+    from cosearch.hardware.report import LayerRow, layer_report
     from cosearch.hardware.repricing import SensitivityRow, sensitivity
     from cosearch.hardware.single import best, mapspace_size
     from cosearch.hardware.sweep import Grid, grid
@@ -34,14 +37,20 @@ _LAZY = {
     "JointFront": "joint",
     "LayerRow": "report",
     "LevelLoops": "mapping",
+    "LowerBound": "bounds",
     "Mapping": "mapping",
     "SensitivityRow": "repricing",
     "best": "single",
     "mapspace_size": "single",
+    "Descent": "relaxed",
+    "Nests": "cost",
+    "RelaxedCost": "relaxed",
+    "descend": "relaxed",
+    "relaxed_cost": "relaxed",
     "evaluate": "cost",
     "joint_front": "joint",
     "layer_report": "report",
-    "lower_bound": "report",
+    "lower_bound": "bounds",
     "sensitivity": "repricing",
     "CostTensor": "tensor",
     "HardwareFront": "tensor",
@@ -55,25 +64,31 @@ __all__ = [
     "Axis",
     "Cost",
     "CostTensor",
+    "Descent",
     "Engine",
     "Grid",
     "HardwareFront",
     "JointFront",
     "LayerRow",
     "LevelLoops",
+    "LowerBound",
     "Mapping",
     "Mapspace",
     "MemoryLevel",
+    "Nests",
     "NetworkCost",
     "Part",
+    "RelaxedCost",
     "Resources",
     "SensitivityRow",
+    "Technology",
     "Tiling",
     "UnitCost",
     "UnitEnergies",
     "accelerator_tensor",
     "best",
     "cost_tensor",
+    "descend",
     "evaluate",
     "grid",
     "joint_front",
@@ -82,6 +97,8 @@ __all__ = [
     "lower_bound",
     "mapspace_size",
     "part_names",
+    "relaxed_cost",
+    "resized",
     "sensitivity",
 ]
 

@@ -22,7 +22,9 @@ from torch import Tensor
 
 from cosearch.errors import HardwareError
 from cosearch.hardware.accelerator import TENSORS, Accelerator, Engine, MemoryLevel
+from cosearch.hardware.bounds import lower_bound
 from cosearch.hardware.mapping import DIMS, RELEVANT, Mapping, loop_bounds
+from cosearch.hardware.pricing import Residency
 from cosearch.hardware.sparsity import time_share
 from cosearch.workload import Layer
 
@@ -74,9 +76,9 @@ class BatchCost:
     """Costs of a batch of nests; B first.
 
     cycles: B. compute_cycles: B. level_cycles: B x levels, without the ends. ends_cycles: B, to fill and to drain.
-    energy_pj: B, without static power. level_energy_pj: B x levels. reads, writes: B x levels x 3 (W, I, O), words over
-    all instances. footprint_bits: B x levels, of one instance. instances: B x levels, used. fits: B, whether every
-    footprint fits and every fan-out exists.
+    energy_pj: B, without static power. rows: B x levels x 2 (read, written), those accessed; level_energy_pj: B x
+    levels. reads, writes: B x levels x 3 (W, I, O), words over all instances. footprint_bits: B x levels, of one
+    instance. instances: B x levels, used. fits: B, whether every footprint fits and every fan-out exists.
     """
 
     cycles: Tensor
@@ -84,6 +86,7 @@ class BatchCost:
     level_cycles: Tensor
     ends_cycles: Tensor
     energy_pj: Tensor
+    rows: Tensor
     level_energy_pj: Tensor
     operation_pj: Tensor
     reads: Tensor
@@ -181,24 +184,33 @@ def _moved(tensor: str, child: int, level: MemoryLevel, n: Nests, extents: _Exte
     reach = extents.reach[:, child]
     tile = _tile(tensor, reach, layer)
     whole, slid, new = torch.ones_like(tile), torch.zeros_like(tile), torch.zeros_like(tile)
-    started = torch.full_like(tile, not level.keeps, dtype=torch.bool)
+    started = torch.full_like(tile, 0.0 if level.keeps else 1.0)  # 1 once a loop that matters iterates
     dims = RELEVANT[tensor]
     for above in range(child + 1, n.temporal.shape[1]):
         for dim in n.orders[above]:
             at = _AT[dim]
             trips = n.temporal[:, above, at]
             if dim not in dims:
-                factor = torch.where(started, trips, 1.0)
+                factor = 1 + started * (trips - 1)
                 whole, slid = whole * factor, slid * factor
                 continue
             exact = extents.temporal[:, above, at]
             if tensor == "I" and dim in "PQRS" and level.slides:
-                new = torch.where(started, new, _slide(dim, above, reach, extents, layer, tile))
-                whole, slid = torch.where(started, whole * exact, whole), torch.where(started, slid * exact, exact - 1)
+                new = _blend(started, new, _slide(dim, above, reach, extents, layer, tile))
+                whole, slid = whole * (1 + started * (exact - 1)), _blend(started, slid * exact, exact - 1)
             else:
                 whole, slid = whole * exact, slid * exact
-            started = started | (trips > 1)
+            started = torch.maximum(started, _iterates(trips))
     return _Moves(tile, whole, new, slid)
+
+
+def _iterates(trips: Tensor) -> Tensor:
+    """0 for one iteration, 1 for two or more, and in between for fractions, so that costs are continuous in trips."""
+    return (trips - 1).clamp(0, 1)
+
+
+def _blend(share: Tensor, one: Tensor, other: Tensor | float) -> Tensor:
+    return share * one + (1 - share) * other
 
 
 def _slide(dim: str, level: int, reach: Tensor, extents: _Extents, layer: Layer, tile: Tensor) -> Tensor:
@@ -314,8 +326,9 @@ def evaluate_batch(
     levels: the hierarchy, innermost first. resident: tensors that stay in the level below DRAM: no DRAM traffic, no
     fill, no capacity check for them. overhead_cycles: added to the compute time, after cycles_per_operation.
     update_share: updates of the innermost partial sums over those of the loop nest (zero weights skipped).
-    round_rows: whole rows per (tensor, kind) as the hardware moves them; without it everything is differentiable in
-    the bounds almost everywhere. fill_and_drain: see `Engine`.
+    round_rows: whole rows per (tensor, kind) as the hardware moves them; without it everything is continuous in the
+    temporal bounds from 1 on and differentiable almost everywhere (`cosearch.hardware.relaxed`). fill_and_drain: see
+    `Engine`.
     """
     bounds = torch.tensor([float(v) for v in (loop_bounds(layer)[d] for d in DIMS)], dtype=n.temporal.dtype)
     bounds = bounds.to(n.temporal.device)
@@ -329,7 +342,9 @@ def evaluate_batch(
     used = [_fanout(extents, i + 1, count, range(len(DIMS))) for i in range(count)]
     compute = n.temporal.flatten(1).prod(1) * cycles_per_operation + overhead_cycles
     level_cycles = torch.stack([_transfer(levels[i], tally, i, used[i]) for i in range(count)], 1)
-    level_energy = torch.stack([_energy(levels[i], tally, i, round_rows) for i in range(count)], 1)
+    rows = torch.stack([_rows(levels[i], tally, i, round_rows) for i in range(count)], 1)
+    per_row = rows.new_tensor([[level.read_energy_pj, level.write_energy_pj] for level in levels])
+    level_energy = (rows * per_row).sum(2)
     operations = torch.full_like(zero, layer.macs * operation_pj)
     fits = torch.ones_like(zero, dtype=torch.bool)
     for i, level in enumerate(levels):
@@ -341,6 +356,7 @@ def evaluate_batch(
         level_cycles=level_cycles,
         ends_cycles=ends,
         energy_pj=operations + level_energy.sum(1),
+        rows=rows,
         level_energy_pj=level_energy,
         operation_pj=operations,
         reads=torch.stack([tally.of(tally.words, i, READ) for i in range(count)], 1),
@@ -462,8 +478,9 @@ def _outputs(
             sent = tally.first(child, READ, rises[at].tile, entered, leaves)
             ends = ends + torch.maximum(sent, tally.first(parent, WRITE, into.tile, outside, narrow))
         if not stays or innermost:
-            reduces = n.temporal[:, parent + 1 :][:, :, _IRRELEVANT["O"]].flatten(1).prod(1) > 1
-            footprint[parent] = footprint[parent] + tile * torch.where(reduces | torch.tensor(innermost), wide, narrow)
+            reduces = _iterates(n.temporal[:, parent + 1 :][:, :, _IRRELEVANT["O"]].flatten(1).prod(1))
+            width = wide if innermost else narrow + reduces * (wide - narrow)
+            footprint[parent] = footprint[parent] + tile * width
     return ends
 
 
@@ -481,12 +498,10 @@ def _port(bits: Tensor, used: Tensor, width: float) -> Tensor:
     return torch.zeros_like(bits) if math.isinf(width) else bits / (used * width)
 
 
-def _energy(level: MemoryLevel, tally: _Tally, at: int, whole: bool) -> Tensor:
-    """Rows accessed times energy per row, each (tensor, kind) rounded up to whole rows."""
-    rows = [tally.of(tally.rows, at, way) / level.word_bits for way in (READ, WRITE)]
-    if whole:
-        rows = [torch.ceil(r - 1e-9) for r in rows]
-    return rows[READ].sum(1) * level.read_energy_pj + rows[WRITE].sum(1) * level.write_energy_pj
+def _rows(level: MemoryLevel, tally: _Tally, at: int, whole: bool) -> Tensor:
+    """Rows accessed, B x 2 (read, written), each (tensor, kind) rounded up to whole rows."""
+    rows = torch.stack([tally.of(tally.rows, at, way) for way in (READ, WRITE)], 1) / level.word_bits
+    return (torch.ceil(rows - 1e-9) if whole else rows).sum(2)
 
 
 @dataclass(frozen=True)
@@ -495,7 +510,8 @@ class Cost:
 
     energy_pj: by component (operations, each level, requantise, static). accesses: (level, tensor) -> words read and
     written. bound: the resource that limits latency. ends_cycles: part of the cycles that fill and drain. utilisation:
-    operations over what the array could do in the time.
+    operations over what the array could do in the time. roofline_ms, compulsory_mj: what no mapping of the layer on
+    this accelerator can beat (`cosearch.hardware.lower_bound`).
     """
 
     cycles: float
@@ -506,6 +522,8 @@ class Cost:
     bound: str
     footprint_bits: dict[str, float]
     ends_cycles: float
+    roofline_ms: float
+    compulsory_mj: float
 
     @property
     def energy_mj(self) -> float:
@@ -535,12 +553,13 @@ def engine_of(layer: Layer, accelerator: Accelerator) -> Engine:
 
 
 def evaluate(layer: Layer, accelerator: Accelerator, mapping: Mapping, resident: Sequence[str] = ()) -> Cost:
-    """The cost of one explicit mapping.
+    """The cost of one explicit mapping, with the bounds that no mapping can beat.
 
     Raises: HardwareError naming the layer, the level and the number at fault: levels that are not the hierarchy's,
     loops that do not cover a dimension, a fan-out larger than the array, a tile that does not fit.
     """
     engine = engine_of(layer, accelerator)
+    least = lower_bound(layer, accelerator, Residency("W" in resident, {"I", "O"} <= set(resident)))
     layer = engine.seen(layer)
     levels = hierarchy(accelerator, engine)
     _check(layer, levels, mapping)
@@ -597,6 +616,8 @@ def evaluate(layer: Layer, accelerator: Accelerator, mapping: Mapping, resident:
         bound=max(times, key=lambda name: times[name]),
         footprint_bits={level.name: float(cost.footprint_bits[0, i]) for i, level in enumerate(levels)},
         ends_cycles=ends,
+        roofline_ms=least.latency_ms,
+        compulsory_mj=least.energy_mj,
     )
 
 

@@ -20,6 +20,7 @@ RELEVANT: dict[str, frozenset[str]] = {
     "O": frozenset("NGKPQ"),
 }
 Loop = tuple[str, int]
+MOST_ITERATIONS = 2**31
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class LevelLoops:
 def _is_bound(value: Any) -> bool:
     """Whole numbers of any integer type; numbers with units and fractions are not."""
     try:
-        return operator.index(value) >= 1
+        return 1 <= operator.index(value) <= MOST_ITERATIONS
     except TypeError:
         return False
 

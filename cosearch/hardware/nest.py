@@ -91,17 +91,17 @@ def enumerate_nests(
 
     Raises: HardwareError if the mapspace does not cover a dimension of the layer.
     """
-    space = _mapspace(engine)
+    space = mapspace_of(engine)
     bounds = loop_bounds(layer)
     at_level = {name: i for i, name in enumerate(names)}
     homes = {dim: [at_level[t.level] for t in space.tiled if dim in t.dims] for dim in DIMS}
     times, fanouts = [], []
-    for spatial in _spatial(space, bounds):
+    for spatial in spatial_options(space, bounds):
         across = np.ones((len(names), len(DIMS)))
         for axis, option in zip(space.axes, spatial, strict=True):
             for dim, factor in option.items():
                 across[at_level[axis.level], _AT[dim]] *= factor
-        table = _table(_trips(bounds, spatial), homes, across, bounds, fits)
+        table = _table(trips_left(bounds, spatial), homes, across, bounds, fits)
         times.append(table)
         fanouts.append(np.broadcast_to(across, table.shape))
     orders = []
@@ -113,13 +113,14 @@ def enumerate_nests(
     return Nests(np.concatenate(times), np.concatenate(fanouts), np.stack(orders))
 
 
-def _mapspace(engine: Engine) -> Mapspace:
+def mapspace_of(engine: Engine) -> Mapspace:
+    """Raises: HardwareError if the engine declares none."""
     if engine.mapspace is None:
         raise HardwareError(f"engine {engine.name!r} declares no mapspace")
     return engine.mapspace
 
 
-def _spatial(space: Mapspace, bounds: dict[str, int]) -> Iterator[tuple[dict[str, int], ...]]:
+def spatial_options(space: Mapspace, bounds: dict[str, int]) -> Iterator[tuple[dict[str, int], ...]]:
     """Unrollings of all axes; a dimension on a later axis unrolls what earlier axes leave."""
 
     def extend(axes: Sequence[Axis], left: dict[str, int]) -> Iterator[tuple[dict[str, int], ...]]:
@@ -138,7 +139,7 @@ def _spatial(space: Mapspace, bounds: dict[str, int]) -> Iterator[tuple[dict[str
     yield from kept
 
 
-def _trips(bounds: dict[str, int], spatial: Sequence[dict[str, int]]) -> dict[str, int]:
+def trips_left(bounds: dict[str, int], spatial: Sequence[dict[str, int]]) -> dict[str, int]:
     """Iterations that an unrolling leaves to time."""
     return {dim: -(-n // math.prod(option.get(dim, 1) for option in spatial)) for dim, n in bounds.items()}
 
@@ -208,11 +209,11 @@ def nests_in(layer: Layer, engine: Engine) -> int:
 
     Raises: HardwareError if it does not cover a dimension of the layer.
     """
-    space, bounds = _mapspace(engine), loop_bounds(layer)
+    space, bounds = mapspace_of(engine), loop_bounds(layer)
     homes = {dim: sum(dim in t.dims for t in space.tiled) for dim in DIMS}
     tilings = 0
-    for spatial in _spatial(space, bounds):
-        trips = _trips(bounds, spatial)
+    for spatial in spatial_options(space, bounds):
+        trips = trips_left(bounds, spatial)
         tilings += math.prod(len(_splits(trips[dim], homes[dim])) if homes[dim] else 1 for dim in DIMS)
     return tilings * math.prod(len(t.orders) for t in space.tiled)
 

@@ -29,6 +29,7 @@ class Residency:
         return (*("W" if self.weights else ""), *("IO" if self.activations else ""))
 
 
+NOTHING_RESIDENT = Residency(weights=False, activations=False)
 RESIDENCIES: tuple[Residency, ...] = tuple(Residency(w, a) for w in (False, True) for a in (False, True))
 
 
@@ -231,6 +232,13 @@ def best_costs(
             return ms, mj, index
         latency[:, :, where], energy[:, :, where], chosen[:, :, where] = ms, mj, index
     return latency, energy, chosen
+
+
+def host_cost(host_bytes: float, dram_bits: float, prices: Prices) -> tuple[float, float]:
+    """Moving a network's input and output through DRAM, dram_bits a second: latency_ms, energy_mj."""
+    ms = host_bytes * 8 / dram_bits * 1e3
+    mj = host_bytes * 8 * (prices.dram_pj_per_bit + prices.buffer_pj_per_bit) * 1e-9
+    return float(ms), float(mj + ms * prices.static_power_w)
 
 
 def vector_costs(

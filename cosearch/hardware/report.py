@@ -1,20 +1,20 @@
 """What each layer of a network does on one accelerator: mapping, cycles, energy split, distance to the bounds."""
 
 from collections.abc import Mapping as Dict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from cosearch.errors import HardwareError
 from cosearch.hardware import split
-from cosearch.hardware.accelerator import Accelerator, Engine
-from cosearch.hardware.array import Bounds
+from cosearch.hardware.accelerator import Accelerator
+from cosearch.hardware.bounds import LowerBound, lower_bound, rate_of, runs
 from cosearch.hardware.cost import engine_of
 from cosearch.hardware.mapping import Mapping
 from cosearch.hardware.nest import weighted
 from cosearch.hardware.pricing import Residency, columns, vector_costs
-from cosearch.hardware.single import NOTHING_RESIDENT, best, mapspace_size
+from cosearch.hardware.single import best, mapspace_size
 from cosearch.hardware.tables import tables_of
 from cosearch.hardware.tensor import POLICIES, RESIDENCIES, VECTOR_KINDS, HardwareFront, accelerator_tensor
 from cosearch.workload import Layer, Workload
@@ -25,7 +25,8 @@ class LayerRow:
     """One line of the report.
 
     roofline_ms, compulsory_mj: bounds that no mapping can beat. mapspace: mappings of which this one is the best, 0 on
-    the vector unit.
+    the vector unit. parts, shares: of a layer that two engines may share, each part with its mapping, and which share
+    of the memories it has.
     """
 
     layer: Layer
@@ -41,6 +42,7 @@ class LayerRow:
     compulsory_mj: float
     mapspace: int
     parts: tuple[tuple[Layer, Mapping], ...] = ()
+    shares: tuple[float, ...] = ()
 
 
 def layer_report(workload: Workload, accelerator: Accelerator, objective: str = "edp") -> list[LayerRow]:
@@ -106,7 +108,7 @@ def _split_row(
     found = split.best_split(layer, accelerator, policy, residency)
     slowest = max((cost for _, _, cost in found.parts), key=lambda cost: cost.latency_ms)
     whole = len(found.parts) == 1
-    rate = sum(_rate(*run) for run in _runs(layer, accelerator))
+    rate = sum(rate_of(*run) for run in runs(layer, accelerator))
     return LayerRow(
         layer=layer,
         engine=" + ".join(part.kind if whole else f"{part.kind} {part.K}" for part, _, _ in found.parts),
@@ -121,6 +123,7 @@ def _split_row(
         compulsory_mj=least.energy_mj,
         mapspace=sum(mapspace_size(part, accelerator) for part, _, _ in found.parts),
         parts=() if whole else tuple((part, mapping) for part, mapping, _ in found.parts),
+        shares=found.shares,
     )
 
 
@@ -165,58 +168,3 @@ def _vector_row(layer: Layer, accelerator: Accelerator, residency: Residency, le
         compulsory_mj=least.energy_mj,
         mapspace=0,
     )
-
-
-def _runs(layer: Layer, accelerator: Accelerator) -> list[tuple[Layer, Engine]]:
-    """The engines that may run a layer, each with the layer as it sees it; none for the vector unit."""
-    kinds = split.KINDS if accelerator.splits and layer.kind in split.KINDS else (layer.kind,)
-    engines = [(replace(layer, kind=kind), accelerator.engine_for(kind)) for kind in kinds]
-    return [(engine.seen(own), engine) for own, engine in engines if engine is not None]
-
-
-def _rate(layer: Layer, engine: Engine) -> float:
-    """Operations per cycle of the whole array."""
-    return engine.rows * engine.lanes * engine.columns(layer) / engine.cycles_per_operation(layer)
-
-
-@dataclass(frozen=True)
-class LowerBound:
-    """Roofline latency and compulsory energy: what no mapping can beat."""
-
-    latency_ms: float
-    energy_mj: float
-
-
-def lower_bound(layer: Layer, accelerator: Accelerator, residency: Residency = NOTHING_RESIDENT) -> LowerBound:
-    """Roofline latency and compulsory energy of one layer.
-
-    ``cycles = max(operations / elements, compulsory DRAM bits / DRAM bits per cycle, outputs / lanes)``; energy:
-    operations, every word once through DRAM, requantisation, static power for that long. Tensors that stay on chip
-    cross no DRAM.
-    """
-    form = next((engine.form for engine in accelerator.engines if layer.kind in engine.kinds), None)
-    if form is not None:
-        cost = form.cost(layer)
-        return LowerBound(cost.roofline_ms, cost.compulsory_pj * 1e-9)
-    runs = _runs(layer, accelerator)
-    layer = runs[0][0] if runs else layer
-    bounds = Bounds.of(layer)
-    dram = accelerator.levels[-1]
-    read = 0.0 if residency.weights else float(layer.weight_count * layer.weight_width)
-    read += 0.0 if residency.activations else float(bounds.inputs * layer.input_bits)
-    written = 0.0 if residency.activations else float(bounds.outputs * layer.output_bits)
-    rate = sum(_rate(*run) for run in runs) or accelerator.lanes
-    requantised = layer.kind not in VECTOR_KINDS
-    cycles = max(
-        layer.macs / rate,
-        read / dram.read_bits_per_cycle + written / dram.write_bits_per_cycle
-        if dram.shared_port
-        else max(read / dram.read_bits_per_cycle, written / dram.write_bits_per_cycle),
-        bounds.outputs / accelerator.lanes if requantised else 0.0,
-    )
-    ms = cycles / (accelerator.clock_mhz * 1e3)
-    fabrics = [(own, engine.fabric) for own, engine in runs] or [(layer, "hard")]
-    pj = layer.macs * min(accelerator.energies.operation_pj(own, fabric) for own, fabric in fabrics)
-    pj += bounds.outputs * accelerator.energies.requantise_pj * requantised
-    pj += (read * dram.read_energy_pj + written * dram.write_energy_pj) / dram.word_bits
-    return LowerBound(ms, pj * 1e-9 + accelerator.static_power_w * ms)

@@ -25,7 +25,15 @@ from cosearch.hardware.nest import (
     tiles_fit,
 )
 from cosearch.hardware.nestfront import allowed, beside, nest_costs, resident_bits
-from cosearch.hardware.pricing import LayerFront, Residency, feasible, layer_front, mapping_energy_pj, traffic
+from cosearch.hardware.pricing import (
+    NOTHING_RESIDENT,
+    LayerFront,
+    Residency,
+    feasible,
+    layer_front,
+    mapping_energy_pj,
+    traffic,
+)
 from cosearch.hardware.tables import (
     UNLIMITED_BITS,
     EngineTable,
@@ -37,8 +45,6 @@ from cosearch.hardware.tables import (
     tables_of,
 )
 from cosearch.workload import Layer
-
-NOTHING_RESIDENT = Residency(weights=False, activations=False)
 
 
 def best(

@@ -36,6 +36,7 @@ from cosearch.hardware.pricing import (
     Residency,
     best_costs,
     columns,
+    host_cost,
     layer_front,
     vector_costs,
 )
@@ -593,9 +594,7 @@ class CostTensor:
 
     def host_cost(self, host_bytes: float, shared: int) -> tuple[float, float]:
         """Moving the network's input and output through DRAM: latency_ms, energy_mj."""
-        ms = host_bytes * 8 / self.shared.dram_bits[shared] * 1e3
-        mj = host_bytes * 8 * (self.prices.dram_pj_per_bit + self.prices.buffer_pj_per_bit) * 1e-9
-        return float(ms), float(mj + ms * self.prices.static_power_w)
+        return host_cost(host_bytes, float(self.shared.dram_bits[shared]), self.prices)
 
     def _front(self, found: Solution, needed: tuple[str, ...], layers: tuple[Layer, ...]) -> HardwareFront:
         n = len(found.options)

@@ -12,6 +12,7 @@ from cosearch.strategies.objectives import Objectives, split_limit
 STRATEGIES: dict[str, str] = {
     "auto": "cosearch.strategies.auto:auto",
     "bayesian": "cosearch.strategies.bayesian:Bayesian",
+    "differentiable": "cosearch.strategies.differentiable:Differentiable",
     "evolutionary": "cosearch.strategies.evolutionary:Evolutionary",
     "optuna-gp": "cosearch.strategies.optuna_samplers:gp",
     "optuna-nsga2": "cosearch.strategies.optuna_samplers:nsga2",

@@ -6,7 +6,7 @@ the surrogate believes its own mean (Ginsbourger et al. 2010). Costs that are no
 the expectation is then sampled.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -41,22 +41,34 @@ class Belief:
 
 
 class Bayesian:
+    """candidates: (first number of a group, results before it) -> the networks to choose among, instead of its own."""
+
     def __init__(
-        self, space: Decisions, costs: Costs, objectives: Objectives, seed: int = 0, batch: int = 1, merge: bool = True
+        self,
+        space: Decisions,
+        costs: Costs,
+        objectives: Objectives,
+        seed: int = 0,
+        batch: int = 1,
+        merge: bool = True,
+        candidates: Callable[[int, Sequence[Told]], list[Arch]] | None = None,
+        name: str = "bayesian",
     ) -> None:
-        self.history = History(space, costs, objectives, seed, "bayesian", batch, merge)
+        self.history = History(space, costs, objectives, seed, name, batch, merge)
         self.batch = batch
+        self._own_candidates = candidates
         self._models: dict[tuple[str, int], GaussianProcess] = {}
         self._features: dict[str, Floats] = {}
         self._pool: tuple[int, Pool] | None = None
 
     def ask(self, n: int = 1) -> list[Candidate]:
-        return self.history.ask(n, self._propose)
+        return self.history.ask(n, self.propose)
 
     def tell(self, candidate: Candidate, result: Mapping[str, float] | Failure) -> None:
         self.history.tell(candidate, result)
 
-    def _propose(self, number: int) -> Arch:
+    def propose(self, number: int) -> Arch:
+        """The network of a trial."""
         known = sorted((t for t in self.history.known(number) if not t.failed), key=lambda t: t.candidate.number)
         pool = self._candidates(number, known)
         free = np.array([key not in self.history.seen for key in pool.keys], dtype=bool)
@@ -87,14 +99,15 @@ class Bayesian:
         return make_pool(self.history, map(self.history.canonical, whole_space(self.history.space)))
 
     def _candidates(self, number: int, known: Sequence[Told]) -> Pool:
-        if self.history.space.size <= ENUMERABLE:
+        if self._own_candidates is None and self.history.space.size <= ENUMERABLE:
             return self._everything
         first = number // self.batch * self.batch
         if self._pool is None or self._pool[0] != first:
-            self._pool = (first, self._around(first, known))
+            archs = (self._own_candidates or self._around)(first, known)
+            self._pool = (first, make_pool(self.history, archs))
         return self._pool[1]
 
-    def _around(self, first: int, known: Sequence[Told]) -> Pool:
+    def _around(self, first: int, known: Sequence[Told]) -> list[Arch]:
         """Networks near the best so far, and random ones."""
         from cosearch.strategies.evolutionary import best_first, random_networks
 
@@ -105,10 +118,7 @@ class Bayesian:
             a, b = (parents[min(rng.integers(len(parents), size=2))] for _ in range(2))
             child = self.history.space.crossover(a, b, rng) if rng.random() < 0.5 else a
             archs.append(self.history.space.mutate(child, rng))
-        pool = make_pool(self.history, archs)
-        if not any(key not in self.history.seen for key in pool.keys):
-            pool = make_pool(self.history, [self.history.fresh_sample(rng)])
-        return pool
+        return archs
 
     # -- model --
 
@@ -124,7 +134,7 @@ class Bayesian:
         Raises: DataError if the results teach nothing.
         """
         X = np.array([self._row(t.candidate.arch) for t in known])
-        y = np.array([_target(name, _measured(t, name)) for t in known])
+        y = np.array([target(name, measured_value(t, name)) for t in known])
         fitted = _fitted_at(len(known))
         if (name, fitted) not in self._models:
             self._models = {key: model for key, model in self._models.items() if key[0] != name}
@@ -211,7 +221,7 @@ class Bayesian:
         for limit, value in limits.items():
             side, name = split_limit(limit)
             belief = beliefs[name]
-            z = (_target(name, value) - belief.mean) / belief.std
+            z = (target(name, value) - belief.mean) / belief.std
             # the target of accuracy falls as accuracy rises
             upper = (side == "max") != (name == "accuracy")
             probability *= ndtr(z if upper else -z)
@@ -263,14 +273,14 @@ class Bayesian:
         return gain
 
 
-def _measured(told: Told, name: str) -> float:
+def measured_value(told: Told, name: str) -> float:
     if name == "accuracy":
         assert told.accuracy is not None
         return told.accuracy
     return float(told.front.metric(name)[0])
 
 
-def _target(name: str, value: float) -> float:
+def target(name: str, value: float) -> float:
     """What is modelled: log error; the logarithm of a positive cost."""
     if name == "accuracy":
         return float(np.log(max(1.0 - value, 0.0) + ERROR_OFFSET))

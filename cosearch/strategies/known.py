@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -109,6 +111,12 @@ class Limited:
 
     def free(self) -> Costs:
         return self.costs.free()
+
+    @property
+    def expected(self) -> Any:
+        """What relaxed networks cost, if the costs know it."""
+        inner = getattr(self.costs, "expected", None)
+        return None if inner is None else partial(inner, self.limits)
 
     def _kept(self, front: Front) -> Front:
         if not len(front):

@@ -5,9 +5,7 @@ the innermost to DRAM, which dimensions an axis of the array unrolls, which leve
 amount is a number, a parameter (or rows, cols), a product of these ``[4, "accumulator_depth"]``, or a sum of products
 ``[["rows"], ["cols"], [-2]]``.
 
-Energies and areas come from a 45 nm table and scale to 28 and 65 nm: area with the square of the feature size, energy
-of on-chip parts with feature size times supply voltage squared, leakage of the same circuit with feature size times
-supply voltage; DRAM energy does not scale.
+Energies and areas come from `cosearch.hardware.technology`; wires, control and pads are not in the area.
 """
 
 import json
@@ -30,9 +28,9 @@ from cosearch.hardware.accelerator import (
     MemoryLevel,
     Resources,
     Tiling,
-    UnitEnergies,
 )
-from cosearch.hardware.parts import read_costs
+from cosearch.hardware.parts import UnitCost, read_costs
+from cosearch.hardware.technology import Technology, memories_um2, silicon_costs
 from cosearch.workload import Layer
 
 if TYPE_CHECKING:
@@ -43,57 +41,6 @@ KINDS: tuple[str, ...] = ("mac", "pool", "elementwise")
 TEMPLATES: tuple[str, ...] = tuple(sorted(path.stem for path in (Path(__file__).parent / "templates").glob("*.json")))
 """The templates that come with this package."""
 DRAM_BURST_BITS = 512
-
-
-@cache
-def costs() -> dict[str, float]:
-    return {name: cost.value for name, cost in read_costs("asic_45nm").items()}
-
-
-class Technology:
-    """Unit costs at one feature size."""
-
-    def __init__(self, nm: int) -> None:
-        table = costs()
-        known = sorted(int(name.removeprefix("supply_v_")) for name in table if name.startswith("supply_v_"))
-        if nm not in known:
-            raise ConfigError(f"nm={nm!r}, expected one of {', '.join(map(str, known))}")
-        volts = table[f"supply_v_{nm}"] / table["supply_v_45"]
-        self.energy_scale = nm / 45 * volts**2
-        self.leakage_scale = nm / 45 * volts
-        self.area_scale = (nm / 45) ** 2
-
-    def sram_pj(self, capacity_bytes: float, row_bits: float) -> float:
-        """One row: ``(base + slope KiB) row_bits / 16``, KiB of one instance."""
-        table = costs()
-        line = table["sram_base_pj"] + table["sram_slope_pj_per_kib"] * capacity_bytes / 1024
-        return line * row_bits / 16 * self.energy_scale
-
-    def area_um2(self, elements: int, levels: Sequence[MemoryLevel]) -> float:
-        """Elements and on-chip memories; wires, control and pads are not in it."""
-        table = costs()
-        bits = sum(level.capacity_bytes * 8 * level.instances for level in levels)
-        return (elements * table["mac_um2"] + bits * table["sram_um2_per_bit"]) * self.area_scale
-
-    def leakage_w(self, area_um2: float) -> float:
-        """Of a circuit that takes this area at this feature size."""
-        return area_um2 / self.area_scale * costs()["leakage_nw_per_um2"] * 1e-9 * self.leakage_scale
-
-    def energies(self, accounting: Accounting) -> UnitEnergies:
-        """The registers' share of a MAC is what its published energy leaves after multiply and add."""
-        table = costs()
-        element = accounting == "element"
-        registers = table["mac_pj"] - table["multiply_pj"] - table["accumulate_pj"]
-        scale = self.energy_scale
-        return UnitEnergies(
-            multiply_pj=table["multiply_pj"] * scale,
-            shift_pj=table["shift_pj"] * scale,
-            add_pj=table["add_pj"] * scale,
-            logic_multiply_pj=table["multiply_pj"] * scale,
-            accumulate_pj=table["accumulate_pj"] * scale * element,
-            registers_pj=registers * scale * element,
-            requantise_pj=(2 * table["multiply_pj"] + table["accumulate_pj"]) * scale,
-        )
 
 
 @dataclass(frozen=True)
@@ -138,7 +85,7 @@ def amount(what: Any, values: Mapping[str, Any]) -> float:
 
 
 def _memory(level: Mapping[str, Any], values: Mapping[str, Any], tech: Technology) -> MemoryLevel:
-    """A register (free: its energy is the element's), an SRAM with one port for both directions, or DRAM in bursts."""
+    """A register (the element's energy and area have it), an SRAM with one port both ways, or DRAM in bursts."""
     kind = level["kind"]
     if kind == "register":
         return MemoryLevel(
@@ -151,7 +98,7 @@ def _memory(level: Mapping[str, Any], values: Mapping[str, Any], tech: Technolog
     port = amount(level["bits_per_cycle"], values)
     if kind == "dram":
         row_bits, capacity, instances, holds = DRAM_BURST_BITS, math.inf, 1, "WIO"
-        energy = costs()["dram_pj_per_bit"] * DRAM_BURST_BITS
+        energy = silicon_costs()["dram_pj_per_bit"] * DRAM_BURST_BITS
     else:
         row_bits, capacity = int(amount(level["row_bits"], values)), amount(level["capacity_bytes"], values)
         instances, holds = int(amount(level.get("instances", 1), values)), level["holds"]
@@ -195,7 +142,7 @@ def _accelerator(
         levels=private,
         mapspace=Mapspace(tuple(axes), tuple(tiled)),
     )
-    area = tech.area_um2(rows * cols, (*private, *shared[:-1]))
+    logic, memory = tech.elements_um2(rows * cols), memories_um2((*private, *shared), tech)
     return Accelerator(
         name=f"{template.name}_{rows}x{cols}_{shared[0].capacity_bytes / 1024:g}KiB",
         engines=(engine,),
@@ -203,9 +150,9 @@ def _accelerator(
         clock_mhz=values["clock_mhz"],
         lanes=cols,
         energies=tech.energies(accounting),
-        static_power_w=tech.leakage_w(area),
+        static_power_w=tech.leakage_w(logic, memory),
         resources=Resources(),
-        area_mm2=area * 1e-6,
+        area_mm2=(logic + memory) * 1e-6,
         accounting=accounting,
     )
 
@@ -335,11 +282,16 @@ class AsicSpace:
         return nothing_shared()
 
     @property
+    def unit_costs(self) -> dict[str, UnitCost]:
+        """What everything costs, each with its origin."""
+        return read_costs("asic_45nm")
+
+    @property
     def prices(self) -> "Prices":
         """Leakage differs between accelerators and is in their layers' energies already."""
         from cosearch.hardware.tables import Prices
 
-        return Prices(self.accelerators[0].energies, 0.0, costs()["dram_pj_per_bit"], 0.0)
+        return Prices(self.accelerators[0].energies, 0.0, silicon_costs()["dram_pj_per_bit"], 0.0)
 
     def layer_costs(self, layer: Layer, policies: Sequence[float], residency: "Residency") -> "tuple[Floats, Floats]":
         from cosearch.hardware.nestfront import nest_costs
@@ -355,7 +307,7 @@ class AsicSpace:
             "space": "asic",
             "template": dict(self.template.document),
             "choices": {name: list(values) for name, values in self.choice_items},
-            "costs": costs(),
+            "costs": silicon_costs(),
             "accounting": self.accounting,
             "kinds": list(KINDS),
         }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cosearch.hardware.accelerator import Accelerator, Engine, MemoryLevel, Resources, UnitEnergies
 from cosearch.hardware.closedform import ClosedForm, unit_costs
+from cosearch.hardware.parts import UnitCost, read_costs
 from cosearch.workload import Layer
 
 if TYPE_CHECKING:
@@ -73,6 +74,11 @@ class FormSpace:
         from cosearch.hardware.single import nothing_shared
 
         return nothing_shared()
+
+    @property
+    def unit_costs(self) -> dict[str, UnitCost]:
+        """What everything costs, each with its origin."""
+        return read_costs(self.table)
 
     @property
     def prices(self) -> "Prices":

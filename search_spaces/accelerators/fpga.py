@@ -25,7 +25,7 @@ from cosearch.hardware.accelerator import (
     UnitEnergies,
     Zeros,
 )
-from cosearch.hardware.parts import Part, load_device
+from cosearch.hardware.parts import Part, UnitCost, load_device
 from cosearch.hardware.sparsity import ZEROS
 
 if TYPE_CHECKING:
@@ -137,6 +137,11 @@ class FpgaSpace:
     def modelled(self) -> tuple[str, ...]:
         """Names of the unit costs that are modelled, neither measured nor published for the part."""
         return self.part.modelled()
+
+    @property
+    def unit_costs(self) -> dict[str, UnitCost]:
+        """What everything costs on the part, each with its origin."""
+        return dict(self.part.costs)
 
     def scaled(self, factors: Mapping[str, float]) -> "FpgaSpace":
         """The same space with some unit costs of its part multiplied by a factor."""

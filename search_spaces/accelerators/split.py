@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cosearch.errors import ConfigError
 from cosearch.hardware.accelerator import Accelerator, Accounting, Resources
-from cosearch.hardware.parts import Part, load_device
+from cosearch.hardware.parts import Part, UnitCost, load_device
 from cosearch.hardware.sparsity import ZEROS
 from search_spaces.accelerators import fpga
 
@@ -86,6 +86,10 @@ class SplitSpace:
     @property
     def choices(self) -> dict[str, tuple[Any, ...]]:
         return {**self.base.choices, "shares": self.shares}
+
+    @property
+    def unit_costs(self) -> dict[str, UnitCost]:
+        return self.base.unit_costs
 
     @property
     def prices(self) -> "Prices":

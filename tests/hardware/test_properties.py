@@ -57,6 +57,7 @@ def test_never_below_the_lower_bound(shape, name, seed):
     assert cost.latency_ms >= least.latency_ms * (1 - 1e-9)
     assert cost.energy_mj >= least.energy_mj * (1 - 1e-9)
     assert cost.utilisation <= 1 + 1e-9
+    assert (cost.roofline_ms, cost.compulsory_mj) == (least.latency_ms, least.energy_mj)
 
 
 @checked

@@ -25,9 +25,10 @@ def test_gemmini_by_hand():
     assert (scratchpad.capacity_bytes, scratchpad.word_bits, scratchpad.read_bits_per_cycle) == (2**18, 128, 256)
     assert scratchpad.read_energy_pj == pytest.approx((0.9749 + 0.050251 * 256) * 8)
     assert dram.read_energy_pj == 6400
-    bits = 8 * (2**18 + 16 * 4096 + 256)
-    assert accelerator.area_mm2 == pytest.approx((256 * 502 + bits * 3.07) * 1e-6)
-    assert accelerator.static_power_w == pytest.approx(accelerator.area_mm2 * 21.8e-3)
+    pad = 2**21 * 0.5095 + 128 * 9.423 + 2**14 * 1.454  # bits, columns, rows
+    memory = pad + 16 * (2**15 * 0.5095 + 32 * 9.423 + 2**10 * 1.454)
+    assert accelerator.area_mm2 == pytest.approx((256 * 502 + memory) * 1e-6)
+    assert accelerator.static_power_w == pytest.approx((256 * 502 * 21.8 + memory * 47.5) * 1e-9)
 
 
 def test_amounts():

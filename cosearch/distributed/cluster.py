@@ -1,0 +1,245 @@
+"""The connection to Ray: start or find it, check it before anything waits for it, and leave nothing behind."""
+
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cosearch import __version__
+from cosearch.accuracy import AccuracySource
+from cosearch.config import RunConfig
+from cosearch.errors import ConfigError, RunError
+from cosearch.evaluators import Evaluator
+
+PROBE_SECONDS = 5.0
+"""How long an address has to answer; Ray's own client would wait for minutes."""
+HELLO_SECONDS = 120.0
+"""How long a node has to start a worker."""
+REFRESH_SECONDS = 2.0
+"""How often the nodes are counted."""
+FOLDER = "cosearch-ray"
+"""Beginning of the names of temporary folders; the process that made it comes next."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What Ray reserves for one evaluation or training. gpus: may be a part of one."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+    def times(self, resources: Mapping[str, float]) -> int:
+        """How many fit into a node's resources."""
+        # a share such as 0.1 is no exact binary fraction
+        fits = [resources.get("CPU", 0.0) / self.cpus + 1e-9]
+        if self.gpus:
+            fits.append(resources.get("GPU", 0.0) / self.gpus + 1e-9)
+        return int(min(fits))
+
+
+class Cluster:
+    """A connected Ray. share: of one evaluation or training, set by `reserve`."""
+
+    def __init__(self, remote: bool) -> None:
+        self.remote, self.share = remote, Share()
+        self._nodes: tuple[float, list[dict[str, Any]]] = (-REFRESH_SECONDS, [])
+        self._stored: dict[int, tuple[Any, Any]] = {}
+
+    def reserve(self, share: Share) -> None:
+        """Raises: ConfigError naming what is missing if no node can give one share."""
+        self.share = share
+        lacking = self._lacking()
+        if lacking:
+            raise ConfigError(f"{lacking}: lower --ray-cpus or --ray-gpus, or add a node that has them")
+
+    def check(self) -> None:
+        """Raises: RunError naming what is missing if no node is left that can give a share."""
+        lacking = self._lacking()
+        if lacking:
+            raise RunError(f"{lacking}: add a node and continue with cosearch resume")
+
+    def _lacking(self) -> str:
+        nodes = self.nodes()
+        if any(self.share.times(node["Resources"]) for node in nodes):
+            return ""
+        wanted = {"CPU": self.share.cpus, "GPU": self.share.gpus}
+        most = {name: max((n["Resources"].get(name, 0.0) for n in nodes), default=0.0) for name in wanted}
+        asked = " and ".join(f"{value:g} {name}" for name, value in wanted.items() if value)
+        have = " and ".join(f"{most[name]:g} {name}" for name, value in wanted.items() if value)
+        return f"one evaluation needs {asked}, and the largest of {len(nodes)} Ray nodes has {have}"
+
+    @property
+    def device(self) -> str:
+        """Where torch computes in workers."""
+        return "cuda" if self.share.gpus else "cpu"
+
+    @property
+    def slots(self) -> int:
+        """How many shares there are now."""
+        return sum(self.share.times(node["Resources"]) for node in self.nodes())
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """The nodes that are alive; they may have come or gone."""
+        import ray
+
+        if time.monotonic() - self._nodes[0] >= REFRESH_SECONDS:
+            self._nodes = (time.monotonic(), [node for node in ray.nodes() if node["Alive"]])
+        return self._nodes[1]
+
+    def evaluator(self, accuracy: AccuracySource) -> Evaluator:
+        """What evaluates candidates here: each by a task."""
+        import torch
+
+        from cosearch.distributed.tasks import Tasks
+
+        return Tasks(self, accuracy, torch.get_num_threads())
+
+    def store(self, value: Any) -> Any:
+        """Put a value into the object store, from where each node fetches it once. Returns: its reference."""
+        import ray
+
+        from cosearch.distributed.packing import pack
+
+        if id(value) not in self._stored:  # the value is kept, so that its id stays its own
+            self._stored[id(value)] = (value, ray.put(pack(value)))
+        return self._stored[id(value)][1]
+
+
+@contextmanager
+def connected(config: RunConfig) -> Iterator[Cluster]:
+    """Ray as `--ray` says. One that this process is connected to already is used, and left running.
+
+    Raises: ConfigError if Ray is not installed, not there, of another version, or has no cosearch.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Ray means to change what no GPU means; this is its new meaning already, without its warning
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ImportError:
+        raise ConfigError("--ray needs Ray, which is not installed: pip install '.[ray]'") from None
+    assert config.ray is not None
+    if ray.is_initialized():
+        yield Cluster(ray.util.client.ray.is_connected())
+        return
+    with _temporary_folder() as folder:
+        options: dict[str, Any]
+        if config.ray == "local":
+            cores = len(os.sched_getaffinity(0))
+            options = {
+                "address": "local",
+                "num_cpus": cores,
+                "include_dashboard": False,
+                "_temp_dir": str(folder),
+                "_node_ip_address": "127.0.0.1",  # no look at the network
+            }
+        else:
+            options = {"address": _answering(config.ray)}
+        try:
+            with _own_signals():
+                ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+            if config.ray != "local":
+                _require_cosearch()
+            yield Cluster(config.ray.startswith("ray://"))
+        except (ConnectionError, RuntimeError, OSError, ValueError) as error:
+            if ray.is_initialized():
+                raise
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ConfigError(f"--ray {config.ray}: {first}") from error
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """A folder that is removed; those that killed processes left are removed too."""
+    for old in Path(tempfile.gettempdir()).glob(f"{FOLDER}-*-*"):
+        number = old.name.split("-")[2]
+        if number.isdigit() and not Path(f"/proc/{number}").exists():
+            shutil.rmtree(old, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{FOLDER}-{os.getpid()}-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray takes SIGTERM for itself, which would end this process without a word."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _answering(address: str) -> str:
+    """The address if something that speaks gRPC answers there, as both of Ray's servers do.
+
+    Raises: ConfigError.
+    """
+    import grpc
+    from ray._private import services
+
+    found = address
+    if address == "auto":
+        try:
+            found = services.canonicalize_bootstrap_address_or_die("auto")
+        except ConnectionError:
+            raise ConfigError(
+                "--ray auto: no Ray cluster runs on this machine: start one with ray start --head, or give --ray local"
+            ) from None
+    with grpc.insecure_channel(found.removeprefix("ray://")) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=PROBE_SECONDS)
+        except grpc.FutureTimeoutError:
+            how = "ray start --head --ray-client-server-port PORT" if address != "auto" else "ray start --head"
+            raise ConfigError(
+                f"--ray {address}: no Ray answers at {found} within {PROBE_SECONDS:g} s: check the address, or start "
+                f"it with {how}"
+            ) from None
+    return found
+
+
+def _require_cosearch() -> None:
+    """Every node needs this version of cosearch.
+
+    Raises: ConfigError naming the node.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    def version() -> str:
+        import cosearch
+
+        return cosearch.__version__
+
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    remote = ray.remote(num_cpus=0, max_retries=0)(version)
+    asked = [
+        remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote()
+        for node in alive
+    ]
+    for node, reference in zip(alive, asked, strict=True):
+        name = node["NodeManagerHostname"]
+        try:
+            found = ray.get(reference, timeout=HELLO_SECONDS)
+        except Exception as error:
+            first = str(error).strip().splitlines()[-1]
+            raise ConfigError(
+                f"Ray node {name} cannot run cosearch ({first}): install cosearch {__version__} there"
+            ) from error
+        if found != __version__:
+            raise ConfigError(f"Ray node {name} has cosearch {found}, this is {__version__}: install the same")

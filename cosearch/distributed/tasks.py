@@ -1,0 +1,97 @@
+"""Short work as Ray tasks: evaluations of a search, and hardware fronts of many networks.
+
+What they need (supernet, images, cost tensor) lies in the object store and is unpacked once per worker process.
+"""
+
+import os
+import platform
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, Self
+
+import ray
+
+from cosearch.distributed.cluster import Cluster
+from cosearch.distributed.packing import unpack
+from cosearch.evaluators import Evaluation, evaluate
+from cosearch.strategies.base import Candidate, Failure
+from search_spaces.decisions import Arch
+
+RETRIES = 3
+"""How often work whose worker or node died is done again elsewhere."""
+KEPT = 4
+"""Values that a worker process keeps unpacked."""
+_unpacked: dict[str, Any] = {}
+
+
+def fetch(reference: Any, device: str = "cpu") -> Any:
+    """A value from the object store, unpacked once in this process. device: where torch has what can be moved."""
+    key = f"{reference.hex()} {device}"
+    if key not in _unpacked:
+        while len(_unpacked) >= KEPT:
+            del _unpacked[next(iter(_unpacked))]
+        value = unpack(ray.get(reference))
+        _unpacked[key] = value.to(device) if hasattr(value, "to") else value
+    return _unpacked[key]
+
+
+def here() -> str:
+    """This machine and process, for the log."""
+    return f"{platform.node()}:{os.getpid()}"
+
+
+class Tasks:
+    """Evaluates candidates as tasks. threads: of torch in each."""
+
+    def __init__(self, cluster: Cluster, accuracy: Callable[[Arch], float], threads: int) -> None:
+        self._cluster, self._threads = cluster, threads
+        self._accuracy = cluster.store(accuracy)
+        self._device = cluster.device
+        share = cluster.share
+        self._task = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=RETRIES)(_evaluate)
+
+    @property
+    def capacity(self) -> int:
+        """A few more than run, so that no worker waits for the next proposal."""
+        slots = self._cluster.slots
+        return slots + (slots + 3) // 4
+
+    def submit(self, candidate: Candidate) -> "Future[Evaluation]":
+        # a reference inside a list is handed on as it is
+        return settled(self._task.remote([self._accuracy], candidate.arch, self._threads, self._device).future())
+
+    def check(self) -> None:
+        self._cluster.check()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def _evaluate(accuracy: list[Any], arch: Arch, threads: int, device: str) -> Evaluation:
+    import torch
+
+    torch.set_num_threads(threads)
+    return evaluate(fetch(accuracy[0], device), arch, here())
+
+
+def settled(future: "Future[Evaluation]") -> "Future[Evaluation]":
+    """An evaluation whose workers died every time is a failure of its network, as one that raises an error is."""
+    result: Future[Evaluation] = Future()
+    future.add_done_callback(partial(_settle, result))
+    return result
+
+
+def _settle(result: "Future[Evaluation]", done: "Future[Evaluation]") -> None:
+    died = (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError)
+    error = done.exception()
+    if error is None:
+        result.set_result(done.result())
+    elif isinstance(error, died):
+        reason = str(error).strip().splitlines()[0]
+        result.set_result(Evaluation(Failure(f"its worker died {RETRIES + 1} times: {reason}"), 0.0))
+    else:
+        result.set_exception(error)

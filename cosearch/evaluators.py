@@ -1,0 +1,123 @@
+"""Where networks are evaluated, and in which order their results come: what the search loop knows of both.
+
+An evaluator takes candidates and gives futures, in this process (`Threads`) or on Ray (`cosearch.distributed`). Orders:
+``batch`` proposes whole batches and tells their results as they were asked, whatever came first, so that a search
+proposes the same wherever it is evaluated; ``async`` tells results as they come and asks for one more for each.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from math import isfinite
+from types import TracebackType
+from typing import Literal, Protocol, Self
+
+from cosearch.errors import CosearchError
+from cosearch.strategies.base import Candidate, Failure
+from search_spaces.decisions import Arch
+
+Order = Literal["batch", "async"]
+PATIENCE_SECONDS = 10.0
+"""How long nothing may come before the evaluator is asked whether anything still can."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An accuracy in [0, 1]. seconds: of the evaluation alone. node: the machine that did it, if it may be another."""
+
+    accuracy: float | Failure
+    seconds: float
+    node: str = ""
+
+
+class Evaluator(Protocol):
+    @property
+    def capacity(self) -> int:
+        """How many candidates keep it busy; machines may come and go."""
+
+    def submit(self, candidate: Candidate) -> "Future[Evaluation]": ...
+
+    def check(self) -> None:
+        """Raises: CosearchError if what was submitted can never run, as when machines are gone."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Threads:
+    """Evaluates in this process; each thread runs torch with as many threads as the one that makes it."""
+
+    def __init__(self, accuracy: Callable[[Arch], float], at_once: int) -> None:
+        import torch
+
+        inside = torch.get_num_threads()
+        self._accuracy, self.capacity = accuracy, max(1, at_once)
+        self._pool = ThreadPoolExecutor(self.capacity, initializer=lambda: torch.set_num_threads(inside))
+
+    def submit(self, candidate: Candidate) -> "Future[Evaluation]":
+        return self._pool.submit(evaluate, self._accuracy, candidate.arch)
+
+    def check(self) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+def evaluate(accuracy: Callable[[Arch], float], arch: Arch, node: str = "") -> Evaluation:
+    """An evaluation that fails or gives no number is a result like any other; the search goes on."""
+    started = time.monotonic()
+    found: float | Failure
+    try:
+        found = accuracy(arch)
+    except CosearchError as error:
+        found = Failure(str(error))
+    if not isinstance(found, Failure) and not isfinite(found):
+        found = Failure(f"accuracy is {found}")
+    return Evaluation(found, time.monotonic() - started, node)
+
+
+class Pending:
+    """Candidates that were asked and not told yet."""
+
+    def __init__(self, evaluator: Evaluator, order: Order, batch: int) -> None:
+        self._evaluator, self._order, self._batch = evaluator, order, batch
+        self._futures: dict[Future[Evaluation], Candidate] = {}
+
+    def __len__(self) -> int:
+        return len(self._futures)
+
+    def submit(self, candidate: Candidate) -> None:
+        self._futures[self._evaluator.submit(candidate)] = candidate
+
+    def wanted(self, told: int, trials: int) -> int:
+        """How many candidates to ask for now. told: results so far; trials: results in the end."""
+        left = trials - told - len(self)
+        if self._order == "async":
+            return max(0, min(self._evaluator.capacity - len(self), left))
+        # a batch ends where a generation does, so that what is proposed never depends on how many run at once
+        return 0 if self._futures else min(self._batch - told % self._batch, left)
+
+    def results(self) -> Iterator[tuple[Candidate, Evaluation]]:
+        """Wait, and give all that is pending as it was asked, or (async) what is done by now, at least one."""
+        futures = list(self._futures)
+        if not futures:
+            return
+        if self._order == "async":
+            done = self._done(futures)
+            futures = [future for future in futures if future in done]
+        for future in futures:
+            self._done([future])
+            yield self._futures.pop(future), future.result()
+
+    def _done(self, futures: "list[Future[Evaluation]]") -> "set[Future[Evaluation]]":
+        while not (done := wait(futures, PATIENCE_SECONDS, FIRST_COMPLETED).done):
+            self._evaluator.check()
+        return done

@@ -1,0 +1,163 @@
+"""Everything that a report is made of, read from a run directory; the run may be going on."""
+
+import fcntl
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cosearch.config import RunConfig
+from cosearch.errors import RunError
+from cosearch.hardware.accelerator import Accelerator
+from cosearch.report.kept import read_details
+from cosearch.report.trials import Trial, read_trials
+from cosearch.results import Design, Result, read_result
+from cosearch.runs import RunDirectory
+
+FINISHED, GOING_ON, STOPPED = "finished", "going on", "stopped"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One network that was trained alone, and its accuracies on the test images, one per seed."""
+
+    arch: dict[str, Any]
+    accuracies: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """state: one of the three above; result and details are None until it is finished.
+
+    details: see `cosearch.report.details`; None if they could not be found out, and no_details says why.
+    device, data, data_hash: of result.json. inputs: hashes of what the run depends on.
+    """
+
+    path: Path
+    config: RunConfig
+    state: str
+    objectives: tuple[str, ...]
+    searches: dict[str, list[Trial]]
+    log: tuple[dict[str, Any], ...]
+    inputs: dict[str, str]
+    result: Result | None
+    device: str
+    data: str | None
+    data_hash: str | None
+    details: dict[str, Any] | None
+    no_details: str
+    accelerator: Accelerator | None
+    classes: tuple[str, ...]
+    trained: tuple[Trained, ...]
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @cached_property
+    def finalist(self) -> Design | None:
+        return self.result.finalist if self.result is not None else None
+
+    def last(self, event: str) -> dict[str, Any]:
+        """The latest entry of the log of a kind; empty if there is none."""
+        return next((entry for entry in reversed(self.log) if entry.get("event") == event), {})
+
+    @property
+    def chosen_strategies(self) -> dict[str, tuple[str, str]]:
+        """Search -> (the strategy asked for, what `auto` made of it and why)."""
+        entries = (entry for entry in self.log if entry.get("event") == "search")
+        return {entry["study"]: (entry["strategy"], entry["why"]) for entry in entries}
+
+
+def read_facts(path: Path, no_details: str = "") -> Facts:
+    """Read a run. no_details: why its details could not be found out, if so.
+
+    Raises: RunError if it is no run directory, or a file of it is damaged.
+    """
+    run = RunDirectory.open(path)
+    log = read_log(path)
+    state = state_of(run, log)
+    finished = state == FINISHED
+    objectives, searches = read_trials(path, run.config.objectives)
+    outcome = run.read_json("result.json") if finished else {}
+    document = path / "best" / "accelerator.json"
+    network = path / "best" / "network.json"
+    return Facts(
+        path=path,
+        config=run.config,
+        state=state,
+        objectives=tuple(outcome.get("objectives", objectives)),
+        searches=searches,
+        log=log,
+        inputs=run.read_json("inputs.json") if (path / "inputs.json").is_file() else {},
+        result=read_result(run) if finished else None,
+        device=str(outcome.get("device", run.config.device)),
+        data=outcome.get("data", run.config.data if run.config.trains else None),
+        data_hash=outcome.get("data_hash"),
+        details=read_details(run) if finished else None,
+        no_details=no_details,
+        accelerator=Accelerator.from_json(document.read_text()) if finished and document.is_file() else None,
+        classes=tuple(run.read_json("best/network.json").get("classes", ())) if finished and network.is_file() else (),
+        trained=tuple(_trained(run)),
+    )
+
+
+def read_log(path: Path) -> tuple[dict[str, Any], ...]:
+    """Lines of log.jsonl that are whole: the last one may just be written."""
+    entries = []
+    try:
+        lines = (path / "log.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ()
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict):
+            entries.append(entry)
+    return tuple(entries)
+
+
+def state_of(run: RunDirectory, log: tuple[dict[str, Any], ...]) -> str:
+    """A resumed run has a result of before; it counts when the run is finished again."""
+    phases = [entry["event"] for entry in log if entry.get("event") in ("start", "finished")]
+    if phases[-1:] == ["finished"] and (run.path / "result.json").is_file():
+        return FINISHED
+    return GOING_ON if _in_use(run.path) else STOPPED
+
+
+def _in_use(path: Path) -> bool:
+    """Whether a process holds the run's lock."""
+    try:
+        with (path / ".lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+def _trained(run: RunDirectory) -> Iterator[Trained]:
+    """The networks in finalists/, those that were trained for an export included."""
+    found: dict[str, tuple[dict[str, Any], list[float]]] = {}
+    for file in sorted((run.path / "finalists").glob("*.json")):
+        try:
+            data = json.loads(file.read_text(encoding="utf-8"))
+            correct = data["test"]["correct"]
+            entry = found.setdefault(json.dumps(data["arch"]), (data["arch"], []))
+            entry[1].append(correct.count("1") / len(correct))
+        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+            continue  # of a training that is going on
+    for arch, accuracies in found.values():
+        yield Trained(arch, tuple(accuracies))
+
+
+def require_finished(facts: Facts) -> Result:
+    """Raises: RunError if the run has no result yet."""
+    if facts.result is None:
+        raise RunError(f"{facts.path} is {facts.state}, not finished: finish it with: cosearch resume {facts.path}")
+    return facts.result

@@ -1,0 +1,186 @@
+"""How far to trust a run: what it knows about its own errors, and what it does not know."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from cosearch.report.curves import common_box, hypervolume_curves, moves
+from cosearch.report.facts import Facts
+from cosearch.report.labels import percent, plural, title
+from cosearch.report.markup import Markup, fold, join, table
+from cosearch.report.shell import Section, paragraph
+from cosearch.results import AT_DEFAULT, Design, Result, accuracy_difference
+from search_spaces.decisions import arch_key
+
+LEAST_FOR_RANKS = 8
+"""Networks from which on a rank correlation says something."""
+NOT_MEASURED = "not measured in this run"
+
+
+def trust(facts: Facts) -> Section:
+    body = join(table(["question", "what this run knows"], _answers(facts)), _unit_costs(facts))
+    return Section("trust", "Trust", "How far to trust it", body)
+
+
+def _answers(facts: Facts) -> Iterator[tuple[str, Any]]:
+    result = facts.result
+    if result is not None:
+        yield "accuracy of the finalist", _accuracy(result)
+    yield "the search's accuracies beside training alone", _ranks(facts)
+    yield "error of predictors", _predictors(facts)
+    yield "the mapper beside exhaustive search", _mapper(facts)
+    yield "joint search beside random search, equal evaluations", _beside_random(facts)
+    if result is not None:
+        others = [d for d in result.designs[1:] if d.name not in ("random search",)]
+        for design in others:
+            yield f"joint search beside {design.name}", _beside(result.finalist, design)
+    yield "joint search beside network first, accelerator second", NOT_MEASURED
+    yield (
+        "other search seeds",
+        f"{NOT_MEASURED}: cosearch compare sets runs with other seeds side by side, with intervals",
+    )
+    yield "unit costs", _units_in_words(facts)
+    if result is not None:
+        lines = [note for note in result.notes if note.startswith("sensitivity")]
+        yield (
+            "does the order depend on modelled unit costs",
+            lines[0].removeprefix("sensitivity: ") if lines else NOT_MEASURED,
+        )
+        yield "latency and energy", f"{result.costs_are}; not measured on hardware"
+
+
+def _accuracy(result: Result) -> str:
+    finalist = result.finalist
+    if not finalist.correct:
+        return "taken from a table; this run trained nothing and has no interval of its own"
+    low, high = finalist.interval
+    reached = finalist.integer_accuracies
+    return (
+        f"{finalist.accuracy:.4f}, 95% interval {low:.3f} to {high:.3f} over the draw of {finalist.test_images} test "
+        f"images that nothing saw before; {plural(len(reached), 'training seed')}, {min(reached):.4f} to "
+        f"{max(reached):.4f}"
+    )
+
+
+def kendall(pairs: list[tuple[float, float]]) -> float:
+    """Kendall's tau-b. pairs: (x, y) of each thing."""
+    from scipy.stats import kendalltau
+
+    x, y = zip(*pairs, strict=True)
+    return float(kendalltau(x, y).statistic)
+
+
+def rank_pairs(facts: Facts) -> list[tuple[float, float]]:
+    """(accuracy in the search, mean test accuracy alone) of every network that has both."""
+    seen = {
+        arch_key(t.arch): t.accuracy for trials in facts.searches.values() for t in trials if t.accuracy is not None
+    }
+    alone = [(arch_key(t.arch), float(np.mean(t.accuracies))) for t in facts.trained]
+    return [(seen[key], accuracy) for key, accuracy in alone if key in seen]
+
+
+def _ranks(facts: Facts) -> str:
+    if facts.config.accuracy == "table":
+        return "the search's accuracies are the table's: nothing stands between"
+    pairs = rank_pairs(facts)
+    said = "; ".join(f"{search:.4f} in the search, {alone:.4f} alone" for search, alone in pairs[:6])
+    if len(pairs) < LEAST_FOR_RANKS:
+        return f"rank correlation {NOT_MEASURED}: {len(pairs)} networks were trained alone" + (
+            f" ({said})" if said else ""
+        )
+    tau = kendall(pairs)
+    n = len(pairs)
+    error = float(np.sqrt(2 * (2 * n + 5) / (9 * n * (n - 1))))
+    return f"Kendall tau {tau:.2f} over {n} networks (standard error about {error:.2f})"
+
+
+def _predictors(facts: Facts) -> str:
+    models = (facts.details or {}).get("predictors", [])
+    if models:
+        return "; ".join(
+            f"{title(m['of'])}: relative root mean square {percent(m['error'], 1)} in cross-validation, guessing the "
+            f"mean {percent(m['floor'], 1)}"
+            for m in models
+        )
+    if facts.details is None:
+        return f"not known here: {facts.no_details or 'the run is not finished'}"
+    return "no predictor stands between the search and its costs"
+
+
+def _mapper(facts: Facts) -> str:
+    finalist = (facts.details or {}).get("finalist")
+    if finalist is None:
+        return "no mapper in this run" if facts.details is not None else NOT_MEASURED
+    sizes = [row["mapspace"] for row in finalist["layers"] if row["mapspace"]]
+    if not sizes:
+        return "no mappings: layers are priced in closed form"
+    return (
+        f"no gap within the declared mapspace: each layer's mapping is the best of {min(sizes):,} to {max(sizes):,} "
+        "mappings, all compared; mappings outside of it (other dataflows, fused layers) were not looked at"
+    )
+
+
+def _beside_random(facts: Facts) -> str:
+    found = moves(facts)
+    n = {name: len(trials) for name, trials in facts.searches.items()}
+    ours, theirs = "co-search", "random search"
+    said = []
+    within = common_box(list(found.searches.values()), len(facts.objectives))
+    if within is not None and n.get(ours) and n.get(ours) == n.get(theirs):
+        reached = {name: curve[-1][1] for name, curve in hypervolume_curves(found.searches, n, within).items()}
+        if ours in reached and theirs in reached:
+            said.append(
+                f"hypervolume {reached[ours]:.4f} beside {reached[theirs]:.4f} after {n[ours]} evaluations each"
+            )
+    random = next((d for d in facts.result.designs if d.name == theirs), None) if facts.result is not None else None
+    if random is not None and facts.result is not None:
+        said.append(_beside(facts.result.finalist, random))
+    if not said:
+        return NOT_MEASURED
+    return "; ".join(said) + "; one search each, so there is no interval over searches"
+
+
+def _beside(ours: Design, theirs: Design) -> str:
+    if theirs.infeasible:
+        return theirs.infeasible
+    said = [
+        f"{ours.costs[n] / theirs.costs[n]:.2f}x {title(n)}"
+        for n in ("energy_mj", "latency_ms")
+        if ours.costs.get(n) and theirs.costs.get(n)
+    ]
+    if ours.correct:
+        mean, low, high = (100 * v for v in accuracy_difference(ours, theirs))
+        said.append(f"{mean:+.2f} points of test accuracy, 95% interval {low:+.2f} to {high:+.2f}")
+    else:
+        said.append(f"{100 * (ours.accuracy - theirs.accuracy):+.2f} points of accuracy")
+    own = theirs.name.endswith(AT_DEFAULT) and theirs.arch == ours.arch
+    return ", ".join(said) + (" (the same network)" if own else "")
+
+
+def _by_status(facts: Facts) -> dict[str, list[dict[str, Any]]]:
+    units = (facts.details or {}).get("device", {}).get("unit_costs", [])
+    return {status: [u for u in units if u["status"] == status] for status in ("measured", "published", "modelled")}
+
+
+def _units_in_words(facts: Facts) -> str:
+    found = _by_status(facts)
+    if any(found.values()):
+        return ", ".join(f"{len(units)} {status}" for status, units in found.items()) + "; each with its source below"
+    if facts.details is None:
+        return f"not known here: {facts.no_details or 'the run is not finished'}"
+    return f"none: costs are {facts.result.costs_are}" if facts.result is not None else "none"
+
+
+def _unit_costs(facts: Facts) -> Markup | None:
+    found = _by_status(facts)
+    if not any(found.values()):
+        return None
+    rows = [
+        [unit["name"], f"{unit['value']:g}", unit["unit"], unit["status"], unit["source"]]
+        for units in found.values()
+        for unit in units
+    ]
+    shown = table(["unit cost", "value", "unit", "how it is known", "source"], rows, (1,))
+    note = paragraph("Accuracies are measured, unless they come from a table or a predictor.", kind="quiet small")
+    return join(fold(f"All {len(rows)} unit costs with their sources", shown), note)

@@ -1,0 +1,172 @@
+"""`differentiable` against `bayesian` on the shiftadd space with a trained supernet, by the supernet's forward time.
+
+``python -m tests.benchmarks.differentiable run [--seeds N]`` trains the supernet once, lets `bayesian` evaluate 500 of
+its networks and `differentiable` use what 50 evaluations take, for each seed; ``... report`` writes
+docs/benchmarks/differentiable.md. Supernet, and every run, are kept in the cache.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cosearch.accuracy import SupernetAccuracy
+from cosearch.costs import AcceleratorCosts
+from cosearch.data import load_dataset
+from cosearch.hardware.tensor import cost_tensor
+from cosearch.strategies import Objectives, make
+from cosearch.strategies.objectives import undominated
+from search_spaces import accelerators, networks
+from tests.benchmarks.machine import stamp
+
+ROOT = Path(os.environ.get("COSEARCH_CACHE") or Path.home() / ".cache" / "cosearch") / "differentiable"
+DOCS = Path(__file__).parents[2] / "docs" / "benchmarks"
+REFERENCE_TRIALS, BUDGET = 500, 50.0
+"""Evaluations of `bayesian`, and what `differentiable` may use, in evaluations."""
+EPOCHS = 90
+
+
+class Counted:
+    """A supernet as source of accuracies that counts its uses.
+
+    gradient_cost: what a gradient takes, in evaluations.
+    """
+
+    def __init__(self, source: SupernetAccuracy, gradient_cost: float) -> None:
+        self.source, self.gradient_cost = source, gradient_cost
+        self.evaluations = self.gradients = 0
+
+    def __call__(self, arch: dict[str, Any]) -> float:
+        self.evaluations += 1
+        return self.source(arch)
+
+    def gradient(self, arch: dict[str, Any]) -> tuple[float, dict[str, float]]:
+        self.gradients += 1
+        return self.source.gradient(arch)
+
+    @property
+    def used(self) -> float:
+        """Supernet time so far, in evaluations."""
+        return self.evaluations + self.gradients * self.gradient_cost
+
+
+def gradient_cost(space: Any, source: SupernetAccuracy, networks_timed: int = 30) -> float:
+    """Processor time of a gradient (forward and backward) over that of an evaluation, by turns on random networks."""
+    rng = np.random.default_rng(0)
+    seconds = np.zeros(2)
+    for i in range(networks_timed + 1):
+        arch = space.sample(rng)
+        for kind, use in enumerate((source, source.gradient)):
+            started = time.process_time()
+            use(arch)
+            seconds[kind] += (time.process_time() - started) * (i > 0)  # the first use warms up
+    return float(seconds[1] / seconds[0])
+
+
+def problem(space_name: str) -> tuple[Any, AcceleratorCosts, SupernetAccuracy]:
+    """Space, costs on the default FPGA, and the trained supernet, on digits."""
+    import torch
+
+    from cosearch.supernet import recipes
+    from cosearch.supernet.training import make_optimizer, supernet_recipe, train_supernet_epoch
+
+    data = load_dataset("digits", None, 0)
+    space = networks.find(space_name)(data.input_shape, len(data.classes))
+    supernet, path = space.supernet(0), ROOT / f"{space_name}.pt"
+    if not path.is_file():
+        settings = supernet_recipe(EPOCHS)
+        recipe = recipes.make("uniform", space, supernet, 0, settings)
+        optimizer = make_optimizer(supernet, settings)
+        for epoch in range(EPOCHS):
+            train_supernet_epoch(recipe, optimizer, data.train, 0, epoch, data.mirror, "cpu")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(supernet.state_dict(), path)
+    supernet.load_state_dict(torch.load(path, weights_only=True))
+    costs = AcceleratorCosts(space, cost_tensor(space.layer_table(), accelerators.find("fpga")), Objectives())
+    return space, costs, SupernetAccuracy(space, supernet, data)
+
+
+def search(name: str, space_name: str, seed: int, budget: float) -> dict[str, Any]:
+    """One search until its supernet time is spent. Returns: networks with their accuracies, and what they took."""
+    space, costs, source = problem(space_name)
+    accuracy = Counted(source, gradient_cost(space, source) if name == "differentiable" else 0.0)
+    options = {"gradient": accuracy.gradient} if name == "differentiable" else {}
+    strategy = make(name, space, costs, Objectives(), seed, **options)
+    found: list[Any] = []
+    started = time.process_time()
+    while True:
+        [candidate] = strategy.ask()
+        if accuracy.used + 1.0 > budget:
+            break
+        value = accuracy(candidate.arch)
+        strategy.tell(candidate, {"accuracy": value})
+        found.append([candidate.arch, value])
+        if len(found) % 50 == 0:
+            print(f"{name} {space_name} seed {seed}: {len(found)} networks", flush=True)
+    return {
+        "networks": found,
+        "gradients": accuracy.gradients,
+        "gradient_cost": accuracy.gradient_cost,
+        "used": accuracy.used,
+        "seconds": time.process_time() - started,
+    }
+
+
+def kept(name: str, space_name: str, seed: int, trials: int) -> dict[str, Any]:
+    path = ROOT / "runs" / f"{space_name}.{name}.{trials}.{seed}.json"
+    if not path.is_file():
+        result = search(name, space_name, seed, trials)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result), encoding="utf-8")
+    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return loaded
+
+
+def front(costs: AcceleratorCosts, found: Sequence[Any]) -> np.ndarray:
+    """[n, (error, log latency, log energy)] of the networks on their whole hardware fronts, undominated."""
+    rows = [np.zeros((0, 3))]
+    for arch, accuracy in found:
+        [hardware] = costs.fronts([arch])
+        ms, mj = hardware.metric("latency_ms"), hardware.metric("energy_mj")
+        rows.append(np.column_stack([np.full(len(ms), 1.0 - accuracy), ms, mj]))
+    points = np.concatenate(rows)
+    return points[undominated(points)]
+
+
+def volumes(fronts: Sequence[np.ndarray], reference: np.ndarray) -> list[float]:
+    """Hypervolume of each front; reference point: the nadir of one front and 10% of its range."""
+    import moocore
+
+    low, high = reference.min(0), reference.max(0)
+    high = high + 0.1 * (high - low)
+    scaled = [(f - low) / (high - low) for f in fronts]
+    return [
+        float(moocore.hypervolume(f[(f < 1).all(1)], ref=np.ones(3))) if (f < 1).all(1).any() else 0.0 for f in scaled
+    ]
+
+
+def main() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "report"))
+    parser.add_argument("--space", default="shiftadd")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--strategies", default="bayesian,differentiable")
+    arguments = parser.parse_args()
+    if arguments.what == "run":
+        for seed in range(arguments.seeds):
+            for name in arguments.strategies.split(","):
+                kept(name, arguments.space, seed, REFERENCE_TRIALS if name != "differentiable" else int(BUDGET))
+        return
+    raise SystemExit("report: see below")
+
+
+if __name__ == "__main__":
+    main()
