@@ -58,8 +58,12 @@ def _option_type(annotation: Any) -> Any:
     return str
 
 
+def _repeatable(field: Any) -> bool:
+    return bool((field.json_schema_extra or {}).get("repeatable"))
+
+
 def _shown(default: Any) -> str | bool:
-    if default is None:
+    if default is None or default == ():
         return False
     return ",".join(default) if isinstance(default, tuple) else str(default)
 
@@ -71,7 +75,7 @@ def _run_signature() -> inspect.Signature:
     parameters = []
     for name, field in RunConfig.model_fields.items():
         flag = f"--{name.replace('_', '-')}"
-        kind = _option_type(field.annotation)
+        kind = list[str] if _repeatable(field) else _option_type(field.annotation)
         flags = (f"{flag}/--no-{flag[2:]}",) if kind is bool else (flag,)
         described = str(field.description).replace("[", r"\[")  # Typer's help is Rich markup
         option = typer.Option(*flags, help=described, show_default=_shown(field.default))
@@ -88,7 +92,7 @@ def _run(**options: Any) -> None:
     from cosearch.config import RunConfig, read_yaml
 
     file = options.pop("config")
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in options.items() if value not in (None, [])}
     config = RunConfig.make({**(read_yaml(file) if file else {}), **given})
     from cosearch.engine import run
 

@@ -15,7 +15,7 @@ from cosearch.hardware.repricing import sensitivity
 from cosearch.problem import Problem
 from cosearch.results import AT_DEFAULT, Design, bought
 from cosearch.strategies.base import Told
-from cosearch.strategies.objectives import MAXIMISED, one_standard_error, recommend, undominated
+from cosearch.strategies.objectives import MAXIMISED, bend, one_standard_error, recommend, undominated
 from search_spaces.decisions import Arch
 
 if TYPE_CHECKING:
@@ -39,13 +39,15 @@ def recommended(found: Mapping[str, Sequence[Told]], problem: Problem, images: i
     """For each search the design to take: the least product of costs among those that are accurate enough.
 
     One bar for all searches, so that what they chose can be compared: within one standard error of the best accuracy
-    of the search that reached least, and never below --min-accuracy. images: behind each accuracy.
+    of the search that reached least, and never below --min-accuracy. Where accuracy is no objective and there are
+    several, the knee of the front of those that reach the bar. images: behind each accuracy.
     """
     tables = {name: _columns(told, problem.objectives.costs) for name, told in found.items()}
     bar = problem.objectives.min_accuracy
     if "accuracy" in problem.objectives.names:
         bar = max(bar, min(one_standard_error(columns["accuracy"], images) for columns, _ in tables.values()))
-    return {name: rows[recommend(columns, problem.objectives, bar)] for name, (columns, rows) in tables.items()}
+    choose = recommend if "accuracy" in problem.objectives.names or len(problem.objectives.names) == 1 else bend
+    return {name: rows[choose(columns, problem.objectives, bar)] for name, (columns, rows) in tables.items()}
 
 
 def front_table(told: Sequence[Told], problem: Problem) -> "pd.DataFrame":
@@ -118,7 +120,7 @@ def notes(problem: Problem, chosen: Mapping[str, Choice], designs: Sequence[Desi
 
 
 def _below_minimum(problem: Problem, finalist: Design) -> list[str]:
-    needed = problem.config.min_accuracy
+    needed = problem.objectives.min_accuracy
     lines = []
     if finalist.search_accuracy < needed:
         lines.append(

@@ -48,6 +48,12 @@ class RunConfig(BaseModel):
     max_energy_mj: float | None = Field(None, gt=0, description="Hard limit on energy per image, mJ.")
     max_area_mm2: float | None = Field(None, gt=0, description="Hard limit on area, mm2 (ASIC).")
     min_accuracy: float = Field(0.0, ge=0, le=1, description="The recommended design must reach this, as a fraction.")
+    constraint: tuple[str, ...] = Field(
+        (),
+        description="Limit on any objective, such as 'dsp<=100' or 'throughput_fps>=30'; may be given several times. "
+        "Limits on hardware are hard; one on accuracy is --min-accuracy.",
+        json_schema_extra={"repeatable": True},
+    )
     accounting: Literal["element", "operator"] = Field(
         "element",
         description="Unit costs: element charges accumulator and operand registers with each operation; operator "
@@ -115,9 +121,11 @@ class RunConfig(BaseModel):
     out: Path | None = Field(None, description="Run directory; must not exist. [default: runs/SPACE-DEVICE-seedSEED]")
     quiet: bool = Field(False, description="Print nothing but errors.")
 
-    @field_validator("objectives", mode="before")
+    @field_validator("objectives", "constraint", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            value = ",".join(map(str, value))
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     def with_absolute_paths(self) -> "RunConfig":
@@ -150,9 +158,24 @@ class RunConfig(BaseModel):
 
     @property
     def constraints(self) -> dict[str, float]:
-        """The hardware limits that are set, by name."""
-        limits = {name: getattr(self, name) for name in ("max_latency_ms", "max_energy_mj", "max_area_mm2")}
-        return {name: value for name, value in limits.items() if value is not None}
+        """The limits that are set but for that on accuracy, by name.
+
+        Raises: ConfigError for a constraint that is none.
+        """
+        return {name: value for name, value in self._limits.items() if name != "min_accuracy"}
+
+    @property
+    def least_accuracy(self) -> float:
+        """What the recommended design must reach, however it was asked for."""
+        return self._limits.get("min_accuracy", 0.0)
+
+    @property
+    def _limits(self) -> dict[str, float]:
+        from cosearch.strategies.objectives import tightest
+
+        named = ("max_latency_ms", "max_energy_mj", "max_area_mm2", "min_accuracy")
+        given = [(name, value) for name in named if (value := getattr(self, name))]
+        return tightest([*given, *map(parse_constraint, self.constraint)])
 
     @classmethod
     def make(cls, values: Mapping[str, Any]) -> "RunConfig":
@@ -173,6 +196,27 @@ class RunConfig(BaseModel):
     def to_yaml(self) -> str:
         data = self.model_dump(mode="json")
         return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+
+
+def parse_constraint(text: str) -> tuple[str, float]:
+    """(name of the limit, value) of ``dsp<=100``.
+
+    Raises: ConfigError.
+    """
+    from cosearch.strategies.objectives import split_limit
+
+    for sign, side in (("<=", "max"), (">=", "min")):
+        name, found, value = text.partition(sign)
+        if found:
+            try:
+                number = float(value)
+            except ValueError:
+                raise ConfigError(f"constraint {text!r}: {value.strip()!r} is no number") from None
+            limited = "_".join(split_limit(f"{side}_{name.strip()}"))
+            if limited == "max_accuracy":
+                raise ConfigError(f"constraint {text!r}: accuracy has no upper limit, give 'accuracy>=VALUE'")
+            return limited, number
+    raise ConfigError(f"constraint {text!r}: expected NAME<=VALUE or NAME>=VALUE, as in 'dsp<=100'")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from cosearch.errors import ConfigError, DataError, HardwareError, UnknownNameEr
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.hardware.published import PublishedCost, PublishedDevice
 from cosearch.hardware.report import LayerRow, layer_report
-from cosearch.hardware.tensor import CostTensor, HardwareFront, NetworkCost, cost_tensor
-from cosearch.strategies.objectives import Objectives
+from cosearch.hardware.tensor import CONSTRAINTS, CostTensor, HardwareFront, NetworkCost, cost_tensor
+from cosearch.strategies.objectives import Objectives, derive, excess, is_known, split_limit, tightest
 from cosearch.workload import Workload, count_layers
 from search_spaces import accelerators
 from search_spaces.accelerators.published import PublishedSpace
@@ -58,6 +58,7 @@ class AcceleratorCosts:
     ) -> None:
         self.space, self.tensor = space, tensor
         self.constraints = dict(constraints or {})
+        self._of_hardware, self._of_rows = _hardware_limits(self.constraints)
         wanted = tuple("latency_ms" if n == "throughput_fps" else n for n in objectives.costs)
         hardware = tuple(n for n in dict.fromkeys(wanted) if n not in ("params", "macs"))
         self.hardware_objectives = hardware or ("latency_ms", "energy_mj")
@@ -96,9 +97,9 @@ class AcceleratorCosts:
             same = (tuple(demand["counts_row"]), demand["live_activation_bytes"], demand["host_bytes"])
             if same not in self._hardware:
                 self._hardware[same] = self.tensor.hardware_front(
-                    objectives=self.hardware_objectives, constraints=self.constraints, **demand
+                    objectives=self.hardware_objectives, constraints=self._of_hardware, **demand
                 )
-            self._fronts[key] = NetworkFront(self._hardware[same], workload)
+            self._fronts[key] = _within(NetworkFront(self._hardware[same], workload), self._of_rows)
         return self._fronts[key]
 
     def _demand(self, arch: Arch) -> tuple[Workload, dict[str, Any]]:
@@ -124,6 +125,23 @@ class AcceleratorCosts:
     def on(self, accelerator: Accelerator, arch: Arch) -> NetworkCost:
         """A network on a given accelerator; infeasible with a reason if it cannot run there."""
         return self.tensor.evaluate_on(accelerator, objective="edp", **self._demand(arch)[1])
+
+
+def _hardware_limits(limits: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+    """(limits that the search over accelerators keeps, those that its fronts are cut by)."""
+    kept = [(name, value) for name, value in limits.items() if name in CONSTRAINTS]
+    if limits.get("min_throughput_fps", 0.0) > 0.0:
+        kept.append(("max_latency_ms", 1e3 / limits["min_throughput_fps"]))
+    return tightest(kept), {name: value for name, value in limits.items() if name not in CONSTRAINTS}
+
+
+def _within(front: NetworkFront, limits: Mapping[str, float]) -> NetworkFront:
+    """The points of a front that meet limits."""
+    if not limits or not len(front):
+        return front
+    broken = excess({split_limit(name)[1]: front.metric(split_limit(name)[1]) for name in limits}, limits)
+    # 1000 / (1000 / x) may miss x by a rounding
+    return NetworkFront(front.hardware.take(np.flatnonzero(broken < 1e-12)), front.workload)
 
 
 def host_bytes(workload: Workload) -> float:
@@ -167,7 +185,7 @@ def _charged(device: PublishedDevice, workload: Workload) -> PublishedCost:
 
 def _limited(names: tuple[str, ...], constraints: Mapping[str, float]) -> Objectives:
     """Objectives whose fronts hold the least of every cost that is limited."""
-    return Objectives(tuple(dict.fromkeys((*names, *(name.removeprefix("max_") for name in constraints)))))
+    return Objectives(tuple(dict.fromkeys((*names, *(split_limit(name)[1] for name in constraints)))))
 
 
 @dataclass(frozen=True)
@@ -180,6 +198,8 @@ class PredictedFront:
         return 1 if self.values else 0
 
     def metric(self, name: str) -> npt.NDArray[np.float64]:
+        if name not in self.values and is_known(name, self.values):
+            return derive(name, self.metric)
         if name not in self.values:
             raise ConfigError(f"a measured device gives no {name!r}: {nearest(name, self.values)}")
         return np.array([self.values[name]])
@@ -206,8 +226,8 @@ class PublishedCosts:
     ) -> None:
         self.space, self.device = space, device
         self.constraints = dict(constraints or {})
-        for name in (*objectives.costs, *(name.removeprefix("max_") for name in self.constraints)):
-            if name not in self.metrics:
+        for name in (*objectives.costs, *(split_limit(name)[1] for name in self.constraints)):
+            if not is_known(name, self.metrics):
                 raise ConfigError(
                     f"{device.name} gives no {name!r}, which is an objective or a constraint: "
                     f"choose among {', '.join(self.metrics)} with --objectives"
@@ -237,8 +257,9 @@ class PublishedCosts:
 def _given(known: Mapping[str, float], workload: Workload, constraints: Mapping[str, float]) -> PredictedFront:
     """The one point of a device that is given, or none if it breaks a limit."""
     values = {**known, "params": float(workload.weight_count), "macs": float(workload.macs)}
-    meets = all(values[name.removeprefix("max_")] <= limit for name, limit in constraints.items())
-    return PredictedFront(values if meets else {})
+    front = PredictedFront(values)
+    broken = excess({split_limit(name)[1]: front.metric(split_limit(name)[1]) for name in constraints}, constraints)
+    return front if not np.any(broken) else PredictedFront({})
 
 
 class MeasuredCosts:
@@ -258,9 +279,9 @@ class MeasuredCosts:
         self.space, self.measurements = space, measurements
         self.constraints = dict(constraints or {})
         known = {*measurements.values, "params", "macs"}
-        wanted = [*objectives.costs, *(name.removeprefix("max_") for name in self.constraints)]
+        wanted = [*objectives.costs, *(split_limit(name)[1] for name in self.constraints)]
         for name in wanted:
-            if name not in known:
+            if not is_known(name, known):
                 raise ConfigError(
                     f"{measurements.path} measures no {name!r}, which is an objective or a constraint: "
                     f"choose among {', '.join(sorted(known))} with --objectives"

@@ -26,6 +26,7 @@ from cosearch.hardware.tensor import cost_tensor
 from cosearch.progress import Reporter
 from cosearch.strategies import STRATEGIES, Objectives
 from cosearch.strategies.base import cheapest
+from cosearch.strategies.objectives import MAXIMISED, split_limit
 from search_spaces import accelerators, networks
 from search_spaces.accelerators.published import PublishedSpace
 from search_spaces.networks.space import NetworkSpace
@@ -89,7 +90,8 @@ def prepare(config: RunConfig, reporter: Reporter) -> Problem:
 
     Raises: a CosearchError of one line.
     """
-    objectives = Objectives(config.objectives, config.min_accuracy)
+    Objectives(config.objectives, config.least_accuracy, config.constraints)  # limits that contradict show here
+    objectives = Objectives(config.objectives, config.least_accuracy)
     registry.find("strategies", STRATEGIES, config.strategy)
     if config.accuracy == "predictor" and config.accuracy_table is None:
         raise ConfigError("--accuracy predictor needs --accuracy-table FILE (a CSV of arch,accuracy)")
@@ -217,20 +219,33 @@ def _require_feasible(space: Any, costs: Any, constraints: Mapping[str, float], 
         return
     free = costs.free()
     for name, limit in constraints.items():
-        metric = name.removeprefix("max_")
-        arch = cheapest(space, free, metric)
+        side, metric = split_limit(name)
+        if (side == "min") != (metric in MAXIMISED):
+            continue  # networks are not searched for their largest costs: together with the others, below
+        arch = cheapest(space, free, "latency_ms" if metric == "throughput_fps" else metric)
         if arch is None:
             raise InfeasibleError(f"no network of {space.name} runs on {device} at all: choose a larger device")
-        least = float(free.fronts([arch])[0].metric(metric).min())
-        if least > limit:
+        values = free.fronts([arch])[0].metric(metric)
+        reached = float(values.max() if side == "min" else values.min())
+        if (reached < limit) if side == "min" else (reached > limit):
+            most, move = ("most", "lower the limit below") if side == "min" else ("least", "raise the limit above")
             raise InfeasibleError(
-                f"--{name.replace('_', '-')} {limit:g} cannot be met: the least that {space.name} reaches on {device} "
-                f"is {least:.4g}; raise the limit above it"
+                f"{_asked(name, limit)} cannot be met: the {most} that {space.name} reaches on {device} is "
+                f"{reached:.4g}; {move} it"
             )
     if cheapest(space, costs) is None:
         raise InfeasibleError(
-            f"the limits {dict(constraints)} can each be met on {device}, but not together: raise one"
+            f"no network of {space.name} was found on {device} that meets "
+            f"{', '.join(_asked(*limit) for limit in constraints.items())} together: loosen one"
         )
+
+
+def _asked(name: str, limit: float) -> str:
+    """A limit as a user gives it."""
+    if name in RunConfig.model_fields:
+        return f"--{name.replace('_', '-')} {limit:g}"
+    side, metric = split_limit(name)
+    return f"--constraint '{metric}{'<=' if side == 'max' else '>='}{limit:g}'"
 
 
 def fingerprint(problem: Problem) -> dict[str, str]:

@@ -27,6 +27,7 @@ GIVEN = {
     "max_energy_mj": ("0.25", 0.25),
     "max_area_mm2": ("3", 3.0),
     "min_accuracy": ("0.9", 0.9),
+    "constraint": ("dsp<=100, throughput_fps >= 30", ("dsp<=100", "throughput_fps >= 30")),
     "accounting": ("operator", "operator"),
     "strategy": ("random", "random"),
     "trials": ("17", 17),
@@ -112,7 +113,7 @@ def test_help_names_every_field_with_its_default():
         assert f"--{name.replace('_', '-')}" in plain, name
         assert field.description
         assert re.sub(r"\s", "", field.description)[:40] in plain, name
-        if field.default is not None and not isinstance(field.default, bool):
+        if field.default not in (None, ()) and not isinstance(field.default, bool):
             shown = ",".join(field.default) if isinstance(field.default, tuple) else str(field.default)
             assert f"[default:({shown})]" in plain, name
 
@@ -276,3 +277,28 @@ def test_lazy_names_of_the_package():
     assert cosearch.run.__module__ == cosearch.load.__module__ == cosearch.resume.__module__ == "cosearch.engine"
     with pytest.raises(AttributeError, match="no attribute 'walk'"):
         _ = cosearch.walk
+
+
+def test_constraints_on_anything_join_the_three_named_limits(seen):
+    command("--constraint", "dsp<=100", "--constraint", "throughput_fps >= 30", "--max-latency-ms", "2")
+    [config] = seen
+    assert config.constraints == {"max_latency_ms": 2.0, "max_dsp": 100.0, "min_throughput_fps": 30.0}
+    tighter = RunConfig.make({"max_latency_ms": 2, "constraint": "latency_ms<=1.5,accuracy>=0.9", "min_accuracy": 0.8})
+    assert tighter.constraints == {"max_latency_ms": 1.5}
+    assert tighter.least_accuracy == 0.9
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("dsp<100", "expected NAME<=VALUE"),
+        ("dps<=100", "unknown constraint 'max_dps'"),
+        ("dsp<=many", "'many' is no number"),
+        ("accuracy<=0.9", "no upper limit"),
+        ("<=3", "unknown constraint"),
+    ],
+)
+def test_constraints_that_are_none(text, match):
+    with pytest.raises(ConfigError, match=match) as caught:
+        _ = RunConfig.make({"constraint": text}).constraints
+    assert "\n" not in str(caught.value)

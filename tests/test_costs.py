@@ -6,7 +6,7 @@ import pytest
 from cosearch.costs import AcceleratorCosts, MeasuredCosts, Measurements, host_bytes, read_table
 from cosearch.errors import ConfigError, DataError
 from cosearch.hardware.tensor import cost_tensor
-from cosearch.strategies import Objectives
+from cosearch.strategies import Objectives, make
 from cosearch.strategies.base import cheapest
 from search_spaces.accelerators import fpga
 from search_spaces.networks import nasbench201
@@ -184,3 +184,51 @@ def test_networks_of_the_same_layers_share_their_front_and_differ_in_nothing():
 def test_host_bytes_are_the_image_and_the_logits():
     assert host_bytes(SPACE.workload(SPACE.largest())) >= 7 * 7 + 10
     assert host_bytes(SPACE.workload(SPACE.largest())) <= 8 * 8 + 10
+
+
+# -- objectives and limits of every kind --
+
+OF_AN_FPGA = (
+    "latency_ms", "energy_mj", "edp", "throughput_fps", "lut", "ff", "dsp", "bram", "params", "macs",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_AN_FPGA)
+def test_every_objective_is_priced_and_none_of_them_is_taken_for_something_to_measure(tensor, name):
+    objectives = Objectives(("accuracy", name))
+    strategy = make("evolutionary", SPACE, AcceleratorCosts(SPACE, tensor, objectives), objectives, 0)
+    for _ in range(14):
+        [candidate] = strategy.ask()
+        strategy.tell(candidate, {"accuracy": 0.5})
+    assert strategy.history.measured == ("accuracy",)
+    assert all(np.isfinite(told.front.metric(name)).all() for told in strategy.history.told)
+
+
+@pytest.mark.parametrize("name", OF_AN_FPGA)
+def test_a_limit_on_anything_leaves_the_points_that_meet_it_and_no_others(tensor, name):
+    side = "min" if name == "throughput_fps" else "max"
+    free = AcceleratorCosts(
+        SPACE, tensor, Objectives(tuple(dict.fromkeys(("accuracy", "latency_ms", "energy_mj", name))))
+    )
+    everything = [free.fronts([arch])[0].metric(name) for arch in archs(12)]
+    limit = float(np.median(np.concatenate(everything)))
+    limited = AcceleratorCosts(SPACE, tensor, Objectives(), {f"{side}_{name}": limit})
+    for arch, values in zip(archs(12), everything, strict=True):
+        [front] = limited.fronts([arch])
+        kept = front.metric(name)
+        meets = (values >= limit) if side == "min" else (values <= limit)
+        assert ((kept >= limit * (1 - 1e-12)) if side == "min" else (kept <= limit)).all()
+        assert (len(kept) > 0) == meets.any()
+
+
+def test_a_given_device_derives_and_limits_like_an_accelerator():
+    table = Measurements("x.csv", tuple(archs(20)), {"latency_ms": np.linspace(1, 2, 20)})
+    costs = MeasuredCosts(SPACE, table, Objectives(("accuracy", "throughput_fps")))
+    [front] = costs.fronts(archs(1))
+    assert front.metric("throughput_fps") == pytest.approx(1e3 / front.metric("latency_ms"))
+    slow = MeasuredCosts(
+        SPACE, table, Objectives(("accuracy", "latency_ms")), {"min_throughput_fps": 1e6}, models=costs.models
+    )
+    assert len(slow.fronts(archs(1))[0]) == 0
+    with pytest.raises(ConfigError, match="measures no 'edp'"):
+        MeasuredCosts(SPACE, table, Objectives(("accuracy", "edp")), models=costs.models)

@@ -7,7 +7,7 @@ from cosearch import registry
 from cosearch.errors import ConfigError
 from cosearch.strategies.base import Candidate, Costs, Failure, Front, Strategy, require_space
 from cosearch.strategies.known import Known, KnownCosts, Limited
-from cosearch.strategies.objectives import Objectives, split_limit
+from cosearch.strategies.objectives import Objectives, is_known, split_limit
 
 STRATEGIES: dict[str, str] = {
     "auto": "cosearch.strategies.auto:auto",
@@ -47,7 +47,7 @@ def make(
     limits = {
         limit: value
         for limit, value in wanted.constraints.items()
-        if split_limit(limit)[1] != "accuracy" and (known is None or split_limit(limit)[1] in known)
+        if split_limit(limit)[1] != "accuracy" and (known is None or is_known(split_limit(limit)[1], known))
     }
     try:
         strategy: Strategy = factory(decisions, Limited(priced, limits) if limits else priced, wanted, seed, **options)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from cosearch.errors import ConfigError, InfeasibleError
 from cosearch.seeding import numpy_stream
-from cosearch.strategies.objectives import Objectives, excess, product, split_limit
+from cosearch.strategies.objectives import Objectives, excess, is_known, product, split_limit
 from search_spaces.decisions import Arch, Decisions, arch_key
 
 
@@ -126,7 +126,7 @@ class History:
         known = getattr(costs, "metrics", None)
         limited = [split_limit(limit)[1] for limit in objectives.constraints]
         named = dict.fromkeys(("accuracy", *objectives.names, *limited))
-        self.measured = tuple(n for n in named if n == "accuracy" or (known is not None and n not in known))
+        self.measured = tuple(n for n in named if n == "accuracy" or (known is not None and not is_known(n, known)))
         """What only an evaluation tells."""
         if objectives.names and "accuracy" not in (*objectives.names, *limited) and not objectives.min_accuracy:
             self.measured = self.measured[1:]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from cosearch.errors import ConfigError, nearest
 from cosearch.strategies.base import Costs, Front
-from cosearch.strategies.objectives import UNITS, excess, split_limit
+from cosearch.strategies.objectives import UNITS, derive, excess, is_known, split_limit
 from search_spaces.decisions import Arch, Decisions, arch_key
 
 Column = npt.NDArray[np.float64]
@@ -29,6 +29,8 @@ class Values:
         return self.points
 
     def metric(self, name: str) -> Column:
+        if name not in self.columns and is_known(name, self.columns):
+            return derive(name, self.metric)
         if name not in self.columns:
             raise ConfigError(f"the cost {name!r} is not known: {nearest(name, self.columns)}")
         return self.columns[name]

@@ -1,7 +1,7 @@
 """Objectives: names, units, directions, and the front of what they say about a set of candidates."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -81,6 +81,32 @@ def split_limit(name: str) -> tuple[str, str]:
         known = [f"{side}_{objective}" for objective in UNITS for side in ("max", "min")]
         raise ConfigError(f"unknown constraint {name!r}: {nearest(name, known)}")
     return side, limited
+
+
+DERIVED: dict[str, tuple[str, ...]] = {"edp": ("latency_ms", "energy_mj"), "throughput_fps": ("latency_ms",)}
+"""Objectives that follow from others."""
+
+
+def is_known(name: str, metrics: Collection[str]) -> bool:
+    """Whether an objective is one of some metrics, or follows from them."""
+    return name in metrics or (name in DERIVED and all(part in metrics for part in DERIVED[name]))
+
+
+def derive(name: str, metric: Callable[[str], Matrix]) -> Matrix:
+    """[points] a derived objective from those that it follows from."""
+    if name == "edp":
+        return metric("latency_ms") * metric("energy_mj")
+    assert name == "throughput_fps"
+    return 1e3 / metric("latency_ms")
+
+
+def tightest(limits: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """Limits by name, of several on one side of an objective the one that implies the others."""
+    found: dict[str, float] = {}
+    for name, value in limits:
+        choose = min if name.startswith("max_") else max
+        found[name] = choose(found.get(name, value), value)
+    return found
 
 
 def _check_limits(limits: Mapping[str, float]) -> None:
@@ -164,6 +190,16 @@ def recommend(columns: Mapping[str, npt.NDArray[np.float64]], objectives: Object
     paid = product({n: columns[n] for n in objectives.costs}) if objectives.costs else np.zeros(len(accuracy))
     costs = np.where(accuracy >= min(needed, float(accuracy.max())), paid, np.inf)
     return int(np.lexsort((-accuracy, costs))[0])
+
+
+def bend(columns: Mapping[str, npt.NDArray[np.float64]], objectives: Objectives, needed: float) -> int:
+    """Which row to take where no objective comes before the others: the knee of the rows that are accurate enough.
+
+    columns, needed: as of `recommend`.
+    """
+    accuracy = columns["accuracy"]
+    enough = np.flatnonzero(accuracy >= min(needed, float(accuracy.max())))
+    return int(enough[knee(objectives.minimised({name: columns[name] for name in objectives.names})[enough])])
 
 
 def knee(points: Matrix) -> int:
