@@ -260,7 +260,10 @@ def _fronts(compared: Comparison) -> Section:
     names = list(dict.fromkeys(n for one in series[:-1] for p in one["points"] for n in p["v"]))
     x, y = first_axes(compared.objectives)
     spec = {"kind": "scatter", "axes": axes_of(names), "x": x, "y": y, "series": series, "limits": []}
-    note = "Every design of every run's front.csv; lines join what no run of the configuration surpasses in these two axes."
+    note = (
+        "Every design of every run's front.csv; lines join what no run of the configuration surpasses in the two axes "
+        "that are shown."
+    )
     alt = "; ".join(
         f"{group.name}: {len(one['points'])} designs" for group, one in zip(compared.groups, series, strict=False)
     )
@@ -397,9 +400,10 @@ def _beside_random(compared: Comparison, curves: dict[tuple[int, str], list[Curv
         gains = [a[-1][1] - b[-1][1] for a, b in zip(ours, theirs, strict=True)]
         mean, low, high = mean_interval(gains)
         ahead = sum(gain > 0 for gain in gains)
+        spread = _interval(low, high, "+.4f")
         yield (
-            f"{group.name}: joint search dominates {mean:+.4f} of the box beside random search at equal evaluations{_interval(low, high, '+.4f')}, ahead in {ahead} of "
-            f"{plural(len(gains), 'run')}"
+            f"{group.name}: joint search dominates {mean:+.4f} of the box beside random search at equal evaluations"
+            f"{spread}, ahead in {ahead} of {plural(len(gains), 'run')}"
         )
 
 
