@@ -70,14 +70,9 @@ def cost_tensor(
     progress: called with (layers done, layers in all).
     cache: keep the result under $COSEARCH_CACHE or ~/.cache/cosearch, keyed by everything that decides it.
 
-    Raises: HardwareError if a layer's kind has no engine in the space.
+    A layer that fits no mapping, or whose kind has no engine in the space, stops nothing: networks with it are
+    infeasible on every accelerator, and their fronts say why.
     """
-    served = {kind for kinds in space.serves.values() for kind in kinds}
-    unknown = sorted({layer.kind for layer in layers} - served - set(VECTOR_KINDS))
-    if unknown:
-        raise HardwareError(
-            f"space {space.name!r} has engines for {', '.join(sorted(served))}, none for {unknown[0]!r}"
-        )
     folder = _cache_folder(layers, space, policies) if cache else None
     if folder is not None and (folder / "manifest.json").is_file():
         try:
@@ -437,7 +432,7 @@ class CostTensor:
         limits = _checked(objectives, constraints or {}, self.space)
         counts = self._counts(counts_row)
         stored = (self.weight_bits(counts), 8 * live_activation_bytes)
-        groups = self._groups(*stored)
+        groups = [] if self._unserved(counts) else self._groups(*stored)
         needed = tuple(kind for kind in self.kinds if counts[self.rows[kind]].any())
         by_resources = any(name in (*RESOURCES, "area_mm2") for name in objectives)
         budget = np.array(self._budget(limits), np.int64)
@@ -450,8 +445,7 @@ class CostTensor:
         keep = np.ones(len(front), bool)
         for name, limit in limits.items():
             keep &= front.metric(name) <= limit
-        stuck = "" if len(front) else self._stuck(counts)
-        reason = f"layer {stuck!r} fits no mapping" if stuck else front.reason
+        reason = "" if len(front) else self._unserved(counts) or self._stuck(counts) or front.reason
         if len(front) and not keep.any():
             name = next(n for n in limits if not (front.metric(n) <= limits[n]).any()) if len(limits) == 1 else ""
             best = ", ".join(f"{n} {front.metric(n).min():.6g}" for n in limits if not name or n == name)
@@ -628,11 +622,6 @@ class CostTensor:
         """
         _checked((objective,), {}, self.space)
         counts = self._counts(counts_row)
-        lacking = [layer.kind for i, layer in enumerate(self.layers) if counts[i] and not self._has(layer.kind)]
-        if lacking:
-            served = sorted({kind for kinds in self.space.serves.values() for kind in kinds})
-            reason = f"the accelerator has no engine for {lacking[0]!r} layers, only for {', '.join(served)}"
-            return NetworkCost(math.inf, math.inf, False, reason)
         front = self.hardware_front(counts, live_activation_bytes, host_bytes=host_bytes)
         if not len(front):
             return NetworkCost(math.inf, math.inf, False, front.reason)
@@ -651,14 +640,24 @@ class CostTensor:
             ),
         )
 
-    def _has(self, kind: str) -> bool:
-        return kind in VECTOR_KINDS or any(kind in kinds for kinds in self.space.serves.values())
+    def _unserved(self, counts: Ints) -> str:
+        """Why a layer of the network runs nowhere: its kind has no engine. Empty if all have one."""
+        served = {kind for kinds in self.space.serves.values() for kind in kinds}
+        for i in np.flatnonzero(counts):
+            layer = self.layers[i]
+            if layer.kind not in served and layer.kind not in VECTOR_KINDS:
+                return (
+                    f"layer {layer.name!r}: {self.space.name} has no engine for {layer.kind!r} layers, "
+                    f"only for {', '.join(sorted(served))}"
+                )
+        return ""
 
     def _stuck(self, counts: Ints) -> str:
+        """Which layer of the network fits no mapping; empty if every one does."""
         for kind in self.kinds:
             for at, index in enumerate(self.rows[kind]):
                 if counts[index] and not np.isfinite(self.latency[kind][0][at]).any():
-                    return self.layers[index].name
+                    return f"layer {self.layers[index].name!r} fits no mapping"
         return ""
 
     def evaluate_on(

@@ -1,14 +1,15 @@
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
 
 from cosearch.errors import ConfigError, HardwareError, InfeasibleError
-from cosearch.hardware import accelerator_tensor, cost_tensor, evaluate, layer_report
+from cosearch.hardware import accelerator_tensor, cost_tensor, evaluate, grid, joint_front, layer_report
 from cosearch.hardware.pricing import RESIDENCIES
 from cosearch.workload import Layer, distinct_layers
-from search_spaces.accelerators import fpga
+from search_spaces.accelerators import find, fpga
 
 
 def brute_front(tensor, space, counts, live, fixed=None):
@@ -189,9 +190,35 @@ def test_costs_add_over_layers(small_space, network):
     assert whole.latency_ms == pytest.approx(sum(parts))
 
 
-def test_a_kind_without_engine_and_bad_counts_are_refused(small_space):
-    with pytest.raises(HardwareError, match="none for 'bitserial'"):
-        cost_tensor((Layer("x", "bitserial"),), small_space)
+@pytest.mark.parametrize("device", ["ecp5-25f", "gemmini", "pim"])
+def test_a_kind_without_engine_is_infeasible_everywhere_and_says_so(device, small_space):
+    """One layer that no accelerator runs stops neither its sweep nor other networks."""
+    space = small_space if device == "ecp5-25f" else find(device)
+    layers = (Layer("fine", K=8, C=8, P=4, Q=4), Layer("odd", "bitserial", K=8))
+    tensor = cost_tensor(layers, space, cache=False)
+    reason = f"layer 'odd': {space.name} has no engine for 'bitserial' layers, only for .*mac"
+    assert re.match(reason, tensor.hardware_front([1, 1], 1e3).reason)
+    assert len(tensor.hardware_front([1, 0], 1e3)) > 0
+    assert [len(front) > 0 for front in tensor.hardware_fronts([[1, 1], [1, 0]], [1e3, 1e3])] == [False, True]
+    with pytest.raises(InfeasibleError, match=reason):
+        tensor.best_accelerator([0, 1], "latency_ms")
+    accelerator = tensor.best_accelerator([1, 0], "latency_ms").accelerator(0)
+    cost = tensor.evaluate_on(accelerator, [1, 1], 1e3)
+    assert not cost.feasible
+    assert "no engine for 'bitserial' layers" in cost.reason
+    front = joint_front(tensor, [[1, 1], [1, 0]], [0.1, 0.2], [1e3, 1e3])
+    assert set(front.network) == {1}
+    if len(space.kinds) == 1:
+        dense = grid(tensor)
+        assert np.isinf(dense.networks([[1, 1]])[0]).all()
+        index, value = dense.best([[0, 1], [1, 0]])
+        assert index[0] == -1
+        assert np.isinf(value[0])
+        assert index[1] >= 0
+        assert set(dense.front([[1, 1], [1, 0]]).network) == {1}
+
+
+def test_bad_counts_are_refused(small_space):
     tensor = cost_tensor((Layer("x"),), small_space, cache=False)
     with pytest.raises(HardwareError, match="expected 1 numbers"):
         tensor.hardware_front([1, 2], 0.0)
