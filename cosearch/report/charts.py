@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cosearch.config import RunConfig
 from cosearch.report.curves import Curve, best_accuracy
 from cosearch.report.facts import Facts
 from cosearch.report.labels import axis, network, title
@@ -151,13 +152,16 @@ def first_axes(objectives: Sequence[str]) -> tuple[str, str]:
     return objectives[0], objectives[min(1, len(objectives) - 1)]
 
 
+def limits_of(config: RunConfig) -> dict[str, float]:
+    """All limits of a run, that on accuracy included: ``max_latency_ms`` -> value."""
+    least = {"min_accuracy": config.least_accuracy} if config.least_accuracy else {}
+    return {**config.constraints, **least}
+
+
 def limits(facts: Facts) -> list[dict[str, Any]]:
     """Limits of the run as lines."""
-    given = dict(facts.config.constraints)
-    if facts.config.min_accuracy:
-        given["min_accuracy"] = facts.config.min_accuracy
     lines = []
-    for name, amount in given.items():
+    for name, amount in limits_of(facts.config).items():
         side, limited = split_limit(name)
         lines.append(
             {"key": limited, "value": amount, "label": f"{'at most' if side == 'max' else 'at least'} {amount:g}"}

@@ -15,6 +15,7 @@ from cosearch.report.charts import (
     front_rows,
     hypervolume_chart,
     layer_charts,
+    limits_of,
     scaled,
 )
 from cosearch.report.curves import common_box, hypervolume_curves, moves
@@ -160,6 +161,8 @@ def _taken(facts: Facts, finalist: Design) -> Iterator[tuple[Any, Any]]:
     there = [name for name in said if (facts.path / "best" / name).is_file()]
     files = (tag("li", tag("a", f"best/{name}", href=f"best/{name}"), f": {said[name]}") for name in there)
     yield "files", tag("ul", files)
+    if facts.classes:
+        yield "what it tells apart", f"{len(facts.classes)} classes: {', '.join(facts.classes[:40])}"
     yield "another design", code(f"cosearch export {facts.path} --trial N --to DIR")
 
 
@@ -313,9 +316,8 @@ def _deciders(facts: Facts) -> Iterator[tuple[Any, Any]]:
         "predictor": "predicted by a model fitted to a table",
     }
     yield "accuracy in the search", source[config.accuracy]
-    limits = {**config.constraints, **({"min_accuracy": config.min_accuracy} if config.min_accuracy else {})}
     yield "objectives", ", ".join(f"{title(n)} ({better(n)})" for n in facts.objectives)
-    yield "limits", ", ".join(_limit(name, amount) for name, amount in limits.items()) or "none"
+    yield "limits", ", ".join(_limit(name, amount) for name, amount in limits_of(config).items()) or "none"
 
 
 def _limit(name: str, amount: float) -> str:
@@ -410,8 +412,9 @@ def _accelerator(facts: Facts) -> Section:
         return Section("accelerator", "Accelerator", heading, paragraph(given))
     budget = (facts.details or {}).get("device", {}).get("budget", {})
     meters = [meter(title(n), getattr(made.resources, n), have) for n, have in budget.items() if have]
-    if made.area_mm2 is not None and facts.config.max_area_mm2:
-        meters.append(meter("area, mm² of the limit", made.area_mm2, facts.config.max_area_mm2))
+    most = facts.config.constraints.get("max_area_mm2")
+    if made.area_mm2 is not None and most:
+        meters.append(meter("area, mm² of the limit", made.area_mm2, most))
     area = [("area", f"{made.area_mm2:.4g} mm²")] if made.area_mm2 is not None else []
     part = [("part", made.part)] if made.part else []
     levels = [
@@ -582,7 +585,9 @@ def command(config: RunConfig) -> str:
         if name in ("out", "quiet") or given == field.default:
             continue
         flag = f"--{name.replace('_', '-')}"
-        if isinstance(given, bool):
+        if name == "constraint":
+            words += [word for one in given for word in (flag, one)]
+        elif isinstance(given, bool):
             words.append(flag if given else f"--no-{flag[2:]}")
         else:
             words += [flag, ",".join(map(str, given)) if isinstance(given, tuple) else str(given)]
