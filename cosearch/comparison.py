@@ -16,7 +16,7 @@ from cosearch.problem import Problem
 from cosearch.results import AT_DEFAULT, Design, bought
 from cosearch.strategies.base import Told
 from cosearch.strategies.objectives import MAXIMISED, bend, one_standard_error, recommend, undominated
-from search_spaces.decisions import Arch
+from search_spaces.decisions import Arch, arch_key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,12 +42,30 @@ def recommended(found: Mapping[str, Sequence[Told]], problem: Problem, images: i
     of the search that reached least, and never below --min-accuracy. Where accuracy is no objective and there are
     several, the knee of the front of those that reach the bar. images: behind each accuracy.
     """
+    return {name: designs[0] for name, designs in shortlist(found, problem, images, 1).items()}
+
+
+def shortlist(
+    found: Mapping[str, Sequence[Told]], problem: Problem, images: int, length: int
+) -> dict[str, list[Choice]]:
+    """For each search the designs to take, best first, each of another network: what `recommended` gives, and what it
+    would give without the networks before. At most `length` of them.
+    """
     tables = {name: _columns(told, problem.objectives.costs) for name, told in found.items()}
     bar = problem.objectives.min_accuracy
     if "accuracy" in problem.objectives.names:
         bar = max(bar, min(one_standard_error(columns["accuracy"], images) for columns, _ in tables.values()))
     choose = recommend if "accuracy" in problem.objectives.names or len(problem.objectives.names) == 1 else bend
-    return {name: rows[choose(columns, problem.objectives, bar)] for name, (columns, rows) in tables.items()}
+    lists: dict[str, list[Choice]] = {}
+    for name, (columns, rows) in tables.items():
+        network = np.unique([arch_key(arch) for arch, _ in rows], return_inverse=True)[1]
+        left = np.arange(len(rows))
+        lists[name] = []
+        while len(lists[name]) < length and left.size:
+            best = left[choose({n: column[left] for n, column in columns.items()}, problem.objectives, bar)]
+            lists[name].append(rows[best])
+            left = left[network[left] != network[best]]
+    return lists
 
 
 def front_table(told: Sequence[Told], problem: Problem) -> "pd.DataFrame":

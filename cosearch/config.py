@@ -96,6 +96,13 @@ class RunConfig(BaseModel):
         "(quantisation-aware training; fewer bits are always trained as such).",
     )
     distil: bool = Field(False, description="Finalists also follow the supernet's largest network.")
+    finalist_candidates: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Networks of each search that compete to be its finalist: by successive halving, on short trainings"
+        " scored on the validation images.",
+    )
     finalist_seeds: int = Field(3, ge=1, le=100, description="Training seeds of each finalist.")
     seed: int = Field(0, ge=0, lt=2**63, description="Decides every random choice.")
     batch: int = Field(

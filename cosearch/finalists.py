@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cosearch.config import RunConfig
 from cosearch.errors import CosearchError, RunError
 from cosearch.runs import RunDirectory
 from search_spaces.decisions import Arch, arch_key
@@ -25,15 +26,27 @@ FOLDER = "finalists"
 
 @dataclass(frozen=True)
 class Training:
-    """One network, trained from scratch with one seed on training and validation images."""
+    """One network, trained with one seed on training and validation images, and tested.
+
+    heat: not 0 for a short training that decides who goes on: of so many epochs, on the training images alone, scored
+    on the validation images.
+    """
 
     arch: Arch
     seed: int
     operations: int
+    heat: int = 0
 
     @property
     def name(self) -> str:
-        return f"{FOLDER}/{_digest(self.arch)}-seed{self.seed}"
+        return f"{FOLDER}/{_digest(self.arch)}-seed{self.seed}" + (f"-heat{self.heat}" if self.heat else "")
+
+    @property
+    def scored_on(self) -> str:
+        return "validation" if self.heat else "test"
+
+    def epochs(self, config: RunConfig) -> int:
+        return self.heat or config.finalist_epochs
 
 
 def _digest(arch: Arch) -> str:
@@ -42,7 +55,7 @@ def _digest(arch: Arch) -> str:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training reached on the test images.
+    """What a training reached on the images that it was scored on.
 
     correct: one character an image, 1 where the integer network is right. float_accuracy: of the network it came from.
     """
@@ -64,7 +77,7 @@ def load_trained(run: RunDirectory, training: Training) -> Trained | None:
         return None
     data = run.read_json(f"{training.name}.json")
     try:
-        return Trained(**data["test"])
+        return Trained(**data[training.scored_on])
     except (KeyError, TypeError) as error:
         raise RunError(f"{run.path / training.name}.json is damaged ({error}): remove it and resume") from error
 
@@ -181,7 +194,7 @@ def _watch(run: RunDirectory, processes: "Sequence[subprocess.Popen[str]]", on_e
 
 
 def train(run: RunDirectory, dataset: Any, space: Any, training: Training, on_epoch: Callable[[int], None]) -> Trained:
-    """Train one finalist, convert it to integers, and open the test split.
+    """Train one finalist, convert it to integers, and open the test split; in a heat, score the validation images.
 
     The result file is written last: a training without it is done again.
     """
@@ -193,30 +206,29 @@ def train(run: RunDirectory, dataset: Any, space: Any, training: Training, on_ep
 
     config = run.config
     device = torch_device(config.torch_device)
-    split = dataset.development()
+    split, epochs = dataset.train if training.heat else dataset.development(), training.epochs(config)
     inherits = config.finalist_start == "supernet"
     network = (
         _inherited(run, space, _start_file(training.arch), device)
         if inherits
         else space.build(training.arch, training.seed)
     )
-    recipe = finalist_recipe(config.finalist_epochs, config.finalist_simulated_epochs, inherits)
+    recipe = finalist_recipe(epochs, min(epochs, config.finalist_simulated_epochs), inherits)
     teacher = _inherited(run, space, TEACHER, device) if config.distil else None
     if teacher is not None:
         calibrate(teacher, torch.from_numpy(split.x).to(device))
     train_network(network, split, recipe, training.seed, dataset.mirror, device, on_epoch, teacher)
-    test = dataset.open_test()
-    float_accuracy = accuracy(network, test, device)
+    scored = dataset.validation if training.heat else dataset.open_test()
+    float_accuracy = accuracy(network, scored, device)
     integer = to_integer(network, torch.from_numpy(split.x))
-    right = integer_predictions(integer, torch.from_numpy(test.x)) == torch.from_numpy(test.y)
+    right = integer_predictions(integer, torch.from_numpy(scored.x)) == torch.from_numpy(scored.y)
     result = Trained("".join("1" if image else "0" for image in right.tolist()), float_accuracy)
-    metadata = {"format": "cosearch.network", "version": "1", "arch": json.dumps(training.arch)}
-    run.save_tensors(f"{training.name}.safetensors", network.state_dict(), metadata)
-    run.save_tensors(f"{training.name}.integer.safetensors", *to_tensors(integer))
-    run.write_json(
-        f"{training.name}.json",
-        {"arch": training.arch, "seed": training.seed, "epochs": config.finalist_epochs, "test": asdict(result)},
-    )
+    if not training.heat:
+        metadata = {"format": "cosearch.network", "version": "1", "arch": json.dumps(training.arch)}
+        run.save_tensors(f"{training.name}.safetensors", network.state_dict(), metadata)
+        run.save_tensors(f"{training.name}.integer.safetensors", *to_tensors(integer))
+    described = {"arch": training.arch, "seed": training.seed, "epochs": epochs}
+    run.write_json(f"{training.name}.json", {**described, training.scored_on: asdict(result)})
     return result
 
 
