@@ -216,7 +216,7 @@ def _carry_out(
         chosen = recommended(found, problem, accuracy.images)
         with _timed(seconds, "finalists"):
             trained = (
-                _train_finalists(run, chosen, problem, reporter, deadline)
+                _train_finalists(run, chosen, problem, cluster, reporter, deadline)
                 if config.trains
                 else {name: [] for name in chosen}
             )
@@ -437,7 +437,12 @@ def _outcome(
 
 
 def _train_finalists(
-    run: RunDirectory, chosen: Mapping[str, Choice], problem: Problem, reporter: Reporter, deadline: float
+    run: RunDirectory,
+    chosen: Mapping[str, Choice],
+    problem: Problem,
+    cluster: "Cluster | None",
+    reporter: Reporter,
+    deadline: float,
 ) -> dict[str, list[Trained]]:
     """Train every chosen network with every seed; networks that were chosen twice are trained once."""
     from cosearch.supernet.training import torch_device
@@ -457,7 +462,10 @@ def _train_finalists(
     if open_ones:
         inherit(run, problem.space, [training.arch for training in open_ones])
     with reporter.phase("training finalists, epochs", epochs * len(trainings), done) as phase:
-        train_all(run, trainings, workers, on_epochs)
+        if cluster is None:
+            train_all(run, trainings, workers, on_epochs)
+        else:
+            cluster.train_all(run, trainings, on_epochs)
     results = {}
     for name, (arch, _) in chosen.items():
         loaded = [load_trained(run, training) for training in _trainings([arch], problem)]
