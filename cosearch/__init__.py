@@ -1,6 +1,6 @@
 """cosearch: find a neural network and the accelerator that runs it, together.
 
-`Layer` and `Workload` are here; `run`, `resume`, `load`, `load_network` and `export` are loaded on first use.
+`Layer` and `Workload` are here; `run`, `resume`, `load`, `load_network` and `export_design` are loaded on first use.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -9,14 +9,24 @@ from cosearch.errors import CosearchError
 from cosearch.workload import Layer, Workload
 
 if TYPE_CHECKING:
-    from cosearch.engine import export, load, load_network, resume, run
+    from cosearch.engine import export_design, load, load_network, resume, run
 
 __version__ = "0.1.0"
-__all__ = ["CosearchError", "Layer", "Workload", "__version__", "export", "load", "load_network", "resume", "run"]
+__all__ = [
+    "CosearchError",
+    "Layer",
+    "Workload",
+    "__version__",
+    "export_design",
+    "load",
+    "load_network",
+    "resume",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("run", "resume", "load", "load_network", "export"):
+    if name in __all__:
         from cosearch import engine
 
         return getattr(engine, name)

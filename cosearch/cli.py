@@ -30,6 +30,9 @@ app.add_typer(bench, name="bench")
 app.add_typer(predictor, name="predictor")
 app.command("predict")(predict)
 
+DEFAULT_WHAT = "network,workload,accelerator,mapping,weights,onnx,integers"
+"""What a run leaves in best/; `cosearch.export.design` writes it, and takes long to import."""
+
 _UsageError: Any = typer.BadParameter.__base__
 """What a wrong command line raises; Typer carries it but does not export it."""
 
@@ -173,16 +176,20 @@ def export(
     trial: Annotated[
         int | None, typer.Option(help="A trial of the search; the finalist by default.", show_default=False)
     ] = None,
+    front: Annotated[
+        int | None,
+        typer.Option(help="A row of front.csv, from 0: its network and its accelerator.", show_default=False),
+    ] = None,
     what: Annotated[
         str,
-        typer.Option(help="Some of network,workload,accelerator,mapping,weights,onnx,integers; or all."),
-    ] = "all",
+        typer.Option(help="Some of these, zigzag and timeloop; or all."),
+    ] = DEFAULT_WHAT,
 ) -> None:
     """Write a design of a run as files; its network is trained first if it was not and its weights are asked for."""
-    from cosearch.engine import export as write
+    from cosearch.engine import export_design
     from cosearch.export.design import parse_what
 
-    for path in write(run_directory, to, trial, parse_what(what)):
+    for path in export_design(run_directory, to, trial, parse_what(what), front):
         print(path)
 
 

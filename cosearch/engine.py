@@ -216,7 +216,7 @@ def _carry_out(
         chosen = recommended(found, problem, accuracy.images)
         with _timed(seconds, "finalists"):
             trained = (
-                _train_finalists(run, chosen, problem, reporter, deadline)
+                _train_finalists(run, chosen, problem, cluster, reporter, deadline)
                 if config.trains
                 else {name: [] for name in chosen}
             )
@@ -437,7 +437,12 @@ def _outcome(
 
 
 def _train_finalists(
-    run: RunDirectory, chosen: Mapping[str, Choice], problem: Problem, reporter: Reporter, deadline: float
+    run: RunDirectory,
+    chosen: Mapping[str, Choice],
+    problem: Problem,
+    cluster: "Cluster | None",
+    reporter: Reporter,
+    deadline: float,
 ) -> dict[str, list[Trained]]:
     """Train every chosen network with every seed; networks that were chosen twice are trained once."""
     from cosearch.supernet.training import torch_device
@@ -457,7 +462,10 @@ def _train_finalists(
     if open_ones:
         inherit(run, problem.space, [training.arch for training in open_ones])
     with reporter.phase("training finalists, epochs", epochs * len(trainings), done) as phase:
-        train_all(run, trainings, workers, on_epochs)
+        if cluster is None:
+            train_all(run, trainings, workers, on_epochs)
+        else:
+            cluster.train_all(run, trainings, on_epochs)
     results = {}
     for name, (arch, _) in chosen.items():
         loaded = [load_trained(run, training) for training in _trainings([arch], problem)]
@@ -497,11 +505,18 @@ def _write(run: RunDirectory, problem: Problem, result: Result, finalist: Choice
     )
 
 
-def export(path: Path | str, to: Path | str, trial: int | None = None, what: Sequence[str] = WHAT) -> list[Path]:
+def export_design(
+    path: Path | str,
+    to: Path | str,
+    trial: int | None = None,
+    what: Sequence[str] = WHAT,
+    front: int | None = None,
+) -> list[Path]:
     """Write a design of a run as files.
 
-    trial: a trial of the search, its network with the accelerator that it is recorded with; None is the finalist. A
-    network that was not trained yet is trained first if its weights are asked for.
+    trial: a trial of the search, its network with the accelerator that it is recorded with; front: a row of front.csv,
+    its network with its accelerator; None of both is the finalist. A network that was not trained yet is trained first
+    if its weights are asked for.
     Returns: the files. Raises: RunError, ConfigError.
     """
     run_directory = RunDirectory.open(Path(path))
@@ -509,7 +524,7 @@ def export(path: Path | str, to: Path | str, trial: int | None = None, what: Seq
     reporter = Reporter(config.quiet)
     with run_directory.locked():
         problem = prepare(config, Reporter(quiet=True))
-        choice = _finalist(run_directory, problem) if trial is None else _of_trial(run_directory, problem, trial)
+        choice = _chosen(run_directory, problem, trial, front)
         training = None
         if config.trains and set(TRAINED) & set(what):
             training = _trainings([choice[0]], problem)[0]
@@ -518,6 +533,23 @@ def export(path: Path | str, to: Path | str, trial: int | None = None, what: Seq
                 with reporter.phase("training the network, epochs", config.finalist_epochs) as phase:
                     train_all(run_directory, [training], 1, phase.advance)
         return write_design(run_directory, problem, choice, training, what, Path(to))
+
+
+def _chosen(run: RunDirectory, problem: Problem, trial: int | None, front: int | None) -> Choice:
+    """Raises: ConfigError if both are given, or there is no such trial or row."""
+    if trial is not None and front is not None:
+        raise ConfigError("--trial and --front both name a design: give one of them")
+    if front is not None:
+        return _of_front(run, problem, front)
+    return _finalist(run, problem) if trial is None else _of_trial(run, problem, trial)
+
+
+def _of_front(run: RunDirectory, problem: Problem, row: int) -> Choice:
+    table = load_run(run.path).front
+    if not 0 <= row < len(table):
+        raise ConfigError(f"--front {row}: {run.path / 'front.csv'} has rows 0 to {len(table) - 1}")
+    arch = json.loads(table["arch"].iloc[row])
+    return arch, _point_of(problem, arch, table["accelerator"].iloc[row] if "accelerator" in table else "")
 
 
 def _finalist(run: RunDirectory, problem: Problem) -> Choice:

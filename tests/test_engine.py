@@ -801,8 +801,50 @@ def test_finalists_take_from_the_supernet_what_is_asked(options, tmp_path, monke
         trained = {path.name.split("-")[0] for path in (run / "finalists").glob("*.json")}
         archs = [json.loads(t.user_attrs["arch"]) for t in study(run).trials]
         number = next(i for i, arch in enumerate(archs) if finalists.Training(arch, 0, 0).name[10:22] not in trained)
-        cosearch.export(run, tmp_path / "out", trial=number, what=["weights"])
+        cosearch.export_design(run, tmp_path / "out", trial=number, what=["weights"])
         assert len(list((run / "finalists").glob("*-start.safetensors"))) == len(inherited) + 1
+
+def test_the_default_is_what_a_run_leaves():
+    from cosearch.cli import DEFAULT_WHAT
+    from cosearch.export.design import EVERYTHING, WHAT, parse_what
+
+    assert parse_what(DEFAULT_WHAT) == WHAT
+    assert parse_what("all") == EVERYTHING
+
+
+def test_every_row_of_the_front_exports_with_its_own_accelerator_and_cost(finished, tmp_path):
+    for row in range(len(finished.front)):
+        expected = finished.front.iloc[row]
+        to = tmp_path / str(row)
+        cosearch.export_design(finished.path, to, what=("network", "workload", "accelerator", "mapping"), front=row)
+        found = cosearch.load(to)
+        assert found.description.arch == json.loads(expected["arch"])
+        assert found.accelerator.name == expected["accelerator"]
+        cost = found.cost()
+        assert (cost.latency_ms, cost.energy_mj) == pytest.approx((expected["latency_ms"], expected["energy_mj"]))
+
+
+def test_best_loads_as_the_finalist(finished, options):
+    import torch
+
+    found = cosearch.load(Path(finished.path) / "best")
+    cost = found.cost()
+    costs = finished.finalist.costs
+    assert (cost.latency_ms, cost.energy_mj) == pytest.approx((costs["latency_ms"], costs["energy_mj"]), rel=1e-12)
+    test = load_dataset(options["data"], seed=0).open_test()
+    with torch.no_grad():
+        right = found.network(torch.from_numpy(test.x)).argmax(1).numpy() == test.y
+    assert right.mean() == finished.finalist.float_accuracies[0]
+    assert found.description.pixel_mean
+
+
+def test_other_tools_files_are_written_on_request(finished, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    assert command(monkeypatch, "export", finished.path, "--to", str(out), "--what", "zigzag,timeloop") == 0
+    assert sorted(p.name for p in out.iterdir()) == ["timeloop", "zigzag"]
+    assert (out / "zigzag/notes.txt").is_file()
+    assert list((out / "zigzag").glob("*/hardware.yaml"))
+    assert list((out / "timeloop").glob("*/architecture.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -811,6 +853,8 @@ def test_finalists_take_from_the_supernet_what_is_asked(options, tmp_path, monke
         (["--trial", "9999"], "has trials 0 to 23"),
         (["--what", "onx"], "did you mean 'onnx'"),
         (["--what", ","], "--what is empty"),
+        (["--front", "9999"], "front.csv has rows 0 to"),
+        (["--front", "0", "--trial", "1"], "give one of them"),
     ],
 )
 def test_exports_that_cannot_be(finished, tmp_path, monkeypatch, capsys, arguments, words):

@@ -7,17 +7,19 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cosearch import __version__
-from cosearch.accuracy import AccuracySource
+from cosearch.accuracy import AccuracySource, TrainAccuracy
 from cosearch.config import RunConfig
 from cosearch.errors import ConfigError, RunError
 from cosearch.evaluators import Evaluator
+from cosearch.finalists import Training
+from cosearch.runs import RunDirectory
 
 PROBE_SECONDS = 5.0
 """How long an address has to answer; Ray's own client would wait for minutes."""
@@ -35,6 +37,11 @@ class Share:
 
     cpus: float = 1.0
     gpus: float = 0.0
+
+    @property
+    def device(self) -> str:
+        """Where torch computes in workers."""
+        return "cuda" if self.gpus else "cpu"
 
     def times(self, resources: Mapping[str, float]) -> int:
         """How many fit into a node's resources."""
@@ -76,15 +83,9 @@ class Cluster:
         have = " and ".join(f"{most[name]:g} {name}" for name, value in wanted.items() if value)
         return f"one evaluation needs {asked}, and the largest of {len(nodes)} Ray nodes has {have}"
 
-    @property
-    def device(self) -> str:
-        """Where torch computes in workers."""
-        return "cuda" if self.share.gpus else "cpu"
-
-    @property
-    def slots(self) -> int:
+    def slots(self, share: Share) -> int:
         """How many shares there are now."""
-        return sum(self.share.times(node["Resources"]) for node in self.nodes())
+        return sum(share.times(node["Resources"]) for node in self.nodes())
 
     def nodes(self) -> list[dict[str, Any]]:
         """The nodes that are alive; they may have come or gone."""
@@ -95,12 +96,20 @@ class Cluster:
         return self._nodes[1]
 
     def evaluator(self, accuracy: AccuracySource) -> Evaluator:
-        """What evaluates candidates here: each by a task."""
+        """What evaluates candidates here: trainings as trials of Tune, anything shorter as tasks."""
         import torch
 
         from cosearch.distributed.tasks import Tasks
+        from cosearch.distributed.trials import Trainings
 
-        return Tasks(self, accuracy, torch.get_num_threads())
+        kind = Trainings if isinstance(accuracy, TrainAccuracy) else Tasks
+        return kind(self, accuracy, torch.get_num_threads())
+
+    def train_all(self, run: RunDirectory, trainings: Sequence[Training], on_epochs: Callable[[int], None]) -> None:
+        """What `cosearch.finalists.train_all` does, here."""
+        from cosearch.distributed.training import train_all
+
+        train_all(self, run, trainings, on_epochs)
 
     def store(self, value: Any) -> Any:
         """Put a value into the object store, from where each node fetches it once. Returns: its reference."""

@@ -47,19 +47,20 @@ class Tasks:
     def __init__(self, cluster: Cluster, accuracy: Callable[[Arch], float], threads: int) -> None:
         self._cluster, self._threads = cluster, threads
         self._accuracy = cluster.store(accuracy)
-        self._device = cluster.device
         share = cluster.share
         self._task = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=RETRIES)(_evaluate)
 
     @property
     def capacity(self) -> int:
         """A few more than run, so that no worker waits for the next proposal."""
-        slots = self._cluster.slots
+        slots = self._cluster.slots(self._cluster.share)
         return slots + (slots + 3) // 4
 
     def submit(self, candidate: Candidate) -> "Future[Evaluation]":
+        device = self._cluster.share.device
         # a reference inside a list is handed on as it is
-        return settled(self._task.remote([self._accuracy], candidate.arch, self._threads, self._device).future())
+        task = self._task.remote([self._accuracy], candidate.arch, self._threads, device)
+        return settled(task.future())
 
     def check(self) -> None:
         self._cluster.check()

@@ -32,22 +32,25 @@ if TYPE_CHECKING:
 DESCRIPTIONS = ("network", "workload", "accelerator", "mapping")
 TRAINED = ("weights", "onnx", "integers")
 WHAT = (*DESCRIPTIONS, *TRAINED)
+"""What a run leaves of its finalist."""
+OTHER_TOOLS = ("zigzag", "timeloop")
+EVERYTHING = (*WHAT, *OTHER_TOOLS)
 Tensors = tuple[dict[str, "Tensor"], dict[str, str]]
 
 
 def parse_what(text: str) -> tuple[str, ...]:
-    """A comma-separated choice of `WHAT`, or ``all``.
+    """A comma-separated choice of `EVERYTHING`, or ``all``.
 
     Raises: ConfigError with the nearest name.
     """
     names = tuple(part.strip() for part in text.split(",") if part.strip())
     if names == ("all",):
-        return WHAT
+        return EVERYTHING
     for name in names:
-        if name not in WHAT:
-            raise ConfigError(f"--what {name}: {nearest(name, WHAT)}, or all of {', '.join(WHAT)}")
+        if name not in EVERYTHING:
+            raise ConfigError(f"--what {name}: {nearest(name, EVERYTHING)}, or all of {', '.join(EVERYTHING)}")
     if not names:
-        raise ConfigError(f"--what is empty: give some of {', '.join(WHAT)}")
+        raise ConfigError(f"--what is empty: give some of {', '.join(EVERYTHING)}")
     return tuple(dict.fromkeys(names))
 
 
@@ -56,15 +59,38 @@ def write_design(
 ) -> list[Path]:
     """Write the files of a design into a folder. training: of its network, done already; None if it has no weights.
 
-    Returns: the files. Raises: RunError if the training's weights are missing.
+    Returns: the files. Raises: RunError if the training's weights are missing; ConfigError if another tool's files are
+    asked for and there is no accelerator.
     """
     documents = {name: make(problem, choice) for name, make in _DOCUMENTS.items() if name in what}
     contents = {f"{name}.json": to_json(data).encode() for name, data in documents.items() if data is not None}
     if training is not None and set(TRAINED) & set(what):
         contents |= _trained(run, problem.space.blueprint(choice[0]), training, what)
+    if set(OTHER_TOOLS) & set(what):
+        contents |= _for_other_tools(problem, choice, what)
     for name, content in contents.items():
         write_atomic(to / name, content)
     return [to / name for name in contents]
+
+
+def _for_other_tools(problem: Problem, choice: Choice, what: Sequence[str]) -> dict[str, bytes]:
+    """The files of each tool in a folder of its name."""
+    from cosearch.export.timeloop import timeloop_files
+    from cosearch.export.zigzag import zigzag_files
+
+    if not isinstance(problem.costs, AcceleratorCosts):
+        if set(what) == set(EVERYTHING):
+            return {}
+        raise ConfigError(f"--what {','.join(what)}: {problem.device_name} is a device that is given, without a design")
+    workload, accelerator = problem.space.workload(choice[0]), problem.costs.accelerator(*choice)
+    mapping = network_mapping(problem, choice)
+    made = {"zigzag": zigzag_files, "timeloop": timeloop_files}
+    return {
+        f"{name}/{path}": content.encode()
+        for name, write in made.items()
+        if name in what
+        for path, content in write(workload, accelerator, mapping).items()
+    }
 
 
 def _network(problem: Problem, choice: Choice) -> dict[str, Any]:
