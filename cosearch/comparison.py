@@ -35,21 +35,16 @@ def _columns(told: Sequence[Told], names: Sequence[str]) -> tuple[dict[str, Any]
     return columns, rows
 
 
-def recommended(found: Mapping[str, Sequence[Told]], problem: Problem, images: int) -> dict[str, Choice]:
-    """For each search the design to take: the least product of costs among those that are accurate enough.
-
-    One bar for all searches, so that what they chose can be compared: within one standard error of the best accuracy
-    of the search that reached least, and never below --min-accuracy. Where accuracy is no objective and there are
-    several, the knee of the front of those that reach the bar. images: behind each accuracy.
-    """
-    return {name: designs[0] for name, designs in shortlist(found, problem, images, 1).items()}
-
-
 def shortlist(
     found: Mapping[str, Sequence[Told]], problem: Problem, images: int, length: int
 ) -> dict[str, list[Choice]]:
-    """For each search the designs to take, best first, each of another network: what `recommended` gives, and what it
-    would give without the networks before. At most `length` of them.
+    """For each search the designs to take, best first, each of another network; at most `length` of them.
+
+    The first has the least product of costs among those that are accurate enough. One bar for all searches, so that
+    what they chose can be compared: within one standard error of the best accuracy of the search that reached least,
+    and never below --min-accuracy. Where accuracy is no objective and there are several, it is the knee of the front of
+    those that reach the bar. The next ones are what the same rule gives without the networks before. images: behind
+    each accuracy.
     """
     tables = {name: _columns(told, problem.objectives.costs) for name, told in found.items()}
     bar = problem.objectives.min_accuracy

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from cosearch.comparison import (
     front_table,
     notes,
     on_default,
-    recommended,
+    shortlist,
 )
 from cosearch.config import RunConfig
 from cosearch.costs import AcceleratorCosts
@@ -41,7 +41,7 @@ from cosearch.results import Design, Result, read_result
 from cosearch.runs import RunDirectory, TrialLog, versions, write_atomic
 from cosearch.strategies import STRATEGIES, Objectives, make
 from cosearch.strategies.base import Candidate, Failure, Told
-from search_spaces.decisions import Arch
+from search_spaces.decisions import Arch, arch_key
 
 if TYPE_CHECKING:
     from cosearch.distributed.cluster import Cluster
@@ -213,13 +213,8 @@ def _carry_out(
         evaluator = cluster.evaluator(accuracy) if cluster is not None else Threads(accuracy, at_once)
         with _timed(seconds, "search"), evaluator:
             found = _searches(run, problem, evaluator, getattr(accuracy, "gradient", None), reporter, deadline)
-        chosen = recommended(found, problem, accuracy.images)
         with _timed(seconds, "finalists"):
-            trained = (
-                _train_finalists(run, chosen, problem, cluster, reporter, deadline)
-                if config.trains
-                else {name: [] for name in chosen}
-            )
+            chosen, trained = _finalists(run, found, problem, accuracy.images, cluster, reporter, deadline)
         with _timed(seconds, "comparing"):
             designs = [design(problem, name, chosen[name], found[name], trained[name]) for name in chosen]
             designs += _on_default(designs, problem, default)
@@ -436,23 +431,86 @@ def _outcome(
     return {"accuracy": evaluation.accuracy, **known}
 
 
-def _train_finalists(
+Lists = Mapping[str, Sequence[Choice]]
+Train = Callable[[Sequence[Training]], None]
+
+
+def _finalists(
     run: RunDirectory,
-    chosen: Mapping[str, Choice],
+    found: Mapping[str, Sequence[Told]],
     problem: Problem,
+    images: int,
     cluster: "Cluster | None",
     reporter: Reporter,
     deadline: float,
-) -> dict[str, list[Trained]]:
-    """Train every chosen network with every seed; networks that were chosen twice are trained once."""
+) -> tuple[dict[str, Choice], dict[str, list[Trained]]]:
+    """Of each search the design to take, and its network trained with every seed.
+
+    images: on how many an accuracy of the search was measured.
+    """
+    config = problem.config
+    lists = shortlist(found, problem, images, config.finalist_candidates if config.trains else 1)
+    if not config.trains:
+        return {name: designs[0] for name, designs in lists.items()}, {name: [] for name in lists}
+
+    def train(trainings: Sequence[Training]) -> None:
+        _train(run, problem, trainings, cluster, reporter, deadline)
+
+    while max(map(len, lists.values())) > 1:
+        lists = _heat(run, found, problem, lists, train)
+    chosen = {name: designs[0] for name, designs in lists.items()}
+    train(_trainings([arch for arch, _ in chosen.values()], problem))
+    results = {
+        name: [_result(run, training) for training in _trainings([arch], problem)] for name, (arch, _) in chosen.items()
+    }
+    return chosen, results
+
+
+def _heat(
+    run: RunDirectory, found: Mapping[str, Sequence[Told]], problem: Problem, lists: Lists, train: Train
+) -> dict[str, list[Choice]]:
+    """The better half of each list, by short trainings on the training images, scored on the validation images.
+
+    Successive halving (Jamieson and Talwalkar, 2016): of n networks left each is trained for a 1/n of the epochs.
+    """
+    assert problem.dataset is not None
+    left = max(map(len, lists.values()))
+    epochs = max(1, problem.config.finalist_epochs // left)
+    trainings = _trainings([arch for designs in lists.values() for arch, _ in designs], problem, epochs)
+    train(trainings)
+    scores = {arch_key(t.arch): _result(run, t).integer_accuracy for t in trainings}
+    retold = {
+        name: [
+            replace(t, accuracy=scores[arch_key(t.candidate.arch)])
+            for t in found[name]
+            if t.accuracy is not None and any(t.candidate.arch == arch for arch, _ in designs)
+        ]
+        for name, designs in lists.items()
+    }
+    return shortlist(retold, problem, len(problem.dataset.validation), -(-left // 2))
+
+
+def _result(run: RunDirectory, training: Training) -> Trained:
+    trained = load_trained(run, training)
+    assert trained is not None
+    return trained
+
+
+def _train(
+    run: RunDirectory,
+    problem: Problem,
+    trainings: Sequence[Training],
+    cluster: "Cluster | None",
+    reporter: Reporter,
+    deadline: float,
+) -> None:
+    """Do the trainings that have no result yet."""
     from cosearch.supernet.training import torch_device
 
     config = problem.config
-    trainings = _trainings([arch for arch, _ in chosen.values()], problem)
     open_ones = [t for t in trainings if load_trained(run, t) is None]
     workers = 1 if torch_device(config.torch_device) == "cuda" else config.threads
-    epochs = config.finalist_epochs
-    done = epochs * (len(trainings) - len(open_ones))
+    total, rest = (sum(t.epochs(config) for t in some) for some in (trainings, open_ones))
 
     def on_epochs(n: int) -> None:
         phase.advance(n)
@@ -461,24 +519,22 @@ def _train_finalists(
 
     if open_ones:
         inherit(run, problem.space, [training.arch for training in open_ones])
-    with reporter.phase("training finalists, epochs", epochs * len(trainings), done) as phase:
+    what = "comparing candidates" if trainings[0].heat else "training finalists"
+    with reporter.phase(f"{what}, epochs", total, total - rest) as phase:
         if cluster is None:
             train_all(run, trainings, workers, on_epochs)
         else:
             cluster.train_all(run, trainings, on_epochs)
-    results = {}
-    for name, (arch, _) in chosen.items():
-        loaded = [load_trained(run, training) for training in _trainings([arch], problem)]
-        results[name] = [t for t in loaded if t is not None]
-    return results
 
 
-def _trainings(archs: Sequence[Arch], problem: Problem) -> list[Training]:
-    unique = {tuple(sorted(arch.items())): arch for arch in archs}.values()
+def _trainings(archs: Sequence[Arch], problem: Problem, heat: int = 0) -> list[Training]:
+    """Of each network with every seed; in a heat, of so many epochs, with one."""
+    config = problem.config
+    unique = {arch_key(arch): arch for arch in archs}.values()
     return [
-        Training(arch, problem.config.seed + k, problem.space.workload(arch).macs)
+        Training(arch, config.seed + k, problem.space.workload(arch).macs, heat)
         for arch in unique
-        for k in range(problem.config.finalist_seeds)
+        for k in range(1 if heat else config.finalist_seeds)
     ]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from cosearch.comparison import recommended
+from cosearch.comparison import shortlist
 from cosearch.strategies.base import Candidate, Told
 from cosearch.strategies.objectives import Objectives
 
@@ -33,8 +33,12 @@ def told(*rows: tuple[str, float | None, float]) -> list[Told]:
 
 
 def chosen(found: dict[str, list[Told]], images: int, problem: Any = None) -> dict[str, str]:
-    picked = recommended(found, problem or FakeProblem(), images)
-    return {name: arch["a"] for name, (arch, _) in picked.items()}
+    return {name: names[0] for name, names in listed(found, images, 1, problem).items()}
+
+
+def listed(found: dict[str, list[Told]], images: int, length: int, problem: Any = None) -> dict[str, list[str]]:
+    lists = shortlist(found, problem or FakeProblem(), images, length)
+    return {name: [arch["a"] for arch, _ in designs] for name, designs in lists.items()}
 
 
 FOUND = {
@@ -59,3 +63,9 @@ def test_few_images_lower_the_bar():
 def test_a_minimum_accuracy_raises_the_bar_and_what_misses_it_gives_its_best():
     strict = FakeProblem(Objectives(("accuracy", "energy_mj"), min_accuracy=0.97))
     assert chosen(FOUND, 10_000, strict) == {"co-search": "best", "conv-only": "conv"}
+
+
+def test_the_next_on_the_list_are_what_the_rule_gives_without_those_before():
+    assert listed(FOUND, 10_000, 3) == {"co-search": ["good", "best", "poor"], "conv-only": ["conv", "small"]}
+    twice = [*FOUND["co-search"], *told(("good", 0.95, 4.0))]
+    assert listed({"co-search": twice}, 4, 9) == {"co-search": ["good", "best", "poor"]}  # each network once

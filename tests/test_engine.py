@@ -804,6 +804,27 @@ def test_finalists_take_from_the_supernet_what_is_asked(options, tmp_path, monke
         cosearch.export_design(run, tmp_path / "out", trial=number, what=["weights"])
         assert len(list((run / "finalists").glob("*-start.safetensors"))) == len(inherited) + 1
 
+
+def test_candidates_for_the_finalist_compete_in_short_trainings(options, tmp_path, monkeypatch):
+    monkeypatch.setattr(cosearch.engine, "train_all", train_here)
+    small = {"trials": 12, "finalist_epochs": 6, "finalist_candidates": 3, "finalist_seeds": 1, "baselines": False}
+    result = cosearch.run(**{**options, **small, "out": tmp_path / "run"})
+    done = [json.loads(path.read_text()) for path in (tmp_path / "run/finalists").glob("*.json")]
+    heats = {epochs: [d for d in done if d["epochs"] == epochs and "validation" in d] for epochs in (2, 3)}
+    assert [len(heat) for heat in heats.values()] == [3, 2]  # a third of the epochs for three, half of them for two
+    [full] = [d for d in done if "test" in d]
+    assert full["epochs"] == 6
+    assert full["arch"] == result.finalist.arch
+    archs = {epochs: [d["arch"] for d in heat] for epochs, heat in heats.items()}
+    assert all(arch in archs[2] for arch in archs[3])
+    assert full["arch"] in archs[3]
+    images = len(load_dataset(options["data"], seed=0).validation)
+    assert {len(d["validation"]["correct"]) for heat in heats.values() for d in heat} == {images}
+    before = contents(tmp_path / "run")
+    assert cosearch.resume(tmp_path / "run").finalist == result.finalist
+    assert contents(tmp_path / "run").keys() == before.keys()
+
+
 def test_the_default_is_what_a_run_leaves():
     from cosearch.cli import DEFAULT_WHAT
     from cosearch.export.design import EVERYTHING, WHAT, parse_what

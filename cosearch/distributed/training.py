@@ -73,4 +73,5 @@ def _train(
             train(run, dataset, space, training, on_epoch)
         except CosearchError as error:  # trying again would end the same way
             return error
-        return {f"{training.name}{suffix}": (run.path / f"{training.name}{suffix}").read_bytes() for suffix in SUFFIXES}
+        files = [f"{training.name}{suffix}" for suffix in SUFFIXES]
+        return {name: (run.path / name).read_bytes() for name in files if (run.path / name).is_file()}
