@@ -132,14 +132,14 @@ def scalesim_section(recording: dict[str, Any]) -> str:
         ]
         parts += [f"### {dataflow} {rows}x{columns}", table(head, lines)]
     parts.append(
-        "What differs. Where SCALE-Sim stalls, its cycles are its own traffic over its ports to within 7% (*roof*), and "
-        "much of that traffic is words that it does not use: 32.0 times the filters of 512-512 and 38 times those of "
-        "the fully connected layer on ws 32x32, as if every missing word brought a whole row of 32, while a fold takes "
-        "one word from each of many filters. It also runs folds in one fixed order, writes the partial sums of every "
-        "weight-stationary fold to DRAM, and computes a depthwise layer channel by channel. Here every word of a tile "
-        "is used, sums of a tile stay on chip, the order of tiles is searched, and groups share an array: nearly "
-        "nothing stalls. Where ours computes for longer without stalls (7x7 s2, 5x5), its mapspace has even tilings and "
-        "whole kernel rows only, while SCALE-Sim folds a filter anywhere."
+        "What differs. Where SCALE-Sim stalls, its cycles are its own traffic over its ports to within 7% (*roof*), "
+        "and much of that traffic is words that it does not use: 32.0 times the filters of 512-512 and 38 times "
+        "those of the fully connected layer on ws 32x32, as if every missing word brought a whole row of 32, while a"
+        " fold takes one word from each of many filters. It also runs folds in one fixed order, writes the partial "
+        "sums of every weight-stationary fold to DRAM, and computes a depthwise layer channel by channel. Here every"
+        " word of a tile is used, sums of a tile stay on chip, the order of tiles is searched, and groups share an "
+        "array: nearly nothing stalls. Where ours computes for longer without stalls (7x7 s2, 5x5), its mapspace has"
+        " even tilings and whole kernel rows only, while SCALE-Sim folds a filter anywhere."
     )
     return "\n\n".join(parts)
 
