@@ -61,7 +61,8 @@ def gradient_cost(space: Any, source: SupernetAccuracy, networks_timed: int = 30
     seconds = np.zeros(2)
     for i in range(networks_timed + 1):
         arch = space.sample(rng)
-        for kind, use in enumerate((source, source.gradient)):
+        uses: tuple[Any, Any] = (source, source.gradient)
+        for kind, use in enumerate(uses):
             started = time.process_time()
             use(arch)
             seconds[kind] += (time.process_time() - started) * (i > 0)  # the first use warms up
