@@ -284,8 +284,7 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 def _on_default(designs: Sequence[Design], problem: Problem, default: Accelerator | None) -> list[Design]:
     if default is None:
         return []
-    moved = (on_default(d, problem, default) for d in designs if d.name in (CONV_ONLY, CO_SEARCH))
-    return [d for d in moved if d is not None]
+    return [on_default(d, problem, default) for d in designs if d.name in (CONV_ONLY, CO_SEARCH)]
 
 
 def _accuracy_source(run: RunDirectory, problem: Problem, reporter: Reporter, deadline: float) -> AccuracySource:
