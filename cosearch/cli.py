@@ -1,6 +1,9 @@
 """The command line: parse, call the function that Python users call, print. Errors: one line, exit status 2."""
 
+import dataclasses
 import inspect
+import json
+import math
 import os
 import signal
 import sys
@@ -32,6 +35,9 @@ app.command("predict")(predict)
 
 DEFAULT_WHAT = "network,workload,accelerator,mapping,weights,onnx,integers"
 """What a run leaves in best/; `cosearch.export.design` writes it, and takes long to import."""
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Quiet = Annotated[bool, typer.Option(help="Print nothing but errors.")]
 
 _UsageError: Any = typer.BadParameter.__base__
 """What a wrong command line raises; Typer carries it but does not export it."""
@@ -85,6 +91,7 @@ def _run_signature() -> inspect.Signature:
         annotation: Any = Annotated[kind | None, option]
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
     file = typer.Option("--config", help="YAML file with any of these options; the command line goes before it.")
+    parameters.append(inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=AsJson))
     of_file: Any = Annotated[Path | None, file]
     parameters.append(inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=of_file))
     return inspect.Signature(parameters)
@@ -94,12 +101,12 @@ def _run(**options: Any) -> None:
     """Search a network and an accelerator together, train the finalist, leave a run directory."""
     from cosearch.config import RunConfig, read_yaml
 
-    file = options.pop("config")
+    file, as_json = options.pop("config"), options.pop("as_json")
     given = {name: value for name, value in options.items() if value not in (None, [])}
     config = RunConfig.make({**(read_yaml(file) if file else {}), **given})
     from cosearch.engine import run
 
-    _print_result(run(config), config.quiet)
+    _print_result(run(config), config.quiet, as_json)
 
 
 _run.__signature__ = _run_signature()  # type: ignore[attr-defined]
@@ -112,7 +119,10 @@ def resume(
     trials: Annotated[
         str | None, typer.Option(help="New number of accuracy evaluations, or +N for N more.", show_default=False)
     ] = None,
-    quiet: Annotated[bool, typer.Option(help="Print nothing but errors.")] = False,
+    quiet: Quiet = False,
+    ray: Annotated[
+        str | None, typer.Option(help="Go on elsewhere: local, auto, ray://host:port or none.", show_default=False)
+    ] = None,
 ) -> None:
     """Continue a run that was interrupted, or extend a finished one."""
     from cosearch.engine import resume as continue_run
@@ -127,21 +137,23 @@ def resume(
             raise ConfigError(f"--trials {trials!r}: expected a number such as 600, or +200 for 200 more") from None
         if trials.startswith("+"):
             total += RunDirectory.open(run_directory).config.trials
-    _print_result(continue_run(run_directory, total, quiet or None), quiet)
+    _print_result(continue_run(run_directory, total, quiet or None, ray), quiet)
 
 
 @app.command()
-def show(run_directory: Annotated[Path, typer.Argument(help="A finished run directory.")]) -> None:
+def show(
+    run_directory: Annotated[Path, typer.Argument(help="A finished run directory.")], as_json: AsJson = False
+) -> None:
     """Print the tables of a finished run again; nothing is recomputed."""
     from cosearch.engine import load_run
 
-    _print_result(load_run(run_directory), False)
+    _print_result(load_run(run_directory), False, as_json)
 
 
 @app.command()
 def report(
     run_directory: Annotated[Path, typer.Argument(help="A run directory; the run may be going on.")],
-    quiet: Annotated[bool, typer.Option(help="Print nothing but errors.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Make report.html, one page that works offline: what was found, how, and how far to trust it."""
     from cosearch.report.writing import write_report
@@ -155,7 +167,7 @@ def report(
 def compare(
     run_directories: Annotated[list[Path], typer.Argument(help="Two or more finished run directories.")],
     to: Annotated[Path, typer.Option(help="Where to write the page.")] = Path("compare.html"),
-    quiet: Annotated[bool, typer.Option(help="Print nothing but errors.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Set runs side by side, on the terminal and as one page; runs that differ in their seed are taken together."""
     from cosearch.report.writing import compare as make
@@ -184,17 +196,22 @@ def export(
         str,
         typer.Option(help="Some of these, zigzag and timeloop; or all."),
     ] = DEFAULT_WHAT,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a design of a run as files; its network is trained first if it was not and its weights are asked for."""
     from cosearch.engine import export_design
     from cosearch.export.design import parse_what
 
-    for path in export_design(run_directory, to, trial, parse_what(what), front):
-        print(path)
+    written = export_design(run_directory, to, trial, parse_what(what), front, quiet)
+    if as_json:
+        _print_json([str(path) for path in written])
+    elif not quiet:
+        print("\n".join(map(str, written)))
 
 
 @app.command()
-def spaces() -> None:
+def spaces(as_json: AsJson = False) -> None:
     """List the network spaces."""
     from cosearch import registry
     from cosearch.tables import print_table
@@ -204,11 +221,15 @@ def spaces() -> None:
     for name in registry.names("spaces", SPACES):
         space = find(name)((1, 8, 8), 10)
         rows.append((name, f"{space.size:.3g}", str(len(space.choices)), space.description))
-    print_table("Network spaces (sizes for 8x8 images)", ("space", "networks", "decisions", "what is chosen"), rows)
+    columns = ("space", "networks", "decisions", "what is chosen")
+    if as_json:
+        _print_json([dict(zip(columns, row, strict=True)) for row in rows])
+    else:
+        print_table("Network spaces (sizes for 8x8 images)", columns, rows)
 
 
 @app.command()
-def devices() -> None:
+def devices(as_json: AsJson = False) -> None:
     """List the devices."""
     from cosearch import registry
     from cosearch.tables import print_table
@@ -231,7 +252,11 @@ def devices() -> None:
         budget = space.budget
         size = (f"{budget.lut:,}", f"{budget.dsp:,}", f"{budget.bram:,}")
         rows.append((name, *size, f"{space.part.title}; {count}"))
-    print_table("Devices", ("device", "LUTs", "DSP blocks", "block RAMs", "what it is"), rows)
+    columns = ("device", "LUTs", "DSP blocks", "block RAMs", "what it is")
+    if as_json:
+        _print_json([dict(zip(columns, row, strict=True)) for row in rows])
+    else:
+        print_table("Devices", columns, rows)
 
 
 @app.command()
@@ -246,10 +271,13 @@ def cost(
     objective: Annotated[
         str, typer.Option(help="What the accelerator minimises: edp, latency_ms or energy_mj.")
     ] = "edp",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Price one network layer by layer on the device's best accelerator for it."""
     from cosearch.costs import price_workload, published_cost
     from cosearch.errors import ConfigError
+    from cosearch.progress import Reporter
     from cosearch.tables import print_blocks, print_layers, print_unpriced
     from cosearch.tracing import read_report
 
@@ -260,14 +288,64 @@ def cost(
     workload, unpriced = read_report(model, shape)
     published = published_cost(workload, device)
     if published is not None:
-        print_blocks(workload, device, published)
+        if as_json:
+            _print_json(_plain(published))
+        else:
+            print_blocks(workload, device, published)
+        return
+    accelerator, rows = price_workload(workload, device, objective, Reporter(quiet))
+    if as_json:
+        layers = [{**_plain(row), "mapping": row.mapping.to_json() if row.mapping else None} for row in rows]
+        _print_json({"network": workload.name, "accelerator": accelerator.name, "layers": layers})
     else:
-        print_layers(workload, *price_workload(workload, device, objective))
+        print_layers(workload, accelerator, rows)
         print_unpriced(unpriced)
 
 
-def _print_result(result: Any, quiet: bool) -> None:
-    if not quiet:
+@app.command()
+def doctor(
+    self_check: Annotated[bool, typer.Option(help="Also search a mapping, add and train, some ten seconds.")] = True,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is installed, what the machine has, and whether it works."""
+    from cosearch.doctor import SELF_CHECKS, examine
+    from cosearch.progress import Reporter
+    from cosearch.tables import print_table
+
+    with Reporter(quiet or not self_check).phase("checking", len(SELF_CHECKS)) as phase:
+        checks = examine(self_check, lambda name: phase.advance(1, name))
+    if as_json:
+        _print_json([_plain(check) for check in checks])
+    elif not quiet:
+        marks = {True: "ok", False: "BROKEN", None: ""}
+        rows = [(c.name, marks[c.ok], c.found, f"{c.seconds:.1f} s" if c.seconds else "") for c in checks]
+        print_table("This installation", ("what", "", "found", "took"), rows)
+    broken = [check.name for check in checks if check.ok is False]
+    if broken:
+        raise CosearchError(f"{', '.join(broken)}: see what cosearch doctor found")
+
+
+def _print_json(data: Any) -> None:
+    print(json.dumps(data, indent=1, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    """A dataclass as JSON has it: None for what is infinite or unknown."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _print_result(result: Any, quiet: bool, as_json: bool) -> None:
+    if as_json:
+        _print_json(result.to_json())
+    elif not quiet:
         from cosearch.tables import print_result
 
         print_result(result)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cosearch.costs import AcceleratorCosts
-from cosearch.errors import HardwareError
 from cosearch.finalists import Trained
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.hardware.repricing import sensitivity
@@ -105,17 +104,11 @@ def design(problem: Problem, name: str, choice: Choice, told: Sequence[Told], tr
     )
 
 
-def on_default(found: Design, problem: Problem, accelerator: Accelerator) -> Design | None:
-    """The same network on the default accelerator; infeasible with the reason if it cannot run there.
-
-    None for devices that are priced in closed form only, as points of their own space.
-    """
+def on_default(found: Design, problem: Problem, accelerator: Accelerator) -> Design:
+    """The same network on the default accelerator; infeasible with the reason if it cannot run there."""
     assert isinstance(problem.costs, AcceleratorCosts)
     moved = replace(found, name=found.name + AT_DEFAULT, accelerator=accelerator.name)
-    try:
-        cost = problem.costs.on(accelerator, found.arch)
-    except HardwareError:
-        return None
+    cost = problem.costs.on(accelerator, found.arch)
     if not cost.feasible:
         return replace(moved, costs={}, infeasible=f"cannot run there: {cost.reason}")
     resources = {n: float(getattr(accelerator.resources, n)) for n in problem.costs.resources}

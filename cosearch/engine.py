@@ -151,17 +151,20 @@ def _plan(problem: Problem) -> str:
     )
 
 
-def resume(path: Path | str, trials: int | None = None, quiet: bool | None = None) -> Result:
+def resume(path: Path | str, trials: int | None = None, quiet: bool | None = None, ray: str | None = None) -> Result:
     """Continue a run where it stopped, or extend a finished one.
 
-    trials: the new number of accuracy evaluations; None keeps the run's own.
+    trials: the new number of accuracy evaluations; None keeps the run's own. ray: where it goes on, as
+    `RunConfig.ray`, or none for this process; the order of results stays as it was.
     Raises: RunError if the directory is not a run, or trials is below what was asked before.
     """
     run_directory = RunDirectory.open(Path(path))
     config = run_directory.config
     if trials is not None and trials < config.trials:
         raise ConfigError(f"--trials {trials}: the run has {config.trials} already; give more, or +N for N more")
-    asked = {"trials": trials or config.trials, "minutes": None}
+    asked: dict[str, Any] = {"trials": trials or config.trials, "minutes": None}
+    if ray is not None:
+        asked |= {"ray": None if ray == "none" else ray, "ray_order": config.order}
     config = RunConfig.make({**config.model_dump(), **asked, "quiet": config.quiet if quiet is None else quiet})
     reporter = Reporter(config.quiet)
     started = time.monotonic()
@@ -276,8 +279,7 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 def _on_default(designs: Sequence[Design], problem: Problem, default: Accelerator | None) -> list[Design]:
     if default is None:
         return []
-    moved = (on_default(d, problem, default) for d in designs if d.name in (CONV_ONLY, CO_SEARCH))
-    return [d for d in moved if d is not None]
+    return [on_default(d, problem, default) for d in designs if d.name in (CONV_ONLY, CO_SEARCH)]
 
 
 def _accuracy_source(run: RunDirectory, problem: Problem, reporter: Reporter, deadline: float) -> AccuracySource:
@@ -567,19 +569,20 @@ def export_design(
     trial: int | None = None,
     what: Sequence[str] = WHAT,
     front: int | None = None,
+    quiet: bool | None = None,
 ) -> list[Path]:
     """Write a design of a run as files.
 
     trial: a trial of the search, its network with the accelerator that it is recorded with; front: a row of front.csv,
     its network with its accelerator; None of both is the finalist. A network that was not trained yet is trained first
-    if its weights are asked for.
+    if its weights are asked for. quiet: None is as the run was.
     Returns: the files. Raises: RunError, ConfigError.
     """
     run_directory = RunDirectory.open(Path(path))
     config = run_directory.config
-    reporter = Reporter(config.quiet)
+    reporter = Reporter(config.quiet if quiet is None else quiet)
     with run_directory.locked():
-        problem = prepare(config, Reporter(quiet=True))
+        problem = prepare(config, reporter)
         choice = _chosen(run_directory, problem, trial, front)
         training = None
         if config.trains and set(TRAINED) & set(what):

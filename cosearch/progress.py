@@ -18,12 +18,12 @@ class Phase:
 
 
 class Reporter:
-    """Rich progress and text on a terminal; silent if `quiet`."""
+    """Rich progress and text on standard error, so that results can be piped; silent if `quiet`."""
 
     def __init__(self, quiet: bool = False) -> None:
         from cosearch.tables import console
 
-        self.console = console()
+        self.console = console(stderr=True)
         self.quiet = quiet
 
     def say(self, *text: Any) -> None:

@@ -1,6 +1,7 @@
 """What a run found, as values: designs, their accuracies with intervals, the front, and what co-search bought."""
 
 import io
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -96,6 +97,43 @@ class Result:
     @property
     def finalist(self) -> Design:
         return self.designs[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """What a script needs: the front, the designs with their accuracies, and the notes; None for unknown values."""
+
+        def known(value: Any) -> Any:
+            value = getattr(value, "item", lambda: value)()  # plain Python numbers
+            return None if isinstance(value, float) and not math.isfinite(value) else value
+
+        front = [{str(name): known(value) for name, value in row.items()} for row in self.front.to_dict("records")]
+        designs = [
+            {
+                "name": design.name,
+                "arch": design.arch,
+                "accelerator": design.accelerator,
+                "costs": design.costs,
+                "accuracy": design.accuracy,
+                "interval": list(design.interval) if design.correct else None,
+                "integer_accuracies": list(design.integer_accuracies),
+                "float_accuracies": list(design.float_accuracies),
+                "search_accuracy": design.search_accuracy,
+                "infeasible": design.infeasible,
+            }
+            for design in self.designs
+        ]
+        return {
+            "path": self.path,
+            "objectives": list(self.objectives),
+            "costs_are": self.costs_are,
+            "front": [{**row, "arch": json.loads(str(row["arch"]))} for row in front],
+            "designs": designs,
+            "notes": list(self.notes),
+        }
+
+    def _repr_html_(self) -> str:
+        from cosearch.tables import html_result
+
+        return html_result(self)
 
 
 def read_result(run: "RunDirectory") -> Result:

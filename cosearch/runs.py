@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cosearch.config import RunConfig, read_yaml
-from cosearch.errors import RunError
+from cosearch.errors import ConfigError, RunError
 from cosearch.strategies.base import Candidate, Failure
 from cosearch.strategies.objectives import Objectives
 from search_spaces.decisions import Decisions
@@ -243,7 +243,13 @@ class TrialLog:
 
         for trial in self._recorded:
             arch = json.loads(trial.user_attrs["arch"])
-            self.space.check(arch)
+            try:
+                self.space.check(arch)
+            except ConfigError as error:
+                raise RunError(
+                    f"trial {trial.number} of the study is of another space ({error}): start a new run, or give "
+                    "--space as it was"
+                ) from None
             candidate = Candidate(trial.user_attrs.get("number", trial.number), arch)
             asked = trial.user_attrs.get("asked", 0)
             if trial.state == TrialState.COMPLETE:

@@ -1,11 +1,13 @@
 """Tables for a terminal."""
 
+import html
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cosearch.notebook import html_table
 from cosearch.results import AT_DEFAULT, Design, Result
 
 if TYPE_CHECKING:
@@ -21,12 +23,33 @@ FRONT_ROWS = 12
 USUAL = ("accuracy", "latency_ms", "energy_mj", "area_mm2", "lut", "ff", "dsp", "bram", "uram")
 
 
-def console(width: int = 112) -> Any:
+def console(width: int = 112, stderr: bool = False) -> Any:
     """The terminal; wide enough for the tables where the output is a file or a pipe."""
     from rich.console import Console
 
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=max(found.width, width))
+    found = Console(highlight=False, stderr=stderr)
+    return found if found.is_terminal else Console(highlight=False, stderr=stderr, width=max(found.width, width))
+
+
+def escape(text: str) -> str:
+    """Text that Rich prints as it is."""
+    from rich.markup import escape as escaped
+
+    return escaped(text)
+
+
+def html_result(result: Result) -> str:
+    """What `print_result` prints, for a notebook."""
+    finalist = result.finalist
+    lines = [", ".join(f"{name} {choice}" for name, choice in finalist.arch.items()), finalist.accelerator]
+    parts = [html_table(*table) for table in result_tables(result)]
+    parts.append(
+        "<p><b>Recommended finalist</b><br>" + "<br>".join(html.escape(line) for line in lines if line) + "</p>"
+    )
+    if result.notes:
+        items = "".join(f"<li>{html.escape(note)}</li>" for note in result.notes)
+        parts.append(f"<p><b>What co-search bought</b></p><ul>{items}</ul>")
+    return "".join([*parts, f"<p>Run directory: {html.escape(result.path)}</p>"])
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -46,31 +69,39 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
     return table
 
 
-def print_result(result: Result) -> None:
-    """The front, the designs side by side, and what co-search bought."""
-    out = console()
+def result_tables(result: Result) -> list[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
+    """Title, columns and rows of the front, the designs side by side, and their costs."""
     front = result.front
     names = [n for n in dict.fromkeys((*result.objectives, *USUAL)) if n in front]
     step = max(1, -(-len(front) // FRONT_ROWS))
     rows = [tuple(number(name, front[name].iloc[i]) for name in names) for i in range(0, len(front), step)]
     shown = f"{len(rows)} of {len(front)} designs" if step > 1 else f"{len(front)} designs"
     source = front["accuracy_source"].iloc[0] if len(front) else ""
-    out.print(_table(f"Pareto front: {shown}; accuracy from: {source}", names, rows))
+    tables: list[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = [
+        (f"Pareto front: {shown}; accuracy from: {source}", names, rows)
+    ]
     seeds = len(result.finalist.correct)
     own = [design for design in result.designs if not design.name.endswith(AT_DEFAULT)]
     if seeds:
         title = f"Designs: accuracy of the integer network on the test images, {seeds} trainings from scratch"
         columns = ("design", "mean [95% interval]", "least to most", "float network", "in the search")
-        out.print(_table(title, columns, [_accuracy_row(design) for design in own]))
+        tables.append((title, columns, [_accuracy_row(design) for design in own]))
     else:
         rows = [(design.name, number("accuracy", design.accuracy)) for design in own]
-        out.print(_table("Designs", ("design", "accuracy, from the table"), rows))
+        tables.append(("Designs", ("design", "accuracy, from the table"), rows))
     metrics = [n for n in dict.fromkeys((*result.objectives, *USUAL)) if any(n in d.costs for d in result.designs)]
     title = f"Costs, {result.costs_are}"
     if len(own) < len(result.designs):
         title += f";{AT_DEFAULT}: on the default accelerator"
     rows = [(d.name, *(number(n, d.costs.get(n)) for n in metrics)) for d in result.designs]
-    out.print(_table(title, ("design", *metrics), rows))
+    return [*tables, (title, ("design", *metrics), rows)]
+
+
+def print_result(result: Result) -> None:
+    """The front, the designs side by side, and what co-search bought."""
+    out = console()
+    for title, columns, rows in result_tables(result):
+        out.print(_table(title, columns, [[escape(cell) for cell in row] for row in rows]))
     finalist = result.finalist
     out.print("[bold]Recommended finalist[/bold]")
     out.print("  network: " + ", ".join(f"{name} {choice}" for name, choice in finalist.arch.items()))
@@ -212,7 +243,7 @@ def _accuracy_row(design: Design) -> tuple[str, ...]:
     reached = design.integer_accuracies
     return (
         design.name,
-        f"{design.accuracy:.4f} \\[{low:.3f}, {high:.3f}]",
+        f"{design.accuracy:.4f} [{low:.3f}, {high:.3f}]",
         f"{min(reached):.4f} to {max(reached):.4f}",
         f"{sum(design.float_accuracies) / len(design.float_accuracies):.4f}",
         f"{design.search_accuracy:.4f}",

@@ -440,7 +440,7 @@ def test_a_measured_device_has_no_accelerator(table_run, accuracy_table, tmp_pat
         measured["energy_mj"] = measured.latency_ms * 3
     measured.to_csv(tmp_path / "phone.csv", index=False)
     result = cosearch.run(**{**table_run, "device": str(tmp_path / "phone.csv"), "quiet": False})
-    assert "no accelerator to search" in " ".join(capsys.readouterr().out.split())
+    assert "no accelerator to search" in " ".join(capsys.readouterr().err.split())
     assert not (table_run["out"] / "best/accelerator.json").exists()
     assert ("energy_mj" in result.front) == energy
     for row in result.front.itertuples():
@@ -692,7 +692,7 @@ def test_a_run_can_be_resumed_from_another_folder(table_run, tmp_path, monkeypat
 def test_a_device_without_some_engines_is_searched_with_the_others(options, tmp_path, capsys):
     small = {**options, "device": "nvdla", "trials": 3, "supernet_epochs": 1, "finalist_epochs": 1, "finalist_seeds": 1}
     result = cosearch.run(**{**small, "quiet": False, "out": tmp_path / "run"})
-    assert "no engine for shift, add" in capsys.readouterr().out
+    assert "no engine for shift, add" in capsys.readouterr().err
     assert all(choice == "skip" or choice.startswith("conv") for choice in result.finalist.arch.values())
     assert "area_mm2" in result.front
     assert [design.name for design in result.designs] == ["co-search", "random search"]

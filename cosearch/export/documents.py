@@ -15,6 +15,7 @@ from cosearch.export.network_mapping import NetworkCost, NetworkMapping
 from cosearch.export.schema import check
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.hardware.mapping import Mapping as LayerMapping
+from cosearch.notebook import html_table
 from cosearch.workload import Workload
 
 if TYPE_CHECKING:
@@ -66,6 +67,27 @@ class SavedDesign:
         if self.accelerator is None or self.mapping is None:
             raise RunError(f"{self.path} has no accelerator.json and mapping.json: its device was given, not designed")
         return self.mapping.cost(self.workload, self.accelerator)
+
+    def _repr_html_(self) -> str:
+        if self.mapping is None:
+            layers = [(layer.name, layer.kind, f"{layer.macs:,}") for layer in self.workload.layers]
+            return html_table(f"{self.workload.name}", ("layer", "kind", "operations"), layers)
+        rows = [
+            (
+                entry.layer,
+                entry.engine,
+                f"{entry.cycles:,.0f}",
+                f"{entry.latency_ms:.4g}",
+                f"{entry.energy_mj:.4g}",
+                f"{entry.utilisation:.1%}",
+                entry.bound,
+            )
+            for entry in self.mapping.layers
+        ]
+        total = (f"{self.mapping.latency_ms:.4g}", f"{self.mapping.energy_mj:.4g}")
+        rows.append(("network, with host transfer", "", "", *total, "", ""))
+        columns = ("layer", "engine", "cycles", "ms", "mJ", "utilisation", "limited by")
+        return html_table(f"{self.workload.name} on {self.mapping.accelerator}, modelled", columns, rows)
 
 
 def read_json(path: Path) -> dict[str, Any]:

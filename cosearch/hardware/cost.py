@@ -26,6 +26,7 @@ from cosearch.hardware.bounds import lower_bound
 from cosearch.hardware.mapping import DIMS, RELEVANT, Mapping, loop_bounds
 from cosearch.hardware.pricing import Residency
 from cosearch.hardware.sparsity import time_share
+from cosearch.notebook import html_table
 from cosearch.workload import Layer
 
 _AT = {dim: i for i, dim in enumerate(DIMS)}
@@ -533,6 +534,16 @@ class Cost:
     def edp(self) -> float:
         """Energy-delay product, mJ ms."""
         return self.energy_mj * self.latency_ms
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("cycles", f"{self.cycles:,.0f}"),
+            ("latency", f"{self.latency_ms:.4g} ms, limited by {self.bound}"),
+            ("utilisation", f"{self.utilisation:.1%}"),
+            *((f"energy: {name}", f"{pj:.4g} pJ") for name, pj in self.energy_pj.items()),
+            ("energy", f"{self.energy_mj:.4g} mJ"),
+        ]
+        return html_table("Cost of one layer, modelled", ("figure", "value"), rows)
 
 
 def hierarchy(accelerator: Accelerator, engine: Engine) -> tuple[MemoryLevel, ...]:

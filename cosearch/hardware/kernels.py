@@ -133,6 +133,19 @@ def _fits(left: Ints, right: Ints, budget: Ints) -> bool:  # pragma: no cover
     return fits
 
 
+@njit(cache=True, nogil=True)
+def below(values: Floats, size: int, x: float) -> int:  # pragma: no cover
+    """How many of the first `size` rising values are at most x."""
+    low, high = 0, size
+    while low < high:
+        middle = (low + high) // 2
+        if values[middle] <= x:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
 @njit(cache=True)
 def join(
     left_latency: Floats,
@@ -169,14 +182,8 @@ def join(
             else:
                 latency = (left_latency[i] + right_latency[j] + rest_latency) * margin
             energy = (left_energy[i] + right_energy[j] + rest_energy) * margin
-            low, high = 0, len(front_latency)
-            while low < high:
-                middle = (low + high) // 2
-                if front_latency[middle] <= latency:
-                    low = middle + 1
-                else:
-                    high = middle
-            if low > 0 and front_energy[low - 1] <= energy:
+            at = below(front_latency, len(front_latency), latency)
+            if at > 0 and front_energy[at - 1] <= energy:
                 continue
             left[found] = i
             right[found] = j

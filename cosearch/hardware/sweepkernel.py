@@ -9,6 +9,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from cosearch.hardware.kernels import below
+
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Estimates = NDArray[np.floating]
@@ -160,25 +162,12 @@ def improve_best(
 
 
 @njit(cache=True, nogil=True)
-def _below(ms: Floats, size: int, x: float) -> int:  # pragma: no cover
-    """How many of the first `size` rising values are at most x."""
-    low, high = 0, size
-    while low < high:
-        middle = (low + high) // 2
-        if ms[middle] <= x:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-@njit(cache=True, nogil=True)
 def _insert(ms: Floats, mj: Floats, at: Ints, size: int, x: float, y: float, tag: int) -> int:  # pragma: no cover
     """Put an unbeaten point into a front (latency rising, energy falling), dropping what it beats.
 
     Returns: the new size, or -1 if there is no room.
     """
-    position = _below(ms, size, x)
+    position = below(ms, size, x)
     if position > 0 and ms[position - 1] == x:
         position -= 1
     stop = position
@@ -233,10 +222,10 @@ def extend_fronts(
             high = min(low + TILE, width)
             x = float(_least(latency_estimate[n, low:high])) * scale[0]
             y = float(_least(energy_estimate[n, low:high])) * scale[1]
-            i = _below(joint_ms, joint_size[0], x)
+            i = below(joint_ms, joint_size[0], x)
             if i > 0 and joint_mj[i - 1] < y:
                 continue
-            i = _below(ms[n], size[n], x)
+            i = below(ms[n], size[n], x)
             if i > 0 and mj[n, i - 1] <= y:
                 continue
             _sums(counts[n], latency, first + low, first + high, some_ms)
@@ -245,10 +234,10 @@ def extend_fronts(
                 x, y = some_ms[j], some_mj[j]
                 if not (x < IMPOSSIBLE / 2 and y < IMPOSSIBLE / 2):
                     continue
-                i = _below(ms[n], size[n], x)
+                i = below(ms[n], size[n], x)
                 if i > 0 and mj[n, i - 1] <= y:
                     continue
-                i = _below(joint_ms, joint_size[0], x)
+                i = below(joint_ms, joint_size[0], x)
                 if i > 0 and (joint_mj[i - 1] < y or (joint_mj[i - 1] == y and joint_ms[i - 1] < x)):
                     continue
                 grown = _insert(ms[n], mj[n], at[n], size[n], x, y, first + low + j)

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from cosearch.workload import Layer
+from tests.benchmarks.tools import traffic_roof
 from tests.benchmarks.tools_common import LAYERS, RECORDINGS, is_depthwise
+from tests.references.scalesim_machines import machine, with_and_without_stalls
 
 ZIGZAG = json.loads((RECORDINGS / "zigzag.json").read_text())
 SCALESIM = json.loads((RECORDINGS / "scalesim.json").read_text())
@@ -65,3 +67,20 @@ def test_scalesim_is_fill_stream_drain(entry: dict[str, Any]) -> None:
         cycles = folds * (inner + rows + columns - 2) - 1
     assert entry["stall_free_cycles"] == cycles * entry["copies"]
     assert entry["total_cycles"] == entry["stall_free_cycles"] + entry["stall_cycles"]
+
+
+STALLED = [entry for entry in SCALESIM["results"] if entry["stall_cycles"]]
+
+
+@pytest.mark.parametrize("entry", STALLED, ids=lambda e: f"{e['dataflow']}{e['rows']}-{e['layer']['name']}")
+def test_stalls_are_scalesims_own_traffic_over_its_ports(entry: dict[str, Any]) -> None:
+    """And ours are less, because every word that is moved here is used."""
+    rate = SCALESIM["words_per_cycle"]
+    assert entry["total_cycles"] == pytest.approx(traffic_roof(entry, rate), rel=0.07)
+    accelerator = machine(entry["dataflow"], entry["rows"], entry["columns"], SCALESIM["buffers_kib"], rate)
+    layer = Layer.from_json(entry["layer"])
+    ours, free = with_and_without_stalls(layer, accelerator)
+    assert 0 <= ours.cycles - free.cycles < entry["stall_cycles"]
+    words = sum(ours.accesses["dram", tensor][way] for tensor, way in (("I", 0), ("W", 0), ("O", 1)))
+    assert words < sum(entry[f"dram_{key}"] for key in ("ifmap_reads", "filter_reads", "ofmap_writes"))
+    assert ours.cycles >= layer.macs / (entry["rows"] * entry["columns"])

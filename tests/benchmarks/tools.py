@@ -12,6 +12,7 @@ from typing import Any
 
 from cosearch.workload import Layer
 from tests.benchmarks.tools_common import RECORDINGS
+from tests.references.scalesim_machines import machine, with_and_without_stalls
 from tests.references.zigzag_machines import picojoules, search
 
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks" / "tools.md"
@@ -93,20 +94,60 @@ def ours_section(recording: dict[str, Any], confirmed: dict[str, Any]) -> str:
 
 
 def scalesim_section(recording: dict[str, Any]) -> str:
-    """Cycles of each dataflow and array, without and with stalls."""
-    head = (
-        f"{recording['buffers_kib']} KiB and {recording['words_per_cycle']} words per cycle for each of three buffers."
-    )
-    places = list(dict.fromkeys((e["dataflow"], e["rows"], e["columns"]) for e in recording["results"]))
-    figures = {(e["dataflow"], e["rows"], e["columns"], e["layer"]["name"]): e for e in recording["results"]}
-    layers = list(dict.fromkeys(e["layer"]["name"] for e in recording["results"]))
-    rows = [
-        [layer] + [f"{e['stall_free_cycles']:,.0f} (+{e['stall_cycles']:,.0f})" for e in entries]
-        for layer in layers
-        for entries in [[figures[*place, layer] for place in places]]
+    """Cycles with stalls of each dataflow and array, theirs and ours, and the words that explain them."""
+    rate = recording["words_per_cycle"]
+    parts = [
+        "## SCALE-Sim",
+        f"{made_by(recording)} {recording['buffers_kib']} KiB and {rate} words per cycle for each of three buffers.",
+        "Ours: the fastest mapping on the same array, buffers and ports (tests/references/scalesim_machines.py), found "
+        "as this page is made. *Roof*: the larger of SCALE-Sim's cycles without stalls and the words that it moves for "
+        f"any one tensor, {rate} a cycle. Words are those between DRAM and the buffers.",
     ]
-    columns = ["layer: cycles (+ stalls)"] + [f"{dataflow} {r}x{c}" for dataflow, r, c in places]
-    return "\n\n".join(["## SCALE-Sim", f"{made_by(recording)} {head}", table(columns, rows)])
+    for dataflow, rows, columns in dict.fromkeys(
+        (e["dataflow"], e["rows"], e["columns"]) for e in recording["results"]
+    ):
+        accelerator = machine(dataflow, rows, columns, recording["buffers_kib"], rate)
+        lines = []
+        for entry in recording["results"]:
+            if (entry["dataflow"], entry["rows"], entry["columns"]) != (dataflow, rows, columns):
+                continue
+            layer = Layer.from_json(entry["layer"])
+            ours, free = with_and_without_stalls(layer, accelerator)
+            read = [ours.accesses["dram", tensor][0] for tensor in "IW"]
+            words = [entry["dram_ifmap_reads"], entry["dram_filter_reads"], entry["dram_ofmap_writes"]]
+            mine = [*read, ours.accesses["dram", "O"][1]]
+            figures = (entry["total_cycles"], entry["stall_cycles"], traffic_roof(entry, rate))
+            cells = [f"{figure:,.0f}" for figure in (*figures, ours.cycles, ours.cycles - free.cycles)]
+            moved = [" / ".join(f"{count:,.0f}" for count in part) for part in (words, mine)]
+            lines.append([layer.name, *cells[:3], moved[0], *cells[3:], moved[1]])
+        head = [
+            "layer",
+            "SCALE-Sim",
+            "of them stalls",
+            "roof",
+            "words I / W / O",
+            "ours",
+            "of them stalls",
+            "our words",
+        ]
+        parts += [f"### {dataflow} {rows}x{columns}", table(head, lines)]
+    parts.append(
+        "What differs. Where SCALE-Sim stalls, its cycles are its own traffic over its ports to within 7% (*roof*), "
+        "and much of that traffic is words that it does not use: 32.0 times the filters of 512-512 and 38 times "
+        "those of the fully connected layer on ws 32x32, as if every missing word brought a whole row of 32, while a"
+        " fold takes one word from each of many filters. It also runs folds in one fixed order, writes the partial "
+        "sums of every weight-stationary fold to DRAM, and computes a depthwise layer channel by channel. Here every"
+        " word of a tile is used, sums of a tile stay on chip, the order of tiles is searched, and groups share an "
+        "array: nearly nothing stalls. Where ours computes for longer without stalls (7x7 s2, 5x5), its mapspace has"
+        " even tilings and whole kernel rows only, while SCALE-Sim folds a filter anywhere."
+    )
+    return "\n\n".join(parts)
+
+
+def traffic_roof(entry: dict[str, Any], rate: float) -> float:
+    """The larger of a recording's cycles without stalls and of each tensor's DRAM words at `rate` a cycle."""
+    words = (entry["dram_ifmap_reads"], entry["dram_filter_reads"], entry["dram_ofmap_writes"])
+    return max(entry["stall_free_cycles"], *(count / rate for count in words))
 
 
 def main() -> None:

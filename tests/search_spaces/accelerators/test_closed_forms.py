@@ -119,9 +119,9 @@ def test_polarised_columns_halve_columns_and_conversions(kind):
     assert two.energy_pj["buffers"] == one.energy_pj["buffers"]
 
 
-def test_a_kind_that_a_crossbar_has_not_is_refused():
-    with pytest.raises(HardwareError, match="none for 'add'"):
-        cost_tensor((Layer("a", "add"),), find("pim"), cache=False)
+def test_a_kind_that_a_crossbar_has_not_is_infeasible():
+    front = cost_tensor((Layer("a", "add"),), find("pim"), cache=False).hardware_front([1], 0.0)
+    assert front.reason == "layer 'a': pim has no engine for 'add' layers, only for elementwise, mac, pool, shift"
 
 
 def test_unknown_choices_and_processors_suggest_the_nearest():

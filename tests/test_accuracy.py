@@ -1,0 +1,44 @@
+"""What the supernet says of a network beside its accuracy: the slopes of its gates."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from cosearch.accuracy import SupernetAccuracy
+from cosearch.data import load_dataset
+from cosearch.supernet.recipes import gated_steps
+from tests import tiny_space
+
+
+@pytest.fixture(scope="module")
+def source():
+    space = tiny_space.space()
+    return SupernetAccuracy(space, space.supernet(0), load_dataset("digits", None, 0))
+
+
+def test_slopes_of_gates_are_finite_differences_of_the_loss(source):
+    space = source.space
+    # no additions: their backward pass is AdderNet's, which is no derivative
+    arch = {"layer1": "conv_k3_e1", "layer2": "shift_k3_e1", "layer3": "conv_k5_e6"}
+    loss, slopes = source.gradient(arch)
+    assert set(slopes) == set(arch)
+    blueprint = space.blueprint(arch)
+    spread = np.linspace(0, source.images - 1, 128).astype(int)
+
+    def at(decision: str, gate: float) -> float:
+        steps = {s: torch.tensor(gate) for s, d in gated_steps(blueprint, list(arch)).items() if d == decision}
+        with torch.no_grad():
+            logits = source.supernet(source._images[spread], blueprint, gates=steps)
+            return float(F.cross_entropy(logits, source._labels[spread]))
+
+    for decision, slope in slopes.items():
+        assert at(decision, 1.0) == pytest.approx(loss, abs=1e-6)
+        assert slope == pytest.approx((at(decision, 1.02) - at(decision, 0.98)) / 0.04, abs=5e-3)
+
+
+def test_a_place_that_is_skipped_has_no_gate_and_weights_get_no_gradient(source):
+    arch = {"layer1": "conv_k3_e1", "layer2": "conv_k3_e1", "layer3": "skip"}
+    assert set(source.gradient(arch)[1]) == {"layer1", "layer2"}
+    assert all(parameter.grad is None for parameter in source.supernet.parameters())
+    assert source.gradient(arch) == source.gradient(arch)

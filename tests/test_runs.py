@@ -1,0 +1,50 @@
+"""The study of a run: what is recorded, and that it is read back for its own space only."""
+
+import optuna
+import pytest
+
+from cosearch.config import RunConfig
+from cosearch.errors import RunError
+from cosearch.runs import RunDirectory, TrialLog
+from cosearch.strategies import Candidate, Failure, Objectives, make
+from search_spaces.decisions import Decisions
+
+SPACE = Decisions({"a": (0, 1, 2), "b": ("x", "y")})
+OBJECTIVES = Objectives(("accuracy", "latency_ms"))
+
+
+@pytest.fixture
+def run(tmp_path):
+    directory = RunDirectory.create(tmp_path / "run", RunConfig())
+    log = TrialLog(directory, "co-search", SPACE, OBJECTIVES)
+    log.add(Candidate(0, {"a": 1, "b": "x"}, 0), {"accuracy": 0.5, "latency_ms": 2.0}, "chip", "supernet", 0.25)
+    log.add(Candidate(1, {"a": 2, "b": "y"}, 0), Failure("accuracy is nan"), None, "supernet", 0.5)
+    return directory
+
+
+def test_optuna_reads_objectives_by_name_with_arch_source_and_time(run):
+    study = optuna.load_study(study_name="co-search", storage=f"sqlite:///{run.path / 'study.db'}")
+    assert study.metric_names == ["accuracy", "latency_ms"]
+    first, second = study.trials
+    assert first.values == [0.5, 2.0]
+    assert first.params == {"a": 1, "b": "x"}
+    assert first.state == optuna.trial.TrialState.COMPLETE
+    assert second.state == optuna.trial.TrialState.FAIL
+    assert "supernet" in str(first.user_attrs)
+    assert "chip" in str(first.user_attrs)
+
+
+def test_what_was_recorded_is_told_again(run):
+    strategy = make("random", SPACE, {"latency_ms": lambda arch: 2.0}, OBJECTIVES, 0)
+    TrialLog(run, "co-search", SPACE, OBJECTIVES).replay(strategy)
+    assert [t.candidate.arch for t in strategy.history.told] == [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]
+    assert [t.failed for t in strategy.history.told] == [False, True]
+
+
+@pytest.mark.parametrize("choices", [{"a": (0, 1), "b": ("x", "y")}, {"a": (0, 1, 2)}, {"c": (0, 1)}])
+def test_a_study_of_another_space_is_refused(run, choices):
+    other = Decisions(choices)
+    strategy = make("random", other, {"latency_ms": lambda arch: 2.0}, OBJECTIVES, 0)
+    with pytest.raises(RunError) as caught:
+        TrialLog(run, "co-search", other, OBJECTIVES).replay(strategy)
+    assert "\n" not in str(caught.value)
