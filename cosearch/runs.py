@@ -30,11 +30,15 @@ METADATA = "cosearch"
 """The one entry of a tensor file's metadata; it holds a JSON object."""
 
 
+PARTIAL = ".partial"
+"""How a file's name ends while it is written."""
+
+
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Write, fsync, rename: the file is never half there."""
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -115,6 +119,8 @@ class RunDirectory:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise RunError(f"{self.path} is in use by another process: wait for it or stop it") from None
+            for left_by_a_killed_process in self.path.rglob(f".*{PARTIAL}"):
+                left_by_a_killed_process.unlink(missing_ok=True)
             yield
 
     def log(self, event: str, **details: Any) -> None:
