@@ -221,7 +221,7 @@ def _carry_out(
         with _timed(seconds, "comparing"):
             designs = [design(problem, name, chosen[name], found[name], trained[name]) for name in chosen]
             designs += _on_default(designs, problem, default)
-            lines = tuple(notes(problem, chosen, designs))
+            lines = tuple(notes(problem, chosen, designs, reporter))
             table = front_table(found[CO_SEARCH], problem)
             result = Result(str(run.path), table, tuple(designs), lines, problem.objectives.names, problem.costs_are)
             _write(run, problem, result, chosen[CO_SEARCH])

@@ -16,13 +16,13 @@ from cosearch.costs import (
     AcceleratorCosts,
     MeasuredCosts,
     PublishedCosts,
+    priced,
     read_table,
     unknown_device,
     unmeasured_choices,
 )
 from cosearch.data import Dataset, load_dataset
 from cosearch.errors import ConfigError, InfeasibleError, UnknownNameError
-from cosearch.hardware.tensor import cost_tensor
 from cosearch.progress import Reporter
 from cosearch.strategies import STRATEGIES, Objectives
 from cosearch.strategies.base import cheapest
@@ -167,17 +167,7 @@ def _costs(
     space = _runnable(space, device, reporter)
     if isinstance(device, PublishedSpace):
         return _published(config, space, objectives, device, reporter)
-    layers = space.layer_table()
-    with reporter.phase(f"pricing {len(layers)} layer shapes", len(layers)) as phase:
-        priced = 0
-
-        def advance(done: int, _: int) -> None:
-            nonlocal priced
-            phase.advance(done - priced)
-            priced = done
-
-        tensor = cost_tensor(layers, device, progress=advance)
-        phase.advance(len(layers) - priced, f"{len(device):.3g} accelerators on {device.name}")
+    tensor = priced(space.layer_table(), device, reporter)
     costs = AcceleratorCosts(space, tensor, objectives, config.constraints)
     return space, costs, device.name, "modelled", objectives
 
