@@ -22,6 +22,7 @@ from cosearch.hardware.tensor import cost_tensor
 from cosearch.strategies import Objectives, make
 from cosearch.strategies.objectives import undominated
 from search_spaces import accelerators, networks
+from tests.benchmarks.machine import stamp
 
 ROOT = Path(os.environ.get("COSEARCH_CACHE") or Path.home() / ".cache" / "cosearch") / "differentiable"
 DOCS = Path(__file__).parents[2] / "docs" / "benchmarks"
