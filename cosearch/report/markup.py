@@ -74,6 +74,6 @@ def facts_list(pairs: Iterable[tuple[Any, Any]]) -> Markup:
     return tag("dl", (tag("div", tag("dt", term), tag("dd", content)) for term, content in pairs))
 
 
-def fold(summary: Any, *content: Any) -> Markup:
-    """Content that a reader opens; a printed page shows it open."""
-    return tag("details", tag("summary", summary), *content)
+def fold(summary: Any, *content: Any, printed: bool = False) -> Markup:
+    """Content that a reader opens. printed: whether it opens by itself for paper."""
+    return tag("details", tag("summary", summary), *content, class_="printed" if printed else None)

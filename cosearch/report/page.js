@@ -380,5 +380,5 @@
     fit();
     new ResizeObserver(fit).observe(plot);
   }
-  addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((one) => { one.open = true; }));
+  addEventListener("beforeprint", () => document.querySelectorAll("details.printed").forEach((one) => { one.open = true; }));
 })();
