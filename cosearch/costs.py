@@ -27,6 +27,7 @@ from search_spaces.decisions import Arch, Decisions, arch_key
 
 if TYPE_CHECKING:
     from cosearch.expected import ExpectedCosts
+    from cosearch.hardware.tensor import Build
     from cosearch.progress import Reporter
     from predictors.arch import ArchPredictor
 
@@ -170,8 +171,8 @@ def price_workload(
     return accelerator, layer_report(workload, accelerator, objective)
 
 
-def priced(layers: tuple[Layer, ...], space: Any, reporter: "Reporter") -> CostTensor:
-    """The cost tensor of layers on a device, with its progress shown."""
+def priced(layers: tuple[Layer, ...], space: Any, reporter: "Reporter", build: "Build | None" = None) -> CostTensor:
+    """The cost tensor of layers on a device, with its progress shown. build: as `cost_tensor`'s."""
     with reporter.phase(f"pricing {len(layers)} layer shapes", len(layers)) as phase:
         finished = 0
 
@@ -180,7 +181,7 @@ def priced(layers: tuple[Layer, ...], space: Any, reporter: "Reporter") -> CostT
             phase.advance(done - finished)
             finished = done
 
-        tensor = cost_tensor(layers, space, progress=advance)
+        tensor = cost_tensor(layers, space, progress=advance, build=build)
         phase.advance(len(layers) - finished, f"{len(space):.3g} accelerators on {space.name}")
     return tensor
 

@@ -95,7 +95,7 @@ def run(config: RunConfig | None = None, **options: Any) -> Result:
     registry.find("recipes", RECIPES, config.recipe)
     started = time.monotonic()
     with _workers(config) as cluster:
-        problem = prepare(config, reporter)
+        problem = prepare(config, reporter, cluster.price if cluster is not None else None)
         _reserve(cluster, problem)
         reporter.say(_plan(problem))
         kept = config.with_absolute_paths().model_copy(update={"out": out.resolve()})
@@ -169,7 +169,7 @@ def resume(path: Path | str, trials: int | None = None, quiet: bool | None = Non
     reporter = Reporter(config.quiet)
     started = time.monotonic()
     with run_directory.locked(), _workers(config) as cluster:
-        problem = prepare(config, reporter)
+        problem = prepare(config, reporter, cluster.price if cluster is not None else None)
         _reserve(cluster, problem)
         if (run_directory.path / INPUTS).is_file():
             _require_same_inputs(run_directory, fingerprint(problem))
