@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-_THREADED, _PARTS = 4096, 8
+_THREADED, _PARTS = 8192, 16
 """Mappings from which on threads pay, and the parts that they share."""
 _FIRST_GUESS = 16384
 """Tilings that there is room for at first."""
@@ -314,16 +314,21 @@ def price_nests(
     problem = _problem(layer, engine, _memories(levels, engine), n, resident)
     terms = _terms(layer, accelerator, engine, len(levels))
 
-    def part(start: int, stop: int) -> None:
-        analyse(*problem, terms, _NOTHING_CHARGED, start, stop, True, _scratch(problem), cycles, pj, _NO_FRONT)
+    cuts = np.linspace(0, len(n.temporal), _PARTS + 1).astype(int).tolist()
+    parts = iter(list(pairwise(cuts)))  # threads take the next part when they are done with one
 
-    size = len(n.temporal)
+    def work() -> None:
+        own = _scratch(problem)
+        for start, stop in parts:
+            analyse(*problem, terms, _NOTHING_CHARGED, start, stop, True, own, cycles, pj, _NO_FRONT)
+
     if len(n) < _THREADED:
-        part(0, size)
+        work()
     else:
-        cuts = [size * i // _PARTS for i in range(_PARTS + 1)]
-        with ThreadPoolExecutor(2) as pool:
-            list(pool.map(part, cuts[:-1], cuts[1:]))
+        with ThreadPoolExecutor(1) as pool:
+            other = pool.submit(work)
+            work()
+            other.result()
     return _totals(accelerator, cycles.reshape(-1), pj.reshape(-1))
 
 

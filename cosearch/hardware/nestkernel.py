@@ -6,6 +6,7 @@ the loops that iterate do the same and are analysed once; and orders that agree 
 Dimensions are numbered as in `mapping.DIMS`, tensors as W, I, O, directions as read, write.
 """
 
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -157,7 +158,13 @@ def chains(memories: Memories, work: Work) -> Chains:
 
 def orders_of(orders: Ints) -> Orders:
     """orders: [combination, level, 8]."""
-    combinations, levels, _ = orders.shape
+    return _orders(orders.tobytes(), orders.shape)
+
+
+@lru_cache(maxsize=256)
+def _orders(content: bytes, shape: tuple[int, ...]) -> Orders:
+    orders = np.frombuffer(content, np.int64).reshape(shape)
+    combinations, levels, _ = shape
     chosen = np.zeros((combinations, levels), np.int64)
     found: list[list[Any]] = []
     for level in range(levels):
