@@ -12,6 +12,8 @@ class Markup(str):
     __slots__ = ()
 
 
+MANY = 8
+"""Columns beyond which a table is set smaller on paper."""
 VOID = frozenset({"br", "hr", "meta", "link", "wbr"})
 
 
@@ -66,7 +68,8 @@ def table(head: Iterable[Any], rows: Iterable[Iterable[Any]], numeric: Iterable[
     top = tag("tr", (tag("th", n, scope="col", class_="num" if i in right else None) for i, n in enumerate(names)))
     body = (tag("tr", (cell(i, content) for i, content in enumerate(row))) for row in rows)
     said = tag("caption", caption) if caption else None
-    return tag("div", tag("table", said, tag("thead", top), tag("tbody", body), class_="cards"), class_="wide")
+    kind = "cards many" if len(names) > MANY else "cards"
+    return tag("div", tag("table", said, tag("thead", top), tag("tbody", body), class_=kind), class_="wide")
 
 
 def facts_list(pairs: Iterable[tuple[Any, Any]]) -> Markup:
