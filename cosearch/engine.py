@@ -86,6 +86,8 @@ def run(config: RunConfig | None = None, **options: Any) -> Result:
     out = config.out if config.out is not None else _free_name(config)
     if out.exists():
         RunDirectory.create(out, config)  # raises the one line that says what to do
+    if config.ray is None and config.order == "async":
+        raise ConfigError("--ray-order async needs workers that finish in any order: give --ray too")
     config = config.model_copy(update={"ray_order": config.order if config.ray else None})
     reporter = Reporter(config.quiet)
     from cosearch.supernet.recipes import RECIPES

@@ -391,8 +391,10 @@ class CostTensor:
         return {layer.shape_key: i for i, layer in enumerate(self.layers)}
 
     def weight_bits(self, counts: ArrayLike) -> float:
-        """Bits that the weights of a network take."""
-        return float(self._counts(counts) @ self._weight_bits)
+        """Bits that the weights of a network take; infinite if some are computed: then weights do not stay on chip."""
+        row = self._counts(counts)
+        computed = any(self.layers[i].computed_weights for i in np.flatnonzero(row))
+        return math.inf if computed else float(row @ self._weight_bits)
 
     @cached_property
     def _weight_bits(self) -> Floats:
