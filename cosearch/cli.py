@@ -368,7 +368,8 @@ def main() -> None:
         print(f"cosearch: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
     except _UsageError as error:
-        print(f"cosearch: {error.format_message()} (see cosearch --help)", file=sys.stderr)
+        if error.format_message():  # empty where the help itself was the answer
+            print(f"cosearch: {error.format_message()} (see cosearch --help)", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         print("cosearch: interrupted", file=sys.stderr)

@@ -227,7 +227,11 @@ def _carry_out(
             table = front_table(found[CO_SEARCH], problem)
             result = Result(str(run.path), table, tuple(designs), lines, problem.objectives.names, problem.costs_are)
             _write(run, problem, result, chosen[CO_SEARCH])
+    except StoppedError as error:
+        run.log("stopped", reason=str(error))
+        raise
     except KeyboardInterrupt:
+        run.log("stopped", reason="interrupted")
         raise StoppedError(f"interrupted; what was done is kept, continue with: cosearch resume {run.path}") from None
     run.log("finished", seconds={name: round(value, 2) for name, value in seconds.items()})
     reporter.say("Time by phase: " + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))
