@@ -123,6 +123,7 @@ def resume(
     ray: Annotated[
         str | None, typer.Option(help="Go on elsewhere: local, auto, ray://host:port or none.", show_default=False)
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Continue a run that was interrupted, or extend a finished one."""
     from cosearch.engine import resume as continue_run
@@ -137,7 +138,7 @@ def resume(
             raise ConfigError(f"--trials {trials!r}: expected a number such as 600, or +200 for 200 more") from None
         if trials.startswith("+"):
             total += RunDirectory.open(run_directory).config.trials
-    _print_result(continue_run(run_directory, total, quiet or None, ray), quiet)
+    _print_result(continue_run(run_directory, total, quiet or None, ray), quiet, as_json)
 
 
 @app.command()
@@ -311,7 +312,7 @@ def doctor(
     """Say what is installed, what the machine has, and whether it works."""
     from cosearch.doctor import SELF_CHECKS, examine
     from cosearch.progress import Reporter
-    from cosearch.tables import print_table
+    from cosearch.tables import escape, print_table
 
     with Reporter(quiet or not self_check).phase("checking", len(SELF_CHECKS)) as phase:
         checks = examine(self_check, lambda name: phase.advance(1, name))
@@ -319,7 +320,7 @@ def doctor(
         _print_json([_plain(check) for check in checks])
     elif not quiet:
         marks = {True: "ok", False: "BROKEN", None: ""}
-        rows = [(c.name, marks[c.ok], c.found, f"{c.seconds:.1f} s" if c.seconds else "") for c in checks]
+        rows = [(c.name, marks[c.ok], escape(c.found), f"{c.seconds:.1f} s" if c.seconds else "") for c in checks]
         print_table("This installation", ("what", "", "found", "took"), rows)
     broken = [check.name for check in checks if check.ok is False]
     if broken:
@@ -367,7 +368,8 @@ def main() -> None:
         print(f"cosearch: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
     except _UsageError as error:
-        print(f"cosearch: {error.format_message()} (see cosearch --help)", file=sys.stderr)
+        if error.format_message():  # empty where the help itself was the answer
+            print(f"cosearch: {error.format_message()} (see cosearch --help)", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         print("cosearch: interrupted", file=sys.stderr)

@@ -12,6 +12,7 @@ from cosearch.finalists import Trained
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.hardware.repricing import sensitivity
 from cosearch.problem import Problem
+from cosearch.progress import Reporter
 from cosearch.results import AT_DEFAULT, Design, bought
 from cosearch.strategies.base import Told
 from cosearch.strategies.objectives import MAXIMISED, bend, one_standard_error, recommend, undominated
@@ -115,13 +116,13 @@ def on_default(found: Design, problem: Problem, accelerator: Accelerator) -> Des
     return replace(moved, costs={"latency_ms": cost.latency_ms, "energy_mj": cost.energy_mj, **resources})
 
 
-def notes(problem: Problem, chosen: Mapping[str, Choice], designs: Sequence[Design]) -> list[str]:
+def notes(problem: Problem, chosen: Mapping[str, Choice], designs: Sequence[Design], reporter: Reporter) -> list[str]:
     """What co-search bought, and what a reader must know before believing it."""
     lines = [*_below_minimum(problem, designs[0]), *bought(designs)]
     if problem.config.baselines and problem.conv_only is not None and CONV_ONLY not in chosen:
         lines.append(f"{CONV_ONLY}: no network of only convolutions meets the limits")
     if CONV_ONLY in chosen and isinstance(problem.costs, AcceleratorCosts):
-        lines.append(_sensitivity(problem, chosen))
+        lines.append(_sensitivity(problem, chosen, reporter))
     return lines
 
 
@@ -139,7 +140,7 @@ def _below_minimum(problem: Problem, finalist: Design) -> list[str]:
     return lines
 
 
-def _sensitivity(problem: Problem, chosen: Mapping[str, Choice]) -> str:
+def _sensitivity(problem: Problem, chosen: Mapping[str, Choice], reporter: Reporter) -> str:
     """Do finalist and conv-only keep their order of energy when each modelled unit cost is halved or doubled?"""
     costs = problem.costs
     assert isinstance(costs, AcceleratorCosts)
@@ -147,11 +148,13 @@ def _sensitivity(problem: Problem, chosen: Mapping[str, Choice]) -> str:
     if not hasattr(space, "modelled"):
         return "sensitivity: not known, the accelerator space does not say which unit costs are modelled"
     sides = {name: chosen[name] for name in (CO_SEARCH, CONV_ONLY)}
-    rows = sensitivity(
-        space,
-        {name: problem.space.workload(arch) for name, (arch, _) in sides.items()},
-        accelerators={name: costs.accelerator(*choice) for name, choice in sides.items()},
-    )
+    with reporter.phase("scaling unit costs", 1 + 2 * len(space.modelled)) as phase:
+        rows = sensitivity(
+            space,
+            {name: problem.space.workload(arch) for name, (arch, _) in sides.items()},
+            accelerators={name: costs.accelerator(*choice) for name, choice in sides.items()},
+            progress=phase.advance,
+        )
     ratios = {(row.cost, row.factor): dict(row.values)[CO_SEARCH] / dict(row.values)[CONV_ONLY] for row in rows}
     base = ratios.pop(("", 1.0))
     known = {case: ratio for case, ratio in ratios.items() if np.isfinite(ratio)}

@@ -61,8 +61,8 @@ class RunConfig(BaseModel):
     )
     strategy: str = Field(
         "auto",
-        description="Search strategy: auto (picks one and says why), bayesian, evolutionary, reinforce, random, or "
-        "Optuna's optuna-nsga2, optuna-nsga3, optuna-tpe, optuna-gp.",
+        description="Search strategy: auto (picks one and says why), bayesian, differentiable, evolutionary, "
+        "reinforce, random, or Optuna's optuna-nsga2, optuna-nsga3, optuna-tpe, optuna-gp.",
     )
     trials: int = Field(
         200, ge=1, le=10_000_000, description="Accuracy evaluations of the search; each baseline gets as many."

@@ -20,13 +20,15 @@ from cosearch.hardware.published import PublishedCost, PublishedDevice
 from cosearch.hardware.report import LayerRow, layer_report
 from cosearch.hardware.tensor import CONSTRAINTS, CostTensor, HardwareFront, NetworkCost, cost_tensor
 from cosearch.strategies.objectives import Objectives, derive, excess, is_known, split_limit, tightest
-from cosearch.workload import Workload, count_layers
+from cosearch.workload import Layer, Workload, count_layers
 from search_spaces import accelerators
 from search_spaces.accelerators.published import PublishedSpace
 from search_spaces.decisions import Arch, Decisions, arch_key
 
 if TYPE_CHECKING:
     from cosearch.expected import ExpectedCosts
+    from cosearch.hardware.tensor import Build
+    from cosearch.progress import Reporter
     from predictors.arch import ArchPredictor
 
 RESOURCES = ("lut", "ff", "dsp", "bram", "uram")
@@ -151,7 +153,9 @@ def host_bytes(workload: Workload) -> float:
     return first.N * first.C * height * width * first.input_bits / 8 + last.output_bytes
 
 
-def price_workload(workload: Workload, device: str, objective: str = "edp") -> tuple[Accelerator, list[LayerRow]]:
+def price_workload(
+    workload: Workload, device: str, objective: str = "edp", reporter: "Reporter | None" = None
+) -> tuple[Accelerator, list[LayerRow]]:
     """The accelerator of a device that is best for one network, and the network on it layer by layer.
 
     Raises: UnknownNameError, HardwareError, InfeasibleError.
@@ -160,11 +164,26 @@ def price_workload(workload: Workload, device: str, objective: str = "edp") -> t
     if isinstance(space, PublishedSpace):
         raise ConfigError(f"{device} has no accelerators to choose from: price the network with published_cost")
     counts = workload.shape_counts()
-    tensor = cost_tensor(tuple(counts), space)
+    tensor = priced(tuple(counts), space, reporter) if reporter is not None else cost_tensor(tuple(counts), space)
     live, crossing = workload.live_activation_bytes, host_bytes(workload)
     best = tensor.best_accelerator(list(counts.values()), objective, None, live, crossing)
     accelerator = best.accelerator(0)
     return accelerator, layer_report(workload, accelerator, objective)
+
+
+def priced(layers: tuple[Layer, ...], space: Any, reporter: "Reporter", build: "Build | None" = None) -> CostTensor:
+    """The cost tensor of layers on a device, with its progress shown. build: as `cost_tensor`'s."""
+    with reporter.phase(f"pricing {len(layers)} layer shapes", len(layers)) as phase:
+        finished = 0
+
+        def advance(done: int, _: int) -> None:
+            nonlocal finished
+            phase.advance(done - finished)
+            finished = done
+
+        tensor = cost_tensor(layers, space, progress=advance, build=build)
+        phase.advance(len(layers) - finished, f"{len(space):.3g} accelerators on {space.name}")
+    return tensor
 
 
 def published_cost(workload: Workload, device: str) -> PublishedCost | None:

@@ -86,6 +86,8 @@ def run(config: RunConfig | None = None, **options: Any) -> Result:
     out = config.out if config.out is not None else _free_name(config)
     if out.exists():
         RunDirectory.create(out, config)  # raises the one line that says what to do
+    if config.ray is None and config.order == "async":
+        raise ConfigError("--ray-order async needs workers that finish in any order: give --ray too")
     config = config.model_copy(update={"ray_order": config.order if config.ray else None})
     reporter = Reporter(config.quiet)
     from cosearch.supernet.recipes import RECIPES
@@ -95,7 +97,7 @@ def run(config: RunConfig | None = None, **options: Any) -> Result:
     registry.find("recipes", RECIPES, config.recipe)
     started = time.monotonic()
     with _workers(config) as cluster:
-        problem = prepare(config, reporter)
+        problem = prepare(config, reporter, cluster.price if cluster is not None else None)
         _reserve(cluster, problem)
         reporter.say(_plan(problem))
         kept = config.with_absolute_paths().model_copy(update={"out": out.resolve()})
@@ -169,7 +171,7 @@ def resume(path: Path | str, trials: int | None = None, quiet: bool | None = Non
     reporter = Reporter(config.quiet)
     started = time.monotonic()
     with run_directory.locked(), _workers(config) as cluster:
-        problem = prepare(config, reporter)
+        problem = prepare(config, reporter, cluster.price if cluster is not None else None)
         _reserve(cluster, problem)
         if (run_directory.path / INPUTS).is_file():
             _require_same_inputs(run_directory, fingerprint(problem))
@@ -221,11 +223,15 @@ def _carry_out(
         with _timed(seconds, "comparing"):
             designs = [design(problem, name, chosen[name], found[name], trained[name]) for name in chosen]
             designs += _on_default(designs, problem, default)
-            lines = tuple(notes(problem, chosen, designs))
+            lines = tuple(notes(problem, chosen, designs, reporter))
             table = front_table(found[CO_SEARCH], problem)
             result = Result(str(run.path), table, tuple(designs), lines, problem.objectives.names, problem.costs_are)
             _write(run, problem, result, chosen[CO_SEARCH])
+    except StoppedError as error:
+        run.log("stopped", reason=str(error))
+        raise
     except KeyboardInterrupt:
+        run.log("stopped", reason="interrupted")
         raise StoppedError(f"interrupted; what was done is kept, continue with: cosearch resume {run.path}") from None
     run.log("finished", seconds={name: round(value, 2) for name, value in seconds.items()})
     reporter.say("Time by phase: " + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))

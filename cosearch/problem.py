@@ -16,13 +16,14 @@ from cosearch.costs import (
     AcceleratorCosts,
     MeasuredCosts,
     PublishedCosts,
+    priced,
     read_table,
     unknown_device,
     unmeasured_choices,
 )
 from cosearch.data import Dataset, load_dataset
 from cosearch.errors import ConfigError, InfeasibleError, UnknownNameError
-from cosearch.hardware.tensor import cost_tensor
+from cosearch.hardware.tensor import Build
 from cosearch.progress import Reporter
 from cosearch.strategies import STRATEGIES, Objectives
 from cosearch.strategies.base import cheapest
@@ -85,9 +86,10 @@ class Problem:
         return self.space.restricted("conv")
 
 
-def prepare(config: RunConfig, reporter: Reporter) -> Problem:
+def prepare(config: RunConfig, reporter: Reporter, build: "Build | None" = None) -> Problem:
     """Check and load everything that can be wrong. Writes nothing.
 
+    build: prices layers, if not this process; as `cost_tensor`'s.
     Raises: a CosearchError of one line.
     """
     Objectives(config.objectives, config.least_accuracy, config.constraints)  # limits that contradict show here
@@ -106,7 +108,7 @@ def prepare(config: RunConfig, reporter: Reporter) -> Problem:
     else:
         space = _space(config)
         known = BundledAccuracy(space)
-    space, costs, device_name, costs_are, objectives = _costs(config, space, objectives, reporter)
+    space, costs, device_name, costs_are, objectives = _costs(config, space, objectives, reporter, build)
     costs.fronts([{name: options[-1] for name, options in space.choices.items()}])  # an unknown metric shows here
     _require_feasible(space, costs, config.constraints, device_name)
     return Problem(config, dataset, space, objectives, costs, device_name, costs_are, known)
@@ -133,7 +135,7 @@ def _known_accuracy(path: Path, kind: str, space: Any, images: int) -> AccuracyS
 
 
 def _costs(
-    config: RunConfig, space: Any, objectives: Objectives, reporter: Reporter
+    config: RunConfig, space: Any, objectives: Objectives, reporter: Reporter, build: "Build | None"
 ) -> tuple[Any, AcceleratorCosts | MeasuredCosts | PublishedCosts, str, str, Objectives]:
     """The part of the space that the device runs, costs, the device's name, how costs are known, and the objectives.
 
@@ -167,17 +169,7 @@ def _costs(
     space = _runnable(space, device, reporter)
     if isinstance(device, PublishedSpace):
         return _published(config, space, objectives, device, reporter)
-    layers = space.layer_table()
-    with reporter.phase(f"pricing {len(layers)} layer shapes", len(layers)) as phase:
-        priced = 0
-
-        def advance(done: int, _: int) -> None:
-            nonlocal priced
-            phase.advance(done - priced)
-            priced = done
-
-        tensor = cost_tensor(layers, device, progress=advance)
-        phase.advance(len(layers) - priced, f"{len(device):.3g} accelerators on {device.name}")
+    tensor = priced(space.layer_table(), device, reporter, build)
     costs = AcceleratorCosts(space, tensor, objectives, config.constraints)
     return space, costs, device.name, "modelled", objectives
 

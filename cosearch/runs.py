@@ -124,7 +124,7 @@ class RunDirectory:
             yield
 
     def log(self, event: str, **details: Any) -> None:
-        """Append one line to log.jsonl."""
+        """Append one line to log.jsonl; `cosearch/export/schemas/log.schema.json` describes every event."""
         line = {"time": round(time.time(), 3), "event": event, **details}
         with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")

@@ -1,9 +1,9 @@
 """From a network to its `Workload`: trace a torch module, read an ONNX file, or look a name up.
 
 What becomes a layer: convolutions (transposed ones as the stride^2 interleaved convolutions that they are), every
-matrix product (a linear layer; an attention product with one group per head, its second operand as weights), pooling
-(max, average, adaptive, global), and additions, subtractions, products, quotients, maxima and minima of two tensors
-that both depend on the input (a broadcast operand is counted at the output's size). Values are 8 bits wide.
+matrix product (a linear layer; an attention product with one group per head and computed weights), pooling (max,
+average, adaptive, global), and additions, subtractions, products, quotients, maxima and minima of two tensors that both
+depend on the input (a broadcast operand is counted at the output's size). Values are 8 bits wide.
 
 What does not is returned by the `..._report` functions as `Unpriced` entries with their share of the whole: batch
 norm (folded into the weights of the layer before it, if that has any), activations, biases and requantisation (done

@@ -43,6 +43,8 @@ class Layer:
         layer with two operands has C = 2 K.
     bits: of one weight, input, output and accumulator value.
     density: fraction of the weights that are non-zero, in (0, 1]; sparsity: how the zeros lie.
+    computed_weights: W is another layer's output, as in an attention product: no weights of the network, new for every
+        input, so that they never stay on chip from one input to the next and a crossbar writes them every time.
 
     Raises: HardwareError naming the layer and the field.
     """
@@ -65,6 +67,7 @@ class Layer:
     accumulator_bits: int = 32
     density: float = 1.0
     sparsity: Sparsity = "dense"
+    computed_weights: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stride", _pair(self.stride))
@@ -79,6 +82,7 @@ class Layer:
         self._require(self.kind in KINDS, "kind", f"one of {', '.join(KINDS)}")
         self._require(self.sparsity in SPARSITIES, "sparsity", f"one of {', '.join(SPARSITIES)}")
         self._require(0.0 < self.density <= 1.0, "density", "a fraction in (0, 1]")
+        self._require(self.computed_weights in (True, False), "computed_weights", "true or false")
         self._require(
             self.K % self.groups == 0 and self.C % self.groups == 0, "groups", f"a divisor of K={self.K} and C={self.C}"
         )
@@ -108,7 +112,7 @@ class Layer:
 
     @property
     def weight_count(self) -> int:
-        """Weights of the dense layer; 0 for pool and elementwise."""
+        """Values of W of the dense layer; 0 for pool and elementwise."""
         return self.K * (self.C // self.groups) * self.R * self.S if self.has_weights else 0
 
     @property
@@ -214,11 +218,12 @@ class Workload:
 
     @property
     def weight_count(self) -> int:
-        return sum(layer.weight_count for layer in self.layers)
+        """Weights that the network stores: what layers compute for each other is not among them."""
+        return sum(layer.weight_count for layer in self.layers if not layer.computed_weights)
 
     @property
     def weight_bytes(self) -> float:
-        return sum(layer.stored_weight_bits for layer in self.layers) / 8
+        return sum(layer.stored_weight_bits for layer in self.layers if not layer.computed_weights) / 8
 
     @cached_property
     def live_activation_bytes(self) -> float:

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import optuna
 import pandas as pd
@@ -22,6 +23,7 @@ from cosearch.cli import main
 from cosearch.config import RunConfig
 from cosearch.data import load_dataset
 from cosearch.errors import ConfigError, CosearchError, RunError
+from cosearch.export.schema import FOLDER
 from cosearch.hardware import Accelerator
 from cosearch.results import Result
 from cosearch.runs import RunDirectory
@@ -116,9 +118,15 @@ def test_the_run_directory_holds_what_it_promises_and_no_pickle(finished):
         elif file.is_file() and file.stat().st_size:
             head = file.read_bytes()[:2]
             assert head not in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK"), file
-    events = [json.loads(line)["event"] for line in (root / "log.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (root / "log.jsonl").read_text().splitlines()]
+    events = [line["event"] for line in lines]
     assert events[0] == "start"
     assert events[-1] == "finished"
+    schema = json.loads((FOLDER / "log.schema.json").read_text())
+    for line in lines:
+        jsonschema.Draft202012Validator(schema).validate(line)
+    for name in STUDIES:  # what a dashboard calls the objectives
+        assert study(root, name).metric_names == ["accuracy", "latency_ms", "energy_mj"]
     # pickles hide in databases too: optuna stores attributes as JSON
     with sqlite3.connect(root / "study.db") as database:
         for (value,) in database.execute("SELECT value_json FROM trial_user_attributes"):

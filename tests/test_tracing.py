@@ -102,6 +102,7 @@ def test_attention_is_two_grouped_products(batch: int, fast_path) -> None:
     workload = trace(module, (batch, 10, 16))
     products = [layer for layer in workload.layers if layer.groups == 4 * batch]
     assert [layer.macs for layer in products] == [batch * 10 * 10 * 16] * 2
+    assert [layer.groups == 4 * batch for layer in workload] == [layer.computed_weights for layer in workload]
     linear = 3 + (1 + 2 + 2) * bool(fast_path)  # in units of 16x16: projections, output projection, feed-forward
     assert workload.macs == sum(p.macs for p in products) + batch * 10 * 16 * 16 * linear
 

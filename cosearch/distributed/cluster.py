@@ -19,7 +19,10 @@ from cosearch.config import RunConfig
 from cosearch.errors import ConfigError, RunError
 from cosearch.evaluators import Evaluator
 from cosearch.finalists import Training
+from cosearch.hardware.tables import AcceleratorSpace
+from cosearch.hardware.tensor import CostTensor
 from cosearch.runs import RunDirectory
+from cosearch.workload import Layer
 
 PROBE_SECONDS = 5.0
 """How long an address has to answer; Ray's own client would wait for minutes."""
@@ -105,6 +108,18 @@ class Cluster:
         kind = Trainings if isinstance(accuracy, TrainAccuracy) else Tasks
         return kind(self, accuracy, torch.get_num_threads())
 
+    def price(
+        self,
+        layers: tuple[Layer, ...],
+        space: AcceleratorSpace,
+        policies: tuple[float, ...],
+        progress: Callable[[int, int], None] | None,
+    ) -> CostTensor:
+        """The cost tensor of layers, a block of them by a task."""
+        from cosearch.distributed.tasks import price
+
+        return price(self, layers, space, policies, progress)
+
     def train_all(self, run: RunDirectory, trainings: Sequence[Training], on_epochs: Callable[[int], None]) -> None:
         """What `cosearch.finalists.train_all` does, here."""
         from cosearch.distributed.training import train_all
@@ -154,17 +169,23 @@ def connected(config: RunConfig) -> Iterator[Cluster]:
             options = {"address": _answering(config.ray)}
         try:
             with _own_signals():
-                ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+                _start(config.ray, options)
             if config.ray != "local":
                 _require_cosearch()
             yield Cluster(config.ray.startswith("ray://"))
-        except (ConnectionError, RuntimeError, OSError, ValueError) as error:
-            if ray.is_initialized():
-                raise
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ConfigError(f"--ray {config.ray}: {first}") from error
         finally:
             ray.shutdown()
+
+
+def _start(address: str, options: dict[str, Any]) -> None:
+    """Raises: ConfigError with the first line of what Ray says, for whatever reason it does not start."""
+    import ray
+
+    try:
+        ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # of no common class: other versions, ports in use, long paths, time-outs
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(f"--ray {address}: Ray does not start ({first})") from error
 
 
 @contextmanager

@@ -8,18 +8,24 @@ import platform
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
+from itertools import pairwise
 from typing import Any, Self
 
 import ray
 
-from cosearch.distributed.cluster import Cluster
+from cosearch.distributed.cluster import Cluster, Share
 from cosearch.distributed.packing import unpack
-from cosearch.evaluators import Evaluation, evaluate
+from cosearch.evaluators import PATIENCE_SECONDS, Evaluation, evaluate
+from cosearch.hardware.tables import AcceleratorSpace, Floats
+from cosearch.hardware.tensor import CostTensor, cost_tensor, joined
 from cosearch.strategies.base import Candidate, Failure
+from cosearch.workload import Layer
 from search_spaces.decisions import Arch
 
 RETRIES = 3
 """How often work whose worker or node died is done again elsewhere."""
+BLOCKS = 2
+"""Blocks of layers for each CPU: layers differ in how long they take."""
 KEPT = 4
 """Values that a worker process keeps unpacked."""
 _unpacked: dict[str, Any] = {}
@@ -77,6 +83,37 @@ def _evaluate(accuracy: list[Any], arch: Arch, threads: int, device: str) -> Eva
 
     torch.set_num_threads(threads)
     return evaluate(fetch(accuracy[0], device), arch, here())
+
+
+def price(
+    cluster: Cluster,
+    layers: tuple[Layer, ...],
+    space: AcceleratorSpace,
+    policies: tuple[float, ...],
+    progress: Callable[[int, int], None] | None,
+) -> CostTensor:
+    """The cost tensor of layers, priced in blocks of neighbours, which no kernel treats otherwise than apart."""
+    count = min(len(layers), BLOCKS * max(1, cluster.slots(Share())))
+    cuts = [len(layers) * i // count for i in range(count + 1)]
+    task, stored = ray.remote(num_cpus=1, max_retries=RETRIES)(_price), [cluster.store(space)]
+    pending = [task.remote(stored, layers[a:b], policies) for a, b in pairwise(cuts)]
+    size = {reference: b - a for reference, (a, b) in zip(pending, pairwise(cuts), strict=True)}
+    waiting, done = list(pending), 0
+    while waiting:
+        ready, waiting = ray.wait(waiting, timeout=PATIENCE_SECONDS)
+        done += sum(size[reference] for reference in ready)
+        if progress is not None:
+            progress(done, len(layers))
+        if not ready:
+            cluster.check()
+    return joined(layers, space, policies, ray.get(pending))
+
+
+def _price(
+    space: list[Any], layers: tuple[Layer, ...], policies: tuple[float, ...]
+) -> tuple[dict[str, list[Floats]], dict[str, list[Floats]]]:
+    tensor = cost_tensor(layers, fetch(space[0]), cache=False, policies=policies)
+    return tensor.latency, tensor.energy
 
 
 def settled(future: "Future[Evaluation]") -> "Future[Evaluation]":

@@ -74,7 +74,8 @@ class Trials:
         if not cluster.remote:  # here, where its folder can be removed, and lost only with this process
             node = ray.get_runtime_context().get_node_id()
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
-        self._tune: Any = ray.remote(**options)(_Tune).remote(work, [stored], share, threads, cluster.slots(share))
+        actor: Any = ray.remote(**options)(_Tune)
+        self._tune = actor.remote(work, [stored], share, threads, cluster.slots(share))
         self._ended = self._tune.run.remote([self._tune], self._folder)
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()

@@ -6,7 +6,8 @@ A layer is a matrix product of ``rows_needed = C R S / groups`` by K columns, b_
 polarised ones; ``arrays = ceil(rows_needed / rows) ceil(columns / cols)``, several groups in one array where they fit;
 ``latency = N P Q b_i columns_per_adc read_ns`` per pass, every array working at once;
 ``energy = N P Q b_i (cells read e_cell + rows driven e_driver + columns converted (e_adc 2^(adc_bits - 8) + e_shift))``
-plus buffers. A layer that needs more arrays than there are runs in passes and pays for writing every cell again.
+plus buffers. A layer that needs more arrays than there are runs in passes and pays for writing every cell again; so
+does one whose weights are computed, as in an attention product.
 Sources: ISAAC (ISCA 2016) for the array; FORMS (ISCA 2021) for polarised columns.
 
 Dropped channels leave smaller layers; other zero weights are computed like any weight on both.
@@ -114,7 +115,8 @@ class Crossbar:
         rows, columns = layer.C // layer.groups * layer.R * layer.S, self.columns(layer)
         passes = math.ceil(self.arrays_needed(layer) / self.arrays)
         read_ns = reads * min(self.columns_per_adc, columns) * table["read_ns"]
-        write_ns = passes * self.rows * table["row_write_ns"] if passes > 1 else 0.0
+        writes = passes > 1 or layer.computed_weights
+        write_ns = passes * self.rows * table["row_write_ns"] * writes
         conversion = table["adc_pj_8bit"] * 2.0 ** (self.adc_bits - 8) + table["shift_add_pj"]
         cells = layer.groups * rows * columns
         energy = {
@@ -122,7 +124,7 @@ class Crossbar:
             "drivers": reads * layer.groups * math.ceil(columns / self.cols) * rows * table["driver_pj"],
             "converters": reads * layer.groups * math.ceil(rows / self.rows) * columns * conversion,
             "buffers": buffers,
-            "writes": cells * table["cell_write_pj"] if passes > 1 else 0.0,
+            "writes": cells * table["cell_write_pj"] * writes,
         }
         filled = cells / (self.arrays * self.rows * self.cols)
         return FormCost(
@@ -131,7 +133,7 @@ class Crossbar:
             filled * read_ns / (passes * read_ns + write_ns),
             "converters" if passes * read_ns >= write_ns else "writes",
             max(1.0, filled) * read_ns * 1e-6,
-            sum(energy.values()) - energy["writes"],
+            sum(energy.values()) - (0.0 if layer.computed_weights else energy["writes"]),
         )
 
 

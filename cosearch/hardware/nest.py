@@ -9,7 +9,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import product
+from functools import lru_cache
+from itertools import pairwise, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +19,21 @@ from cosearch.errors import HardwareError
 from cosearch.hardware.accelerator import TENSORS, Accelerator, Axis, Engine, Mapspace, MemoryLevel
 from cosearch.hardware.array import divisors
 from cosearch.hardware.cost import READ, WRITE, port_width
-from cosearch.hardware.mapping import DIMS, RELEVANT, LevelLoops, Mapping, loop_bounds
+from cosearch.hardware.mapping import DIMS, LevelLoops, Mapping, loop_bounds
 from cosearch.hardware.nestkernel import (
+    Chains,
+    Charges,
+    Limits,
     Memories,
-    NestCounts,
+    Nest,
+    Orders,
     Terms,
     Work,
     analyse,
-    price_counted,
-    shapes,
+    chains,
+    orders_of,
+    scratch,
+    tilings,
 )
 from cosearch.hardware.sparsity import time_share
 from cosearch.workload import Layer
@@ -35,8 +42,12 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-_THREADED, _PARTS = 4096, 8
+_THREADED, _PARTS = 8192, 16
 """Mappings from which on threads pay, and the parts that they share."""
+_FIRST_GUESS = 16384
+"""Tilings that there is room for at first."""
+_NOTHING_CHARGED = Charges(np.empty((0, 2), np.int64), np.empty((0, 2), np.int64), np.empty((0, 1)))
+_NO_FRONT = np.empty((0, 1))
 _AT = {dim: i for i, dim in enumerate(DIMS)}
 
 
@@ -81,36 +92,67 @@ class Nests:
         return len(self.temporal) * len(self.orders)
 
 
-def enumerate_nests(
-    layer: Layer, engine: Engine, names: Sequence[str], fits: Callable[[Floats], Mask] | None = None
-) -> Nests:
+def enumerate_nests(layer: Layer, engine: Engine, names: Sequence[str], limits: Limits | None = None) -> Nests:
     """Every mapping of the engine's mapspace; names: the levels of its hierarchy, innermost first.
 
-    fits: says of extents [b, level, dimension] which tiles some memory may take (`tiles_fit`); mappings whose tiles are
-        at least as large as refused ones are then left out.
+    limits: which tiles may fit (`tile_limits`); other mappings are left out.
 
     Raises: HardwareError if the mapspace does not cover a dimension of the layer.
     """
     space = mapspace_of(engine)
     bounds = loop_bounds(layer)
     at_level = {name: i for i, name in enumerate(names)}
-    homes = {dim: [at_level[t.level] for t in space.tiled if dim in t.dims] for dim in DIMS}
-    times, fanouts = [], []
+    homes = {dim: tuple(at_level[t.level] for t in space.tiled if dim in t.dims) for dim in DIMS}
+    fanouts, starts, splits = [], [], []
+    found = 0
     for spatial in spatial_options(space, bounds):
         across = np.ones((len(names), len(DIMS)))
         for axis, option in zip(space.axes, spatial, strict=True):
             for dim, factor in option.items():
                 across[at_level[axis.level], _AT[dim]] *= factor
-        table = _table(trips_left(bounds, spatial), homes, across, bounds, fits)
-        times.append(table)
-        fanouts.append(np.broadcast_to(across, table.shape))
-    orders = []
+        fanouts.append(across)
+        trips = trips_left(bounds, spatial)
+        ways = [_level_splits(dim, trips[dim], homes[dim], len(names)) for dim in DIMS]
+        starts.append(np.cumsum([found, *map(len, ways)]))
+        found = int(starts[-1][-1])
+        splits += ways
+    across = np.stack(fanouts)
+    problem = across, np.stack(starts), np.concatenate(splits), limits or _no_limits(layer, len(names))
+    size = _FIRST_GUESS
+    while True:
+        table, which = np.empty((size, len(names), len(DIMS))), np.empty(size, np.int64)
+        found = tilings(*problem, table, which)
+        if found <= size:
+            return Nests(table[:found], across[which[:found]], _combinations(space, tuple(names)))
+        size = found
+
+
+@lru_cache(maxsize=65536)
+def _level_splits(dim: str, trips: int, homes: tuple[int, ...], levels: int) -> Floats:
+    """Ways to split trips over the levels that a dimension is tiled at: [way, level].
+
+    Raises: HardwareError if it is tiled at none.
+    """
+    if trips > 1 and not homes:
+        raise HardwareError(f"the mapspace tiles no level along {dim}, which has {trips} iterations left")
+    if not homes:
+        return np.ones((1, levels))
+    ways = np.array(_splits(trips, len(homes)), float)
+    table = np.ones((len(ways), levels))
+    table[:, homes] = ways
+    return table
+
+
+@lru_cache(maxsize=1024)
+def _combinations(space: Mapspace, names: tuple[str, ...]) -> Ints:
+    """Every combination of the tiled levels' loop orders: [combination, level, 8], -1 after the last dimension."""
+    found = []
     for combination in product(*(t.orders for t in space.tiled)):
         rows = np.full((len(names), len(DIMS)), -1, np.int64)
         for t, order in zip(space.tiled, combination, strict=True):
-            rows[at_level[t.level], : len(order)] = [_AT[dim] for dim in order]
-        orders.append(rows)
-    return Nests(np.concatenate(times), np.concatenate(fanouts), np.stack(orders))
+            rows[names.index(t.level), : len(order)] = [_AT[dim] for dim in order]
+        found.append(rows)
+    return np.stack(found)
 
 
 def mapspace_of(engine: Engine) -> Mapspace:
@@ -144,59 +186,26 @@ def trips_left(bounds: dict[str, int], spatial: Sequence[dict[str, int]]) -> dic
     return {dim: -(-n // math.prod(option.get(dim, 1) for option in spatial)) for dim, n in bounds.items()}
 
 
-def _table(
-    trips: dict[str, int],
-    homes: dict[str, list[int]],
-    across: Floats,
-    bounds: dict[str, int],
-    fits: Callable[[Floats], Mask] | None,
-) -> Floats:
-    """Temporal bounds of every tiling that may fit: [b, level, dimension]; across: [level, dimension] fan-out.
-
-    Dimension by dimension, so that what cannot fit is dropped before it multiplies with the rest.
-    """
-    most = np.array([float(bounds[dim]) for dim in DIMS])
-    table = np.ones((1, *across.shape))
-    for dim in DIMS:
-        if trips[dim] > 1 and not homes[dim]:
-            raise HardwareError(f"the mapspace tiles no level along {dim}, which has {trips[dim]} iterations left")
-        splits = np.array(_splits(trips[dim], len(homes[dim])) if homes[dim] else [()], float)
-        grown = np.repeat(table, len(splits), axis=0)
-        for position, level in enumerate(homes[dim]):
-            grown[:, level, _AT[dim]] = np.tile(splits[:, position], len(table))
-        if fits is not None and len(splits) > 1:
-            grown = grown[fits(np.minimum(np.cumprod(grown * across, axis=1), most))]
-        table = grown
-    return table
-
-
-def tiles_fit(
-    layer: Layer, levels: Sequence[MemoryLevel], rooms: Floats, resident: Sequence[str], reach: Floats
-) -> Mask:
-    """Which tiles, of extents reach [b, level, dimension], fit rooms [level] of bits; loses none that fits.
+def tile_limits(layer: Layer, levels: Sequence[MemoryLevel], rooms: Floats, resident: Sequence[str]) -> Limits:
+    """What tiles of a layer may take in rooms [level] of bits: refuses none that fits.
 
     Outputs are taken at the narrower of their widths, and tensors that stay in the level below DRAM take none of it.
     """
-    at = {dim: reach[:, :, i] for i, dim in enumerate(DIMS)}
-    down, dilated_down, right, dilated_right = _window(layer)
-    rows = _edge(at["P"], down, at["R"], dilated_down)
-    cols = _edge(at["Q"], right, at["S"], dilated_right)
-    bits = {
-        "W": np.prod([at[d] for d in RELEVANT["W"]], axis=0) * layer.weight_width * layer.has_weights,
-        "I": at["N"] * at["G"] * at["C"] * rows * cols * layer.input_bits,
-        "O": np.prod([at[d] for d in RELEVANT["O"]], axis=0) * min(layer.output_bits, layer.accumulator_bits),
-    }
-    fits = np.ones(len(reach), bool)
-    for i, level in enumerate(levels):
-        stays = resident if i == len(levels) - 2 else ()
-        need = sum((bits[x][:, i] for x in level.holds if x not in stays), start=np.zeros(len(reach)))
-        fits &= need <= rooms[i]
-    return fits
+    stay = [resident if i == len(levels) - 2 else () for i in range(len(levels))]
+    takes = [[x in level.holds and x not in stays for x in TENSORS] for level, stays in zip(levels, stay, strict=True)]
+    widths = (layer.weight_width * layer.has_weights, layer.input_bits, min(layer.output_bits, layer.accumulator_bits))
+    return Limits(np.array(takes), np.asarray(rooms, float), np.array(widths, float), *_extent(layer))
 
 
-def _edge(outputs: Floats, stride: int, kernel: Floats, dilation: int) -> Floats:
-    """Input rows that tiles read: `cost.input_edge`."""
-    return np.minimum((outputs - 1) * stride + (kernel - 1) * dilation + 1, outputs * kernel)
+def _no_limits(layer: Layer, levels: int) -> Limits:
+    nothing = np.zeros((levels, len(TENSORS)), bool)
+    return Limits(nothing, np.zeros(levels), np.zeros(len(TENSORS)), *_extent(layer))
+
+
+def _extent(layer: Layer) -> tuple[Floats, Ints]:
+    """Loop bounds, and the window of `Work`."""
+    bounds = loop_bounds(layer)
+    return np.array([float(bounds[dim]) for dim in DIMS]), np.array(_window(layer), np.int64)
 
 
 def room_bits(level: MemoryLevel) -> float:
@@ -280,62 +289,12 @@ def _window(layer: Layer) -> list[int]:
     return steps
 
 
-def _analyse(
-    n: Nests,
-    memories: Memories,
-    work: Work,
-    terms: Terms,
-    counts: NestCounts | None,
-    cycles: Floats,
-    energy_pj: Floats,
-) -> None:
-    """Fill the counts, or the prices if counts is None; on two threads if worth it, compiled code needs no lock."""
-    spatial, depth = np.ascontiguousarray(n.spatial), n.temporal.shape[1]
-
-    def part(start: int, stop: int) -> None:
-        found = _empty_counts(1, depth) if counts is None else counts
-        problem = (n.temporal, spatial, n.orders, memories, work, terms, shapes(depth), start, stop)
-        analyse(*problem, counts is not None, found, cycles, energy_pj)
-
-    size = len(n.temporal)
-    if len(n) < _THREADED:
-        part(0, size)
-        return
-    cuts = [size * i // _PARTS for i in range(_PARTS + 1)]
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(part, cuts[:-1], cuts[1:]))
-
-
-def _empty_counts(mappings: int, levels: int) -> NestCounts:
-    shape: list[tuple[int, ...]] = [(), (), (), (2, levels, 3), (2, levels), (levels,), (levels,), (levels,)]
-    return NestCounts(*(np.empty((mappings, *rest)) for rest in shape))
-
-
-def count_nests(
-    layer: Layer, engine: Engine, levels: Sequence[MemoryLevel], n: Nests, resident: Sequence[str] = ()
-) -> NestCounts:
-    """Counts of every nest under every combination of orders: `cost.evaluate_batch`, compiled."""
-    counts, none = _empty_counts(len(n), len(levels)), np.empty((1, 1))
-    terms = Terms(1.0, 0.0, _fill_from(engine, len(levels)), 0.0, 0.0)
-    _analyse(n, _memories(levels, engine), _work(layer, engine, resident), terms, counts, none, none)
-    return counts
-
-
 @dataclass(frozen=True)
 class Totals:
     """Latency and energy of each mapping, static power and requantisation included; infinite where it does not fit."""
 
     latency_ms: Floats
     energy_mj: Floats
-
-
-def totals(
-    layer: Layer, accelerator: Accelerator, engine: Engine, levels: Sequence[MemoryLevel], counts: NestCounts
-) -> Totals:
-    """Whole-layer figures of a batch: what `evaluate` returns for each mapping."""
-    cycles, pj = (np.empty(len(counts.cycles)) for _ in range(2))
-    price_counted(counts, _memories(levels, engine), _terms(layer, accelerator, engine, len(levels)), cycles, pj)
-    return _totals(accelerator, cycles, pj)
 
 
 def price_nests(
@@ -346,11 +305,68 @@ def price_nests(
     n: Nests,
     resident: Sequence[str] = (),
 ) -> Totals:
-    """The same in one go, without the counts."""
-    cycles, pj = (np.empty((len(n.orders), len(n.temporal))) for _ in range(2))
+    """Latency and energy of every nest under every combination of orders: `cost.evaluate_batch`, compiled.
+
+    On two threads where that is worth it: compiled code needs no lock.
+    """
+    shape = len(n.orders), len(n.temporal)
+    cycles, pj = np.empty(shape), np.empty(shape)
+    problem = _problem(layer, engine, _memories(levels, engine), n, resident)
     terms = _terms(layer, accelerator, engine, len(levels))
-    _analyse(n, _memories(levels, engine), _work(layer, engine, resident), terms, None, cycles, pj)
+
+    cuts = np.linspace(0, len(n.temporal), _PARTS + 1).astype(int).tolist()
+    parts = iter(list(pairwise(cuts)))  # threads take the next part when they are done with one
+
+    def work() -> None:
+        own = _scratch(problem)
+        for start, stop in parts:
+            analyse(*problem, terms, _NOTHING_CHARGED, start, stop, True, own, cycles, pj, _NO_FRONT)
+
+    if len(n) < _THREADED:
+        work()
+    else:
+        with ThreadPoolExecutor(1) as pool:
+            other = pool.submit(work)
+            work()
+            other.result()
     return _totals(accelerator, cycles.reshape(-1), pj.reshape(-1))
+
+
+def front_of_nests(
+    layer: Layer,
+    engine: Engine,
+    levels: Sequence[MemoryLevel],
+    n: Nests,
+    rooms: Floats,
+    charges: Charges,
+    resident: Sequence[str] = (),
+) -> Floats:
+    """What no other nest beats in all that is charged for, [n, charge], see `nestkernel.analyse`.
+
+    rooms: [level] the largest on offer, in bits. Sorted by array cycles.
+    """
+    memories = _memories(levels, engine)._replace(room=rooms)
+    fill_from = _fill_from(engine, len(levels))
+    terms = Terms(float(engine.cycles_per_operation(layer)), float(engine.fill_cycles), fill_from, 0.0, 0.0)
+    problem, none = _problem(layer, engine, memories, n, resident), np.empty((0, 0))
+    rows = np.empty((64, 2 + len(charges.ports) + len(charges.rows) + len(levels) + 1))
+    found, rows = analyse(*problem, terms, charges, 0, len(n.temporal), False, _scratch(problem), none, none, rows)
+    front, place = rows[:found, :-1], rows[:found, -1]
+    order: Ints = np.lexsort((place, front.sum(axis=1), front[:, 0]))
+    return np.asarray(front[order])
+
+
+_Problem = tuple[Floats, Floats, Orders, Chains, Memories, Work]
+
+
+def _problem(layer: Layer, engine: Engine, memories: Memories, n: Nests, resident: Sequence[str]) -> _Problem:
+    work = _work(layer, engine, resident)
+    return n.temporal, n.spatial, orders_of(n.orders), chains(memories, work), memories, work
+
+
+def _scratch(problem: _Problem) -> Nest:
+    temporal, _, orders, links, *_ = problem
+    return scratch(temporal.shape[1], len(links.links), orders.sequences.shape[1])
 
 
 def _totals(accelerator: Accelerator, cycles: Floats, pj: Floats) -> Totals:

@@ -10,39 +10,22 @@ loses no optimum of any of them.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from cosearch.errors import HardwareError
-from cosearch.hardware.accelerator import Accelerator, Engine, MemoryLevel
-from cosearch.hardware.cost import engine_of, hierarchy
-from cosearch.hardware.kernels import unbeaten_rows
+from cosearch.hardware.accelerator import Accelerator, Engine, MemoryLevel, UnitEnergies
+from cosearch.hardware.cost import READ, WRITE, engine_of, hierarchy
 from cosearch.hardware.mapping import DIMS, RELEVANT
-from cosearch.hardware.nest import Nests, count_nests, enumerate_nests, room_bits, tiles_fit
-from cosearch.hardware.nestkernel import NestCounts
-from cosearch.hardware.pricing import Residency
+from cosearch.hardware.nest import Nests, enumerate_nests, front_of_nests, room_bits, tile_limits
+from cosearch.hardware.nestkernel import BOTH, Charges
+from cosearch.hardware.pricing import NOTHING_RESIDENT, Residency
 from cosearch.workload import Layer
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-NOTHING = Residency(weights=False, activations=False)
-
-
-@njit(cache=True)
-def _rows(bits: Floats, word_bits: Floats, rows: Floats) -> None:  # pragma: no cover
-    """Rows accessed, summed over tensors and each tensor's rounded up: of bits [b, way, level, 3]."""
-    for b in range(bits.shape[0]):
-        for way in range(2):
-            for level in range(bits.shape[2]):
-                count = 0.0
-                for x in range(3):
-                    count += np.ceil(bits[b, way, level, x] / word_bits[level] - 1e-9)
-                rows[b, way, level] = count
 
 
 def resident_bits(accelerator: Accelerator) -> tuple[int, int]:
@@ -95,174 +78,179 @@ def geometry(accelerator: Accelerator, engine: Engine) -> tuple[Any, ...]:
 
 
 @dataclass(frozen=True)
-class _Members:
-    """What accelerators of one geometry charge: [level, accelerator], or [accelerator]."""
+class _Group:
+    """Accelerators that share a geometry, and what each of them charges: [level, accelerator], or [accelerator].
 
-    read_port: Floats
-    write_port: Floats
-    read_pj: Floats
-    write_pj: Floats
+    at: their positions; first: one of them. energies: different unit energies among them, and which each one has.
+    """
+
+    at: Ints
+    first: Accelerator
+    engine: Engine
+    levels: tuple[MemoryLevel, ...]
+    port: Floats
+    energy_pj: Floats
     room: Floats
     clock_mhz: Floats
     lanes: Floats
-    operation_pj: Floats
-    requantise_pj: Floats
     static_w: Floats
+    energies: tuple[UnitEnergies, ...]
+    which: Ints
 
     @classmethod
-    def of(cls, layer: Layer, accelerators: Sequence[Accelerator], residency: Residency) -> "_Members":
-        levels = [hierarchy(a, engine_of(layer, a)) for a in accelerators]
+    def of(cls, at: Sequence[int], accelerators: Sequence[Accelerator], layer: Layer) -> "_Group":
+        engines = [engine_of(layer, a) for a in accelerators]
+        levels = [hierarchy(a, engine) for a, engine in zip(accelerators, engines, strict=True)]
+        energies = {a.energies: None for a in accelerators}
+        number = {each: i for i, each in enumerate(energies)}
 
         def table(one: Any) -> Floats:
-            return np.array([[float(one(level)) for level in x] for x in levels]).T
+            return np.array([[one(level) for level in x] for x in levels], float).swapaxes(0, -1)
 
-        def row(one: Any) -> Floats:
-            return np.array([float(one(a)) for a in accelerators])
-
-        room = table(room_bits)
-        if beside(levels[0], residency) != tuple(levels[0]):  # one array: the same memory makes room in all of them
-            room[-2] /= 2
         return cls(
-            table(lambda x: x.read_bits_per_cycle),
-            table(lambda x: x.write_bits_per_cycle),
-            table(lambda x: x.read_energy_pj),
-            table(lambda x: x.write_energy_pj),
-            room,
-            row(lambda a: a.clock_mhz),
-            row(lambda a: a.lanes),
-            row(lambda a: a.energies.operation_pj(layer, engine_of(layer, a).fabric)),
-            row(lambda a: a.energies.requantise_pj),
-            row(lambda a: a.static_power_w),
+            np.array(at),
+            accelerators[0],
+            engines[0],
+            tuple(levels[0]),
+            table(lambda x: (x.read_bits_per_cycle, x.write_bits_per_cycle)),
+            table(lambda x: (x.read_energy_pj, x.write_energy_pj)),
+            table(room_bits),
+            np.array([a.clock_mhz for a in accelerators], float),
+            np.array([a.lanes for a in accelerators], float),
+            np.array([a.static_power_w for a in accelerators], float),
+            tuple(energies),
+            np.array([number[a.energies] for a in accelerators]),
         )
 
 
 @dataclass(frozen=True)
-class _Charged:
-    """What accelerators of one geometry charge for, per mapping.
+class _Front:
+    """What accelerators of one geometry charge for, per mapping that no other one beats in all of it.
 
-    cycles [b] of the array; ends [b] of the first fill and last drain; bits [b, port] per instance with the level of
-    each port and whether it only writes; rows [b, memory] accessed with the level and whether they are written;
-    class [b, level]: how many of the rooms on offer are too small.
+    charges: the ports [b] and rows [b] of each, by level and direction. cycles [b] of the array; ends [b] of the first
+    fill and last drain; bits [b, port] per instance; rows [b, memory] accessed; too_small [b, level]: how many of the
+    rooms on offer are.
     """
 
+    charges: Charges
     cycles: Floats
     ends: Floats
     bits: Floats
-    ports: tuple[tuple[int, bool], ...]
     rows: Floats
-    memories: tuple[tuple[int, bool], ...]
     too_small: Floats
 
-    def take(self, index: Ints) -> "_Charged":
-        some = {name: getattr(self, name)[index] for name in ("cycles", "ends", "bits", "rows", "too_small")}
-        return replace(self, **some)
+
+def _charges(group: _Group, room: Floats) -> Charges:
+    """Ports that may limit some accelerator, rows that cost some of them energy, and the rooms on offer."""
+    ports: list[tuple[int, int]] = []
+    rows: list[tuple[int, int]] = []
+    for i, level in enumerate(group.levels):
+        for way in (BOTH,) if level.shared_port else (READ, WRITE):
+            if np.isfinite(group.port[way % BOTH, i]).any():
+                ports.append((i, way))
+        read, write = group.energy_pj[:, i]
+        for way in (BOTH,) if (read == write).all() else (READ, WRITE):
+            if group.energy_pj[way % BOTH, i].any():
+                rows.append((i, way))
+    sizes = [np.unique(x) for x in room]
+    offered = np.full((len(sizes), max(map(len, sizes)) + 1), np.inf)
+    for i, x in enumerate(sizes):
+        offered[i, : len(x)] = x
+    return Charges(np.array(ports, np.int64).reshape(-1, 2), np.array(rows, np.int64).reshape(-1, 2), offered)
 
 
-def _charged(layer: Layer, engine: Engine, levels: Sequence[MemoryLevel], c: NestCounts, m: _Members) -> _Charged:
-    words = np.array([float(level.word_bits) for level in levels])
-    accessed = np.empty(c.ports.shape)
-    _rows(c.rows, words, accessed)
-    (row_in, row_out), (share_in, share_out) = accessed.swapaxes(0, 1), (c.ports / c.used[:, None]).swapaxes(0, 1)
-    bits, ports, rows, memories, small = [], [], [], [], []
-    possible = np.ones(len(c.cycles), bool)
-    for i, level in enumerate(levels):
-        if level.shared_port:
-            sides = [(share_in[:, i] + share_out[:, i], m.read_port, False)]
-        else:
-            sides = [(share_in[:, i], m.read_port, False), (share_out[:, i], m.write_port, True)]
-        for share, port, writes in sides:
-            if np.isfinite(port[i]).any():
-                bits.append(share)
-                ports.append((i, writes))
-        if (m.read_pj[i] == m.write_pj[i]).all():
-            kinds = [(row_in[:, i] + row_out[:, i], m.read_pj, False)]
-        else:
-            kinds = [(row_in[:, i], m.read_pj, False), (row_out[:, i], m.write_pj, True)]
-        for count, energy, writes in kinds:
-            if energy[i].any():
-                rows.append(count)
-                memories.append((i, writes))
-        offered = np.unique(m.room[i])
-        small.append(np.searchsorted(offered, c.footprint_bits[:, i]))
-        possible &= (small[-1] < len(offered)) & (c.fanout[:, i] <= level.instances)
-    cycles = c.cycles * engine.cycles_per_operation(layer) + engine.fill_cycles * c.fills
-    none = np.empty((len(cycles), 0))
-    table = _Charged(
-        cycles,
-        c.ends,
-        np.stack(bits, 1) if bits else none,
-        tuple(ports),
-        np.stack(rows, 1) if rows else none,
-        tuple(memories),
-        np.stack(small, 1).astype(float),
-    )
-    return table.take(np.flatnonzero(possible))
+def _front(layer: Layer, group: _Group, room: Floats, residency: Residency) -> _Front:
+    """Raises: HardwareError if the mapspace cannot hold the layer."""
+    largest, names = room.max(axis=1), [level.name for level in group.levels]
+    limits = tile_limits(layer, group.levels, largest, residency.tensors)
+    nests = allowed(enumerate_nests(layer, group.engine, names, limits), residency)
+    charges = _charges(group, room)
+    table = front_of_nests(layer, group.engine, group.levels, nests, largest, charges, residency.tensors)
+    parts = np.split(table, np.cumsum([1, 1, len(charges.ports), len(charges.rows)]), axis=1)
+    return _Front(charges, parts[0][:, 0], parts[1][:, 0], *parts[2:])
 
 
-def _front(table: _Charged) -> _Charged:
-    varies = table.too_small[:, np.ptp(table.too_small, axis=0) > 0] if len(table.cycles) else table.too_small
-    points = np.concatenate([table.cycles[:, None], table.ends[:, None], table.bits, table.rows, varies], axis=1)
-    order = np.lexsort((points.sum(axis=1), points[:, 0]))
-    return table.take(order[unbeaten_rows(points[order])])
-
-
-def _price(layer: Layer, t: _Charged, m: _Members) -> tuple[Floats, Floats]:
+def _price(layer: Layer, t: _Front, group: _Group, room: Floats) -> tuple[Floats, Floats]:
     """latency_ms and energy_mj, [accelerator, mapping]; infinite where tiles do not fit."""
-    cycles = np.maximum(t.cycles, np.ceil(layer.output_count / m.lanes)[:, None])
-    for at, (i, writes) in enumerate(t.ports):
-        cycles = np.maximum(cycles, t.bits[:, at] / (m.write_port if writes else m.read_port)[i][:, None])
-    pj = (layer.macs * m.operation_pj + layer.output_count * m.requantise_pj)[:, None]
-    for at, (i, writes) in enumerate(t.memories):
-        pj = pj + t.rows[:, at] * (m.write_pj if writes else m.read_pj)[i][:, None]
+    cycles = np.maximum(t.cycles, np.ceil(layer.output_count / group.lanes)[:, None])
+    for at, (i, way) in enumerate(t.charges.ports):
+        cycles = np.maximum(cycles, t.bits[:, at] / group.port[way % BOTH, i][:, None])
+    operation = np.array([each.operation_pj(layer, group.engine.fabric) for each in group.energies])[group.which]
+    requantise = np.array([each.requantise_pj for each in group.energies])[group.which]
+    pj = (layer.macs * operation + layer.output_count * requantise)[:, None]
+    for at, (i, way) in enumerate(t.charges.rows):
+        pj = pj + t.rows[:, at] * group.energy_pj[way % BOTH, i][:, None]
     fits = np.ones(cycles.shape, bool)
-    for i in range(len(m.room)):
-        fits &= t.too_small[:, i] <= np.searchsorted(np.unique(m.room[i]), m.room[i])[:, None]
-    ms = np.where(fits, (cycles + t.ends) / (m.clock_mhz * 1e3)[:, None], np.inf)
-    return ms, np.where(fits, pj * 1e-9 + np.where(fits, ms, 0.0) * m.static_w[:, None], np.inf)
+    for i, sizes in enumerate(room):
+        fits &= t.too_small[:, i] <= np.searchsorted(np.unique(sizes), sizes)[:, None]
+    ms = np.where(fits, (cycles + t.ends) / (group.clock_mhz * 1e3)[:, None], np.inf)
+    return ms, np.where(fits, pj * 1e-9 + np.where(fits, ms, 0.0) * group.static_w[:, None], np.inf)
 
 
-def _charged_by(layer: Layer, members: Sequence[Accelerator], residency: Residency, m: _Members) -> _Charged:
-    """Raises: HardwareError if the mapspace cannot hold the layer or no tile fits."""
-    engine = engine_of(layer, members[0])
-    levels = hierarchy(members[0], engine)
-    fits = partial(tiles_fit, layer, levels, m.room.max(axis=1), residency.tensors)
-    nests = allowed(enumerate_nests(layer, engine, [level.name for level in levels], fits), residency)
-    if not len(nests):
-        raise HardwareError(f"layer {layer.name!r}: no tile fits the memories of {members[0].name!r}")
-    return _front(_charged(layer, engine, levels, count_nests(layer, engine, levels, nests, residency.tensors), m))
+class Fleet:
+    """Accelerators that are priced together, grouped by geometry once."""
+
+    def __init__(self, accelerators: Sequence[Accelerator]) -> None:
+        self.accelerators = tuple(accelerators)
+        self._groups: dict[str, list[_Group]] = {}
+
+    def groups(self, layer: Layer) -> list[_Group]:
+        """By the engine that runs layers of this kind.
+
+        Raises: HardwareError if an accelerator has no such engine.
+        """
+        if layer.kind not in self._groups:
+            found: dict[tuple[Any, ...], list[int]] = {}
+            for at, accelerator in enumerate(self.accelerators):
+                found.setdefault(geometry(accelerator, engine_of(layer, accelerator)), []).append(at)
+            self._groups[layer.kind] = [
+                _Group.of(members, [self.accelerators[at] for at in members], layer) for members in found.values()
+            ]
+        return self._groups[layer.kind]
+
+    def costs(
+        self, layer: Layer, policies: Sequence[float], residency: Residency = NOTHING_RESIDENT
+    ) -> tuple[Floats, Floats]:
+        """The best mapping of one layer on each accelerator: latency_ms and energy_mj, [policy, accelerator].
+
+        policies: as in `pricing.best_costs`. residency: what stays on chip; infinite on accelerators that cannot keep
+        it, and where no mapping fits.
+
+        Raises: HardwareError if an accelerator has no engine for the layer's kind.
+        """
+        latency = np.full((len(policies), len(self.accelerators)), np.inf)
+        energy = np.full((len(policies), len(self.accelerators)), np.inf)
+        for group in self.groups(layer):
+            weights, activations = resident_bits(group.first)
+            if (residency.weights and weights < 0) or (residency.activations and activations < 0):
+                continue
+            own = group.engine.seen(layer)
+            room = group.room
+            if beside(group.levels, residency) != group.levels:  # the same memory makes room in all of them
+                room = room.copy()
+                room[-2] /= 2
+            try:
+                table = _front(own, group, room, residency)
+            except HardwareError:
+                continue  # a mapspace that cannot hold this layer: infinite cost on its accelerators
+            if not len(table.cycles):
+                continue
+            ms, mj = _price(own, table, group, room)
+            here = np.arange(len(group.at))
+            for p, w in enumerate(policies):
+                with np.errstate(invalid="ignore"):  # a weight of zero times infinity
+                    value = np.where(np.isfinite(ms), w * ms + (1 - w) * mj, np.inf)
+                other = np.where(value == value.min(axis=1, keepdims=True), mj if w == 1 else ms, math.inf)
+                chosen = other.argmin(axis=1)
+                latency[p, group.at], energy[p, group.at] = ms[here, chosen], mj[here, chosen]
+        return latency, energy
 
 
 def nest_costs(
-    layer: Layer, accelerators: Sequence[Accelerator], policies: Sequence[float], residency: Residency = NOTHING
+    layer: Layer,
+    accelerators: Sequence[Accelerator],
+    policies: Sequence[float],
+    residency: Residency = NOTHING_RESIDENT,
 ) -> tuple[Floats, Floats]:
-    """The best mapping of one layer on many accelerators: latency_ms and energy_mj, [policy, accelerator].
-
-    policies: as in `pricing.best_costs`. residency: what stays on chip; infinite on accelerators that cannot keep it,
-    and where no mapping fits.
-    """
-    latency = np.full((len(policies), len(accelerators)), np.inf)
-    energy = np.full((len(policies), len(accelerators)), np.inf)
-    groups: dict[tuple[Any, ...], list[int]] = {}
-    for at, accelerator in enumerate(accelerators):
-        room = resident_bits(accelerator)
-        if (room[0] >= 0 or not residency.weights) and (room[1] >= 0 or not residency.activations):
-            groups.setdefault(geometry(accelerator, engine_of(layer, accelerator)), []).append(at)
-    for members in groups.values():
-        some = [accelerators[at] for at in members]
-        own = engine_of(layer, some[0]).seen(layer)
-        m = _Members.of(own, some, residency)
-        try:
-            table = _charged_by(own, some, residency, m)
-        except HardwareError:
-            continue  # a mapspace that cannot hold this layer: infinite cost on its accelerators
-        if not len(table.cycles):
-            continue
-        ms, mj = _price(own, table, m)
-        here = np.arange(len(members))
-        for p, w in enumerate(policies):
-            with np.errstate(invalid="ignore"):  # a weight of zero times infinity
-                value = np.where(np.isfinite(ms), w * ms + (1 - w) * mj, np.inf)
-            other = np.where(value == value.min(axis=1, keepdims=True), mj if w == 1 else ms, math.inf)
-            chosen = other.argmin(axis=1)
-            latency[p, members], energy[p, members] = ms[here, chosen], mj[here, chosen]
-    return latency, energy
+    """`Fleet.costs` of accelerators that are priced for one layer only."""
+    return Fleet(accelerators).costs(layer, policies, residency)

@@ -1,6 +1,6 @@
 """Do conclusions survive the unit costs that nobody measured? Networks repriced with each one scaled."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -42,11 +42,12 @@ def sensitivity(
     objective: str = "energy_mj",
     accelerators: Mapping[str, Accelerator] | None = None,
     factors: Sequence[float] = (0.5, 2.0),
+    progress: Callable[[], None] = lambda: None,
 ) -> list[SensitivityRow]:
     """Reprice networks with every modelled unit cost of a space scaled, one at a time.
 
     accelerators: networks named here stay on the accelerator given (repriced); the others get the accelerator that is
-    best for them under the scaled costs.
+    best for them under the scaled costs. progress: called after each row.
 
     Returns: the unscaled row first (cost ``""``, factor 1), then one row per modelled cost and factor.
     """
@@ -70,4 +71,5 @@ def sensitivity(
                 value = float(front.metric(objective).min()) if len(front) else np.inf
             values.append((network, value))
         rows.append(SensitivityRow(name, factor, tuple(values)))
+        progress()
     return rows

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,9 @@ from cosearch.hardware.nest import (
     nests_in,
     price_nests,
     room_bits,
-    tiles_fit,
+    tile_limits,
 )
-from cosearch.hardware.nestfront import allowed, beside, nest_costs, resident_bits
+from cosearch.hardware.nestfront import Fleet, allowed, beside, resident_bits
 from cosearch.hardware.pricing import (
     NOTHING_RESIDENT,
     LayerFront,
@@ -78,8 +78,8 @@ def _best_nest(
 ) -> Mapping:
     levels = beside(hierarchy(accelerator, engine), residency)
     names = [level.name for level in levels]
-    fits = partial(tiles_fit, layer, levels, np.array([room_bits(level) for level in levels]), residency.tensors)
-    nests = allowed(enumerate_nests(layer, engine, names, fits), residency)
+    limits = tile_limits(layer, levels, np.array([room_bits(level) for level in levels]), residency.tensors)
+    nests = allowed(enumerate_nests(layer, engine, names, limits), residency)
     at = best_of(objective, price_nests(layer, accelerator, engine, levels, nests, residency.tensors))
     if at is None:
         raise HardwareError(
@@ -230,8 +230,12 @@ class OneNest(_One):
         dram = self.only.levels[-1]
         return Prices(self.only.energies, 0.0, dram.read_energy_pj / dram.word_bits, 0.0)
 
+    @cached_property
+    def _fleet(self) -> Fleet:
+        return Fleet([self.only])
+
     def layer_costs(self, layer: Layer, policies: Sequence[float], residency: Residency) -> tuple[Floats, Floats]:
-        return nest_costs(layer, [self.only], policies, residency)
+        return self._fleet.costs(layer, policies, residency)
 
 
 class OneForm(_One):

@@ -63,12 +63,14 @@ def cost_tensor(
     progress: Callable[[int, int], None] | None = None,
     cache: bool = True,
     policies: Sequence[float] = POLICIES,
+    build: "Build | None" = None,
 ) -> "CostTensor":
     """Price every layer on every configuration of a space.
 
     layers: distinct layer shapes; counts of networks refer to their order.
     progress: called with (layers done, layers in all).
     cache: keep the result under $COSEARCH_CACHE or ~/.cache/cosearch, keyed by everything that decides it.
+    build: what prices them, if not this process; see `joined`.
 
     A layer that fits no mapping, or whose kind has no engine in the space, stops nothing: networks with it are
     infeasible on every accelerator, and their fronts say why.
@@ -80,10 +82,40 @@ def cost_tensor(
         except (OSError, ValueError, KeyError):
             shutil.rmtree(folder, ignore_errors=True)
     engines = {kind: space.engines(kind) for kind in space.kinds}
-    tensor = _build(tuple(layers), engines, space, tuple(policies), progress)
+    if build is not None:
+        tensor = build(tuple(layers), space, tuple(policies), progress)
+    else:
+        tensor = _build(tuple(layers), engines, space, tuple(policies), progress)
     if folder is not None:
         _save(folder, tensor)
     return tensor
+
+
+Build = Callable[
+    [tuple[Layer, ...], AcceleratorSpace, tuple[float, ...], Callable[[int, int], None] | None], "CostTensor"
+]
+
+
+def joined(
+    layers: tuple[Layer, ...],
+    space: AcceleratorSpace,
+    policies: tuple[float, ...],
+    parts: Sequence[tuple[Mapping[str, list[Floats]], Mapping[str, list[Floats]]]],
+) -> "CostTensor":
+    """The tensor of layers that were priced in blocks, from the latency and energy of each block, in order."""
+    rows, vector = _layer_rows(layers, space)
+    engines = {kind: space.engines(kind) for kind in space.kinds}
+    tables = tuple(columns(space.shared, residency) for residency in RESIDENCIES)
+
+    def whole(which: int) -> dict[str, list[Floats]]:
+        return {
+            kind: [np.concatenate([part[which][kind][case] for part in parts]) for case in range(len(RESIDENCIES))]
+            for kind in (*engines, "vector")
+        }
+
+    return CostTensor(
+        layers, engines, space.shared, space.prices, policies, tables, rows, vector, whole(0), whole(1), space
+    )
 
 
 def _build(
@@ -359,8 +391,10 @@ class CostTensor:
         return {layer.shape_key: i for i, layer in enumerate(self.layers)}
 
     def weight_bits(self, counts: ArrayLike) -> float:
-        """Bits that the weights of a network take."""
-        return float(self._counts(counts) @ self._weight_bits)
+        """Bits that the weights of a network take; infinite if some are computed: then weights do not stay on chip."""
+        row = self._counts(counts)
+        computed = any(self.layers[i].computed_weights for i in np.flatnonzero(row))
+        return math.inf if computed else float(row @ self._weight_bits)
 
     @cached_property
     def _weight_bits(self) -> Floats:

@@ -61,7 +61,8 @@ class Recorder:
 
     def note_batch_norm(self, producers: Producers, size: int) -> None:
         """A scale and a shift per channel: part of the weights where they follow a layer that has some."""
-        folds = len(producers) == 1 and producers[0] != INPUT and self.layers[producers[0]].has_weights
+        before = self.layers[producers[0]] if len(producers) == 1 and producers[0] != INPUT else None
+        folds = before is not None and before.has_weights and not before.computed_weights
         self.note("batch norm", FOLDED if folds else FUSED, 0 if folds else 2 * size, 0.0)
 
     def finish(self, name: str, input_count: int, output_count: int) -> tuple[Workload, tuple[Unpriced, ...]]:
@@ -148,8 +149,8 @@ def product_layer(name: str, rows: int, inner: int, columns: int, batch: int) ->
 
 
 def batched_product_layer(name: str, count: int, rows: int, inner: int, columns: int) -> Layer:
-    """`count` independent products, one group each, whose second operands stand as weights."""
-    return Layer(name, K=count * columns, C=count * inner, P=rows, groups=count)
+    """`count` independent products of two activations, one group each, whose second operands stand as weights."""
+    return Layer(name, K=count * columns, C=count * inner, P=rows, groups=count, computed_weights=True)
 
 
 def pool_layer(

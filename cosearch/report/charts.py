@@ -353,7 +353,7 @@ def _cost_changes(metric: str, part: str, of: Mapping[str, float], rows: Sequenc
         "kind": "strip",
         "rows": decisions,
         "points": points,
-        "kinds": KINDS if part == "network" else KINDS[:2],
+        "kinds": KINDS if any(point["kind"] == 2 for point in points) else KINDS[:2],
         "label": label,
     }
     if most is not None:

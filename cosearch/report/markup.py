@@ -12,6 +12,8 @@ class Markup(str):
     __slots__ = ()
 
 
+MANY = 8
+"""Columns beyond which a table is set smaller on paper."""
 VOID = frozenset({"br", "hr", "meta", "link", "wbr"})
 
 
@@ -66,7 +68,8 @@ def table(head: Iterable[Any], rows: Iterable[Iterable[Any]], numeric: Iterable[
     top = tag("tr", (tag("th", n, scope="col", class_="num" if i in right else None) for i, n in enumerate(names)))
     body = (tag("tr", (cell(i, content) for i, content in enumerate(row))) for row in rows)
     said = tag("caption", caption) if caption else None
-    return tag("div", tag("table", said, tag("thead", top), tag("tbody", body), class_="cards"), class_="wide")
+    kind = "cards many" if len(names) > MANY else "cards"
+    return tag("div", tag("table", said, tag("thead", top), tag("tbody", body), class_=kind), class_="wide")
 
 
 def facts_list(pairs: Iterable[tuple[Any, Any]]) -> Markup:
@@ -74,6 +77,6 @@ def facts_list(pairs: Iterable[tuple[Any, Any]]) -> Markup:
     return tag("dl", (tag("div", tag("dt", term), tag("dd", content)) for term, content in pairs))
 
 
-def fold(summary: Any, *content: Any) -> Markup:
-    """Content that a reader opens; a printed page shows it open."""
-    return tag("details", tag("summary", summary), *content)
+def fold(summary: Any, *content: Any, printed: bool = False) -> Markup:
+    """Content that a reader opens. printed: whether it opens by itself for paper."""
+    return tag("details", tag("summary", summary), *content, class_="printed" if printed else None)

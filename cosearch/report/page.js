@@ -115,6 +115,15 @@
     plot.replaceChildren(svg);
     return svg;
   };
+  const under = (svg, box, label) => {
+    const room = box.right - box.left;
+    const lines = label.length * 6.7 > box.right ? label.split("; ") : [label];
+    lines.forEach((line, i) => {
+      const fits = line.length * 6.7 <= room;
+      const place = { x: fits ? (box.left + box.right) / 2 : box.right, y: box.bottom + 36 + 14 * i, "text-anchor": fits ? "middle" : "end" };
+      svg.append(make("text", place, line));
+    });
+  };
   const axes = (svg, x, y, box, xLabel, yLabel) => {
     for (const tick of x.ticks) {
       svg.append(make("path", { class: "rule", d: `M${x.at(tick)} ${box.top}V${box.bottom}` }));
@@ -125,10 +134,10 @@
       svg.append(make("text", { x: box.left - 7, y: y.at(tick) + 4, "text-anchor": "end", class: "soft" }, tickText(tick, y.log ? [] : y.ticks)));
     }
     svg.append(make("path", { class: "axis", d: `M${box.left} ${box.top}V${box.bottom}H${box.right}` }));
-    svg.append(make("text", { x: (box.left + box.right) / 2, y: box.bottom + 37, "text-anchor": "middle" }, xLabel + (x.log ? ", log scale" : "")));
+    under(svg, box, xLabel + (x.log ? ", log scale" : ""));
     svg.append(make("text", { x: box.left, y: box.top - 9 }, yLabel + (y.log ? ", log scale" : "")));
   };
-  const placeOf = (width, height) => ({ left: 62, right: width - 16, top: 26, bottom: height - 46 });
+  const placeOf = (width, height) => ({ left: 62, right: width - 16, top: 26, bottom: height - 52 });
 
   const legend = (figure, series, redraw) => {
     const list = block("ul", "legend");
@@ -241,7 +250,7 @@
             hit.setAttribute("tabindex", "0");
             hit.setAttribute("role", "img");
             hit.setAttribute("aria-label", `${point.t}: ${pairs.map((p) => p.join(" ")).join(", ")}`);
-            hit.dataset.point = point.id;
+            if (point.id !== undefined) hit.dataset.point = point.id;
           }
           explain(hit, point.t, pairs.concat(point.n || []));
           marks.push(hit);
@@ -294,7 +303,7 @@
   const rowsFrame = (plot, width, spec, rowHeight) => {
     const longest = Math.max(...spec.rows.map((r) => r.length));
     const left = Math.min(longest * 6.6 + 14, width * 0.42);
-    const height = 26 + spec.rows.length * rowHeight + 46;
+    const height = 26 + spec.rows.length * rowHeight + 56;
     const box = { left, right: width - 14, top: 26, bottom: 26 + spec.rows.length * rowHeight };
     const svg = frame(plot, width, height, spec.alt, "img");
     const most = Math.floor((left - 12) / 6.4);
@@ -310,7 +319,7 @@
       svg.append(make("path", { class: "rule", d: `M${x.at(tick)} ${box.top}V${box.bottom}` }));
       svg.append(make("text", { x: x.at(tick), y: box.bottom + 17, "text-anchor": "middle", class: "soft" }, tickText(tick, x.ticks)));
     }
-    svg.append(make("text", { x: (box.left + box.right) / 2, y: box.bottom + 37, "text-anchor": "middle" }, label));
+    under(svg, box, label);
   };
   const bars = (figure, plot, spec) => {
     legend(figure, spec.parts.concat(spec.marks ? [spec.marks] : []), null);
@@ -371,5 +380,5 @@
     fit();
     new ResizeObserver(fit).observe(plot);
   }
-  addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((one) => { one.open = true; }));
+  addEventListener("beforeprint", () => document.querySelectorAll("details.printed").forEach((one) => { one.open = true; }));
 })();

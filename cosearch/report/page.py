@@ -238,6 +238,7 @@ def _front_table(facts: Facts) -> Markup | None:
             f". A network leaves with: cosearch export {facts.path} --trial N --to DIR",
             kind="quiet small",
         ),
+        printed=True,
     )
 
 
@@ -367,7 +368,7 @@ def _layers(facts: Facts) -> Section:
             f"{worst['name']} ({percent(worst['latency_ms'] / total_ms)} of the latency)."
         ),
         tag("div", layer_charts(rows), class_="pair"),
-        fold("All layers as a table", table(head, cells, range(4, 9))),
+        fold("All layers as a table", table(head, cells, range(4, 9)), printed=True),
         paragraph(
             "Mapping: memory levels by their initials, loops outermost first, after | what runs in parallel. To the "
             "roofline: latency over the least that array and DRAM allow. Best of mappings: how many the declared "
@@ -469,12 +470,12 @@ def _changes(facts: Facts) -> Section:
     changes = facts.details["changes"]
     of, rows = changes["of"], changes["rows"]
     moved = [row for row in rows if row["moved"]]
-    images = changes["images"]
+    images = changes["images"] if facts.config.accuracy in ("supernet", "train") else None
     noise = math.sqrt(of["accuracy"] * (1 - of["accuracy"]) / images) if images else None
     said = [
         "The finalist with one decision taken otherwise, everything else kept.",
-        f"Costs are exact under the model; accuracies are the search's own, {changes['evaluated']} of them evaluated "
-        "for this page.",
+        f"Costs are {_costs_are(facts)}; accuracies are the search's own, {changes['evaluated']} of them evaluated for "
+        "this page.",
     ]
     if noise is not None:
         said.append(f"One standard error of an accuracy on {images:,} images is {100 * noise:.2f} points.")

@@ -136,7 +136,7 @@ def _seeds_in_words(compared: Comparison) -> str:
 
 def _metrics(compared: Comparison) -> list[str]:
     designs = [design for group in compared.groups for design in group.finalists]
-    names = dict.fromkeys((*compared.objectives, *USUAL))
+    names = dict.fromkeys((*compared.objectives, "latency_ms", "energy_mj", "area_mm2"))
     return [n for n in names if n != "accuracy" and all(n in design.costs for design in designs)]
 
 
@@ -200,17 +200,17 @@ def _accuracy(design: Design) -> str:
 def _differences(compared: Comparison) -> Iterator[str]:
     first, *others = compared.groups
     for group in others:
-        said = []
         mean, low, high = difference_interval(
             [d.accuracy for d in group.finalists], [d.accuracy for d in first.finalists]
         )
-        said.append(f"{100 * mean:+.2f} points of accuracy{_interval(100 * low, 100 * high, '+.2f')}")
+        said = [f"{100 * mean:+.2f} points of accuracy{_interval(100 * low, 100 * high, '+.2f')}"]
         for name in ("energy_mj", "latency_ms"):
             if all(d.costs.get(name) for g in (group, first) for d in g.finalists):
                 logs = [[math.log(d.costs[name]) for d in g.finalists] for g in (group, first)]
                 ratio, least, most = difference_interval(*logs)
                 said.append(f"{math.exp(ratio):.2f}x {title(name)}{_interval(_exp(least), _exp(most), '.2f')}")
-        yield f"{group.name} against {first.name}: {', '.join(said)}"
+        missing = "" if math.isfinite(low) else "; no intervals: they need two runs on each side"
+        yield f"{group.name} against {first.name}: {', '.join(said)}{missing}"
 
 
 def _exp(value: float) -> float:
@@ -218,9 +218,8 @@ def _exp(value: float) -> float:
 
 
 def _interval(low: float, high: float, form: str) -> str:
-    if not math.isfinite(low) or not math.isfinite(high):
-        return " (no interval: it needs two runs on each side)"
-    return f" [{low:{form}}, {high:{form}}]"
+    """Nothing if there is none."""
+    return f" [{low:{form}}, {high:{form}}]" if math.isfinite(low) and math.isfinite(high) else ""
 
 
 def warnings(compared: Comparison) -> Iterator[str]:

@@ -81,8 +81,8 @@ def rank_pairs(facts: Facts) -> list[tuple[float, float]]:
 
 
 def _ranks(facts: Facts) -> str:
-    if facts.config.accuracy == "table":
-        return "the search's accuracies are the table's: nothing stands between"
+    if not facts.config.trains:
+        return "this run trained nothing: its accuracies are the table's throughout"
     pairs = rank_pairs(facts)
     said = "; ".join(f"{search:.4f} in the search, {alone:.4f} alone" for search, alone in pairs[:6])
     if len(pairs) < LEAST_FOR_RANKS:

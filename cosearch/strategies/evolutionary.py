@@ -3,8 +3,9 @@
 A network's rank is the best rank of any of its points (network, accelerator); networks that break a limit come after
 all others, ties go to the less crowded. Parents are chosen by tournament among the best `POPULATION` networks so far.
 Of several children the one is evaluated whose hardware front would add most, were its error near that of the most
-similar network known. Children are never repeated, nor is a network that computes the same. Source: Deb et al. 2002;
-crediting with whole fronts and screening are our own.
+similar network known. Children are never repeated, nor is a network that computes the same. Part of the children are
+steps of a local search: one decision of a network that none beats is changed. Source: Deb et al. 2002; Pareto local
+search of Paquete et al. 2004; crediting with whole fronts and screening are our own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cosearch.strategies.base import ATTEMPTS, Candidate, Costs, Failure, History, Told
-from cosearch.strategies.objectives import Objectives, crowding, ranks
+from cosearch.strategies.objectives import Objectives, crowding, ranks, undominated
 from search_spaces.decisions import Arch, Decisions
 
 POPULATION = 20
@@ -22,6 +23,8 @@ INITIAL = 10
 CROSSOVER_PROBABILITY = 0.3
 OPERATOR_PROBABILITY = 0.1
 """Chance that a child takes another operator in all blocks that have one."""
+LOCAL = 0.5
+"""Chance that a child is a step of the local search: alone it is the best of all at first and the worst later."""
 SCREENED = 4
 """Children of which one is evaluated, at every second proposal: screening prefers what is cheap for certain."""
 OFFSET = 1e-3
@@ -36,7 +39,7 @@ class Evolutionary:
     ) -> None:
         self.history = History(space, costs, objectives, seed, "evolutionary", batch, merge)
         self.batch = batch
-        self._parents: tuple[int, int, list[Told]] = (-1, -1, [])
+        self._parents: tuple[int, int, list[Told], int] = (-1, -1, [], 0)
         self._spaces = operator_spaces(space)
 
     def ask(self, n: int = 1) -> list[Candidate]:
@@ -50,15 +53,21 @@ class Evolutionary:
         rng = history.stream(number)
         known = sorted(history.known(number), key=lambda t: t.candidate.number)
         if (number, len(known)) != self._parents[:2]:
-            self._parents = (number, len(known), best_first(history.objectives, known)[:POPULATION])
-        parents = self._parents[2]
+            best = best_first(history.objectives, known)
+            self._parents = (number, len(known), best, unbeaten(history.objectives, best))
+        best, leading = self._parents[2:]
+        parents = best[:POPULATION]
         if len(known) < INITIAL or len(parents) < 2:
             return self._first(number, rng)
         wanted = SCREENED if number % 2 == 0 else 1
         children: dict[str, Arch] = {}
+        near = rng.random() < LOCAL
         for attempt in range(ATTEMPTS):
             # later attempts change more, so that an exhausted neighbourhood is left
-            child = self._child(parents, rng, min(0.5, (1 + attempt / 20) / len(history.space.choices)))
+            if near and attempt < ATTEMPTS // 2:
+                child = history.space.mutate(best[rng.integers(leading)].candidate.arch, rng, rate=0.0)
+            else:
+                child = self._child(parents, rng, min(0.5, (1 + attempt / 20) / len(history.space.choices)))
             key = history.key(child)
             if key not in children and history.admissible(child):
                 children[key] = child
@@ -160,6 +169,17 @@ def best_first(objectives: Objectives, told: Sequence[Told]) -> list[Told]:
     order = order_networks([_points(objectives, t) for t in good])
     below = [t.excess + max(0.0, objectives.min_accuracy - (t.accuracy or 0.0)) for t in good]
     return [good[i] for i in sorted(order, key=lambda i: below[i])]  # stable: ties keep their order
+
+
+def unbeaten(objectives: Objectives, best: Sequence[Told]) -> int:
+    """How many of the networks that come first, best first, have a point that no other network's beats; at least 1."""
+    if not best:
+        return 0
+    points = [_points(objectives, told) for told in best]
+    owner = np.repeat(np.arange(len(points)), [len(p) for p in points])
+    leading = np.zeros(len(best), dtype=bool)
+    leading[owner[undominated(np.concatenate(points))]] = True
+    return max(1, int(np.argmin(np.append(leading, False))))
 
 
 def _points(objectives: Objectives, told: Told) -> npt.NDArray[np.float64]:

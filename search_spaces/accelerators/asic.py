@@ -34,6 +34,7 @@ from cosearch.hardware.technology import Technology, memories_um2, silicon_costs
 from cosearch.workload import Layer
 
 if TYPE_CHECKING:
+    from cosearch.hardware.nestfront import Fleet
     from cosearch.hardware.pricing import Residency
     from cosearch.hardware.tables import EngineTable, Floats, Prices, SharedTable
 
@@ -293,10 +294,14 @@ class AsicSpace:
 
         return Prices(self.accelerators[0].energies, 0.0, silicon_costs()["dram_pj_per_bit"], 0.0)
 
-    def layer_costs(self, layer: Layer, policies: Sequence[float], residency: "Residency") -> "tuple[Floats, Floats]":
-        from cosearch.hardware.nestfront import nest_costs
+    @cached_property
+    def _fleet(self) -> "Fleet":
+        from cosearch.hardware.nestfront import Fleet
 
-        return nest_costs(layer, self.accelerators, policies, residency)
+        return Fleet(self.accelerators)
+
+    def layer_costs(self, layer: Layer, policies: Sequence[float], residency: "Residency") -> "tuple[Floats, Floats]":
+        return self._fleet.costs(layer, policies, residency)
 
     def accelerator(self, shared: int, engines: Mapping[str, int]) -> Accelerator:
         return self.accelerators[engines[self.name]]

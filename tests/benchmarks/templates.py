@@ -11,19 +11,11 @@ from pathlib import Path
 from cosearch import models
 from cosearch.hardware import cost_tensor
 from cosearch.hardware.nestfront import nest_costs
-from cosearch.workload import Layer
 from search_spaces.accelerators import asic, find
-from tests.benchmarks.hardware import ZIGZAG_SECONDS, best_of
+from tests.benchmarks.hardware import LAYERS, POLICIES, ZIGZAG_SECONDS, best_of
 from tests.benchmarks.machine import stamp, write_figures
 
 REPORT = Path(__file__).parents[2] / "docs" / "benchmarks" / "templates.md"
-POLICIES = (1.0, 0.5, 0.0)
-LAYERS = (
-    Layer("3x3 64-64 @56", K=64, C=64, P=56, Q=56, R=3, S=3),
-    Layer("3x3 512-512 @7", K=512, C=512, P=7, Q=7, R=3, S=3),
-    Layer("depthwise 96 @56", K=96, C=96, P=56, Q=56, R=3, S=3, groups=96),
-    Layer("512-1000", K=1000, C=512),
-)
 
 
 def template_spaces() -> list[str]:

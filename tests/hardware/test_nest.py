@@ -28,11 +28,9 @@ from cosearch.hardware.cost import evaluate_batch, hierarchy, nests
 from cosearch.hardware.mapping import DIMS, loop_bounds
 from cosearch.hardware.nest import (
     Nests,
-    count_nests,
     enumerate_nests,
     nest_mapping,
     price_nests,
-    totals,
 )
 from cosearch.hardware.tensor import accelerator_tensor
 from cosearch.workload import Layer
@@ -57,10 +55,18 @@ TOYS = [
 ]
 
 
+def compiled(batch, levels: int) -> Nests:
+    """A batch as the compiled analysis takes it."""
+    orders = np.full((1, levels, len(DIMS)), -1, np.int64)
+    for i, order in enumerate(batch.orders):
+        orders[0, i, : len(order)] = [DIMS.index(dim) for dim in order]
+    return Nests(batch.temporal.numpy(), batch.spatial.numpy(), orders)
+
+
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("shape", HIERARCHIES)
 def test_the_compiled_analysis_equals_the_readable_one(name, shape):
-    """Counts and prices, with and without resident tensors, with and without filling and draining."""
+    """With and without resident tensors, with and without filling and draining."""
     layer, levels = LAYERS[name], HIERARCHIES[shape]
     rng = random.Random(f"{name} {shape} compiled")
     for resident, ends in itertools.product(((), ("W",), ("I", "O")), (False, True)):
@@ -70,27 +76,36 @@ def test_the_compiled_analysis_equals_the_readable_one(name, shape):
             mapping = random_mapping(layer, levels, rng)
             [(_, batch)] = nests([mapping])
             slow = evaluate_batch(layer, levels, batch, resident=resident, operation_pj=1.0, fill_and_drain=ends)
-            orders = np.full((1, len(levels), len(DIMS)), -1, np.int64)
-            for i, order in enumerate(batch.orders):
-                orders[0, i, : len(order)] = [DIMS.index(dim) for dim in order]
-            nest = Nests(batch.temporal.numpy(), batch.spatial.numpy(), orders)
-            fast = count_nests(layer, engine, levels, nest, resident)
-            np.testing.assert_allclose(fast.cycles, slow.compute_cycles)
-            np.testing.assert_allclose(fast.ends, slow.ends_cycles)
-            np.testing.assert_allclose(fast.footprint_bits, slow.footprint_bits)
-            np.testing.assert_allclose(fast.used, slow.instances)
-            if not any(level.aligned for level in levels):
-                one_width = dataclasses.replace(layer, accumulator_bits=layer.output_bits)
-                rows = count_nests(one_width, engine, levels, nest, resident).rows
-                words = np.array([layer.weight_bits, layer.input_bits, layer.output_bits])
-                np.testing.assert_allclose(rows[:, 0], slow.reads * words)
-                np.testing.assert_allclose(rows[:, 1], slow.writes * words)
-            for figures in (
-                totals(layer, whole, engine, levels, fast),
-                price_nests(layer, whole, engine, levels, nest, resident),
-            ):
-                np.testing.assert_allclose(figures.latency_ms * 100e3, np.where(slow.fits, slow.cycles, math.inf))
-                np.testing.assert_allclose(figures.energy_mj * 1e9, np.where(slow.fits, slow.energy_pj, math.inf))
+            nest = compiled(batch, len(levels))
+            figures = price_nests(layer, whole, engine, levels, nest, resident)
+            np.testing.assert_allclose(figures.latency_ms * 100e3, np.where(slow.fits, slow.cycles, math.inf))
+            np.testing.assert_allclose(figures.energy_mj * 1e9, np.where(slow.fits, slow.energy_pj, math.inf))
+
+
+def price_of_one(level: MemoryLevel, way: int) -> MemoryLevel:
+    """Reading or writing a row costs 1 pJ, the rest nothing."""
+    return dataclasses.replace(level, read_energy_pj=1.0 - way, write_energy_pj=float(way))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("shape", HIERARCHIES)
+def test_rows_of_each_level_equal_those_of_the_readable_analysis(name, shape):
+    """One direction of one level at a time has a price; what no memory is too small for."""
+    layer = LAYERS[name]
+    levels = tuple(
+        dataclasses.replace(x, capacity_bytes=math.inf, read_energy_pj=0.0, write_energy_pj=0.0)
+        for x in HIERARCHIES[shape]
+    )
+    mapping = random_mapping(layer, levels, random.Random(f"{name} {shape} rows"))
+    [(_, batch)] = nests([mapping])
+    rows = evaluate_batch(layer, levels, batch).rows
+    nest = compiled(batch, len(levels))
+    for at, way in itertools.product(range(len(levels)), range(2)):
+        own = (*levels[:at], price_of_one(levels[at], way), *levels[at + 1 :])
+        engine = Engine("mac", ("mac",), 8, 8, levels=own[:-1])
+        whole = Accelerator("toy", (engine,), own[-1:], 100.0, energies=UnitEnergies(0, 0, 0))
+        figures = price_nests(layer, whole, engine, own, nest)
+        np.testing.assert_allclose(figures.energy_mj * 1e9, rows[:, at, way])
 
 
 def every(layer, accelerator):
@@ -114,7 +129,7 @@ def test_best_equals_brute_force(template, layer):
     levels = hierarchy(accelerator, engine)
     nest = enumerate_nests(layer, engine, [level.name for level in levels])
     sample = random.Random(template + layer.name).sample(range(len(nest)), min(60, len(nest)))
-    result = totals(layer, accelerator, engine, levels, count_nests(layer, engine, levels, nest))
+    result = price_nests(layer, accelerator, engine, levels, nest)
     for at in sample:
         try:
             cost = evaluate(layer, accelerator, nest_mapping(nest, at, [level.name for level in levels]))

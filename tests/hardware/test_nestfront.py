@@ -8,7 +8,7 @@ import pytest
 
 from cosearch.hardware import Accelerator, best
 from cosearch.hardware.cost import hierarchy
-from cosearch.hardware.nest import count_nests, enumerate_nests, totals, weighted
+from cosearch.hardware.nest import enumerate_nests, price_nests, weighted
 from cosearch.hardware.nestfront import allowed, beside, nest_costs, resident_bits
 from cosearch.hardware.pricing import RESIDENCIES, Residency
 from cosearch.workload import Layer
@@ -45,7 +45,7 @@ def exact(layer: Layer, accelerator: Accelerator, residency: Residency) -> list[
     engine = accelerator.engines[0]
     levels = beside(hierarchy(accelerator, engine), residency)
     nests = allowed(enumerate_nests(layer, engine, [level.name for level in levels]), residency)
-    result = totals(layer, accelerator, engine, levels, count_nests(layer, engine, levels, nests, residency.tensors))
+    result = price_nests(layer, accelerator, engine, levels, nests, residency.tensors)
     return [float(weighted(w, result.latency_ms, result.energy_mj).min()) for w in POLICIES]
 
 

@@ -8,12 +8,16 @@ from cosearch.errors import ConfigError
 from cosearch.strategies.evolutionary import order_networks
 from cosearch.strategies.objectives import (
     Objectives,
+    bend,
     crowding,
+    derive,
     excess,
+    is_known,
     knee,
     one_standard_error,
     ranks,
     recommend,
+    tightest,
     undominated,
 )
 
@@ -159,3 +163,29 @@ def test_the_knee_is_where_the_front_bends():
     assert knee(bent) == 1
     assert knee(bent * [5.0, 0.1] + 3) == 1
     assert knee(np.array([[2.0, 2.0]])) == 0
+
+
+def test_the_bend_of_what_is_accurate_enough():
+    columns = {
+        "accuracy": np.array([0.9, 0.9, 0.9, 0.5]),
+        "latency_ms": np.array([1.0, 2.0, 10.0, 0.1]),
+        "energy_mj": np.array([10.0, 2.0, 1.0, 0.1]),
+    }
+    both = Objectives(("latency_ms", "energy_mj"))
+    assert bend(columns, both, 0.8) == 1
+    assert bend(columns, both, 0.0) == 3
+    assert bend(columns, both, 0.99) == 1  # none reaches it: the most accurate are looked at
+
+
+def test_what_follows_from_what():
+    assert is_known("edp", ("latency_ms", "energy_mj"))
+    assert not is_known("edp", ("latency_ms",))
+    assert is_known("throughput_fps", ("latency_ms",))
+    values = {"latency_ms": np.array([4.0]), "energy_mj": np.array([3.0])}
+    assert derive("edp", values.__getitem__).tolist() == [12.0]
+    assert derive("throughput_fps", values.__getitem__).tolist() == [250.0]
+
+
+def test_the_tightest_of_several_limits():
+    given = [("max_lut", 5.0), ("max_lut", 3.0), ("min_dsp", 1.0), ("min_dsp", 2.0)]
+    assert tightest(given) == {"max_lut": 3.0, "min_dsp": 2.0}

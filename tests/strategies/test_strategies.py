@@ -284,3 +284,18 @@ def test_ranks_between():
     from cosearch.strategies.reinforce import ranks_between
 
     np.testing.assert_allclose(ranks_between(np.array([3.0, -np.inf, 5.0, 3.0, 9.0])), [0 - 0.25, -1, 0.5, -0.25, 1])
+
+
+def test_the_networks_that_lead_are_those_that_none_beats():
+    from cosearch.strategies.evolutionary import best_first, unbeaten
+
+    strategy = make("random", SPACE, Costs(), OBJECTIVES, 3)
+    run(strategy, 40)
+    best = best_first(OBJECTIVES, strategy.history.told)
+    values = [(latency(t.candidate.arch), 1 - accuracy(t.candidate.arch)) for t in best]
+    beaten = [any(o != v and o[0] <= v[0] and o[1] <= v[1] for o in values) for v in values]
+    leading = unbeaten(OBJECTIVES, best)
+    assert 0 < leading < 40
+    assert not any(beaten[:leading])
+    assert all(beaten[leading:])
+    assert unbeaten(OBJECTIVES, []) == 0

@@ -1,12 +1,13 @@
 """Accelerators whose layers have a closed-form cost: crossbars and processors; and the ASIC grid."""
 
+import dataclasses
 import json
 
 import pytest
 
 from cosearch.errors import ConfigError, HardwareError, UnknownNameError
 from cosearch.hardware import Accelerator, best, cost_tensor, layer_report, lower_bound
-from cosearch.hardware.closedform import Crossbar, OperatingPoint
+from cosearch.hardware.closedform import Crossbar, OperatingPoint, unit_costs
 from cosearch.workload import Layer, Workload
 from search_spaces.accelerators import ACCELERATORS, find, processor
 
@@ -117,6 +118,18 @@ def test_polarised_columns_halve_columns_and_conversions(kind):
     assert two.energy_pj["converters"] == pytest.approx(2 * one.energy_pj["converters"])
     assert two.energy_pj["cells"] == pytest.approx(2 * one.energy_pj["cells"])
     assert two.energy_pj["buffers"] == one.energy_pj["buffers"]
+
+
+def test_a_crossbar_writes_what_another_layer_computed_for_every_input():
+    stored = Layer("x", K=64, C=64, P=8, Q=8)
+    computed = dataclasses.replace(stored, computed_weights=True)
+    crossbar = Crossbar()
+    once, always = crossbar.cost(stored), crossbar.cost(computed)
+    table = unit_costs("crossbar")
+    cells = 64 * crossbar.columns(stored)
+    assert always.energy_pj["writes"] == cells * table["cell_write_pj"] > once.energy_pj["writes"] == 0
+    assert always.latency_ms - once.latency_ms == pytest.approx(crossbar.rows * table["row_write_ns"] * 1e-6)
+    assert always.compulsory_pj == pytest.approx(sum(always.energy_pj.values()))
 
 
 def test_a_kind_that_a_crossbar_has_not_is_infeasible():

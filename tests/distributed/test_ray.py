@@ -1,0 +1,357 @@
+"""Searches on Ray: clusters of several nodes on this machine, killed nodes, workers and drivers, and bad input.
+
+Runs are real ones of a space of 100 networks. Each test that kills a node adds it first.
+"""
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+
+import cosearch
+import cosearch.engine
+from cosearch.config import RunConfig
+from cosearch.distributed.cluster import Cluster, Share, connected
+from cosearch.errors import ConfigError, RunError
+from tests import tiny_space
+from tests.distributed import sources
+from tests.test_engine import kill_when, trials_in
+
+ray = pytest.importorskip("ray")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COSEARCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[Any]:
+    """A cluster of one node with two CPUs, more than this machine may have: what runs on it mostly sleeps."""
+    from ray.cluster_utils import Cluster as Machines
+
+    folder = tempfile.mkdtemp(prefix="cs-")  # short: Ray makes sockets below it
+    port = free_port()
+    patch = pytest.MonkeyPatch()
+    patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    patch.setenv("RAY_TMPDIR", folder)
+    started = Machines(
+        initialize_head=True,
+        head_node_args={
+            "num_cpus": 2, "object_store_memory": 100 << 20, "include_dashboard": False,
+            "ray_client_server_port": port,
+        },
+    )  # fmt: skip
+    started.client_port = port
+    patch.setenv("RAY_ADDRESS", started.address)
+    yield started
+    started.shutdown()
+    patch.undo()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def add_node(machines: Any, cpus: int = 2) -> Any:
+    return machines.add_node(num_cpus=cpus, object_store_memory=100 << 20)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Accuracies of all 100 networks, made up: more weights, more accuracy."""
+    made = tiny_space.space()
+    archs = [dict(zip(made.choices, c, strict=True)) for c in itertools.product(*made.choices.values())]
+    weights = np.array([made.workload(a).weight_count for a in archs])
+    path = tmp_path_factory.mktemp("tables") / "accuracy.csv"
+    rows = {"arch": [json.dumps(a) for a in archs], "accuracy": 0.5 + 0.4 * weights / weights.max()}
+    pd.DataFrame(rows).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture
+def options(few_digits: Path, table: Path, tmp_path: Path) -> dict[str, Any]:
+    return {
+        "space": tiny_space.NAME, "device": "ecp5-25f", "data": str(few_digits), "trials": 16, "threads": 1,
+        "supernet_epochs": 2, "finalist_epochs": 1, "finalist_seeds": 2, "baselines": False, "torch_device": "cpu",
+        "quiet": True, "accuracy": "table", "accuracy_table": table, "out": tmp_path / "run",
+    }  # fmt: skip
+
+
+def use_source(monkeypatch: pytest.MonkeyPatch, wrap: Any) -> None:
+    """Evaluate by another accuracy source, made of the one that the run would have."""
+    original = cosearch.engine._accuracy_source
+    monkeypatch.setattr(cosearch.engine, "_accuracy_source", lambda *given: wrap(original(*given)))
+
+
+def trials_of(run: Path) -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(study_name="co-search", storage=f"sqlite:///{run.resolve() / 'study.db'}").trials
+
+
+def require_whole(run: Path, n: int) -> None:
+    """Exactly so many trials, each network once."""
+    trials = trials_of(run)
+    assert len(trials) == n
+    assert sorted(t.user_attrs.get("number", t.number) for t in trials) == list(range(n))
+    assert len({t.user_attrs["arch"] for t in trials}) == n
+
+
+# -- the same search --
+
+
+def test_by_batch_a_search_on_ray_is_the_one_in_this_process(machines, options, tmp_path):
+    """Supernet, evaluations, finalists' trainings: the same bytes."""
+    same = {**options, "accuracy": "supernet", "accuracy_table": None, "batch": 6}
+    cosearch.run(**{**same, "out": tmp_path / "here"})
+    cosearch.run(**same, ray="auto", ray_order="batch")
+    for name in ("front.csv", "best/network.json", "best/accelerator.json", "best/weights.safetensors"):
+        assert (options["out"] / name).read_bytes() == (tmp_path / "here" / name).read_bytes(), name
+    assert cosearch.engine.load_run(options["out"]).designs == cosearch.engine.load_run(tmp_path / "here").designs
+    assert not ray.is_initialized()
+
+
+def test_through_a_client_trainings_are_trials_of_tune_too(machines, options, tmp_path):
+    same = {**options, "accuracy": "train", "accuracy_table": None, "trials": 3, "batch": 3, "finalist_seeds": 1}
+    cosearch.run(**{**same, "out": tmp_path / "here"})
+    cosearch.run(**same, ray=f"ray://127.0.0.1:{machines.client_port}", ray_order="batch")
+    assert (options["out"] / "front.csv").read_bytes() == (tmp_path / "here/front.csv").read_bytes()
+    assert not list(Path(tempfile.gettempdir()).glob(f"cosearch-ray-{os.getpid()}-*"))
+
+
+# -- faults --
+
+
+def test_a_node_that_is_killed_costs_nothing(machines, options, monkeypatch):
+    """Results in any order; a node joins before, and dies in the middle of the search."""
+    node = add_node(machines)
+    use_source(monkeypatch, lambda source: sources.Slow(source, 0.3))
+    killed = []
+
+    def kill() -> None:
+        while trials_in(options["out"]) < 5:
+            time.sleep(0.01)
+        killed.append(trials_in(options["out"]))
+        machines.remove_node(node, allow_graceful=False)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    cosearch.run(**{**options, "trials": 30, "finalist_seeds": 1}, ray="auto")
+    killer.join()
+    assert killed[0] < 25
+    require_whole(options["out"], 30)
+    assert {t.state.name for t in trials_of(options["out"])} == {"COMPLETE"}
+    truth = pd.read_csv(options["accuracy_table"]).set_index("arch").accuracy
+    assert all(t.values[0] == truth[t.user_attrs["arch"]] for t in trials_of(options["out"]))
+    told = [json.loads(line) for line in (options["out"] / "log.jsonl").read_text().splitlines()]
+    assert [e["number"] for e in told if e["event"] == "told"] == [
+        t.user_attrs["number"] for t in trials_of(options["out"])
+    ]
+
+
+def test_a_worker_that_dies_is_replaced_and_one_that_always_does_is_a_failure(machines, options, monkeypatch, tmp_path):
+    (tmp_path / "died").mkdir()
+    use_source(monkeypatch, lambda source: sources.Deadly(source, tmp_path / "died"))
+    monkeypatch.setattr("cosearch.distributed.tasks.RETRIES", 1)
+    cosearch.run(**{**options, "finalist_seeds": 1}, ray="auto", strategy="random")
+    require_whole(options["out"], 16)
+    states = {(t.params["layer1"], t.state.name) for t in trials_of(options["out"])}
+    assert ("add_k3_e1", "COMPLETE") in states
+    assert ("conv_k5_e6", "FAIL") in states
+    assert {state for layer, state in states if layer != "conv_k5_e6"} == {"COMPLETE"}
+    reasons = {t.user_attrs["reason"] for t in trials_of(options["out"]) if t.state.name == "FAIL"}
+    assert all("its worker died 2 times" in reason for reason in reasons)
+
+
+def test_a_search_whose_driver_is_killed_goes_on(options, tmp_path):
+    """Ray of its own, so that it dies with the driver; what is left in the temporary folder goes with the next."""
+    names = {k: v for k, v in options.items() if k not in ("quiet", "baselines")}
+    command = [sys.executable, "-m", "cosearch.cli", "run", "--quiet", "--no-baselines", "--ray", "local"]
+    command += [f"--{k.replace('_', '-')}={v}" for k, v in names.items()]
+    command += ["--trials", "60", "--ray-order", "async", "--finalist-seeds", "1"]
+    kill_when(command, lambda: trials_in(options["out"]) >= 3)
+    assert 3 <= trials_in(options["out"]) < 60
+    cosearch.resume(options["out"])
+    require_whole(options["out"], 60)
+    assert not [p for p in Path(tempfile.gettempdir()).glob("cosearch-ray-*") if not _alive(p)]
+
+
+def _alive(folder: Path) -> bool:
+    return Path(f"/proc/{folder.name.split('-')[2]}").exists()
+
+
+def test_trials_of_tune_are_tried_again_and_end_with_a_reason(machines, tmp_path):
+    from cosearch.distributed.trials import Trials
+
+    epochs: list[int] = []
+    with connected(RunConfig(ray="auto")) as cluster:
+        stored = cluster.store(tmp_path)
+        with Trials(cluster, Share(), sources.fail_or_die, stored, 1, epochs.append) as trials:
+            dies, raises, fine = (trials.submit_job(job) for job in ("die once", "raise", "fine"))
+            assert fine.result(timeout=120) == "fine"
+            assert dies.result(timeout=120) == "die once"
+            with pytest.raises(RunError, match="failed every time"):
+                raises.result(timeout=120)
+    assert epochs == [1, 1]
+
+
+def test_nodes_may_join_and_leave(machines, monkeypatch):
+    monkeypatch.setattr("cosearch.distributed.cluster.REFRESH_SECONDS", 0.0)
+    with connected(RunConfig(ray="auto")) as cluster:
+        cluster.reserve(Share(2.0))
+        before = cluster.slots(cluster.share)
+        node = add_node(machines, cpus=5)
+        assert cluster.slots(cluster.share) == before + 2
+        machines.remove_node(node)
+        assert cluster.slots(cluster.share) == before
+        cluster.share = Share(64.0)
+        with pytest.raises(RunError, match=r"needs 64 CPU.*has 2 CPU: add a node and continue with cosearch resume"):
+            cluster.check()
+
+
+# -- what is refused --
+
+
+def refused(options: dict[str, Any], **ray_options: Any) -> str:
+    """The one line of the error; nothing is written."""
+    started = time.monotonic()
+    with pytest.raises(ConfigError) as error:
+        cosearch.run(**options, **ray_options)
+    assert "\n" not in str(error.value)
+    assert not options["out"].exists()
+    assert not ray.is_initialized()
+    assert time.monotonic() - started < 60
+    return str(error.value)
+
+
+def test_no_cluster_at_an_address_is_said_within_ten_seconds(options, monkeypatch):
+    from cosearch.distributed.cluster import _answering
+
+    started = time.monotonic()
+    with pytest.raises(ConfigError, match=r"no Ray answers at ray://127.0.0.1:1 within 5 s.*--ray-client-server-port"):
+        _answering("ray://127.0.0.1:1")
+    assert time.monotonic() - started < 10
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
+    assert "no Ray answers at" in refused(options, ray="auto")
+
+
+def test_something_else_at_the_address_is_no_ray(options):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"ray://127.0.0.1:{other.getsockname()[1]}"
+        assert f"no Ray answers at {address}" in refused(options, ray=address)
+
+
+def test_resources_that_no_node_has_are_named(machines, options):
+    text = refused(options, ray="auto", ray_cpus=100.0)
+    assert "one evaluation needs 100 CPU, and the largest of 1 Ray nodes has 2 CPU" in text
+    assert "lower --ray-cpus" in text
+    assert "needs 1 CPU and 0.5 GPU, and the largest of 1 Ray nodes has 2 CPU and 0 GPU" in refused(
+        options, ray="auto", ray_gpus=0.5
+    )
+
+
+def test_another_version_of_ray_is_refused(machines, options, monkeypatch):
+    monkeypatch.setattr(ray, "__version__", "1.0.0")
+    assert "ersion mismatch" in refused(options, ray="auto")
+
+
+def test_without_ray_it_is_said_how_to_get_it(options, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"pip install '.\[ray\]'"):
+        cosearch.run(**options, ray="local")
+
+
+def test_a_strategy_that_needs_one_process_is_explained(options, monkeypatch):
+    from cosearch.strategies.random import RandomSearch
+
+    monkeypatch.setattr(RandomSearch, "single_process", "it reads what other threads write", raising=False)
+    text = refused(options, ray="local", strategy="random")
+    assert "--strategy random needs a single process (it reads what other threads write): run it without --ray" in text
+
+
+def test_an_order_without_ray_is_refused(options):
+    assert "--ray-order async" in refused(options, ray_order="async")
+
+
+@pytest.mark.parametrize("ray_option", ["everywhere", "ray://nowhere", "ray://a b:1", ""])
+def test_an_address_of_no_known_form_is_refused(options, ray_option):
+    assert "ray=" in refused(options, ray=ray_option)
+
+
+# -- parts --
+
+
+@pytest.mark.parametrize(
+    ("share", "resources", "times"),
+    [
+        (Share(0.1), {"CPU": 1.0}, 10),
+        (Share(2.0), {"CPU": 5.0}, 2),
+        (Share(1.0, 0.25), {"CPU": 16.0, "GPU": 1.0}, 4),
+        (Share(1.0, 1.0), {"CPU": 16.0}, 0),
+        (Share(1.0), {}, 0),
+    ],
+)
+def test_how_often_a_share_fits_a_node(share, resources, times):
+    assert share.times(resources) == times
+
+
+def test_folders_that_killed_processes_left_are_removed():
+    from cosearch.distributed.cluster import _temporary_folder
+
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    old = Path(tempfile.mkdtemp(prefix=f"cosearch-ray-{process.pid}-"))
+    with _temporary_folder() as folder:
+        assert not old.exists()
+        with _temporary_folder():
+            assert folder.exists()
+    assert not folder.exists()
+
+
+def test_a_cost_tensor_priced_in_blocks_is_the_whole_one(machines):
+    from cosearch.hardware.tensor import POLICIES, cost_tensor
+    from search_spaces import accelerators
+
+    layers, space = tiny_space.space().layer_table()[:5], accelerators.find("ecp5-25f")
+    whole = cost_tensor(layers, space, cache=False)
+    steps: list[tuple[int, int]] = []
+    with connected(RunConfig(ray="auto")) as cluster:
+        found = cluster.price(layers, space, POLICIES, lambda done, of: steps.append((done, of)))
+    assert steps[-1] == (5, 5)
+    assert found.layers == whole.layers
+    for kind, cases in whole.latency.items():
+        for case, array in enumerate(cases):
+            np.testing.assert_array_equal(found.latency[kind][case], array)
+            np.testing.assert_array_equal(found.energy[kind][case], whole.energy[kind][case])
+
+
+def test_a_value_is_stored_once(machines):
+    with connected(RunConfig(ray="auto")) as cluster:
+        value = {"weights": np.zeros(1000)}
+        assert cluster.store(value) is cluster.store(value)
+        assert isinstance(cluster, Cluster)
+
+
+def test_sigterm_stays_ours(machines):
+    before = signal.getsignal(signal.SIGTERM)
+    with connected(RunConfig(ray="auto")):
+        assert signal.getsignal(signal.SIGTERM) is before

@@ -1,0 +1,49 @@
+"""What is refused before anything is written: objectives and limits that a device cannot have or meet."""
+
+import pytest
+
+from cosearch.config import RunConfig
+from cosearch.errors import ConfigError, CosearchError, InfeasibleError
+from cosearch.problem import prepare
+from cosearch.progress import Reporter
+from tests import tiny_space
+
+QUIET = Reporter(quiet=True)
+
+
+def prepared(data, **options):
+    config = {"space": tiny_space.NAME, "device": "ecp5-25f", "data": str(data), "quiet": True}
+    return prepare(RunConfig.make({**config, **options}), QUIET)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"constraint": "lut<=10"}, InfeasibleError, r"--constraint 'lut<=10' cannot be met: the least that tiny"),
+        ({"constraint": "throughput_fps>=1e9"}, InfeasibleError, "the most that tiny reaches on ecp5-25f"),
+        ({"constraint": "params<=1"}, InfeasibleError, "'params<=1' cannot be met"),
+        ({"constraint": "latency_ms>=5,latency_ms<=2"}, ConfigError, "contradict each other"),
+        ({"constraint": "accuracy>=1.5"}, ConfigError, "can never be met"),
+        ({"constraint": "lut<=-5"}, ConfigError, "can never be met"),
+        ({"constraint": "lut<=nan"}, ConfigError, "expected a number"),
+        ({"constraint": "area_mm2<=2"}, CosearchError, "area of ecp5-25f is unknown"),
+        ({"constraint": "lute<=2"}, ConfigError, "unknown constraint"),
+        ({"constraint": "lut<=5000,dsp>=10000"}, InfeasibleError, "together: loosen one"),
+        ({"objectives": "accuracy,latncy_ms"}, ConfigError, "did you mean 'latency_ms'"),
+    ],
+)
+def test_limits_that_cannot_be(few_digits, options, error, words):
+    with pytest.raises(error, match=words) as caught:
+        prepared(few_digits, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_limits_reach_the_costs_and_accuracy_the_recommendation(few_digits):
+    problem = prepared(
+        few_digits, constraint=["lut<=12000", "throughput_fps>=100", "accuracy>=0.9"], max_latency_ms=9.0
+    )
+    assert problem.objectives.min_accuracy == 0.9
+    [front] = problem.costs.fronts([{"layer1": "conv_k3_e1", "layer2": "conv_k3_e1", "layer3": "skip"}])
+    assert len(front)
+    assert front.metric("lut").max() <= 12000
+    assert front.metric("latency_ms").max() <= 9.0

@@ -1,0 +1,56 @@
+"""The README's examples run as they stand, one after the other in one folder."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def examples() -> dict[str, tuple[str, str]]:
+    """Name -> language and text of each marked block."""
+    found = re.findall(r"<!-- example: ([^\n]+) -->\n```(\w+)\n(.*?)```\n", (ROOT / "README.md").read_text(), re.DOTALL)
+    return {name: (language, text) for name, language, text in found}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("readme")
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory) -> dict[str, str]:
+    """`cosearch` as it is installed beside this Python, and a cost cache of its own."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    cache = str(tmp_path_factory.mktemp("cache"))
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "COSEARCH_CACHE": cache}
+
+
+def run(command: list[str], folder: Path, environment: dict[str, str]) -> str:
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_there_are_three():
+    found = examples()
+    assert list(found) == ["command line", "python", "own space and device"]
+    assert len(found["own space and device"][1].splitlines()) < 40
+
+
+def test_command_line_then_python(folder, environment):
+    run(["bash", "-euc", examples()["command line"][1]], folder, environment)
+    assert (folder / "first.json").read_text().startswith("{")
+    assert (folder / "first-design/zigzag/notes.txt").is_file()
+    (folder / "example.py").write_text(examples()["python"][1])
+    printed = run([sys.executable, "example.py"], folder, environment)
+    assert "latency_ms" in printed
+
+
+def test_own_space_and_device(folder, environment):
+    (folder / "my_search.py").write_text(examples()["own space and device"][1])
+    assert "layer3" in run([sys.executable, "my_search.py"], folder, environment)

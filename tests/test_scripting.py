@@ -1,0 +1,189 @@
+"""What scripts, notebooks and shells get: JSON, clean stops, completion, rich tables."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jsonschema
+import pandas as pd
+import pytest
+
+from cosearch import doctor
+from cosearch.cli import main
+from cosearch.export.schema import FOLDER
+from cosearch.hardware import best
+from cosearch.notebook import html_table
+from cosearch.results import Design, Result
+from cosearch.workload import Layer, Workload
+from tests import tiny_space
+from tests.export.designs import made
+
+ROOT = Path(__file__).parents[1]
+
+
+def command(monkeypatch, *arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", ["cosearch", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache_folder(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COSEARCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def result() -> Result:
+    front = pd.DataFrame({
+        "accuracy": [0.9, 0.8], "latency_ms": [0.02, 0.01], "energy_mj": [float("nan"), 0.1],
+        "accuracy_source": "table", "accelerator": ["a<b>", "c"], "arch": ['{"x": "conv"}', '{"x": "add"}'],
+    })  # fmt: skip
+    costs = {"latency_ms": 0.02, "energy_mj": 0.1}
+    design = Design("co-search", {"x": "conv"}, "a<b>", costs, ("1101",), (0.75,), 0.9)
+    return Result("runs/x", front, (design,), ("a note & more",), ("accuracy", "latency_ms"), "modelled")
+
+
+# -- JSON --
+
+
+def test_a_result_as_json_is_json():
+    data = json.loads(json.dumps(result().to_json(), allow_nan=False))
+    assert [row["arch"] for row in data["front"]] == [{"x": "conv"}, {"x": "add"}]
+    assert data["front"][0]["energy_mj"] is None
+    assert data["designs"][0]["accuracy"] == 0.75
+    assert data["designs"][0]["interval"][0] < 0.75 < data["designs"][0]["interval"][1]
+
+
+def test_layers_as_json_add_up_and_progress_stays_off_standard_output(tmp_path, monkeypatch, capsys):
+    workload = Workload("two", (Layer("a", K=8, C=8, P=8, Q=8), Layer("b", K=8, C=8, P=4, Q=4)))
+    path = tmp_path / "workload.json"
+    path.write_text(json.dumps(workload.to_json()))
+    assert command(monkeypatch, "cost", "--model", str(path), "--device", "ecp5-25f", "--json") == 0
+    said = capsys.readouterr()
+    data = json.loads(said.out)
+    assert [row["layer"]["name"] for row in data["layers"]] == ["a", "b"]
+    for row in data["layers"]:
+        assert sum(row["energy_pj"].values()) * 1e-9 == pytest.approx(row["energy_mj"])
+    assert "pricing" in said.err
+    assert command(monkeypatch, "cost", "--model", str(path), "--device", "ecp5-25f", "--json", "--quiet") == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("what", ["spaces", "devices"])
+def test_lists_as_json(what, monkeypatch, capsys):
+    assert command(monkeypatch, what, "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)) > 5
+
+
+# -- notebooks --
+
+
+def test_results_and_costs_have_tables_in_notebooks():
+    html = result()._repr_html_()
+    assert html.count("<table>") == 3
+    assert "a&lt;b&gt;" in html
+    assert "a note &amp; more" in html
+    design = made("ecp5-25f")
+    layer = design.workload.layers[0]
+    _, cost = best(layer, design.accelerator)
+    assert f"{cost.energy_mj:.4g} mJ" in cost._repr_html_()
+    assert html_table("<t>", ["<c>"], [["<d>"]]) == (
+        '<table><caption>&lt;t&gt;</caption><thead><tr><th scope="col">&lt;c&gt;</th></tr></thead>'
+        "<tbody><tr><td>&lt;d&gt;</td></tr></tbody></table>"
+    )
+
+
+# -- shells --
+
+
+def test_completion_is_installed_and_completes(tmp_path):
+    entry = str(Path(sys.executable).parent / "cosearch")
+    home = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [entry, "--install-completion", "bash"], env=home, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "completion" in (tmp_path / ".bashrc").read_text()
+    asked = {**home, "_COSEARCH_COMPLETE": "complete_bash", "COMP_WORDS": "cosearch exp", "COMP_CWORD": "1"}
+    done = subprocess.run([entry], env=asked, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["export"]
+
+
+def test_without_a_command_there_is_help_and_no_odd_line(monkeypatch, capsys):
+    assert command(monkeypatch) == 2
+    said = capsys.readouterr()
+    assert "doctor" in said.out
+    assert said.err == ""
+
+
+# -- doctor --
+
+
+def test_doctor_finds_what_is_needed():
+    checks = {check.name: check for check in doctor.examine(self_check=False)}
+    assert checks["torch"].ok
+    assert checks["cosearch"].ok
+    assert "CPU cores" in checks
+
+
+def test_doctor_checks_itself_against_known_answers():
+    assert doctor._mapping().startswith("1,024 cycles")
+    assert doctor._adder() == "equal to its formula"
+
+
+def test_doctor_says_what_is_broken(monkeypatch, capsys):
+    def broken() -> str:
+        raise ValueError("wrong\nanswer")
+
+    monkeypatch.setattr(doctor, "SELF_CHECKS", (("mapping search", broken),))
+    assert command(monkeypatch, "doctor", "--json") == 2
+    said = capsys.readouterr()
+    [found] = [check for check in json.loads(said.out) if check["name"] == "mapping search"]
+    assert (found["ok"], found["found"]) == (False, "ValueError: wrong answer")
+    assert said.err.strip().splitlines()[-1] == "cosearch: mapping search: see what cosearch doctor found"
+
+
+# -- runs --
+
+
+def log_lines(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def test_ctrl_c_keeps_everything_and_prints_the_command_that_goes_on(few_digits, tmp_path):
+    out = tmp_path / "run"
+    options = {
+        "space": tiny_space.NAME, "device": "ecp5-25f", "data": str(few_digits), "trials": "100", "threads": "1",
+        "supernet-epochs": "2000", "torch-device": "cpu", "out": str(out),
+    }  # fmt: skip
+    arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+    program = [sys.executable, "-m", "cosearch.cli", "run", *arguments]
+    running = subprocess.Popen(
+        program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (out / "log.jsonl").is_file() and time.monotonic() < deadline and running.poll() is None:
+            time.sleep(0.1)
+        time.sleep(2)
+        os.killpg(running.pid, signal.SIGINT)  # as a terminal does: every process of the group
+        _, said = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 3, said
+    assert said.strip().splitlines()[-1].endswith(f"continue with: cosearch resume {out}")
+    assert "Traceback" not in said
+    events = log_lines(out)
+    assert events[0]["event"] == "start"
+    assert events[-1]["event"] == "stopped"
+    schema = json.loads((FOLDER / "log.schema.json").read_text())
+    for event in events:
+        jsonschema.Draft202012Validator(schema).validate(event)
+    assert (out / "config.yaml").is_file()
+    assert not list(out.rglob("*.tmp"))
