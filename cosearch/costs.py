@@ -352,7 +352,7 @@ def read_table(path: Path, space: Decisions, required: str, optional: tuple[str,
     except FileNotFoundError:
         raise DataError(f"no file {str(path)!r}: check the path") from None
     except (OSError, ValueError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a readable CSV file ({error})") from error
+        raise DataError(f"{path} is not a readable CSV file ({' '.join(str(error).split())})") from error
     if "arch" not in table or required not in table:
         raise DataError(f"{path} has columns {', '.join(map(str, table.columns))}; expected arch,{required}")
     archs = []

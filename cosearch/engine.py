@@ -84,8 +84,7 @@ def run(config: RunConfig | None = None, **options: Any) -> Result:
     given = config.model_dump(exclude_unset=True) if config is not None else {}
     config = RunConfig.make({**given, **options})
     out = config.out if config.out is not None else _free_name(config)
-    if out.exists():
-        RunDirectory.create(out, config)  # raises the one line that says what to do
+    RunDirectory.require_free(out)
     if config.ray is None and config.order == "async":
         raise ConfigError("--ray-order async needs workers that finish in any order: give --ray too")
     config = config.model_copy(update={"ray_order": config.order if config.ray else None})

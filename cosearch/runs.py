@@ -84,18 +84,22 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: Path, config: RunConfig) -> "RunDirectory":
-        """Raises: RunError if the directory exists or cannot be made."""
+        """Raises: RunError if the directory holds something already, or cannot be made."""
+        cls.require_free(path)
         try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            raise RunError(
-                f"{path} exists: choose another --out, or continue it with: cosearch resume {path}"
-            ) from None
+            path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"cannot make the run directory {path} ({error.strerror}): choose another --out") from None
         run = cls(path, config)
         write_atomic(path / "config.yaml", config.to_yaml())
         return run
+
+    @staticmethod
+    def require_free(path: Path) -> None:
+        """Raises: RunError if a run cannot begin there. An empty folder is free: a run may have been killed in it."""
+        taken = not path.is_dir() or any(not file.name.endswith(PARTIAL) for file in path.iterdir())
+        if path.exists() and taken:
+            raise RunError(f"{path} exists: choose another --out, or continue it with: cosearch resume {path}")
 
     @classmethod
     def open(cls, path: Path) -> "RunDirectory":

@@ -1,7 +1,6 @@
 """Real runs, killed by SIGKILL at random moments and resumed; what must hold after each kill and at the end."""
 
 import json
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -63,14 +62,9 @@ def run_through_kills(out: Path, config: Mapping[str, Any], rng: np.random.Gener
     """Start a run, kill it at moments uniform in 0 to `within` seconds, resume it, until it is finished."""
     kills = []
     while True:
-        started = (out / "config.yaml").exists()
-        job = (
-            command("resume", "--quiet", str(out))
-            if started
-            else command("run", *options_of(config), "--out", str(out))
-        )
-        if not started and out.exists():  # killed between making the folder and its first file
-            out.rmdir()
+        begun = (out / "config.yaml").exists()
+        again = command("resume", "--quiet", str(out))
+        job = again if begun else command("run", *options_of(config), "--out", str(out))
         seconds = float(rng.uniform(0, within))
         if not killed(job, seconds):
             return kills

@@ -13,6 +13,7 @@ Its own costs override those of the tables that it includes. This module imports
 
 import json
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -23,6 +24,7 @@ from cosearch.errors import HardwareError, UnknownNameError, nearest
 from cosearch.hardware.accelerator import RESOURCES, Resources
 
 DATA = Path(__file__).parent / "data"
+_brief = reprlib.Repr()
 STATUSES = ("measured", "published", "modelled")
 
 
@@ -133,16 +135,24 @@ def _read_part(path: Path) -> Part:
         raise HardwareError(f"{path}: a part needs the fields {', '.join(sorted(missing))}")
     budget = document["budget"]
     if not isinstance(budget, dict) or not set(budget) <= set(RESOURCES):
-        raise HardwareError(f"{path}: budget={budget!r}, expected numbers under some of {', '.join(RESOURCES)}")
+        raise HardwareError(
+            f"{path}: budget={_brief.repr(budget)}, expected numbers under some of {', '.join(RESOURCES)}"
+        )
     for key, count in budget.items():
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise HardwareError(f"{path}: budget {key}={count!r}, expected an integer, 0 or more")
+    includes = document.get("includes", [])
+    if not isinstance(includes, list) or not all(isinstance(table, str) and len(table) < 200 for table in includes):
+        raise HardwareError(f"{path}: includes={_brief.repr(includes)}, expected a list of names of cost tables")
     costs: dict[str, UnitCost] = {}
-    for table in document.get("includes", ()):
-        costs.update(_costs(_table_path(path, str(table))))
+    for table in includes:
+        costs.update(_costs(_table_path(path, table)))
     costs.update(_parse_costs(path, document.get("costs", {})))
     title = str(document.get("title", document["name"]))
-    choices = tuple((str(name), tuple(values)) for name, values in dict(document.get("choices", {})).items())
+    offered = document.get("choices", {})
+    if not isinstance(offered, dict) or not all(isinstance(values, list) for values in offered.values()):
+        raise HardwareError(f"{path}: choices={_brief.repr(offered)}, expected lists of values by name")
+    choices = tuple((str(name), tuple(values)) for name, values in offered.items())
     return Part(
         str(document["name"]), str(document["family"]), title, Resources(**budget), tuple(costs.items()), choices
     )
@@ -166,8 +176,10 @@ def _costs(path: Path) -> dict[str, UnitCost]:
 
 
 def _parse_costs(path: Path, table: Any) -> dict[str, UnitCost]:
+    if not isinstance(table, dict):
+        raise HardwareError(f"{path}: costs={_brief.repr(table)}, expected an object of unit costs by name")
     costs = {}
-    for name, entry in dict(table).items():
+    for name, entry in table.items():
         try:
             cost = UnitCost(float(entry["value"]), str(entry["unit"]), str(entry["status"]), str(entry["source"]))
         except (KeyError, TypeError, ValueError) as error:
