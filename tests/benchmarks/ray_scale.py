@@ -6,6 +6,7 @@ proposals, Ray, study.db. Evaluations sleep, so that eight workers need no eight
 """
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -63,7 +64,7 @@ def measure(kind: str, workers: int, evaluations: int) -> dict[str, float]:
     from cosearch.distributed.trials import Trainings
 
     folder = Path(tempfile.mkdtemp(prefix="cs-"))
-    os.environ["RAY_USAGE_STATS_ENABLED"], os.environ["RAY_worker_niceness"] = "0", "0"
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0")
     started = time.monotonic()
     ray.init(
         num_cpus=workers, include_dashboard=False, _temp_dir=str(folder), object_store_memory=200 << 20,
@@ -148,6 +149,50 @@ def parts() -> dict[str, float]:
     return found
 
 
+def moved() -> dict[str, str]:
+    """What travels and what is kept, for the default job."""
+    import optuna
+    import torch
+
+    from cosearch.accuracy import SupernetAccuracy
+    from cosearch.data import load_dataset
+    from cosearch.distributed.packing import pack, unpack
+    from search_spaces.networks import find
+
+    torch.set_num_threads(1)
+    digits = load_dataset("digits")
+    space = find("shiftadd")(digits.input_shape, len(digits.classes))
+    source = SupernetAccuracy(space, space.supernet(0), digits)
+    packed = pack(source)
+    numbers = itertools.count()
+
+    def evaluation() -> None:
+        source(space.sample(np.random.default_rng(next(numbers))))
+
+    arch = space.sample(np.random.default_rng(0))
+    trial = optuna.trial.create_trial(
+        values=[0.5, 1.0, 2.0], params=arch,
+        distributions={n: optuna.distributions.CategoricalDistribution(o) for n, o in space.choices.items()},
+        user_attrs={"arch": json.dumps(arch), "accelerator": "x" * 50, "accuracy_source": "supernet", "seconds": 1.0,
+                    "accuracy": 0.5, "number": 1, "asked": 9},
+    )  # fmt: skip
+    found = {
+        "supernet and images of the default job, arrays": f"{sum(a.nbytes for a in packed[1]) / 1e6:.2f} MB",
+        "their structure": f"{len(packed[0]) / 1e6:.2f} MB",
+        "packing them": f"{_median(lambda: pack(source), 5):.0f} ms",
+        "unpacking them, once in a worker process": f"{_median(lambda: unpack(packed), 5):.0f} ms",
+        "one evaluation of the default job": f"{_median(evaluation, 9):.0f} ms",
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        file = optuna.storages.journal.JournalFileBackend(f"{folder}/journal.log")
+        stores = {"study.db": f"sqlite:///{folder}/study.db", "journal.log": optuna.storages.JournalStorage(file)}
+        for name, storage in stores.items():
+            study = optuna.create_study(storage=storage, directions=["maximize", "minimize", "minimize"])
+            study.add_trials([trial] * 200)
+            found[f"a trial of the default job in {name}"] = f"{(Path(folder) / name).stat().st_size / 200e3:.1f} kB"
+    return found
+
+
 def _median(call: Callable[[], Any], repeats: int) -> float:
     """Processor ms: other work on the machine counts little."""
     times = []
@@ -193,6 +238,8 @@ def page(figures: dict[str, Any]) -> str:
         "| --- | --- |",
     ]
     lines += [f"| {name} | {value:.2f} ms |" for name, value in figures["parts"].items()]
+    lines += ["", "What travels and what is kept (times: processor time):", "", "| what | figure |", "| --- | --- |"]
+    lines += [f"| {name} | {value} |" for name, value in figures["moved"].items()]
     return "\n".join(lines) + "\n"
 
 
@@ -219,11 +266,14 @@ def main() -> None:
                 _write({"runs": {f"{kind} {workers}": row}})
     if not _read()["parts"]:
         _write({"parts": parts()})
+    if not _read()["moved"]:
+        _write({"moved": moved()})
     PAGE.write_text(page(_read()), encoding="utf-8")
 
 
 def _read() -> dict[str, Any]:
-    return json.loads(FIGURES.read_text()) if FIGURES.exists() else {"stamp": "", "runs": {}, "parts": {}}
+    nothing: dict[str, Any] = {"stamp": "", "runs": {}, "parts": {}, "moved": {}}
+    return nothing | (json.loads(FIGURES.read_text()) if FIGURES.exists() else {})
 
 
 def _write(new: dict[str, Any]) -> None:
