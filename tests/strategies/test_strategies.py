@@ -14,7 +14,7 @@ from tests.strategies.synthetic import OBJECTIVES, SPACE, Costs, accuracy, hyper
 
 NAMES = sorted(set(STRATEGIES) - {"auto"})
 every = pytest.mark.parametrize("name", NAMES)
-TRIALS = {"evolutionary": 100, "random": 200, "bayesian": 30, "optuna-tpe": 30, "optuna-gp": 12}
+TRIALS = {"evolutionary": 100, "random": 200, "bayesian": 30, "differentiable": 30, "optuna-tpe": 30, "optuna-gp": 12}
 """Enough that each strategy does more than sample at random, and no more: models are slow."""
 
 
