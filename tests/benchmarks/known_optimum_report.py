@@ -278,7 +278,7 @@ def write(tables: Mapping[str, Any], folder: Path) -> None:
         "  were chosen on fpga-merged; bayesian was frozen in a commit before the other problems were run.",
         "  evolutionary was changed after asic-merged had shown it below its peers, on seeds 10 to 21 of fpga-merged,",
         "  and frozen in a commit before the runs below.",
-        "- runs end at 99.9%; what they have beyond that is chance, so kinds are compared up to there. optuna-gp, where",
+        "- runs end at 99.9%; what they have beyond is chance, so kinds are compared up to there. optuna-gp, where",
         "  it is listed, stops at 100 evaluations, because a proposal takes seconds.",
         "",
         "![Hypervolume over evaluations](known_optimum.svg)",
