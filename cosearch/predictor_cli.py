@@ -1,5 +1,6 @@
 """``cosearch predict`` and ``cosearch predictor``: learned costs from bundled tables or a user's own measurements."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +28,7 @@ def predict(
     ] = None,
     target: Target = "latency_ms",
     coverage: Annotated[float, typer.Option(help="Of the interval that is printed.")] = 0.9,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Predict what networks cost on a device, with an interval, and whether they are like what was learned from."""
     from cosearch.costs import parse_arch
@@ -45,6 +47,14 @@ def predict(
     low, high = model.interval(archs, coverage)
     outside = model.outside(archs)
     unit = card.get("target", target)
+    if as_json:
+        found = zip(archs, mean, std, low, high, outside, strict=True)
+        said = [
+            {"arch": a, unit: float(m), "std": float(s), "interval": [float(lo), float(hi)], "like_training": not out}
+            for a, m, s, lo, hi, out in found
+        ]
+        print(json.dumps({"device": device, "coverage": coverage, "networks": said}, indent=1))
+        return
     rows = [
         (text[:48], f"{m:.5g}", f"{s:.2g}", f"{a:.5g} to {b:.5g}", "no" if out else "yes")
         for text, m, s, a, b, out in zip(arch, mean, std, low, high, outside, strict=True)
@@ -112,8 +122,6 @@ def evaluate(
     target: Annotated[str | None, typer.Option(help="The column; the file's own by default.")] = None,
 ) -> None:
     """Print a predictor's card, and how well it predicts the networks of a table."""
-    import json
-
     from cosearch.costs import read_table
     from predictors.scoring import scores
 

@@ -169,6 +169,8 @@ def _costs(
     space = _runnable(space, device, reporter)
     if isinstance(device, PublishedSpace):
         return _published(config, space, objectives, device, reporter)
+    if not len(device):
+        raise InfeasibleError(f"the budget of {device.name} is too small for any accelerator: choose a larger device")
     tensor = priced(space.layer_table(), device, reporter, build)
     costs = AcceleratorCosts(space, tensor, objectives, config.constraints)
     return space, costs, device.name, "modelled", objectives

@@ -17,6 +17,7 @@ Importing this module imports neither torch nor onnx.
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -270,9 +271,15 @@ def _dispatch_mode(recorder: Recorder, image: "torch.Tensor") -> Any:
                 return product_layer(self.name("linear"), left.shape[0], left.shape[1], right.shape[1], self.batch)
             if operation in ("bmm", "baddbmm"):
                 left, right = args[-2:]
-                return batched_product_layer(
-                    self.name("matmul"), left.shape[0], left.shape[1], left.shape[2], right.shape[2]
-                )
+                if not self.active(right):
+                    left, right = right.transpose(1, 2), left.transpose(1, 2)  # weights first
+                (count, rows, inner), columns = left.shape, right.shape[2]
+                if self.active(left):
+                    return batched_product_layer(self.name("matmul"), count, rows, inner, columns)
+                if left.stride(0) == 0:  # one matrix for all
+                    return product_layer(self.name("linear"), count * columns, inner, rows, self.batch)
+                layer = batched_product_layer(self.name("linear"), count, columns, inner, rows)
+                return replace(layer, computed_weights=False)
             if operation in ("max_pool2d_with_indices", "avg_pool2d") and result.dim() == 4:
                 kernel, stride, dilation = _pool_arguments(operation, args)
                 return pool_layer(self.name("pool"), shape, kernel, stride, dilation)

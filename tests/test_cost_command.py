@@ -7,6 +7,7 @@ import pytest
 
 from cosearch.cli import main
 from cosearch.costs import host_bytes, price_workload
+from cosearch.hardware.parts import DATA
 from cosearch.tracing import read_report
 from cosearch.workload import Layer, Workload
 
@@ -84,3 +85,24 @@ def test_bad_input(workload_file, monkeypatch, capsys, arguments, words):
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1
     assert words in said[0]
+
+
+def test_a_device_without_room_for_anything_is_one_line(tmp_path, workload_file, monkeypatch, capsys):
+    document = json.loads((DATA / "parts" / "ecp5-25f.json").read_text())
+    tiny = tmp_path / "tiny.json"
+    tiny.write_text(json.dumps(document | {"name": "tiny", "budget": {"lut": 900, "ff": 900, "dsp": 1, "bram": 1}}))
+    search = ("run", "--space", "nasbench201", "--accuracy", "table", "--quiet", "--out", str(tmp_path / "run"))
+    for command in (("cost", "--model", str(workload_file)), search):
+        assert run(monkeypatch, *command, "--device", str(tiny)) == 2
+        said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cosearch:")]
+        assert len(said) == 1
+        assert "the budget of tiny is too small for any accelerator" in said[0]
+
+
+def test_a_layer_without_an_engine_is_one_line_that_names_it(tmp_path, monkeypatch, capsys):
+    odd = tmp_path / "odd.json"
+    layers = (Layer("fine", K=8, C=8), Layer("odd", "bitserial", K=8, C=8))
+    odd.write_text(json.dumps(Workload("odd", layers).to_json()))
+    assert run(monkeypatch, "cost", "--device", "ecp5-25f", "--model", str(odd)) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said == "cosearch: layer 'odd': ecp5-25f has no engine for 'bitserial' layers, only for add, mac, shift"

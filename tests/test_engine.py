@@ -279,7 +279,7 @@ def test_show_prints_the_tables_and_computes_nothing(finished, monkeypatch, caps
     def forbidden(*_):
         raise AssertionError("show must not compute")
 
-    for name in ("cosearch.engine.prepare", "cosearch.problem.cost_tensor", "cosearch.problem.load_dataset"):
+    for name in ("cosearch.engine.prepare", "cosearch.costs.cost_tensor", "cosearch.problem.load_dataset"):
         monkeypatch.setattr(name, forbidden)
     before = contents(Path(finished.path))
     assert command(monkeypatch, "show", finished.path) == 0

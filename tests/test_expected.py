@@ -1,4 +1,4 @@
-"""Expected costs of relaxed networks: exact at one-hot shares, gradients by finite differences, a limit case of HALOC."""
+"""Expected costs of relaxed networks: exact at one-hot shares, gradients by differences, a limit case of HALOC."""
 
 from dataclasses import replace
 

@@ -107,6 +107,17 @@ def test_attention_is_two_grouped_products(batch: int, fast_path) -> None:
     assert workload.macs == sum(p.macs for p in products) + batch * 10 * 16 * 16 * linear
 
 
+def test_batched_products_with_weights() -> None:
+    """One matrix for all (expanded) is a linear layer; one for each is a group for each; neither is computed."""
+    shared = Function(lambda m, x: torch.bmm(x, m.w[0].expand(5, 6, 7)), w=nn.ParameterList([torch.zeros(1, 6, 7)]))
+    (layer,) = trace(shared, (5, 4, 6)).layers
+    assert (layer.N, layer.P, layer.C, layer.K, layer.groups, layer.weight_count) == (5, 4, 6, 7, 1, 42)
+    own = Function(lambda m, x: torch.bmm(m.w[0], x), w=nn.ParameterList([torch.zeros(5, 7, 4)]))
+    (layer,) = trace(own, (5, 4, 6)).layers
+    assert (layer.groups, layer.weight_count, layer.macs) == (5, 5 * 28, 5 * 7 * 4 * 6)
+    assert not layer.computed_weights
+
+
 def test_einsum_and_product_of_two_activations() -> None:
     module = Function(lambda m, x: torch.einsum("nij,nkj->nik", m.a(x), m.b(x)), a=nn.Linear(6, 6), b=nn.Linear(6, 6))
     workload = trace(module, (2, 5, 6))

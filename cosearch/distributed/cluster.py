@@ -157,6 +157,8 @@ def connected(config: RunConfig) -> Iterator[Cluster]:
     with _temporary_folder() as folder:
         options: dict[str, Any]
         if config.ray == "local":
+            # by default workers give way to everything else on the machine, which this process does not
+            os.environ.setdefault("RAY_worker_niceness", "0")
             cores = len(os.sched_getaffinity(0))
             options = {
                 "address": "local",

@@ -58,7 +58,7 @@ def columns(shared: SharedTable, residency: Residency) -> ColumnTable:
     for i, key in enumerate(keys):
         first.setdefault(key, i)
     position = {key: at for at, key in enumerate(first)}
-    return ColumnTable(np.array([position[key] for key in keys]), np.array(list(first.values())))
+    return ColumnTable(np.array([position[key] for key in keys], np.int64), np.array(list(first.values()), np.int64))
 
 
 @dataclass(frozen=True)

@@ -319,8 +319,8 @@ class _Search:
         for at, nests in choice.batches(temporal):
             some = {name: size[at] for name, size in capacity.items()}
             cost = relaxed_cost(choice.layer, self.accelerator, nests, some, self.technology)
-            excess = torch.stack([cost.excess[name] for name in self.limited], 1)
-            parts.append((at, torch.cat([cost.latency_ms[:, None], cost.energy_mj[:, None], excess], 1)))
+            excess = [cost.excess[name] for name in self.limited]
+            parts.append((at, torch.stack([cost.latency_ms, cost.energy_mj, *excess], 1)))
         table = torch.cat([part for _, part in parts])[torch.argsort(torch.cat([at for at, _ in parts]))]
         return table[:, 0], table[:, 1], table[:, 2:]
 
@@ -407,7 +407,8 @@ class _Search:
                     capacity[level.name] = torch.ceil(capacity[level.name] / row - 1e-9) * row
             ms, mj, excess = self.totals(whole, capacity)
             score = torch.where((excess <= 1e-9).flatten(1).all(1), self.score(ms, mj), math.inf)
-            self.most_over = self.limited[int(excess.amax((0, 1)).argmax())]
+            if self.limited:
+                self.most_over = self.limited[int(excess.amax((0, 1)).argmax())]
             at = int(score.argmin())
         if float(score[at]) < self.best:
             self.best = float(score[at])

@@ -675,7 +675,9 @@ class CostTensor:
         )
 
     def _unserved(self, counts: Ints) -> str:
-        """Why a layer of the network runs nowhere: its kind has no engine. Empty if all have one."""
+        """Why the network runs nowhere: no accelerators, or none with an engine for a layer. Empty if it may run."""
+        if not len(self.shared):
+            return f"the budget of {self.space.name} is too small for any accelerator, even for its smallest memories"
         served = {kind for kinds in self.space.serves.values() for kind in kinds}
         for i in np.flatnonzero(counts):
             layer = self.layers[i]

@@ -71,10 +71,10 @@
     }
     return ticks;
   };
-  const scale = (values, from, to, about, zero) => {
+  const scale = (values, from, to, about, { zero = false, linear = false } = {}) => {
     let low = Math.min(...values), high = Math.max(...values);
     if (zero) { low = Math.min(0, low); high = Math.max(0, high); }
-    const log = !zero && low > 0 && high / low > 30;
+    const log = !zero && !linear && low > 0 && high / low > 30;
     if (low === high) { const pad = Math.abs(low) * 0.05 || 1; low -= pad; high += pad; }
     const pad = log ? Math.log(high / low) * 0.05 : (high - low) * 0.05;
     if (log) { low *= Math.exp(-pad); high *= Math.exp(pad); } else {
@@ -209,8 +209,8 @@
       }
       const limits = (spec.limits || []).filter((l) => l.key === X.key || l.key === Y.key);
       const along = (key) => every.map((p) => p.v[key]).concat(limits.filter((l) => l.key === key).map((l) => l.value));
-      const x = scale(along(X.key), box.left, box.right, width < 520 ? 4 : 7);
-      const y = scale(along(Y.key), box.bottom, box.top, 6);
+      const x = scale(along(X.key), box.left, box.right, width < 520 ? 4 : 7, { linear: X.more });
+      const y = scale(along(Y.key), box.bottom, box.top, 6, { linear: Y.more });
       axes(svg, x, y, box, X.label, Y.label);
       for (const limit of limits) {
         const vertical = limit.key === X.key;
@@ -273,7 +273,7 @@
       if (!shown.length) return;
       const xs = shown.flatMap((s) => s.points.map((p) => p[0])), ys = shown.flatMap((s) => s.points.concat(s.low || [], s.high || []).map((p) => p[1]));
       const x = scale(xs.concat(spec.from === undefined ? [] : [spec.from]), box.left, box.right, width < 520 ? 4 : 7);
-      const y = scale(ys, box.bottom, box.top, 5);
+      const y = scale(ys, box.bottom, box.top, 5, { linear: true });
       axes(svg, x, y, box, spec.xLabel, spec.yLabel);
       const path = (points) => points.map((p, i) => {
         const px = x.at(p[0]).toFixed(1), py = y.at(p[1]).toFixed(1);
@@ -327,7 +327,7 @@
       const high = 20;
       const { svg, box, labels } = rowsFrame(plot, width, spec, high);
       const totals = spec.rows.map((_, i) => spec.parts.reduce((sum, part) => sum + part.values[i], 0));
-      const x = scale(totals.concat(spec.marks ? spec.marks.values : [], [0]), box.left, box.right, width < 520 ? 3 : 6, true);
+      const x = scale(totals.concat(spec.marks ? spec.marks.values : [], [0]), box.left, box.right, width < 520 ? 3 : 6, { zero: true });
       ruler(svg, x, box, spec.label);
       svg.append(...labels);
       spec.rows.forEach((row, i) => {

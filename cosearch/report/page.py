@@ -307,7 +307,9 @@ def _deciders(facts: Facts) -> Iterator[tuple[Any, Any]]:
                 "exactly from the cost tensor, and each evaluation is credited with all of it"
             ),
         )
-        yield "mapping of layers", "no strategy: the best of the declared mapspace, every mapping of it compared"
+        mapped = any(row["mapspace"] for row in details["finalist"]["layers"])
+        exact = "no strategy: the best of the declared mapspace, every mapping of it compared"
+        yield "mapping of layers", exact if mapped else "nobody: layers are priced in closed form"
     elif facts.result is not None:
         yield "accelerator", "nobody: the device is given"
     source = {

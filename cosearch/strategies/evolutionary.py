@@ -8,14 +8,14 @@ steps of a local search: one decision of a network that none beats is changed. S
 search of Paquete et al. 2004; crediting with whole fronts and screening are our own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
 
 from cosearch.strategies.base import ATTEMPTS, Candidate, Costs, Failure, History, Told
-from cosearch.strategies.objectives import Objectives, crowding, ranks, undominated
+from cosearch.strategies.objectives import Matrix, Objectives, crowding, ranks, undominated
 from search_spaces.decisions import Arch, Decisions
 
 POPULATION = 20
@@ -41,6 +41,8 @@ class Evolutionary:
         self.batch = batch
         self._parents: tuple[int, int, list[Told], int] = (-1, -1, [], 0)
         self._spaces = operator_spaces(space)
+        self._points: dict[int, Matrix] = {}
+        self._similar = Similar()
 
     def ask(self, n: int = 1) -> list[Candidate]:
         return self.history.ask(n, self._propose)
@@ -53,8 +55,8 @@ class Evolutionary:
         rng = history.stream(number)
         known = sorted(history.known(number), key=lambda t: t.candidate.number)
         if (number, len(known)) != self._parents[:2]:
-            best = best_first(history.objectives, known)
-            self._parents = (number, len(known), best, unbeaten(history.objectives, best))
+            best = best_first(history.objectives, known, self._points)
+            self._parents = (number, len(known), best, unbeaten(history.objectives, best, self._points))
         best, leading = self._parents[2:]
         parents = best[:POPULATION]
         if len(known) < INITIAL or len(parents) < 2:
@@ -105,11 +107,10 @@ class Evolutionary:
             return children[0]
         good = [t for t in known if t.accuracy is not None and len(t.front)]
         errors = np.array([1.0 - (t.accuracy or 0.0) for t in good]) + OFFSET
-        seen = self._encoded([t.candidate.arch for t in good])
-        distance = (self._encoded(children)[:, None, :] != seen[None, :, :]).sum(2)
-        nearest = distance.argmin(1)
-        among = (seen[:, None, :] != seen[None, :, :]).sum(2) + np.eye(len(seen), dtype=int) * seen.shape[1] * 2
-        spread = float(np.std(np.log(errors) - np.log(errors[among.argmin(1)])))
+        seen, among = self._similar.of([id(t) for t in good], lambda i: self._encoded(good[i].candidate.arch))
+        encoded = np.array([self._encoded(child) for child in children])
+        nearest = (encoded[:, None, :] != seen[None, :, :]).sum(2).argmin(1)
+        spread = float(np.std(np.log(errors) - np.log(errors[among])))
         pool = make_pool(self.history, children)
         points = [minimised(t.front, pool.costs) for t in good]
         error = np.concatenate([np.full(len(p), e) for p, e in zip(points, errors, strict=True)])
@@ -127,10 +128,48 @@ class Evolutionary:
         gain = expected_gain(pool.fronts, pool.of, mean, std, 0.0, error, costs, high, scale)
         return pool.archs[int(np.argmax(gain))]
 
-    def _encoded(self, archs: Sequence[Arch]) -> npt.NDArray[np.int64]:
+    def _encoded(self, arch: Arch) -> npt.NDArray[np.int64]:
         space = self.history.space
         canonical = getattr(space, "canonical", None)
-        return np.array([space.encode(canonical(arch) if canonical is not None else arch) for arch in archs])
+        return space.encode(canonical(arch) if canonical is not None else arch)
+
+
+class Similar:
+    """Encodings of networks, and which other of them each is most like; kept as networks are added."""
+
+    def __init__(self) -> None:
+        self._numbers: list[int] = []
+        self._rows: list[npt.NDArray[np.int64]] = []
+        self._nearest: list[int] = []
+        self._distance: list[int] = []
+
+    def of(
+        self, numbers: Sequence[int], encode: Callable[[int], npt.NDArray[np.int64]]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.intp]]:
+        """Rows [n, decisions] and for each the first of the others that differs in fewest decisions, [n].
+
+        numbers: one for each network, which it keeps; encode: place among them -> its row. What was added stays as
+        long as the numbers begin with those of the last call.
+        """
+        if list(numbers[: len(self._numbers)]) != self._numbers:
+            self._numbers, self._rows, self._nearest, self._distance = [], [], [], []
+        for i in range(len(self._numbers), len(numbers)):
+            self._add(encode(i))
+        self._numbers = list(numbers)
+        return np.array(self._rows), np.array(self._nearest, dtype=np.intp)
+
+    def _add(self, row: npt.NDArray[np.int64]) -> None:
+        here = len(self._rows)
+        if here:
+            distances = (np.array(self._rows) != row).sum(1)
+            for i in np.flatnonzero(distances < np.array(self._distance)):
+                self._nearest[i], self._distance[i] = here, int(distances[i])
+            self._nearest.append(int(distances.argmin()))
+            self._distance.append(int(distances.min()))
+        else:
+            self._nearest.append(0)
+            self._distance.append(2 * len(row))
+        self._rows.append(row)
 
 
 def operator_spaces(space: Decisions) -> list[Decisions]:
@@ -161,31 +200,38 @@ def random_networks(space: Decisions, rng: np.random.Generator, n: int) -> list[
     return [spaces[i % len(spaces)].sample(rng) for i in range(n)]
 
 
-def best_first(objectives: Objectives, told: Sequence[Told]) -> list[Told]:
-    """The networks that were evaluated, those that break a limit last, by how much; failures are left out."""
+def best_first(objectives: Objectives, told: Sequence[Told], known: dict[int, Matrix] | None = None) -> list[Told]:
+    """The networks that were evaluated, those that break a limit last, by how much; failures are left out.
+
+    known: points of results by their identity, for a caller that keeps the results; it takes those that are new.
+    """
     good = [t for t in told if not t.failed and len(t.front)]
     if not good:
         return []
-    order = order_networks([_points(objectives, t) for t in good])
+    order = order_networks([_points(objectives, t, known) for t in good])
     below = [t.excess + max(0.0, objectives.min_accuracy - (t.accuracy or 0.0)) for t in good]
     return [good[i] for i in sorted(order, key=lambda i: below[i])]  # stable: ties keep their order
 
 
-def unbeaten(objectives: Objectives, best: Sequence[Told]) -> int:
+def unbeaten(objectives: Objectives, best: Sequence[Told], known: dict[int, Matrix] | None = None) -> int:
     """How many of the networks that come first, best first, have a point that no other network's beats; at least 1."""
     if not best:
         return 0
-    points = [_points(objectives, told) for told in best]
+    points = [_points(objectives, told, known) for told in best]
     owner = np.repeat(np.arange(len(points)), [len(p) for p in points])
     leading = np.zeros(len(best), dtype=bool)
     leading[owner[undominated(np.concatenate(points))]] = True
     return max(1, int(np.argmin(np.append(leading, False))))
 
 
-def _points(objectives: Objectives, told: Told) -> npt.NDArray[np.float64]:
+def _points(objectives: Objectives, told: Told, known: dict[int, Matrix] | None = None) -> Matrix:
+    if known is not None and id(told) in known:
+        return known[id(told)]
     columns = {name: told.front.metric(name) for name in objectives.costs}
     points = objectives.minimised({**columns, "accuracy": np.full(len(told.front), told.accuracy or 0.0)})
     keep = np.unique(np.linspace(0, len(points) - 1, min(len(points), POINTS_PER_NETWORK)).round().astype(int))
+    if known is not None:
+        known[id(told)] = points[keep]
     return points[keep]
 
 

@@ -17,6 +17,7 @@ from cosearch.hardware.accelerator import (
     BITSERIAL_LANES,
     DATAFLOWS,
     FABRICS,
+    RESOURCES,
     Accelerator,
     Accounting,
     Engine,
@@ -368,7 +369,9 @@ class FpgaSpace:
             column("clock_mhz").astype(float),
             column("lanes").astype(np.int64),
             np.full(len(self.shared_list), self.cost("dram_gbit_per_s") * 1e9),
-            np.array([resource_row(self._shared_resources(combo)) for combo in self.shared_list], np.int64),
+            np.array([resource_row(self._shared_resources(x)) for x in self.shared_list], np.int64).reshape(
+                -1, len(RESOURCES)
+            ),
         )
 
     @property

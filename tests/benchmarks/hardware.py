@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cosearch.hardware import best, mapspace_size
 from cosearch.hardware.cost import engine_of, hierarchy
-from cosearch.hardware.nest import Nests, enumerate_nests, price_nests
+from cosearch.hardware.nest import Nests, enumerate_nests, price_nests, room_bits, tile_limits
 from cosearch.hardware.nestfront import nest_costs
 from cosearch.workload import Layer
 from search_spaces.accelerators import asic
@@ -71,17 +71,18 @@ def different(nests: Nests, fits: Mask) -> int:
 
 
 def explicit_mappings() -> list[str]:
-    """Latency and energy of every mapping of a mapspace.
+    """Latency and energy of every mapping of a mapspace whose tiles may fit.
 
-    Counted are mappings whose tiles fit, the rest cost less, and that differ in more than the order of loops that do
-    not iterate: others are given the figures of an equal one.
+    Counted are those that do fit, the rest cost less, and that differ in more than the order of loops that do not
+    iterate: others are given the figures of an equal one.
     """
     rows = []
     for template in asic.TEMPLATES:
         accelerator = asic.build(template)
         engine = engine_of(RESNET, accelerator)
         levels = hierarchy(accelerator, engine)
-        nests = enumerate_nests(RESNET, engine, [level.name for level in levels])
+        limits = tile_limits(RESNET, levels, np.array([room_bits(level) for level in levels]), ())
+        nests = enumerate_nests(RESNET, engine, [level.name for level in levels], limits)
         run = partial(price_nests, RESNET, accelerator, engine, levels, nests)
         mappings = different(nests, np.isfinite(run().latency_ms))
         wall = best_of(run, 60, time.perf_counter)

@@ -78,3 +78,13 @@ def test_places_are_in_the_product_order():
         digits = np.unravel_index(place, benchmark.SIZES)
         arch = {n: nasbench201.OPERATIONS[int(d)] for n, d in zip(nasbench201.NAMES, digits, strict=True)}
         assert benchmark.place(arch) == place
+
+
+def test_a_peer_that_was_cut_short_is_not_the_best_peer():
+    ours = [{"progress": [0.5, 0.995], "budget": 800}]
+    runs = {
+        ("bayesian", "networks"): ours,
+        ("local", "networks"): [{"progress": [0.5] * 9 + [0.99], "budget": 800}],
+        ("optuna-gp", "networks"): [{"progress": [0.5] * 5, "budget": 5}],
+    }
+    assert any("best peer for 99% is local with 10 evaluations" in line for line in report.verdicts(runs))

@@ -8,7 +8,7 @@ import yaml
 
 from cosearch.export.zigzag import zigzag_files
 from cosearch.hardware.mapping import loop_bounds
-from tests.benchmarks.export_zigzag import DESIGNS, RECORDING, exported
+from tests.benchmarks.export_zigzag import DESIGNS, PAGE, RECORDING, exported, page
 from tests.export.designs import DEVICES, WIDE, made, mapped
 from tests.references import zigzag_parser
 
@@ -97,6 +97,7 @@ def test_zigzag_read_these_very_files_and_agrees():
     recording = json.loads(RECORDING.read_text())
     assert recording["tool"] == "zigzag-dse"
     assert recording["version"] == "3.9.1"
+    assert PAGE.read_text() == page(recording, recording["results"])
     assert [entry["design"] for entry in recording["results"]] == [
         name for name in DESIGNS for _ in exported(*DESIGNS[name])
     ]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from cosearch.errors import HardwareError, InfeasibleError
 from cosearch.hardware import Nests, Technology, best, descend, evaluate, relaxed_cost, resized
+from cosearch.hardware.accelerator import Accelerator, Engine, Mapspace, MemoryLevel, Tiling
 from cosearch.hardware.cost import engine_of, hierarchy, nests
 from cosearch.hardware.mapping import DIMS
 from cosearch.hardware.nest import enumerate_nests, nest_mapping
@@ -162,6 +163,15 @@ def test_fixed_memories_are_respected_or_said_to_be_too_small():
     tiny = asic.build("gemmini", {"scratchpad_depth": 1})
     with pytest.raises(InfeasibleError, match="no start fits memory 'scratchpad', whose size is fixed"):
         descend({Layer("conv", K=64, C=64, P=8, Q=8, R=7, S=7): 1}, tiny, TECHNOLOGY, sizes=[], steps=0)
+
+
+def test_a_hierarchy_of_dram_alone_has_no_memory_to_size():
+    order = tuple("NKCPQRS")
+    engine = Engine("e", ("mac",), 4, 4, mapspace=Mapspace((), (Tiling("dram", order, (order,)),)))
+    accelerator = Accelerator("bare", (engine,), (MemoryLevel("dram", read_energy_pj=1.0),), 100.0, lanes=100)
+    layer = Layer("x", K=4, C=4)
+    found = descend({layer: 1}, accelerator, TECHNOLOGY, steps=2)
+    assert found.latency_ms == best(layer, accelerator)[1].latency_ms
 
 
 def test_what_cannot_be_relaxed_is_said():

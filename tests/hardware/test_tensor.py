@@ -1,12 +1,22 @@
 import itertools
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from cosearch.errors import ConfigError, HardwareError, InfeasibleError
-from cosearch.hardware import accelerator_tensor, cost_tensor, evaluate, grid, joint_front, layer_report
+from cosearch.hardware import (
+    Resources,
+    accelerator_tensor,
+    cost_tensor,
+    evaluate,
+    grid,
+    joint_front,
+    layer_report,
+    load_device,
+)
 from cosearch.hardware.pricing import RESIDENCIES
 from cosearch.workload import Layer, distinct_layers
 from search_spaces.accelerators import find, fpga
@@ -216,6 +226,17 @@ def test_a_kind_without_engine_is_infeasible_everywhere_and_says_so(device, smal
         assert np.isinf(value[0])
         assert index[1] >= 0
         assert set(dense.front([[1, 1], [1, 0]]).network) == {1}
+
+
+def test_a_part_too_small_for_any_accelerator_says_so():
+    part = load_device("ecp5-25f")
+    space = fpga.space(replace(part, name="tiny", budget=Resources(lut=900, ff=1000, dsp=1, bram=1)))
+    assert len(space) == 0
+    tensor = cost_tensor((Layer("x", K=8, C=8),), space, cache=False)
+    reason = "the budget of tiny is too small for any accelerator, even for its smallest memories"
+    assert tensor.hardware_front([1], 0.0).reason == reason
+    with pytest.raises(InfeasibleError, match=reason):
+        tensor.best_accelerator([1])
 
 
 def test_bad_counts_are_refused(small_space):

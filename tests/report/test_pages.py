@@ -262,17 +262,16 @@ def test_a_measured_device_has_a_page_without_an_accelerator(measured):
     assert "network-changes" in page.charts
 
 
-def test_a_run_without_training_has_a_page(made):
-    from cosearch.config import RunConfig
-
-    out = made / "table"
-    values = {"trials": 8, "space": "nasbench201", "accuracy": "table", "quiet": True, "baselines": False}
+@pytest.mark.parametrize(("device", "said"), [("cpu", "priced in closed form"), ("hwnasbench-eyeriss", "is given")])
+def test_a_run_without_training_has_a_page(made, device, said):
     if importlib.util.find_spec(analog.MODULE) is None:
         pytest.skip("the accuracies of NAS-Bench-201 are in another package: pip install '.[nasbench201]'")
-    cosearch.run(RunConfig.make({**values, "device": "ecp5-25f", "out": out}))
-    page = page_of(out)
+    options = {"space": "nasbench201", "accuracy": "table", "baselines": False, "trials": 4, "quiet": True}
+    cosearch.run(**options, device=device, out=made / device)
+    page = page_of(made / device)
     assert page.sections == SECTIONS
     assert "accuracy, from the table" in page.text
+    assert said in page.text
 
 
 def test_a_failing_report_leaves_the_run_finished(finished, tmp_path, monkeypatch, capsys):

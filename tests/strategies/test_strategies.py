@@ -7,14 +7,14 @@ from cosearch.errors import ConfigError, InfeasibleError, UnknownNameError
 from cosearch.strategies import STRATEGIES, Candidate, Failure, Objectives, make, require_space
 from cosearch.strategies.auto import choose
 from cosearch.strategies.base import cheapest
-from cosearch.strategies.evolutionary import into, operator_spaces
+from cosearch.strategies.evolutionary import Similar, into, operator_spaces
 from search_spaces.decisions import Decisions
 from search_spaces.networks import shiftadd
 from tests.strategies.synthetic import OBJECTIVES, SPACE, Costs, accuracy, hypervolume, latency
 
 NAMES = sorted(set(STRATEGIES) - {"auto"})
 every = pytest.mark.parametrize("name", NAMES)
-TRIALS = {"evolutionary": 100, "random": 200, "bayesian": 30, "optuna-tpe": 30, "optuna-gp": 12}
+TRIALS = {"evolutionary": 100, "random": 200, "bayesian": 30, "differentiable": 30, "optuna-tpe": 30, "optuna-gp": 12}
 """Enough that each strategy does more than sample at random, and no more: models are slow."""
 
 
@@ -299,3 +299,14 @@ def test_the_networks_that_lead_are_those_that_none_beats():
     assert not any(beaten[:leading])
     assert all(beaten[leading:])
     assert unbeaten(OBJECTIVES, []) == 0
+
+
+def test_the_most_similar_network_as_networks_are_added_and_replaced():
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, 3, (40, 6))
+    similar = Similar()
+    for numbers in (list(range(10)), list(range(25)), [*range(25), 30], [3, 1, 7, 39], list(range(40))):
+        seen, nearest = similar.of(numbers, lambda i, numbers=numbers: rows[numbers[i]])
+        assert (seen == rows[numbers]).all()
+        differing = (seen[:, None] != seen[None]).sum(2) + 99 * np.eye(len(seen), dtype=int)
+        assert (nearest == differing.argmin(1)).all()
