@@ -3,11 +3,21 @@
 import difflib
 from collections.abc import Iterable
 
+MOST_CHARACTERS = 1500
+"""Of a message."""
+
 
 class CosearchError(Exception):
-    """Base of every error raised for a user; the command line prints it on one line and ends with its status."""
+    """Base of every error raised for a user; the command line prints it on one line and ends with its status.
+
+    A message that quotes a file may quote anything: it is put on one line, and cut at `MOST_CHARACTERS`.
+    """
 
     exit_status = 2
+
+    def __init__(self, message: object = "") -> None:
+        text = " ".join(str(message).splitlines())
+        super().__init__(text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 3]}...")
 
 
 class UnknownNameError(CosearchError, KeyError):

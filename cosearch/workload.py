@@ -276,7 +276,7 @@ class Workload:
             return cls(str(data["name"]), layers, tuple(tuple(int(j) for j in p) for p in data.get("inputs", ())))
         except HardwareError:
             raise
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise HardwareError(f"workload document is incomplete: {error}") from error
 
     @classmethod

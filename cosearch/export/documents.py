@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 16 << 20
 MOST_DEPTH = 32
+MOST_DIGITS = 300  # more is beyond floating point
 VERSION = 1
 Document = NetworkDescription | Workload | Accelerator | NetworkMapping | LayerMapping
 
@@ -98,7 +99,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise RunError(f"{path} is larger than {MOST_BYTES >> 20} MiB: no document of a design is")
-        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant, parse_int=_whole)
     except OSError as error:
         raise RunError(f"cannot read {path} ({error.strerror}): check the path") from None
     except (ValueError, RecursionError) as error:
@@ -112,6 +113,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
 
 
 def _deeper(data: Any, most: int) -> bool:

@@ -182,7 +182,7 @@ def _parse_costs(path: Path, table: Any) -> dict[str, UnitCost]:
     for name, entry in table.items():
         try:
             cost = UnitCost(float(entry["value"]), str(entry["unit"]), str(entry["status"]), str(entry["source"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise HardwareError(f"{path}: cost {name!r} needs value, unit, status and source ({error!r})") from error
         if cost.status not in STATUSES or not 0 <= cost.value < math.inf:
             raise HardwareError(

@@ -1,4 +1,4 @@
-"""Files that are nearly right, by the hundred thousand: each is read, or refused in one line by an error of the project.
+"""Files that are nearly right, by the hundred thousand: each is read, or refused in one line by one of our own errors.
 
 ``python -m tests.benchmarks.fuzz [--cases 120000] [--seed 0]`` makes a small run, changes its documents and everything
 else that is read from files, and writes docs/benchmarks/fuzz.md. It ends at the first case that is neither, and keeps
@@ -59,9 +59,9 @@ def main() -> None:
         lines = [
             "# Files that are nearly right",
             "",
-            f"{arguments.cases:,} files made from valid ones by changing bytes or values (seed {arguments.seed}). Each is",
-            "read, or refused by an error of the project in one line; nothing else happened. Seconds are processor time",
-            "of the slowest. Made by `python -m tests.benchmarks.fuzz`.",
+            f"{arguments.cases:,} files made from valid ones by changing bytes or values (seed {arguments.seed}). Each",
+            "is read, or refused by an error of the project in one line; nothing else happened. Seconds are processor",
+            "time of the slowest. Made by `python -m tests.benchmarks.fuzz`.",
             "",
             stamp(),
             "",
