@@ -176,7 +176,7 @@ def test_a_worker_that_dies_is_replaced_and_one_that_always_does_is_a_failure(ma
     cosearch.run(**{**options, "finalist_seeds": 1, "trials": 10}, ray="auto", strategy="random")
     require_whole(options["out"], 10)
     states = {(t.params["layer1"], t.state.name) for t in trials_of(options["out"])}
-    assert ("add_k3_e1", "COMPLETE") in states
+    assert ("shift_k3_e1", "COMPLETE") in states
     assert ("conv_k5_e6", "FAIL") in states
     assert {state for layer, state in states if layer != "conv_k5_e6"} == {"COMPLETE"}
     reasons = {t.user_attrs["reason"] for t in trials_of(options["out"]) if t.state.name == "FAIL"}
