@@ -208,10 +208,10 @@ def test_trials_of_tune_are_tried_again_and_end_with_a_reason(machines, tmp_path
         stored = cluster.store(tmp_path)
         with Trials(cluster, Share(), sources.fail_or_die, stored, 1, epochs.append) as trials:
             dies, raises, fine = (trials.submit_job(job) for job in ("die once", "raise", "fine"))
-            assert fine.result(timeout=120) == "fine"
-            assert dies.result(timeout=120) == "die once"
+            assert fine.result(timeout=300) == "fine"
+            assert dies.result(timeout=300) == "die once"
             with pytest.raises(RunError, match="failed every time"):
-                raises.result(timeout=120)
+                raises.result(timeout=300)
     assert epochs == [1, 1]
 
 
