@@ -35,7 +35,7 @@ class Deadly:
 
     source: Any
     folder: Path
-    once: str = "add_k3_e1"
+    once: str = "shift_k3_e1"
     always: str = "conv_k5_e6"
     driver: int = field(default_factory=os.getpid)
 

@@ -176,7 +176,7 @@ def test_a_worker_that_dies_is_replaced_and_one_that_always_does_is_a_failure(ma
     cosearch.run(**{**options, "finalist_seeds": 1, "trials": 10}, ray="auto", strategy="random")
     require_whole(options["out"], 10)
     states = {(t.params["layer1"], t.state.name) for t in trials_of(options["out"])}
-    assert ("add_k3_e1", "COMPLETE") in states
+    assert ("shift_k3_e1", "COMPLETE") in states
     assert ("conv_k5_e6", "FAIL") in states
     assert {state for layer, state in states if layer != "conv_k5_e6"} == {"COMPLETE"}
     reasons = {t.user_attrs["reason"] for t in trials_of(options["out"]) if t.state.name == "FAIL"}
@@ -208,10 +208,10 @@ def test_trials_of_tune_are_tried_again_and_end_with_a_reason(machines, tmp_path
         stored = cluster.store(tmp_path)
         with Trials(cluster, Share(), sources.fail_or_die, stored, 1, epochs.append) as trials:
             dies, raises, fine = (trials.submit_job(job) for job in ("die once", "raise", "fine"))
-            assert fine.result(timeout=120) == "fine"
-            assert dies.result(timeout=120) == "die once"
+            assert fine.result(timeout=300) == "fine"
+            assert dies.result(timeout=300) == "die once"
             with pytest.raises(RunError, match="failed every time"):
-                raises.result(timeout=120)
+                raises.result(timeout=300)
     assert epochs == [1, 1]
 
 

@@ -285,7 +285,8 @@ def test_a_failing_report_leaves_the_run_finished(finished, tmp_path, monkeypatc
     monkeypatch.setattr("cosearch.report.details.find_details", broken)
     result = cosearch.resume(path)
     assert result.finalist.name == CO_SEARCH
-    out = " ".join(capsys.readouterr().out.split())
+    said = capsys.readouterr()
+    out = " ".join((said.out + said.err).split())
     assert "The report failed (ValueError: no such colour); the run is finished" in out
     assert read_facts(path).state == FINISHED
 
