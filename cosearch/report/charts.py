@@ -62,7 +62,7 @@ def front_points(facts: Facts) -> list[dict[str, Any]]:
         said = network(json.loads(row["arch"]))
         where = f", trial {trial[said]}" if said in trial else ""
         about = [("accelerator", str(row["accelerator"]))] if "accelerator" in front else []
-        point = {"id": i, "v": finite(row, names), "t": f"Pareto front, row {i + 1}{where}"}
+        point = {"id": i, "v": finite(row, names), "t": f"Pareto front, row {i}{where}"}
         points.append({**point, "n": [*about, ("network", said)]})
     return points
 

@@ -163,7 +163,7 @@ def _taken(facts: Facts, finalist: Design) -> Iterator[tuple[Any, Any]]:
     yield "files", tag("ul", files)
     if facts.classes:
         yield "what it tells apart", f"{len(facts.classes)} classes: {', '.join(facts.classes[:40])}"
-    yield "another design", code(f"cosearch export {facts.path} --trial N --to DIR")
+    yield "another design", code(f"cosearch export {facts.path} --front ROW --to DIR")
 
 
 def _metrics(result: Result) -> list[str]:
@@ -220,22 +220,22 @@ def _front_table(facts: Facts) -> Markup | None:
     names = [n for n in dict.fromkeys((*facts.result.objectives, *USUAL, "params", "macs")) if n in front]
     trial = {network(t.arch): t.number for t in facts.searches.get(CO_SEARCH, ())}
     rows = []
-    for row in front_rows(facts, FRONT_ROWS):
+    for i, row in enumerate(front_rows(facts, FRONT_ROWS)):
         said = network(json.loads(row["arch"]))
-        cells: list[Any] = [trial.get(said, "-"), *(number(n, row[n]) for n in names)]
+        cells: list[Any] = [i, trial.get(said, "-"), *(number(n, row[n]) for n in names)]
         if "accelerator" in front:
             cells.append(code(str(row["accelerator"])))
         rows.append([*cells, code(said)])
-    head = ["trial", *(axis(n) for n in names), *(["accelerator"] if "accelerator" in front else []), "network"]
+    head = ["row", "trial", *(axis(n) for n in names), *(["accelerator"] if "accelerator" in front else []), "network"]
     shown = f"{len(rows)} of {len(front)}" if len(front) > len(rows) else f"{len(front)}"
     more = "The rest is in front.csv. " if len(front) > len(rows) else ""
     return fold(
         f"The front as a table: {shown} designs",
-        table(head, rows, range(len(names) + 1)),
+        table(head, rows, range(len(names) + 2)),
         paragraph(
             f"{more}Accuracies are those of the search ({front['accuracy_source'].iloc[0]}); the file is ",
             tag("a", "front.csv", href="front.csv"),
-            f". A network leaves with: cosearch export {facts.path} --trial N --to DIR",
+            f". A design leaves with: cosearch export {facts.path} --front ROW --to DIR",
             kind="quiet small",
         ),
         printed=True,
