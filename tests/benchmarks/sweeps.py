@@ -123,7 +123,7 @@ def digits_tensor() -> list[str]:
     layers, space = shiftadd.space().layer_table(), find("fpga")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["COSEARCH_CACHE"] = folder
-        cold, _ = seconds(lambda: cost_tensor(layers, space))
+        cold, busy = seconds(lambda: cost_tensor(layers, space))
         cached, _ = seconds(lambda: cost_tensor(layers, space))
         tensor = cost_tensor(layers, space)
     networks = shiftadd.space()
@@ -132,7 +132,7 @@ def digits_tensor() -> list[str]:
     front = min(seconds(lambda: tensor.hardware_front(counts, live))[0] for _ in range(9))
     size = f"{len(layers)} shiftadd digits layers x {len(space):,} FPGA accelerators"
     return [
-        f"| cost tensor, {size} | {cold:.1f} s, from the cache {cached:.2f} s | target 20 s, 1 s |",
+        f"| cost tensor, {size} | {cold:.1f} s ({busy:.1f} CPU s), from the cache {cached:.2f} s | target 20 s, 1 s |",
         f"| exact hardware front of one network over them | {front * 1e3:.1f} ms | |",
     ]
 
