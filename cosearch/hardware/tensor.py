@@ -181,19 +181,19 @@ def _layer_rows(layers: Sequence[Layer], space: AcceleratorSpace) -> tuple[dict[
     return rows, _rows(layers, [kind for kind in VECTOR_KINDS if kind not in served])
 
 
-def _keeps(engines: EngineTable | PairTable, residency: Residency, weight_bits: float, activation_bits: float) -> Mask:
+def keeps(engines: EngineTable | PairTable, residency: Residency, weight_bits: float, activation_bits: float) -> Mask:
     """Which engines can keep what stays, [configuration]; more than they have room for cannot stay."""
-    keeps = np.ones(len(engines), bool)
+    room = np.ones(len(engines), bool)
     if residency.weights:
-        keeps &= weight_bits <= engines.weight_bits
+        room &= weight_bits <= engines.weight_bits
     if residency.activations:
-        keeps &= activation_bits <= engines.activation_bits
-    return keeps
+        room &= activation_bits <= engines.activation_bits
+    return room
 
 
 def may_stay(engines: EngineTable, residency: Residency) -> bool:
     """Whether some engine can keep anything of what stays."""
-    return bool(_keeps(engines, residency, 0.0, 0.0).any())
+    return bool(keeps(engines, residency, 0.0, 0.0).any())
 
 
 def _rows(layers: Sequence[Layer], kinds: Sequence[str]) -> Ints:
@@ -405,10 +405,15 @@ class CostTensor:
             bits[self.rows[kind]] = [layer.weight_count * layer.weight_width for layer in stored]
         return bits
 
-    def _sums(self, kind: str, case: int, column: int | slice, counts: Ints, dynamic: bool) -> tuple[Floats, Floats]:
-        """Latency and energy of the network's layers of one kind: [policy, engine], or [column, policy, engine].
+    def sums(
+        self, kind: str, case: int, counts: Ints, column: int | slice = slice(None), dynamic: bool = False
+    ) -> tuple[Floats, Floats]:
+        """Latency and energy of the network's layers of one engine kind, or of the vector unit (kind ``vector``).
 
+        case: index into `RESIDENCIES`, what stays on chip. column: of `tables[case]`, one or all of them.
         dynamic: energy without static power.
+
+        Returns: latency_ms, energy_mj [policy, engine], or [column, policy, engine]; infinite where no mapping fits.
         """
         rows = self.vector_rows if kind == "vector" else self.rows[kind]
         needed = np.flatnonzero(counts[rows])
@@ -426,7 +431,7 @@ class CostTensor:
         Both resident is never worse than less, whole weights never worse than fetched ones; resident activations
         exclude splitting C, so without resident weights both cases are looked at.
         """
-        if isinstance(self.space, NestSpace):  # the engine's own memories decide, see `_keeps`
+        if isinstance(self.space, NestSpace):  # the engine's own memories decide, see `keeps`
             return [(case, 0, 0) for case in range(len(RESIDENCIES))]
         weights = weight_bits <= self.shared.weight_bits
         activations = activation_bits <= self.shared.activation_bits
@@ -574,7 +579,7 @@ class CostTensor:
         best = self.tables[-1]
         latency, energy = np.zeros(len(best.shared)), np.zeros(len(best.shared))
         for kind in (*needed, "vector"):
-            ms, mj = self._sums(kind, len(self.tables) - 1, slice(None), counts, pipelined)
+            ms, mj = self.sums(kind, len(self.tables) - 1, counts, dynamic=pipelined)
             least = ms.min(axis=(1, 2), initial=np.inf)  # no engine of a kind: nothing is feasible
             latency = np.maximum(latency, least) if pipelined else latency + least
             energy += mj.min(axis=(1, 2), initial=np.inf)
@@ -601,11 +606,11 @@ class CostTensor:
         base_ms, base_mj = self.host_cost(host_bytes, at)
         if pipelined:
             base_mj -= base_ms * self.prices.static_power_w
-        vector_ms, vector_mj = self._sums("vector", case, column, counts, pipelined)
+        vector_ms, vector_mj = self.sums("vector", case, counts, column, pipelined)
         options = []
         for kind in needed:
-            ms, mj = self._sums(kind, case, column, counts, pipelined)
-            useful = np.isfinite(ms) & _keeps(self.engines[kind], RESIDENCIES[case], *stored)
+            ms, mj = self.sums(kind, case, counts, column, pipelined)
+            useful = np.isfinite(ms) & keeps(self.engines[kind], RESIDENCIES[case], *stored)
             useful[1:] &= (ms[1:] != ms[0]) | (mj[1:] != mj[0])  # most engines do the same under every policy
             ms, mj, fits = ms.ravel(), mj.ravel(), np.flatnonzero(useful)
             if not len(fits):

@@ -22,7 +22,7 @@ import numpy as np
 from cosearch.config import RunConfig
 from cosearch.costs import host_bytes
 from cosearch.hardware.pricing import RESIDENCIES
-from cosearch.hardware.tensor import CostTensor, _keeps, cost_tensor
+from cosearch.hardware.tensor import CostTensor, cost_tensor, keeps
 from cosearch.runs import RunDirectory, TrialLog
 from cosearch.strategies import Objectives, make
 from cosearch.strategies.known import Part, Values
@@ -207,7 +207,7 @@ def _price(device: str, path: Path) -> None:
 def _everywhere(tensor: CostTensor, counts: np.ndarray, live_bytes: float, crossing: float) -> np.ndarray:
     """[accelerator, 2] latency and energy of a network on every pair of a shared configuration and an engine.
 
-    The mapping policy of least energy-delay product. The tensor's own parts are used: it has no call for all pairs.
+    The mapping policy of least energy-delay product, from the tensor's sums per engine: it has no call for all pairs.
     """
     [kind] = tensor.kinds
     engines = tensor.engines[kind]
@@ -217,12 +217,12 @@ def _everywhere(tensor: CostTensor, counts: np.ndarray, live_bytes: float, cross
     least = np.full((*fits.shape, 2), np.inf)
     for case, residency in enumerate(RESIDENCIES):
         column = tensor.tables[case].of_shared
-        vector = np.stack(tensor._sums("vector", case, slice(None), counts, False), axis=-1)[column, 0]
-        own = np.stack(tensor._sums(kind, case, slice(None), counts, False), axis=-1)[column]
+        vector = np.stack(tensor.sums("vector", case, counts), axis=-1)[column, 0]
+        own = np.stack(tensor.sums(kind, case, counts), axis=-1)[column]
         kept = (residency.weights * bits[0] <= tensor.shared.weight_bits) & (
             residency.activations * bits[1] <= tensor.shared.activation_bits
         )
-        allowed = fits & kept[:, None] & _keeps(engines, residency, *bits)[None]
+        allowed = fits & kept[:, None] & keeps(engines, residency, *bits)[None]
         for policy in range(own.shape[1]):
             found = own[:, policy] + vector + base
             with np.errstate(invalid="ignore"):
