@@ -262,7 +262,10 @@ def test_a_measured_device_has_a_page_without_an_accelerator(measured):
     assert "network-changes" in page.charts
 
 
-@pytest.mark.parametrize(("device", "said"), [("cpu", "priced in closed form"), ("hwnasbench-eyeriss", "is given")])
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [pytest.param("cpu", "priced in closed form", marks=pytest.mark.slow), ("hwnasbench-eyeriss", "is given")],
+)
 def test_a_run_without_training_has_a_page(made, device, said):
     if importlib.util.find_spec(analog.MODULE) is None:
         pytest.skip("the accuracies of NAS-Bench-201 are in another package: pip install '.[nasbench201]'")
