@@ -36,6 +36,10 @@ GIVEN = {
     "supernet_epochs": ("5", 5),
     "finalist_epochs": ("6", 6),
     "finalist_seeds": ("2", 2),
+    "finalist_start": ("supernet", "supernet"),
+    "finalist_simulated_epochs": ("3", 3),
+    "finalist_candidates": ("4", 4),
+    "distil": (True, True),
     "seed": ("9", 9),
     "threads": ("1", 1),
     "torch_device": ("cpu", "cpu"),
@@ -123,7 +127,7 @@ def test_the_command_has_no_option_that_is_no_field():
 
     from cosearch.cli import _run
 
-    assert set(inspect.signature(_run).parameters) == {*RunConfig.model_fields, "config"}
+    assert set(inspect.signature(_run).parameters) == {*RunConfig.model_fields, "config", "as_json"}
 
 
 @pytest.mark.parametrize(
