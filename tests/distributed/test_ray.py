@@ -158,6 +158,7 @@ def test_a_node_that_is_killed_costs_nothing(machines, options, monkeypatch):
     killer.start()
     cosearch.run(**{**options, "trials": 30, "finalist_seeds": 1}, ray="auto")
     killer.join()
+    machines.wait_for_nodes(120)  # the cluster learns late of a death, and the tests after this one use it too
     assert killed[0] < 25
     require_whole(options["out"], 30)
     assert {t.state.name for t in trials_of(options["out"])} == {"COMPLETE"}
