@@ -91,7 +91,7 @@ def test_a_device_without_room_for_anything_is_one_line(tmp_path, workload_file,
     document = json.loads((DATA / "parts" / "ecp5-25f.json").read_text())
     tiny = tmp_path / "tiny.json"
     tiny.write_text(json.dumps(document | {"name": "tiny", "budget": {"lut": 900, "ff": 900, "dsp": 1, "bram": 1}}))
-    search = ("run", "--space", "nasbench201", "--accuracy", "table", "--quiet", "--out", str(tmp_path / "run"))
+    search = ("run", "--space", "tests.tiny_space:space", "--quiet", "--out", str(tmp_path / "run"))
     for command in (("cost", "--model", str(workload_file)), search):
         assert run(monkeypatch, *command, "--device", str(tiny)) == 2
         said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cosearch:")]
