@@ -268,6 +268,8 @@ def _require_cosearch() -> None:
         name = node["NodeManagerHostname"]
         try:
             found = ray.get(reference, timeout=HELLO_SECONDS)
+        except (ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError):
+            continue  # lost a moment ago
         except Exception as error:
             first = str(error).strip().splitlines()[-1]
             raise ConfigError(

@@ -36,7 +36,8 @@ def compare(entry: dict[str, Any]) -> tuple[float, float, float]:
     layer, name, objective = Layer.from_json(entry["layer"]), entry["hardware"], entry["objective"]
     accelerator, mapping, cost, _ = search(layer, name, ZIGZAG["hardware"][name], objective)
     words = in_zigzags_words(layer, accelerator, mapping)
-    assert json.loads(json.dumps(words)).items() <= entry.items(), "another mapping than the one that ZigZag priced"
+    found, priced = (json.loads(json.dumps(x)) for x in (words, {**entry, "layer": layer.to_json()}))
+    assert found.items() <= priced.items(), "another mapping than the one that ZigZag priced"
     theirs = entry.get("zigzag_best") or BEST[name, layer.name, objective]
     ours = cost.cycles if objective == "latency" else picojoules(cost)
     return ours, theirs[FIGURE[objective]], entry["zigzag"][FIGURE[objective]]

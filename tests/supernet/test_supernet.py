@@ -294,7 +294,8 @@ def test_training_in_simulation_learns_with_the_arithmetic_of_the_hardware(digit
     train_network(simulated, few, replace(recipe, simulated_epochs=2), 1)
     assert not any(module.simulate for module in simulated.watched())  # what is left computes in floating point
     assert not torch.equal(plain.classifier.weight, simulated.classifier.weight)
-    assert accuracy(simulated, few) > 0.5 * accuracy(plain, few) > 0.15
+    assert accuracy(plain, few) > 0.2  # chance is a tenth
+    assert accuracy(simulated, few) > 0.8 * accuracy(plain, few)
 
 
 @pytest.mark.parametrize("op", ["conv", "shift", "conv4", "conv2", "sparse50"])
