@@ -9,7 +9,7 @@ backward() and the optimiser's step (SGD, momentum 0.9, cosine from 0.05), weigh
 
 float32 tensors on a CPU run in the numba kernels of `_add_kernels`; every other dtype or device runs in plain torch.
 Memory: the kernels need at most 256 KiB or one row band per thread beside input, output and weight; the plain form
-blocks over output channels and needs about three times `BLOCK_BYTES`, or one output channel, of temporaries.
+blocks over output channels and needs three to four times `BLOCK_BYTES`, or one output channel, of temporaries.
 """
 
 from collections.abc import Callable, Iterable
@@ -52,8 +52,8 @@ def plain_add_conv2d(
     """The adder response in slices, subtractions and sums only: the form for ONNX, GPU and float64.
 
     x: N C H W; weight: K C/groups R S. Returns: N K P Q. Blocked over output channels: one temporary is at most
-    BLOCK_BYTES (64 MiB), or N C P Q values if one output channel of each group needs more; the peak is about three of
-    them in torch, five in onnxruntime (0.3 GiB for 64 -> 64 channels, 3x3, at 224 x 224; one broadcast takes 7).
+    BLOCK_BYTES (64 MiB), or N C P Q values if one output channel of each group needs more; the peak is three to four
+    of them in torch, five in onnxruntime (0.3 GiB for 64 -> 64 channels, 3x3, at 224 x 224; one broadcast takes 7).
     Its autograd gradient is the true sign gradient, not the published surrogate: train with `add_conv2d`.
     """
     stride, (pad_h, pad_w), dilation = pair("stride", stride), pair("padding", padding, 0), pair("dilation", dilation)

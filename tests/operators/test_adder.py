@@ -214,7 +214,7 @@ def test_peak_memory_is_the_stated_one() -> None:
     growth, operands, output = kernel
     assert growth + operands <= 1.5 * (operands + output)  # unfolded input alone would be nine times the operands
     for growth, _, output in (plain, linear):
-        assert growth <= output + 3.2 * BLOCK_BYTES  # without blocks 0.45 and 4.3 GB
+        assert growth <= output + 4 * BLOCK_BYTES  # 2 to 3.4 of them, by run; without blocks 0.45 and 4.3 GB
 
 
 def test_a_forked_child_computes_after_its_parent_did() -> None:
