@@ -184,23 +184,6 @@ def test_a_worker_that_dies_is_replaced_and_one_that_always_does_is_a_failure(ma
     assert all("its worker died 2 times" in reason for reason in reasons)
 
 
-def test_a_search_whose_driver_is_killed_goes_on(options, tmp_path):
-    """Ray of its own, so that it dies with the driver; what is left in the temporary folder goes with the next."""
-    names = {k: v for k, v in options.items() if k not in ("quiet", "baselines")}
-    command = [sys.executable, "-m", "cosearch.cli", "run", "--quiet", "--no-baselines", "--ray", "local"]
-    command += [f"--{k.replace('_', '-')}={v}" for k, v in names.items()]
-    command += ["--trials", "60", "--ray-order", "async", "--finalist-seeds", "1"]
-    kill_when(command, lambda: trials_in(options["out"]) >= 3)
-    assert 3 <= trials_in(options["out"]) < 60
-    cosearch.resume(options["out"])
-    require_whole(options["out"], 60)
-    assert not [p for p in Path(tempfile.gettempdir()).glob("cosearch-ray-*") if not _alive(p)]
-
-
-def _alive(folder: Path) -> bool:
-    return Path(f"/proc/{folder.name.split('-')[2]}").exists()
-
-
 def test_trials_of_tune_are_tried_again_and_end_with_a_reason(machines, tmp_path):
     from cosearch.distributed.trials import Trials
 
@@ -357,3 +340,23 @@ def test_sigterm_stays_ours(machines):
     before = signal.getsignal(signal.SIGTERM)
     with connected(RunConfig(ray="auto")):
         assert signal.getsignal(signal.SIGTERM) is before
+
+
+# -- last: it connects this process to another Ray --
+
+
+def test_a_search_whose_driver_is_killed_goes_on(options, tmp_path):
+    """Ray of its own, so that it dies with the driver; what is left in the temporary folder goes with the next."""
+    names = {k: v for k, v in options.items() if k not in ("quiet", "baselines")}
+    command = [sys.executable, "-m", "cosearch.cli", "run", "--quiet", "--no-baselines", "--ray", "local"]
+    command += [f"--{k.replace('_', '-')}={v}" for k, v in names.items()]
+    command += ["--trials", "60", "--ray-order", "async", "--finalist-seeds", "1"]
+    kill_when(command, lambda: trials_in(options["out"]) >= 3)
+    assert 3 <= trials_in(options["out"]) < 60
+    cosearch.resume(options["out"])
+    require_whole(options["out"], 60)
+    assert not [p for p in Path(tempfile.gettempdir()).glob("cosearch-ray-*") if not _alive(p)]
+
+
+def _alive(folder: Path) -> bool:
+    return Path(f"/proc/{folder.name.split('-')[2]}").exists()
