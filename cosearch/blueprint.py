@@ -160,7 +160,7 @@ class Blueprint:
 
     def __post_init__(self) -> None:
         kinds = [isinstance(step, Linear) for step in self.steps]
-        if not kinds or kinds.index(True) != len(kinds) - 1:
+        if kinds.count(True) != 1 or not kinds[-1]:
             raise ConfigError("a blueprint ends in its classifier, the only Linear step")
         for i, step in enumerate(self.steps):
             if not all(INPUT <= j < i for j in step.reads) or (isinstance(step, Sum) and len(step.sources) == 1):

@@ -18,7 +18,7 @@ def test_a_run_through_random_kills_ends_as_one_without(tmp_path, monkeypatch):
     reference, out = tmp_path / "reference", tmp_path / "run"
     started = time.monotonic()
     assert not killing.killed(killing.command("run", *killing.options_of(SMALL), "--out", str(reference)), 600)
-    kills = killing.run_through_kills(out, SMALL, np.random.default_rng(5), time.monotonic() - started)
+    kills = killing.run_through_kills(out, SMALL, np.random.default_rng(5), (time.monotonic() - started) / 2)
     assert kills
     killing.require_same(out, reference)
 
