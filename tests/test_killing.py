@@ -13,12 +13,13 @@ from tests.benchmarks.kills import CONFIG
 SMALL = {**CONFIG, "trials": 12, "supernet_epochs": 3, "finalist_epochs": 2, "finalist_seeds": 1}
 
 
+@pytest.mark.slow
 def test_a_run_through_random_kills_ends_as_one_without(tmp_path, monkeypatch):
     monkeypatch.setenv("COSEARCH_CACHE", str(tmp_path / "cache"))
     reference, out = tmp_path / "reference", tmp_path / "run"
     started = time.monotonic()
     assert not killing.killed(killing.command("run", *killing.options_of(SMALL), "--out", str(reference)), 600)
-    kills = killing.run_through_kills(out, SMALL, np.random.default_rng(5), (time.monotonic() - started) / 2)
+    kills = killing.run_through_kills(out, SMALL, np.random.default_rng(5), 0.7 * (time.monotonic() - started))
     assert kills
     killing.require_same(out, reference)
 
