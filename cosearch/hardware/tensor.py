@@ -91,11 +91,6 @@ def cost_tensor(
     return tensor
 
 
-Build = Callable[
-    [tuple[Layer, ...], AcceleratorSpace, tuple[float, ...], Callable[[int, int], None] | None], "CostTensor"
-]
-
-
 def joined(
     layers: tuple[Layer, ...],
     space: AcceleratorSpace,
@@ -714,6 +709,11 @@ class CostTensor:
         index = np.flatnonzero(counts)
         tensor = accelerator_tensor(tuple(self.layers[i] for i in index), accelerator, self.policies)
         return tensor.evaluate(counts[index], live_activation_bytes, objective, host_bytes)
+
+
+Build = Callable[
+    [tuple[Layer, ...], AcceleratorSpace, tuple[float, ...], Callable[[int, int], None] | None], CostTensor
+]
 
 
 def accelerator_tensor(
