@@ -24,14 +24,20 @@ EDGE = 0.12
 """Width of an outline's soft edge, as a fraction of the object's half width."""
 
 Field = npt.NDArray[np.float32]
+"""Of single precision, but sines and the like are computed in double and rounded: their last bits differ between
+processors, and an image must not. Sums, products and square roots are the same everywhere."""
+
+
+def _length(u: Field, v: Field) -> Field:
+    return np.sqrt(u * u + v * v)
 
 
 def _wedges(u: Field, v: Field, n: int, outer: float, inner: float) -> Field:
     """Below zero inside a star of n tips at radius `outer` and n notches at `inner`; cos(pi / n) outer: a polygon."""
     step = math.pi / n
-    angle = np.abs((np.arctan2(v, u) + step) % (2 * step) - step)
-    radius = np.hypot(u, v)
-    x, y = radius * np.cos(angle), radius * np.sin(angle)
+    angle = np.abs((np.arctan2(v, u, dtype=np.float64) + step) % (2 * step) - step)
+    radius = _length(u, v)
+    x, y = radius * np.cos(angle).astype(np.float32), radius * np.sin(angle).astype(np.float32)
     # the line from the tip (outer, 0) to the notch
     dx, dy = inner * math.cos(step) - outer, inner * math.sin(step)
     return np.asarray(((x - outer) * dy - y * dx) / math.hypot(dx, dy), np.float32)
@@ -46,7 +52,7 @@ def _box(u: Field, v: Field, half_width: float, half_height: float) -> Field:
 
 
 def _disc(u: Field, v: Field, radius: float) -> Field:
-    return np.hypot(u, v) - np.float32(radius)
+    return _length(u, v) - np.float32(radius)
 
 
 def _hollow(distance: Field, half_thickness: float) -> Field:
@@ -139,10 +145,12 @@ def _objects(labels: npt.NDArray[np.int64], rng: np.random.Generator) -> Field:
 def _texture(n: int, difficulty: float, rng: np.random.Generator) -> Field:
     """[n, 24, 24]: stripes of random direction, width and strength."""
     x, y = _pixels()
-    angle, phase = rng.uniform(0, math.pi, (2, n)).astype(np.float32)[:, :, None, None]
+    angle, phase = rng.uniform(0, math.pi, (2, n))[:, :, None, None]
     waves = rng.uniform(1.5, 5.0, n).astype(np.float32)[:, None, None]  # over half an image
     strength = (rng.uniform(0.2, 1.0, n) * 0.36 * difficulty).astype(np.float32)[:, None, None]
-    return np.asarray(strength * np.sin(math.pi * waves * (np.cos(angle) * x + np.sin(angle) * y) + 2 * phase))
+    cos, sin, phase = (a.astype(np.float32) for a in (np.cos(angle), np.sin(angle), 2 * phase))
+    turns = np.float32(math.pi) * waves * (cos * x + sin * y) + phase
+    return strength * np.sin(turns, dtype=np.float64).astype(np.float32)
 
 
 def _piece(n: int, rng: np.random.Generator) -> tuple[Field, Field]:
@@ -152,7 +160,7 @@ def _piece(n: int, rng: np.random.Generator) -> tuple[Field, Field]:
     width, height = rng.uniform(0.08, 0.3, (2, n)).astype(np.float32)[:, :, None, None]
     dx, dy = np.abs(x - left), np.abs(y - top)
     round_ones = rng.random(n) < 0.5
-    distance = np.where(round_ones[:, None, None], np.hypot(dx, dy) - width, np.maximum(dx - width, dy - height))
+    distance = np.where(round_ones[:, None, None], _length(dx, dy) - width, np.maximum(dx - width, dy - height))
     shade = rng.uniform(-1.2, 1.2, n).astype(np.float32)[:, None, None]
     return np.clip(0.5 - distance / np.float32(0.1), 0, 1).astype(np.float32), shade
 

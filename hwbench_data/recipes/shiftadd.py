@@ -1,6 +1,13 @@
-"""The `shiftadd` table: sampled networks of convolutions, shifts and additions on devices that run all three."""
+"""The `shiftadd` table: sampled networks of convolutions, shifts and additions on devices that run all three.
 
+Accuracies are those of networks that were trained alone, each with several seeds, in the study of rank agreement
+(`TRAINED`, written by tests/benchmarks/rank_agreement.py). Once that has `LEAST_TRAINED` of them, the table holds them
+all.
+"""
+
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +17,7 @@ from cosearch.workload import Layer, count_layers
 from hwbench_data.costing import Demands, Device, demands_of
 from hwbench_data.networks import notation
 from hwbench_data.recipes.common import COSTS, COUNTS, Built, Request, modelled, provenance
-from hwbench_data.store import ANY, Block, Card, Floats, Ints
+from hwbench_data.store import ANY, Block, Card, Floats, Ints, Metric
 from search_spaces.decisions import Arch, arch_key
 from search_spaces.networks import shiftadd
 
@@ -19,18 +26,35 @@ SIDE = 24
 DEVICES = ("ecp5-85f", "zcu102")
 """Array templates and crossbars have no engine for additions."""
 OPERATORS = ("conv", "shift", "add")
+TRAINED = Path(__file__).parent / "shiftadd_trained.json"
+LEAST_TRAINED = 200
+ACCURACIES: dict[str, Metric] = {
+    "val_accuracy": Metric("fraction", "higher", "trained alone, on the validation images; mean over seeds"),
+    "val_accuracy_std": Metric("fraction", "lower", "standard deviation of that over seeds (n - 1)"),
+}
 
 
 def build(request: Request) -> Built:
     """Sample networks uniformly, the same for every limit, and price them on each device's default accelerator."""
     space = shiftadd.space((1, SIDE, SIDE), len(shapes.CLASSES))
+    study = json.loads(TRAINED.read_text(encoding="utf-8"))
     archs = sample(space, request.limit or NETWORKS, request.seed)
+    known = trained(study)
+    enough = len(known) >= LEAST_TRAINED
+    if enough and request.limit is None:  # what a limit leaves is a beginning
+        archs = list({arch_key(arch): arch for arch in (*archs, *(arch for arch, _ in known.values()))}.values())
     priced = demands([*archs, mixed(space)], space)
     count = len(archs)
     blocks = [
         Block.full((ANY, metric), values[:count], "modelled")
         for metric, values in (("params", priced.params), ("macs", priced.macs))
     ]
+    if enough:
+        accuracies = [known[key][1] if (key := arch_key(arch)) in known else (np.nan, np.nan) for arch in archs]
+        blocks += [
+            Block.full((ANY, metric), np.array(values), "measured")
+            for metric, values in zip(ACCURACIES, zip(*accuracies, strict=True), strict=True)
+        ]
     devices: dict[str, dict[str, Any]] = {}
     for name in DEVICES:
         request.progress(name)
@@ -42,7 +66,7 @@ def build(request: Request) -> Built:
         "shiftadd",
         f"{NETWORKS:,} sampled networks of the shiftadd space: convolutions, shifts, additions",
         {"kind": "listed", "space": "shiftadd", "count": count},
-        {**COUNTS, **COSTS},
+        {**(ACCURACIES if enough else {}), **COUNTS, **COSTS},
         devices,
         {},
         provenance("cosearch bench build shiftadd", request.seed),
@@ -51,7 +75,10 @@ def build(request: Request) -> Built:
             "operations of all three kinds.",
             "default accelerator: the one of least energy-delay product for a network with the largest block of each "
             "operator in turn; it has an engine per operator.",
-            "No accuracies yet.",
+            f"Trained alone: {len(known)} of the networks, on images generated from a seed (sha256 {study['data']}), "
+            f"with the training {json.dumps(study['recipe'])}; standard deviations of two seeds are rough."
+            if enough
+            else f"No accuracies yet: {len(known)} of {LEAST_TRAINED} networks are trained alone.",
         ),
         {},
     )
@@ -66,6 +93,16 @@ def sample(space: shiftadd.MacroSpace, count: int, seed: int) -> list[Arch]:
         arch = space.sample(rng)
         found.setdefault(arch_key(arch), arch)
     return list(found.values())
+
+
+def trained(study: dict[str, Any]) -> dict[str, tuple[Arch, tuple[float, float]]]:
+    """Key -> arch, and mean and standard deviation of accuracy, of the networks that have two seeds or more."""
+    found = {}
+    for entry in study["networks"]:
+        values = list(entry.get("val_accuracy", {}).values())
+        if len(values) > 1:
+            found[arch_key(entry["arch"])] = entry["arch"], (float(np.mean(values)), float(np.std(values, ddof=1)))
+    return found
 
 
 def mixed(space: shiftadd.MacroSpace) -> Arch:

@@ -1,24 +1,24 @@
 """Does the supernet rank networks as stand-alone training does? On `shapes`, 64 networks, two seeds each.
 
 ``python -m tests.benchmarks.rank_agreement standalone`` trains each network alone, one file per training, and goes on
-where it stopped; several may run at once with other ``--seeds``. ``... supernet`` trains one supernet per recipe and
-sharing with an equal budget of CPU seconds and evaluates the networks that are done. ``... speed`` times a path in the
-supernet beside the same network alone. ``... report`` gathers everything into docs/benchmarks/rank_agreement.json and
-writes docs/benchmarks/supernet.md. What that file holds is not trained again.
+where it stopped; several may run at once with other ``--seeds``. After the 64 it goes on with more networks of the same
+pool, for the `shiftadd` table. ``... supernet`` trains one supernet per recipe and sharing with an equal budget of CPU
+seconds and evaluates all those networks. ``... speed`` times a path in the supernet beside the same network alone.
+``... gather`` puts everything into hwbench_data/recipes/shiftadd_trained.json, from which the table is built too; what
+that file holds is not trained again. ``... report`` gathers and writes docs/benchmarks/supernet.md.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import kendalltau
 from torch.nn import functional as F
 
 from cosearch.blueprint import Blueprint
@@ -41,12 +41,17 @@ from cosearch.supernet.training import (
     train_supernet_epoch,
 )
 from search_spaces import accelerators, networks
+from search_spaces.decisions import arch_key
 from tests.benchmarks.machine import stamp
+from tests.benchmarks.rank_statistics import Noise, jackknife, tau
 
-DOCS = Path(__file__).parents[2] / "docs" / "benchmarks"
-STUDY, REPORT = DOCS / "rank_agreement.json", DOCS / "supernet.md"
+PROJECT = Path(__file__).parents[2]
+REPORT = PROJECT / "docs" / "benchmarks" / "supernet.md"
+STUDY = PROJECT / "hwbench_data" / "recipes" / "shiftadd_trained.json"
 DEVICE = "ecp5-85f"
 POOL, NETWORKS, QUARTILES = 512, 64, 4
+TABLE_NETWORKS = 200
+"""Trained alone for the table: the 64 of the study and then others of the pool."""
 SEEDS = (0, 1)
 CALIBRATION = 512
 RECIPES_COMPARED = (
@@ -69,24 +74,34 @@ def load() -> tuple[Dataset, Any]:
     return dataset, networks.find("shiftadd")(dataset.input_shape, len(dataset.classes))
 
 
-def choose(space: Any) -> list[Network_]:
-    """A uniform sample, and of each quartile of its latencies the first sixteen: arch, latency, quartile, size."""
+def choose(space: Any, known: Sequence[Network_] = ()) -> list[Network_]:
+    """A uniform sample stratified by latency quartile: arch, latency, quartile, size.
+
+    known: the networks that are in it already; the first of a pool in its order follow until each quartile of the pool
+    has an equal part of `TABLE_NETWORKS`, the study's `NETWORKS` before the others.
+    """
     costs = AcceleratorCosts(space, cost_tensor(space.layer_table(), accelerators.find(DEVICE)), Objectives())
     rng = numpy_stream(0, "rank agreement")
     archs = [space.sample(rng) for _ in range(POOL)]
     latency = np.array([front.metric("latency_ms").min() for front in costs.fronts(archs)])
     quartile = np.argsort(np.argsort(latency, kind="stable"), kind="stable") * QUARTILES // POOL
-    chosen = sorted(i for q in range(QUARTILES) for i in np.flatnonzero(quartile == q)[: NETWORKS // QUARTILES])
-    return [
-        {
-            "arch": archs[i],
-            "latency_ms": float(latency[i]),
-            "quartile": int(quartile[i]),
-            "macs": space.workload(archs[i]).macs,
-            "params": space.workload(archs[i]).weight_count,
-        }
-        for i in chosen
-    ]
+    found = list(known)
+    for size in (NETWORKS, TABLE_NETWORKS):
+        held = {arch_key(entry["arch"]) for entry in found}
+        fresh = [i for i in range(POOL) if arch_key(archs[i]) not in held]
+        missing = {q: size // QUARTILES - sum(entry["quartile"] == q for entry in found) for q in range(QUARTILES)}
+        chosen = sorted(i for q in missing for i in [i for i in fresh if quartile[i] == q][: max(0, missing[q])])
+        found += [
+            {
+                "arch": archs[i],
+                "latency_ms": float(latency[i]),
+                "quartile": int(quartile[i]),
+                "macs": space.workload(archs[i]).macs,
+                "params": space.workload(archs[i]).weight_count,
+            }
+            for i in chosen
+        ]
+    return found
 
 
 def read_study(folder: Path, space: Any, content_hash: str) -> dict[str, Any]:
@@ -96,10 +111,12 @@ def read_study(folder: Path, space: Any, content_hash: str) -> dict[str, Any]:
     """
     study = json.loads(STUDY.read_text(encoding="utf-8")) if STUDY.exists() else {}
     identity = {"data": content_hash, "recipe": asdict(STANDALONE)}
-    sample = study.get("networks") or _sample(folder, space)
+    sample = study.get("networks", [])
     if {key: study.get(key) for key in identity} != identity:
         kept = ("arch", "latency_ms", "quartile", "macs", "params")
         study = {**identity, "networks": [{key: entry[key] for key in kept} for entry in sample]}
+    if len(sample) < TABLE_NETWORKS:  # chosen once: a later cost model must not change them
+        study["networks"] = choose(space, study["networks"])
     for i, entry in enumerate(study["networks"]):
         for seed in SEEDS:
             file = folder / f"network{i:02}-seed{seed}.json"
@@ -107,27 +124,18 @@ def read_study(folder: Path, space: Any, content_hash: str) -> dict[str, Any]:
                 record = json.loads(file.read_text(encoding="utf-8"))
                 for key in ("val_accuracy", "cpu_seconds"):
                     entry.setdefault(key, {})[str(seed)] = record[key]
-    for name in RECIPES_COMPARED:
-        file = supernet_file(folder, name)
-        if file.exists():
-            study.setdefault("supernets", {})[name] = json.loads(file.read_text(encoding="utf-8"))
+    for file in sorted(folder.glob("supernet-*.json")):
+        record = json.loads(file.read_text(encoding="utf-8"))
+        study.setdefault("supernets", {})[file.stem.removeprefix("supernet-")] = record
     if (folder / "speed.json").exists():
         study["speed"] = json.loads((folder / "speed.json").read_text(encoding="utf-8"))
     return study
 
 
-def _sample(folder: Path, space: Any) -> list[Network_]:
-    """The networks of the study, chosen once: a later cost model must not change them."""
-    file = folder / "networks.json"
-    if not file.exists():
-        write_atomic(file, to_json(choose(space)))
-    found: list[Network_] = json.loads(file.read_text(encoding="utf-8"))
-    return found
-
-
 def complete(study: dict[str, Any]) -> list[int]:
-    """The networks that have been trained alone with every seed."""
-    return [i for i, e in enumerate(study["networks"]) if all(str(s) in e.get("val_accuracy", {}) for s in SEEDS)]
+    """Those of the study's networks that have been trained alone with every seed."""
+    entries = enumerate(study["networks"][:NETWORKS])
+    return [i for i, e in entries if all(str(s) in e.get("val_accuracy", {}) for s in SEEDS)]
 
 
 # -- each network alone --
@@ -162,8 +170,8 @@ def standalone(folder: Path, seeds: Sequence[int]) -> None:
 # -- supernets --
 
 
-def supernet_file(folder: Path, name: str) -> Path:
-    return folder / f"supernet-{name.replace('/', '-')}.json"
+def supernet_file(folder: Path, name: str, budget: int) -> Path:
+    return folder / f"supernet-{name.replace('/', '-')}-{budget}.json"
 
 
 def made_recipe(space: Any, name: str, epochs: int) -> recipes.SupernetRecipe:
@@ -173,23 +181,39 @@ def made_recipe(space: Any, name: str, epochs: int) -> recipes.SupernetRecipe:
     return recipes.make(recipe, space, supernet, 0, replace(STANDALONE, epochs=epochs))
 
 
-def path_seconds(space: Any, name: str, dataset: Dataset, steps: int = 40) -> float:
-    """CPU seconds that a recipe takes for one network of a step, on a supernet that is thrown away."""
-    recipe = made_recipe(space, name, 3)
+def epoch_seconds(recipe: recipes.SupernetRecipe, few: Split, mirror: bool) -> Callable[[], float]:
+    """A function that trains one more short epoch and says its CPU seconds."""
     optimizer = make_optimizer(recipe.supernet, recipe.settings)
-    images = steps * STANDALONE.batch_size
+
+    def once() -> float:
+        started = time.process_time()
+        train_supernet_epoch(recipe, optimizer, few, 0, recipe.settings.epochs - 1, mirror)
+        return time.process_time() - started
+
+    return once
+
+
+def price(space: Any, name: str, dataset: Dataset, networks_run: int = 36, repeats: int = 5) -> float:
+    """CPU time that a recipe takes for a network of a step over what uniform/separate takes for one.
+
+    Side by side, on supernets that are thrown away: the ratio does not depend on what else runs on the machine.
+    """
+    images = networks_run * STANDALONE.batch_size
     few = Split(dataset.train.x[:images], dataset.train.y[:images])
-    train_supernet_epoch(recipe, optimizer, few, 0, 0, dataset.mirror)  # compiles and warms up
-    started = time.process_time()
-    train_supernet_epoch(recipe, optimizer, few, 0, 1, dataset.mirror)
-    return (time.process_time() - started) / (recipe.paths * max(1, steps // recipe.paths))
+    timed, plain = (epoch_seconds(made_recipe(space, n, 3), few, dataset.mirror) for n in (name, "uniform/separate"))
+    ratios = [timed() / plain() for _ in range(1 + repeats)][1:]  # the first compiles and warms up
+    return float(np.median(ratios))
 
 
-def train_supernet(folder: Path, name: str, budget: float) -> None:
-    """Train one supernet for about `budget` seconds of CPU and evaluate the networks of the study."""
+def train_supernet(folder: Path, name: str, budget: int) -> None:
+    """Train one supernet for the time in which uniform/separate runs `budget` networks, and evaluate the study's.
+
+    The time is counted in prices: CPU seconds themselves depend on what else the machine does meanwhile.
+    """
     dataset, space = load()
     batches = len(dataset.train) // STANDALONE.batch_size
-    epochs = max(3, round(budget / (batches * path_seconds(space, name, dataset))))
+    relative = 1.0 if name == "uniform/separate" else price(space, name, dataset)
+    epochs = max(3, round(budget / (batches * relative)))
     recipe = made_recipe(space, name, epochs)
     optimizer = make_optimizer(recipe.supernet, recipe.settings)
     started = time.process_time()
@@ -198,32 +222,36 @@ def train_supernet(folder: Path, name: str, budget: float) -> None:
         print(f"{name}: epoch {epoch + 1} of {epochs}, loss {loss:.3f}", flush=True)
     seconds = time.process_time() - started
     study = read_study(folder, space, dataset.content_hash)
-    done = complete(study)
     spread = np.linspace(0, len(dataset.train) - 1, CALIBRATION).astype(int)
     found = evaluate(
         recipe.supernet,
-        [space.blueprint(study["networks"][i]["arch"]) for i in done],
+        [space.blueprint(entry["arch"]) for entry in study["networks"][:NETWORKS]],
         torch.from_numpy(dataset.train.x[spread]),
         torch.from_numpy(dataset.validation.x),
         torch.from_numpy(dataset.validation.y),
         simulate=False,
     )
     record = {
-        "val_accuracy": dict(zip(map(str, done), found, strict=True)),
+        "name": name,
+        "budget": budget,
+        "val_accuracy": found,
         "cpu_seconds": seconds,
-        "epochs": epochs,
+        "price": relative,
         "paths": epochs * recipe.paths * max(1, batches // recipe.paths),
         "parameters": sum(p.numel() for p in recipe.supernet.parameters()),
     }
-    write_atomic(supernet_file(folder, name), to_json(record))
+    write_atomic(supernet_file(folder, name, budget), to_json(record))
     print(f"{name}: {seconds:.0f} s of CPU, mean accuracy {np.mean(found):.4f}", flush=True)
 
 
 # -- speed --
 
 
-def path_ratio(space: Any, name: str, batch: int = 64, steps: int = 2, repeats: int = 3) -> float:
-    """Time of a recipe's training steps over that of the same networks alone, side by side, least of repeats."""
+def path_ratio(space: Any, name: str, batch: int = 64, least: int = 24, repeats: int = 3) -> tuple[float, int]:
+    """Time of a recipe's training steps over that of the same networks alone, side by side, least of repeats.
+
+    Steps follow until `least` networks have run. Returns: the ratio of all steps' time, and the networks.
+    """
     recipe = made_recipe(space, name, 8)
     supernet = recipe.supernet
     optimizer = make_optimizer(supernet, recipe.settings)
@@ -237,8 +265,9 @@ def path_ratio(space: Any, name: str, batch: int = 64, steps: int = 2, repeats: 
         seen.append(blueprint)
         return forward(x, blueprint, *others, **more)
 
-    ratios = []
-    for step in range(steps):
+    inside = outside = 0.0
+    paths = step = 0
+    while paths < least:
         epoch = 7  # the last stage of every recipe
 
         def together(epoch: int = epoch, step: int = step) -> None:
@@ -256,9 +285,10 @@ def path_ratio(space: Any, name: str, batch: int = 64, steps: int = 2, repeats: 
         alone = [alone_step(blueprint, x, y) for blueprint in seen]
         for run in alone:
             run()
-        least = [min(times) for times in zip(*(_timed([together, *alone]) for _ in range(repeats)), strict=True)]
-        ratios.append(least[0] / sum(least[1:]))
-    return float(np.median(ratios))
+        best = [min(times) for times in zip(*(_timed([together, *alone]) for _ in range(repeats)), strict=True)]
+        inside, outside = inside + best[0], outside + sum(best[1:])
+        paths, step = paths + len(alone), step + 1
+    return inside / outside, paths
 
 
 def alone_step(blueprint: Blueprint, x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
@@ -306,8 +336,9 @@ def speed(folder: Path) -> None:
     named = [f"{recipe}/separate" for recipe in recipes.RECIPES] + ["uniform/heterogeneous"]
     record: dict[str, Any] = {"path ratio": {}, "evaluation seconds": {}}
     for name in named:
-        record["path ratio"][name] = path_ratio(space, name)
-        print(f"{name}: a path takes {record['path ratio'][name]:.2f} times the network alone", flush=True)
+        ratio, paths = path_ratio(space, name)
+        record["path ratio"][name] = {"ratio": ratio, "networks": paths}
+        print(f"{name}: a path takes {ratio:.2f} times the network alone ({paths} networks)", flush=True)
     for precision in ("fp32", "bf16"):
         record["evaluation seconds"][precision] = evaluation_seconds(precision)
         print(f"evaluation, {precision}: {record['evaluation seconds'][precision]:.2f} s of CPU", flush=True)
@@ -317,28 +348,71 @@ def speed(folder: Path) -> None:
 # -- the report --
 
 
-def tau(a: Sequence[float] | Floats, b: Sequence[float] | Floats) -> float:
-    return float(kendalltau(a, b).statistic)
-
-
 def within_quartiles(a: Floats, b: Floats, quartile: Floats) -> str:
     found = [tau(a[quartile == q], b[quartile == q]) if (quartile == q).sum() > 2 else np.nan for q in range(QUARTILES)]
     return ", ".join("-" if np.isnan(value) else f"{value:.2f}" for value in found)
 
 
+@dataclass(frozen=True)
+class Alone:
+    """The networks that are trained alone with every seed. accuracy: [seeds, networks]; the rest: [networks]."""
+
+    index: npt.NDArray[np.int64]
+    accuracy: Floats
+    quartile: Floats
+    proxies: dict[str, Floats]
+
+    @classmethod
+    def of(cls, study: dict[str, Any]) -> "Alone":
+        done = complete(study)
+        rows = [study["networks"][i] for i in done]
+        named = (("MACs", "macs"), ("parameters", "params"), (f"latency on {DEVICE}", "latency_ms"))
+        return cls(
+            np.array(done),
+            np.array([[row["val_accuracy"][str(seed)] for row in rows] for seed in SEEDS]),
+            np.array([row["quartile"] for row in rows], float),
+            {label: np.array([row[key] for row in rows], float) for label, key in named},
+        )
+
+    @property
+    def mean(self) -> Floats:
+        return self.accuracy.mean(0)
+
+    def tau(self, ranker: Floats) -> str:
+        """To the mean of the seeds, with its standard error."""
+        mean = self.mean
+        error = jackknife(lambda kept: tau(ranker[kept], mean[kept]), len(mean))
+        return f"{tau(ranker, mean):.2f} +- {error:.2f}"
+
+    def above(self, ranker: Floats, proxy: Floats) -> str:
+        """How far a ranker's tau is above a proxy's on the same networks, with the standard error of the difference."""
+        mean = self.mean
+
+        def difference(kept: npt.NDArray[np.int64]) -> float:
+            return tau(ranker[kept], mean[kept]) - tau(proxy[kept], mean[kept])
+
+        return f"{difference(np.arange(len(mean))):+.2f} +- {jackknife(difference, len(mean)):.2f}"
+
+    def part(self, kept: npt.NDArray[np.int64]) -> "Alone":
+        proxies = {label: values[kept] for label, values in self.proxies.items()}
+        return Alone(self.index[kept], self.accuracy[:, kept], self.quartile[kept], proxies)
+
+
+def evaluated(entry: dict[str, Any], alone: Alone) -> tuple[Floats, Alone]:
+    """A supernet's accuracies of the networks that are trained alone and that it was evaluated on, and those."""
+    known = entry["val_accuracy"]
+    kept = np.array([k for k, i in enumerate(alone.index) if known[i] is not None])
+    part = alone.part(kept)
+    return np.array([known[i] for i in part.index]), part
+
+
 def report(study: dict[str, Any]) -> str:
-    done = complete(study)
-    rows = [study["networks"][i] for i in done]
-    by_seed = [np.array([row["val_accuracy"][str(seed)] for row in rows]) for seed in SEEDS]
-    mean, quartile = np.mean(by_seed, axis=0), np.array([row["quartile"] for row in rows], float)
-    seconds = [s for row in rows for s in row["cpu_seconds"].values()]
-    ceiling = tau(by_seed[0], by_seed[1])
-    proxies = {
-        label: np.array([row[key] for row in rows], float)
-        for label, key in (("MACs", "macs"), ("parameters", "params"), (f"latency on {DEVICE}", "latency_ms"))
-    }
-    least_proxy = max(tau(proxies["MACs"], mean), tau(proxies["parameters"], mean))
-    target = min(0.6, 0.85 * ceiling)
+    alone = Alone.of(study)
+    mean, n = alone.mean, len(alone.index)
+    seconds = [s for i in alone.index for s in study["networks"][i]["cpu_seconds"].values()]
+    ceiling = tau(alone.accuracy[0], alone.accuracy[1])
+    ceiling_error = jackknife(lambda kept: tau(alone.accuracy[0][kept], alone.accuracy[1][kept]), n)
+    trained = sum(len(entry.get("val_accuracy", {})) == len(SEEDS) for entry in study["networks"])
     lines = [
         "# The supernet",
         "",
@@ -348,68 +422,91 @@ def report(study: dict[str, Any]) -> str:
         "",
         "## Does it rank networks as stand-alone training does?",
         "",
-        f"`shapes` at its default difficulty, the shiftadd space, {len(done)} of the study's {len(study['networks'])}",
-        f"networks trained alone so far, each with {len(SEEDS)} seeds ({np.mean(seconds):.0f} s of CPU on average, "
-        f"{max(seconds):.0f} s at most,",
-        "one thread, on a machine shared with other work). The networks are a seeded uniform sample, stratified by",
-        f"latency quartile on {DEVICE}; none was chosen by its accuracy. Validation accuracy alone: "
+        f"`shapes` at its default difficulty, the shiftadd space, {n} of the study's {NETWORKS} networks trained",
+        f"alone, each with {len(SEEDS)} seeds ({np.mean(seconds):.0f} s of CPU on average, {max(seconds):.0f} at most,",
+        "one thread, on a machine shared with other work, which doubles these seconds at times). The networks are a",
+        f"seeded uniform sample, stratified by latency quartile on {DEVICE}; none was chosen by its accuracy. Of the",
+        f"{TABLE_NETWORKS} of the table's sample, {trained} are trained. Validation accuracy alone:",
         f"{mean.min():.3f} to {mean.max():.3f}.",
+        *([study["note"]] if "note" in study else []),
         "",
-        f"- Noise ceiling, Kendall tau between the two seeds: {ceiling:.2f}.",
-        f"- Target: at least {target:.2f} (0.6, or 85% of the ceiling if that is less), and 0.1 above MACs and "
-        f"parameters: {least_proxy + 0.1:.2f}.",
-        f"- The standard error of a tau over {len(done)} networks is about {tau_error(len(done)):.2f}.",
+        "| what ranks them | tau to the mean of the seeds | above MACs | within latency quartiles |",
+        "| --- | --- | --- | --- |",
+        *(proxy_row(label, values, alone) for label, values in alone.proxies.items()),
+        f"| one seed, of the other (noise ceiling) | {ceiling:.2f} +- {ceiling_error:.2f} | "
+        f"| {within_quartiles(alone.accuracy[0], alone.accuracy[1], alone.quartile)} |",
         "",
-        "| what ranks them | tau to the mean of the seeds | within latency quartiles |",
-        "| --- | --- | --- |",
-        *(
-            f"| {label} | {tau(values, mean):.2f} | {within_quartiles(values, mean, quartile)} |"
-            for label, values in proxies.items()
-        ),
-        f"| one seed, of the other | {ceiling:.2f} | {within_quartiles(by_seed[0], by_seed[1], quartile)} |",
+        "+-: standard error over the networks, by jackknife.",
         "",
-        "Recipes at equal CPU time, with what they cost:",
-        "",
-        "| recipe/sharing | tau | within quartiles | networks | mean accuracy | CPU s | networks run | parameters |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-        *(supernet_row(name, entry, done, mean, quartile) for name, entry in study.get("supernets", {}).items()),
-        "",
+        *noise_lines(alone, ceiling),
+        *supernet_lines(study, alone, ceiling),
     ]
-    lines += verdict(study, done, mean, target, least_proxy)
     if "speed" in study:
         lines += speed_lines(study["speed"])
     return "\n".join(lines)
 
 
-def verdict(study: dict[str, Any], done: list[int], mean: Floats, target: float, proxy: float) -> list[str]:
-    """What holds of the best recipe, in words."""
-    taus = {}
-    for name, entry in study.get("supernets", {}).items():
-        held = [k for k, i in enumerate(done) if str(i) in entry["val_accuracy"]]
-        taus[name] = tau([entry["val_accuracy"][str(done[k])] for k in held], mean[held])
-    if not taus:
-        return []
-    best = max(taus, key=lambda name: taus[name])
-    reached, above = taus[best] >= target, taus[best] >= proxy + 0.1
+def proxy_row(label: str, values: Floats, alone: Alone) -> str:
+    above = alone.above(values, alone.proxies["MACs"]) if label != "MACs" else ""
+    return f"| {label} | {alone.tau(values)} | {above} | {within_quartiles(values, alone.mean, alone.quartile)} |"
+
+
+def noise_lines(alone: Alone, ceiling: float) -> list[str]:
+    """What a supernet could reach on these trainings."""
+    noise, seeds = Noise.of(alone.accuracy), len(SEEDS)
+    best = {label: tau(values, alone.mean) for label, values in alone.proxies.items()}
+    proxy = max(best["MACs"], best["parameters"])
+    known = noise.without(proxy, seeds)
+    wanted = noise.without(proxy + 0.1, seeds)
     return [
-        f"The best is {best}: it {'reaches' if reached else 'misses'} the target against the noise ceiling and "
-        f"{'is' if above else 'is not'} 0.1 above MACs and parameters.",
+        "### What the noise allows",
+        "",
+        f"Trainings of one network differ by {100 * noise.training:.1f} points (standard deviation, beside what a",
+        f"seed shifts in common), networks' expected accuracies by {100 * noise.networks:.1f}. Were all of it normal,",
+        f"two seeds would agree with tau {noise.between_seeds():.2f} (measured: {ceiling:.2f}), and a ranker that knew",
+        f"every network's expected accuracy would have {noise.attainable(seeds):.2f} to the mean of {seeds} seeds,",
+        f"{noise.attainable(4):.2f} to that of 4, {noise.attainable(8):.2f} to that of 8. The better of MACs and",
+        f"parameters has {proxy:.2f}, which is tau {known:.2f} to the expected accuracy. To be 0.1 above it here, a",
+        f"supernet needs {proxy + 0.1:.2f}: tau {wanted:.2f} to the expected accuracy"
+        + (", which is no less than perfect." if wanted > 0.99 else "."),
+        "",
+        f"Target: at least {min(0.6, 0.85 * ceiling):.2f} (0.6, or 85% of the noise ceiling if that is less), and 0.1",
+        f"above MACs and parameters: {proxy + 0.1:.2f}.",
         "",
     ]
 
 
-def tau_error(n: int) -> float:
-    """Of Kendall's tau of independent rankings of n. Source: Kendall, Rank correlation methods, 1948."""
-    return float(np.sqrt(2 * (2 * n + 5) / (9 * n * (n - 1))))
-
-
-def supernet_row(name: str, entry: dict[str, Any], done: list[int], mean: Floats, quartile: Floats) -> str:
-    held = [k for k, i in enumerate(done) if str(i) in entry["val_accuracy"]]
-    found = np.array([entry["val_accuracy"][str(done[k])] for k in held])
-    return (
-        f"| {name} | {tau(found, mean[held]):.2f} | {within_quartiles(found, mean[held], quartile[held])} "
-        f"| {len(held)} | {found.mean():.3f} | {entry['cpu_seconds']:.0f} | {entry['paths']} | {entry['parameters']} |"
-    )
+def supernet_lines(study: dict[str, Any], alone: Alone, ceiling: float) -> list[str]:
+    rows, taus = [], {}
+    for entry in sorted(study.get("supernets", {}).values(), key=lambda entry: (entry["name"], entry["paths"])):
+        found, part = evaluated(entry, alone)
+        macs = part.proxies["MACs"]
+        name = f"{entry['name']}, {entry['paths']} networks run"
+        taus[name] = tau(found, part.mean), tau(macs, part.mean), tau(part.proxies["parameters"], part.mean)
+        rows.append(
+            f"| {entry['name']} | {entry['paths']} | {entry['cpu_seconds']:.0f} | {len(found)} | {found.mean():.3f} "
+            f"| {part.tau(found)} | {part.above(found, macs)} | {within_quartiles(found, part.mean, part.quartile)} "
+            f"| {entry['parameters']} |"
+        )
+    if not rows:
+        return []
+    best = max(taus, key=lambda name: taus[name][0])
+    own, macs, params = taus[best]
+    reached, above = own >= min(0.6, 0.85 * ceiling), own >= max(macs, params) + 0.1
+    return [
+        "### Recipes at equal time",
+        "",
+        "Networks run: training steps of one network each. Rows with about equal CPU seconds had equal time.",
+        "",
+        "| recipe/sharing | networks run | CPU s | evaluated | mean accuracy | tau | above MACs | within quartiles "
+        "| parameters |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        *rows,
+        "",
+        f"The highest tau is that of {best}: it {'reaches' if reached else 'misses'} the target against the noise",
+        f"ceiling and {'is' if above else 'is not'} 0.1 above MACs and parameters on the same networks.",
+        "",
+    ]
 
 
 def speed_lines(record: dict[str, Any]) -> list[str]:
@@ -417,12 +514,12 @@ def speed_lines(record: dict[str, Any]) -> list[str]:
     return [
         "## Speed",
         "",
-        "One training step in the supernet over the same networks' steps alone (8x8 images, batches of 64, CPU time of",
-        "one thread, least of three repeats side by side, median of two steps):",
+        "Training steps in the supernet over the same networks' steps alone (8x8 images, batches of 64, CPU time of",
+        "one thread, least of three repeats side by side, summed over the steps):",
         "",
-        "| recipe/sharing | time of a path over the network alone |",
-        "| --- | --- |",
-        *(f"| {name} | {value:.2f} |" for name, value in record["path ratio"].items()),
+        "| recipe/sharing | time of a path over the network alone | networks |",
+        "| --- | --- | --- |",
+        *(f"| {name} | {entry['ratio']:.2f} | {entry['networks']} |" for name, entry in record["path ratio"].items()),
         "",
         "A sub-network cut out, calibrated on 256 and measured on 1,000 images of 16x16, in 8-bit simulation, on one",
         f"thread: {evaluation} (other work ran on the machine meanwhile).",
@@ -432,11 +529,11 @@ def speed_lines(record: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("standalone", "supernet", "speed", "report"))
+    parser.add_argument("step", choices=("standalone", "supernet", "speed", "gather", "report"))
     parser.add_argument("--out", type=Path, default=Path("runs") / "rank-agreement")
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="so that several processes can share them")
     parser.add_argument("--recipes", default=",".join(RECIPES_COMPARED), help="RECIPE/SHARING, comma-separated")
-    parser.add_argument("--budget", type=float, default=80.0, help="CPU seconds of each supernet")
+    parser.add_argument("--budget", type=int, default=2500, help="networks that uniform/separate runs meanwhile")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -444,7 +541,7 @@ def main() -> None:
         standalone(arguments.out, [int(seed) for seed in arguments.seeds.split(",")])
     elif arguments.step == "supernet":
         for name in arguments.recipes.split(","):
-            if not supernet_file(arguments.out, name).exists():
+            if not supernet_file(arguments.out, name, arguments.budget).exists():
                 train_supernet(arguments.out, name, arguments.budget)
     elif arguments.step == "speed":
         speed(arguments.out)
@@ -452,8 +549,9 @@ def main() -> None:
         dataset, space = load()
         study = read_study(arguments.out, space, dataset.content_hash)
         write_atomic(STUDY, to_json(study))
-        write_atomic(REPORT, report(study))
-        print(REPORT.read_text(encoding="utf-8"))
+        if arguments.step == "report":
+            write_atomic(REPORT, report(study))
+            print(REPORT.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

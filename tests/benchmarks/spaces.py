@@ -1,70 +1,99 @@
 """Every network space on every kind of device, on digits: what a whole run takes and finds.
 
-``python -m tests.benchmarks.spaces [--spaces a,b] [--devices x,y] [--out FOLDER]`` runs the job once per pair with its
-default options and seed 0 and writes docs/benchmarks/spaces.md. Runs that are there already are read, not repeated.
+``python -m tests.benchmarks.spaces [--spaces a,b] [--devices x,y] [--small] [--out FOLDER]`` runs ``cosearch run``
+once per pair with seed 0, with its defaults or with the small budgets of `SMALL`, and writes docs/benchmarks/spaces.md.
+Pairs whose record is there already are not run again.
 """
 
 import argparse
 import json
+import resource
+import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import cosearch
-from cosearch.errors import CosearchError, RunError
-from cosearch.results import Result
+from cosearch.errors import RunError
+from cosearch.runs import to_json, write_atomic
 from search_spaces.networks import SPACES
 from tests.benchmarks.machine import stamp
 
 REPORT = Path(__file__).parents[2] / "docs" / "benchmarks" / "spaces.md"
 DEVICES = ("fpga", "eyeriss", "tpu-ws")
+SMALL = {"trials": 8, "supernet-epochs": 3, "finalist-epochs": 3, "finalist-seeds": 1}
+"""Budgets of a look whether everything works; the defaults are 200, 90, 30 and 3."""
+
+Record = dict[str, Any]
 
 
-def result_of(folder: Path, space: str, device: str) -> Result:
-    path = folder / f"{space}-{device}"
+def run_pair(space: str, device: str, small: bool, folder: Path) -> Record:
+    """One run in a process of its own: exit status, error, seconds by the clock and of the processors."""
+    options = [text for name, value in SMALL.items() for text in (f"--{name}", str(value))] if small else []
+    command = ["run", "--space", space, "--device", device, *options, "--out", str(folder), "--quiet"]
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", "from cosearch.cli import main; raise SystemExit(main())", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {
+        "status": done.returncode,
+        "error": done.stderr.strip().splitlines()[-1] if done.returncode and done.stderr.strip() else "",
+        "seconds": time.monotonic() - started,
+        "cpu_seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+    }
+
+
+def record_of(space: str, device: str, small: bool, out: Path) -> tuple[Record, Path]:
+    """What is known of a pair, run if it is not known, and its run directory."""
+    name = f"{space}-{device}{'-small' if small else ''}"
+    file, folder = out / f"{name}.json", out / name
+    if not file.exists():
+        write_atomic(file, to_json(run_pair(space, device, small, folder)))
+    record: Record = json.loads(file.read_text(encoding="utf-8"))
+    return record, folder
+
+
+def row(space: str, device: str, record: Record, folder: Path) -> str:
+    times = f"{record['cpu_seconds']:.0f} | {record['seconds']:.0f}"
     try:
-        return cosearch.load(path)
-    except RunError:
-        return cosearch.resume(path) if path.exists() else cosearch.run(space=space, device=device, out=path)
-
-
-def seconds_of(path: str) -> float:
-    """Wall-clock of an uninterrupted run, from its log."""
-    lines = [json.loads(line) for line in (Path(path) / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    return float(lines[-1]["time"] - lines[0]["time"])
-
-
-def row(space: str, device: str, folder: Path) -> str:
-    try:
-        result = result_of(folder, space, device)
-    except CosearchError as error:
-        return f"| {space} | {device} | - | - | - | - | {error} |"
-    found, seconds = result.finalist, seconds_of(result.path)
+        found = cosearch.load(folder).finalist
+    except RunError as error:
+        return f"| {space} | {device} | {times} | - | - | - | {record['error'] or error} |"
     costs = f"{found.costs['latency_ms'] * 1e3:.3g} | {found.costs['energy_mj'] * 1e3:.3g}"
-    return f"| {space} | {device} | {seconds:.0f} | {100 * found.accuracy:.2f} | {costs} | {found.accelerator} |"
+    return f"| {space} | {device} | {times} | {100 * found.accuracy:.2f} | {costs} | {found.accelerator} |"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spaces", default=",".join(SPACES))
     parser.add_argument("--devices", default=",".join(DEVICES))
+    parser.add_argument("--small", action="store_true", help=f"budgets of {SMALL}")
     parser.add_argument("--out", type=Path, default=Path("runs") / "benchmark-spaces")
     arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
+    options = " ".join(f"--{name} {value}" for name, value in SMALL.items()) if arguments.small else "no other option"
     lines = [
         "# Every space on every kind of device",
         "",
-        "`cosearch run --space S --device D` with no other option, on digits. Accuracy is measured (integer finalist",
-        "on the test images, mean of three trainings), latency and energy are modelled. Seconds are of the whole run",
-        "but preparation. Made by `python -m tests.benchmarks.spaces`.",
+        f"`cosearch run --space S --device D` with {options}, seed 0, on digits, each in a process of its own.",
+        "Accuracy is measured (integer finalist on the test images, mean of its trainings), latency and energy are",
+        "modelled. CPU s: processor seconds of the run and all its threads, imports included; by the clock: seconds,",
+        f"while other work ran. Made by `python -m tests.benchmarks.spaces{' --small' * arguments.small}`.",
         "",
         stamp(),
         "",
-        "| space | device | seconds | accuracy, % | latency, us | energy, uJ | accelerator |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| space | device | CPU s | by the clock | accuracy, % | latency, us | energy, uJ | accelerator |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for space in arguments.spaces.split(","):
         for device in arguments.devices.split(","):
-            lines.append(row(space, device, arguments.out))
+            lines.append(row(space, device, *record_of(space, device, arguments.small, arguments.out)))
             print(lines[-1], flush=True)
     REPORT.parent.mkdir(parents=True, exist_ok=True)
     REPORT.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,5 +1,6 @@
 """How the shipped tables are built: demands against workloads, costs against sums by hand, joint optima, oracles."""
 
+import json
 import os
 from pathlib import Path
 
@@ -220,6 +221,52 @@ def test_sampled_networks_are_priced_block_by_block(tmp_path: Path, monkeypatch:
         assert priced.host_bytes[at] == host_bytes(workload)
     write(tmp_path / "sa", built.card, built.blocks, built.labels)
     assert check_table(hwbench_data.load(tmp_path / "sa")) == []
+
+
+def test_networks_that_were_trained_alone_have_their_accuracies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hwbench_data.recipes import shiftadd as recipe_
+
+    known, other, once = recipe_.sample(_sampled_space(), 30, 9)[:3]
+    study = {
+        "data": "0f",
+        "recipe": {"epochs": 3},
+        "networks": [
+            {"arch": known, "val_accuracy": {"0": 0.5, "1": 0.7}},
+            {"arch": other},
+            {"arch": once, "val_accuracy": {"0": 0.9}},
+        ],
+    }
+    (tmp_path / "study.json").write_text(json.dumps(study))
+    monkeypatch.setattr(recipe_, "TRAINED", tmp_path / "study.json")
+    monkeypatch.setattr(recipe_, "DEVICES", ())
+    monkeypatch.setattr(recipe_, "NETWORKS", 10)
+    assert "No accuracies yet: 1 of 200" in recipe_.build(Request(tmp_path)).card.notes[-1]
+    monkeypatch.setattr(recipe_, "LEAST_TRAINED", 1)
+    built = recipe_.build(Request(tmp_path))
+    assert built.labels == [notation(arch) for arch in (*recipe_.sample(_sampled_space(), 10, 0), known)]
+    write(tmp_path / "sa", built.card, built.blocks, built.labels)
+    table = hwbench_data.load(tmp_path / "sa")
+    found = table.query(known)
+    assert found["val_accuracy"] == pytest.approx(0.6)
+    assert found["val_accuracy_std"] == pytest.approx(0.1 * 2**0.5)
+    assert np.isfinite(table.accuracies(range(11), "val_accuracy")).sum() == 1
+    assert table.top(1, "val_accuracy").index.tolist() == [10]
+    assert check_table(table) == []
+    assert "1 of the networks" in built.card.notes[-1]
+
+
+def test_the_study_that_ships_is_one_of_the_table() -> None:
+    from hwbench_data.recipes import shiftadd as recipe_
+
+    study = json.loads(recipe_.TRAINED.read_text())
+    found = recipe_.trained(study)
+    assert len(found) >= 46
+    for arch, (mean, spread) in found.values():
+        _sampled_space().check(arch)
+        assert 1 / 12 < mean < 1
+        assert 0 <= spread < 0.2
 
 
 def _sampled_space() -> shiftadd.MacroSpace:
