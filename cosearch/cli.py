@@ -294,12 +294,23 @@ def cost(
         else:
             print_blocks(workload, device, published)
         return
-    accelerator, rows = price_workload(workload, device, objective, Reporter(quiet))
+    priced = price_workload(workload, device, objective, Reporter(quiet))
     if as_json:
-        layers = [{**_plain(row), "mapping": row.mapping.to_json() if row.mapping else None} for row in rows]
-        _print_json({"network": workload.name, "accelerator": accelerator.name, "layers": layers})
+        layers = [
+            {**_plain(row), "mapping": row.mapping.to_json() if row.mapping else None} for row in priced.report.rows
+        ]
+        cost = priced.report.cost
+        network = {
+            "network": workload.name,
+            "accelerator": priced.accelerator.name,
+            "objective": objective,
+            "cost": {**_plain(cost), "policies": dict(cost.policies), "edp": cost.edp},
+            "accelerators": priced.accelerators,
+            "edp_bound_of_all": _plain(priced.edp_bound),
+        }
+        _print_json({**network, "layers": layers})
     else:
-        print_layers(workload, accelerator, rows)
+        print_layers(workload, priced)
         print_unpriced(unpriced)
 
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cosearch.costs import AcceleratorCosts
+from cosearch.costs import AcceleratorCosts, NetworkFront
 from cosearch.finalists import Trained
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.hardware.repricing import sensitivity
+from cosearch.hardware.tensor import NetworkCost
 from cosearch.problem import Problem
 from cosearch.progress import Reporter
 from cosearch.results import AT_DEFAULT, Design, bought
@@ -91,9 +92,15 @@ def design(problem: Problem, name: str, choice: Choice, told: Sequence[Told], tr
     arch, point = choice
     [front] = problem.costs.fronts([arch])
     metrics = tuple(dict.fromkeys((*problem.objectives.costs, *problem.costs.metrics)))
-    accelerator = problem.costs.accelerator(arch, point).name if isinstance(problem.costs, AcceleratorCosts) else ""
     seen = next(t.accuracy for t in told if t.candidate.arch == arch)
     assert seen is not None
+    mapped: dict[str, Any] = {}
+    accelerator = ""
+    if isinstance(problem.costs, AcceleratorCosts):
+        value = problem.costs.accelerator(arch, point)
+        assert isinstance(front, NetworkFront)
+        accelerator = value.name
+        mapped = _mapped(front.hardware.policies_of(point), problem.costs.on(value, arch))
     return Design(
         name,
         arch,
@@ -102,7 +109,12 @@ def design(problem: Problem, name: str, choice: Choice, told: Sequence[Told], tr
         tuple(t.correct for t in trained),
         tuple(t.float_accuracy for t in trained),
         seen,
+        **mapped,
     )
+
+
+def _mapped(policies: tuple[tuple[str, float], ...], cost: NetworkCost) -> dict[str, Any]:
+    return {"policies": policies, "edp_bound": cost.edp_bound if np.isfinite(cost.edp_bound) else None}
 
 
 def on_default(found: Design, problem: Problem, accelerator: Accelerator) -> Design:
@@ -113,7 +125,8 @@ def on_default(found: Design, problem: Problem, accelerator: Accelerator) -> Des
     if not cost.feasible:
         return replace(moved, costs={}, infeasible=f"cannot run there: {cost.reason}")
     resources = {n: float(getattr(accelerator.resources, n)) for n in problem.costs.resources}
-    return replace(moved, costs={"latency_ms": cost.latency_ms, "energy_mj": cost.energy_mj, **resources})
+    costs = {"latency_ms": cost.latency_ms, "energy_mj": cost.energy_mj, **resources}
+    return replace(moved, costs=costs, **_mapped(cost.policies, cost))
 
 
 def notes(problem: Problem, chosen: Mapping[str, Choice], designs: Sequence[Design], reporter: Reporter) -> list[str]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from cosearch.errors import ConfigError, DataError, HardwareError, UnknownNameError, nearest
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.hardware.published import PublishedCost, PublishedDevice
-from cosearch.hardware.report import LayerRow, layer_report
+from cosearch.hardware.report import NetworkReport, network_report
 from cosearch.hardware.tensor import CONSTRAINTS, CostTensor, HardwareFront, NetworkCost, cost_tensor
 from cosearch.strategies.objectives import Objectives, derive, excess, is_known, split_limit, tightest
 from cosearch.workload import Layer, Workload, count_layers
@@ -153,9 +153,24 @@ def host_bytes(workload: Workload) -> float:
     return first.N * first.C * height * width * first.input_bits / 8 + last.output_bytes
 
 
+@dataclass(frozen=True)
+class PricedNetwork:
+    """A network on the accelerator of a device that is best for an objective.
+
+    accelerators: how many it was chosen from; edp_bound: the energy-delay product, mJ ms, that none of them can beat,
+    whatever mapping each layer has.
+    """
+
+    objective: str
+    accelerator: Accelerator
+    report: NetworkReport
+    accelerators: int
+    edp_bound: float
+
+
 def price_workload(
     workload: Workload, device: str, objective: str = "edp", reporter: "Reporter | None" = None
-) -> tuple[Accelerator, list[LayerRow]]:
+) -> PricedNetwork:
     """The accelerator of a device that is best for one network, and the network on it layer by layer.
 
     Raises: UnknownNameError, HardwareError, InfeasibleError.
@@ -166,9 +181,10 @@ def price_workload(
     counts = workload.shape_counts()
     tensor = priced(tuple(counts), space, reporter) if reporter is not None else cost_tensor(tuple(counts), space)
     live, crossing = workload.live_activation_bytes, host_bytes(workload)
-    best = tensor.best_accelerator(list(counts.values()), objective, None, live, crossing)
-    accelerator = best.accelerator(0)
-    return accelerator, layer_report(workload, accelerator, objective)
+    row = list(counts.values())
+    accelerator = tensor.best_accelerator(row, objective, None, live, crossing).accelerator(0)
+    report = network_report(workload, accelerator, objective, crossing)
+    return PricedNetwork(objective, accelerator, report, len(space), tensor.edp_bound(row, live, None, crossing))
 
 
 def priced(layers: tuple[Layer, ...], space: Any, reporter: "Reporter", build: "Build | None" = None) -> CostTensor:

@@ -32,7 +32,8 @@ class Design:
 
     costs: metric -> value; empty if the pair cannot run, and infeasible says why. correct: per training seed one
     character a test image, 1 where the integer network is right; none if accuracies are a table's. float_accuracies:
-    of the networks they came from. search_accuracy: what the search saw.
+    of the networks they came from. search_accuracy: what the search saw. policies: (engine kind, w) of the mappings, on
+    an accelerator; edp_bound: the energy-delay product, mJ ms, that no mappings can beat there, None if not known.
     """
 
     name: str
@@ -43,6 +44,8 @@ class Design:
     float_accuracies: tuple[float, ...]
     search_accuracy: float
     infeasible: str = ""
+    policies: tuple[tuple[str, float], ...] = ()
+    edp_bound: float | None = None
 
     @property
     def integer_accuracies(self) -> tuple[float, ...]:
@@ -77,6 +80,7 @@ class Design:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Design":
         lists: dict[str, Any] = {key: tuple(data[key]) for key in ("correct", "float_accuracies")}
+        lists["policies"] = tuple((kind, float(w)) for kind, w in data.get("policies", ()))
         return cls(**{**data, **lists})
 
 
@@ -118,6 +122,8 @@ class Result:
                 "float_accuracies": list(design.float_accuracies),
                 "search_accuracy": design.search_accuracy,
                 "infeasible": design.infeasible,
+                "policies": dict(design.policies),
+                "edp_bound": design.edp_bound,
             }
             for design in self.designs
         ]

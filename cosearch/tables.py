@@ -3,7 +3,7 @@
 import html
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from cosearch.notebook import html_table
 from cosearch.results import AT_DEFAULT, Design, Result
 
 if TYPE_CHECKING:
-    from cosearch.hardware.accelerator import Accelerator
+    from cosearch.costs import PricedNetwork
     from cosearch.hardware.mapping import Mapping as LoopMapping
     from cosearch.hardware.published import PublishedCost
     from cosearch.hardware.report import LayerRow
@@ -41,7 +41,8 @@ def escape(text: str) -> str:
 def html_result(result: Result) -> str:
     """What `print_result` prints, for a notebook."""
     finalist = result.finalist
-    lines = [", ".join(f"{name} {choice}" for name, choice in finalist.arch.items()), finalist.accelerator]
+    mappings = finalist_words(finalist) if finalist.policies else ""
+    lines = [", ".join(f"{name} {choice}" for name, choice in finalist.arch.items()), finalist.accelerator, mappings]
     parts = [html_table(*table) for table in result_tables(result)]
     parts.append(
         "<p><b>Recommended finalist</b><br>" + "<br>".join(html.escape(line) for line in lines if line) + "</p>"
@@ -107,6 +108,8 @@ def print_result(result: Result) -> None:
     out.print("  network: " + ", ".join(f"{name} {choice}" for name, choice in finalist.arch.items()))
     if finalist.accelerator:
         out.print(f"  accelerator: {finalist.accelerator}", markup=False)
+    if finalist.policies:
+        out.print(f"  mappings: {finalist_words(finalist)}", markup=False)
     if result.notes:
         out.print("[bold]What co-search bought[/bold]")
     for note in result.notes:
@@ -129,9 +132,36 @@ def print_comparison(compared: "Comparison") -> None:
         out.print(f"  {sentence}", markup=False)
 
 
-def print_layers(workload: "Workload", accelerator: "Accelerator", rows: "Sequence[LayerRow]") -> None:
-    """One line per layer, and the totals; all figures are modelled."""
+def policy_words(policies: Iterable[tuple[str, float]]) -> str:
+    """What each engine's mappings minimise: ``mac: least latency; shift: least 0.5 W x latency + 0.5 x energy``."""
+    named = {1.0: "least latency", 0.0: "least energy"}
+    said = [f"{kind}: {named.get(w, f'least {w:g} W x latency + {1 - w:g} x energy')}" for kind, w in policies]
+    return "; ".join(said) or "nothing to choose"
+
+
+def gap_words(edp: float, bound: float | None) -> str:
+    """How near an energy-delay product is to the least one of any choice of mappings."""
+    from cosearch.hardware.hull import gap
+
+    if bound is None or math.isnan(bound):
+        return "not known, as two engines share layers"
+    left = gap(edp, bound)
+    return f"at most {left:.2g} of it" if left >= 1 else f"at most {left:.2%}" if left >= 5e-5 else "less than 0.01%"
+
+
+def finalist_words(design: Design) -> str:
+    """How the mappings of a design on an accelerator were chosen, and how near they are to the best for the product."""
+    edp = design.costs["latency_ms"] * design.costs["energy_mj"]
+    return (
+        f"{policy_words(design.policies)}; energy-delay product {edp:.4g} mJ ms, gap to the convex-hull bound of any "
+        f"mapping for any layer {gap_words(edp, design.edp_bound)}"
+    )
+
+
+def print_layers(workload: "Workload", priced: "PricedNetwork") -> None:
+    """One line per layer, the totals, and what the optimum is one of; all figures are modelled."""
     out = console(150)
+    accelerator, rows, cost = priced.accelerator, priced.report.rows, priced.report.cost
     columns = (
         "layer",
         "kind",
@@ -165,13 +195,38 @@ def print_layers(workload: "Workload", accelerator: "Accelerator", rows: "Sequen
     energy: Counter[str] = Counter()
     for row in rows:
         energy.update(row.energy_pj)
-    out.print("Best of: how many mappings the mapspace of this layer has; the least of all of them is shown, exactly.")
+    out.print(
+        "Best of: how many mappings the mapspace of this layer has; shown is the best of all of them under the policy "
+        "below, exactly."
+    )
     out.print("Mapping: memory levels by their initials, loops outermost first, after | what runs in parallel.")
     out.print(
         f"{workload.macs / 1e6:,.1f} MMACs, {workload.weight_count / 1e6:.3g} M weights; modelled: "
         f"{sum(row.latency_ms for row in rows):.4g} ms, {sum(row.energy_mj for row in rows):.4g} mJ ("
         + f"{_split(energy, len(energy))})"
     )
+    out.print(
+        f"With its input and output through DRAM: {cost.latency_ms:.4g} ms, {cost.energy_mj:.4g} mJ; energy-delay "
+        f"product {cost.edp:.4g} mJ ms."
+    )
+    mapped = any(row.mapspace for row in rows)
+    out.print(
+        f"Mapping policy: {policy_words(cost.policies)}."
+        if mapped
+        else "No mappings to choose: layers are priced in closed form.",
+        markup=False,
+    )
+    what = f"of {priced.accelerators:,} accelerators" if priced.accelerators > 1 else "of this one accelerator"
+    if priced.objective == "edp" and mapped:
+        out.print(
+            f"Least energy-delay product {what}, over one policy per engine. Gap to the convex-hull bound of any "
+            f"mapping for any layer: {gap_words(cost.edp, cost.edp_bound)} on this accelerator, "
+            f"{gap_words(cost.edp, priced.edp_bound)} over all.",
+            markup=False,
+        )
+    else:
+        exactly = "" if accelerator.splits else " and of any mapping for any layer, exactly"
+        out.print(f"Least {priced.objective} {what}{exactly}.", markup=False)
 
 
 def print_unpriced(unpriced: "Sequence[Unpriced]") -> None:

@@ -35,7 +35,8 @@ def workload_file(tmp_path, monkeypatch):
 def test_the_table_names_every_layer_and_adds_up(workload_file, monkeypatch, capsys):
     assert run(monkeypatch, "cost", "--device", "ecp5-25f", "--model", str(workload_file)) == 0
     printed = capsys.readouterr().out
-    accelerator, rows = price_workload(NETWORK, "ecp5-25f")
+    priced = price_workload(NETWORK, "ecp5-25f")
+    accelerator, rows = priced.accelerator, priced.report.rows
     assert [row.layer.name for row in rows] == ["first", "second"]
     assert [row.engine for row in rows] == ["mac", "shift"]
     for word in ("first", "second", accelerator.name, f"{sum(row.latency_ms for row in rows):.4g} ms"):
@@ -60,7 +61,7 @@ def test_what_is_no_layer_is_listed_with_its_shares(monkeypatch, capsys, tmp_pat
 
 def test_the_objective_decides_the_accelerator(workload_file):
     def total(objective: str, metric: str) -> float:
-        return sum(getattr(row, metric) for row in price_workload(NETWORK, "ecp5-25f", objective)[1])
+        return sum(getattr(row, metric) for row in price_workload(NETWORK, "ecp5-25f", objective).report.rows)
 
     assert total("latency_ms", "latency_ms") <= total("energy_mj", "latency_ms")
     assert total("energy_mj", "energy_mj") <= total("latency_ms", "energy_mj")

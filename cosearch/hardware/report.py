@@ -16,7 +16,7 @@ from cosearch.hardware.nest import weighted
 from cosearch.hardware.pricing import Residency, columns, vector_costs
 from cosearch.hardware.single import best, mapspace_size
 from cosearch.hardware.tables import tables_of
-from cosearch.hardware.tensor import POLICIES, RESIDENCIES, VECTOR_KINDS, HardwareFront, accelerator_tensor
+from cosearch.hardware.tensor import POLICIES, RESIDENCIES, VECTOR_KINDS, HardwareFront, NetworkCost, accelerator_tensor
 from cosearch.workload import Layer, Workload
 
 
@@ -45,20 +45,42 @@ class LayerRow:
     shares: tuple[float, ...] = ()
 
 
+@dataclass(frozen=True)
+class NetworkReport:
+    """A network on one accelerator: its cost, with its mapping policies and what bounds them, and every layer in order.
+
+    The rows and the transfer of input and output sum to the cost.
+    """
+
+    cost: NetworkCost
+    rows: list[LayerRow]
+
+
 def layer_report(workload: Workload, accelerator: Accelerator, objective: str = "edp") -> list[LayerRow]:
     """Every layer in order on one accelerator, its mapping policies chosen for the network's objective.
 
     Raises: HardwareError if the accelerator cannot run the network.
     """
+    return network_report(workload, accelerator, objective).rows
+
+
+def network_report(
+    workload: Workload, accelerator: Accelerator, objective: str = "edp", host_bytes: float = 0.0
+) -> NetworkReport:
+    """A network on one accelerator, its mapping policies chosen for its objective.
+
+    host_bytes: network input and output, charged to DRAM.
+    Raises: HardwareError if the accelerator cannot run the network.
+    """
     counts = workload.shape_counts()
     tensor = accelerator_tensor(tuple(counts), accelerator, POLICIES)
-    cost = tensor.evaluate(np.array(list(counts.values())), workload.live_activation_bytes, objective)
+    cost = tensor.evaluate(np.array(list(counts.values())), workload.live_activation_bytes, objective, host_bytes)
     if not cost.feasible:
         raise HardwareError(f"workload {workload.name!r} on {accelerator.name!r}: {cost.reason}")
     residency = Residency(cost.weights_resident, cost.activations_resident)
     policies = dict(cost.policies)
     rows = {layer.shape_key: _row(layer, accelerator, policies, residency) for layer in counts}
-    return [_renamed(rows[layer.shape_key], layer) for layer in workload.layers]
+    return NetworkReport(cost, [_renamed(rows[layer.shape_key], layer) for layer in workload.layers])
 
 
 def point_report(workload: Workload, front: HardwareFront, i: int) -> list[LayerRow]:
@@ -67,7 +89,7 @@ def point_report(workload: Workload, front: HardwareFront, i: int) -> list[Layer
     The rows, host transfer apart, sum to the point's latency (of one image) and energy.
     """
     accelerator, residency = front.accelerator(i), RESIDENCIES[int(front.residency[i])]
-    policies = {kind: front.grid[int(p)] for kind, p in zip(front.kinds, front.policies[i], strict=True)}
+    policies = dict(front.policies_of(i))
     rows = {layer.shape_key: _row(layer, accelerator, policies, residency) for layer in workload.shape_counts()}
     return [_renamed(rows[layer.shape_key], layer) for layer in workload.layers]
 

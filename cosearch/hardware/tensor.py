@@ -6,7 +6,8 @@ cost of a network on any of millions of accelerators is a sum of one entry per k
 
 Policies: each layer's mapping minimises ``w P latency + (1 - w) energy`` (P = 1 W) for w in a fixed grid; an engine
 runs all of a network's layers of its kind under one w. Least latency (w = 1) and least energy (w = 0) of a network are
-exact; its EDP and the points between are the best over the grid.
+exact; its EDP and the points between are the best over the grid. `CostTensor.edp_bound` says what no choice of a
+mapping for every layer can beat, and so how large the gap can be; `cosearch.hardware.hull` has the derivation.
 """
 
 import hashlib
@@ -29,6 +30,7 @@ from cosearch.errors import ConfigError, HardwareError, InfeasibleError, nearest
 from cosearch.hardware import split
 from cosearch.hardware.accelerator import RESOURCES, Accelerator
 from cosearch.hardware.combine import Candidate, Options, Problem, Solution, solve, undominated_rows
+from cosearch.hardware.hull import gap, outer_corners
 from cosearch.hardware.nest import weighted
 from cosearch.hardware.pricing import (
     RESIDENCIES,
@@ -199,7 +201,8 @@ def _rows(layers: Sequence[Layer], kinds: Sequence[str]) -> Ints:
 class NetworkCost:
     """What one network costs on one accelerator; `reason` says why it cannot run there.
 
-    policies: (kind, w) of the mapping policy that each engine runs under.
+    policies: (kind, w) of the mapping policy that each engine runs under. edp_bound: what no choice of mappings can
+    beat on this accelerator, mJ ms; see `CostTensor.edp_bound`.
     """
 
     latency_ms: float
@@ -209,11 +212,17 @@ class NetworkCost:
     weights_resident: bool = False
     activations_resident: bool = False
     policies: tuple[tuple[str, float], ...] = ()
+    edp_bound: float = math.nan
 
     @property
     def edp(self) -> float:
         """Energy-delay product, mJ ms."""
         return self.latency_ms * self.energy_mj
+
+    @property
+    def edp_gap(self) -> float:
+        """How far `edp` may lie above the least of all choices of mappings, as a fraction of its bound."""
+        return gap(self.edp, self.edp_bound)
 
     @property
     def throughput_fps(self) -> float:
@@ -290,6 +299,10 @@ class HardwareFront:
         chosen = {kind: int(e) for kind, e in zip(self.kinds, self.engines[i], strict=True) if e >= 0}
         return self.space.accelerator(int(self.shared[i]), chosen)
 
+    def policies_of(self, i: int) -> tuple[tuple[str, float], ...]:
+        """(kind, w) of the mapping policy that each engine of point i runs under."""
+        return tuple((k, self.grid[p]) for k, p in zip(self.kinds, self.policies[i].tolist(), strict=True) if p >= 0)
+
     def mappings(self, i: int) -> "list[tuple[Layer, LayerMapping | None]]":
         """The mapping of every layer shape at point i; None for what runs on the vector unit.
 
@@ -298,18 +311,17 @@ class HardwareFront:
         Raises: HardwareError in a space whose layers have a closed-form cost and no mappings.
         """
         accelerator = self.accelerator(i)
-        residency = RESIDENCIES[int(self.residency[i])]
+        residency, policies = RESIDENCIES[int(self.residency[i])], dict(self.policies_of(i))
         found: list[tuple[Layer, LayerMapping | None]] = []
         for layer in self.layers:
             kind = next((k for k in self.kinds if layer.kind in self.space.serves[k]), None)
             if kind is None:
                 found.append((layer, None))
                 continue
-            policy = self.grid[int(self.policies[i, self.kinds.index(kind)])]
             if kind == split.NAME:
-                found += [part[:2] for part in split.best_split(layer, accelerator, policy, residency).parts]
+                found += [part[:2] for part in split.best_split(layer, accelerator, policies[kind], residency).parts]
                 continue
-            found.append((layer, best(layer, accelerator, partial(weighted, policy), residency)[0]))
+            found.append((layer, best(layer, accelerator, partial(weighted, policies[kind]), residency)[0]))
         return found
 
     def take(self, index: Any) -> "HardwareFront":
@@ -465,13 +477,10 @@ class CostTensor:
         """
         limits = _checked(objectives, constraints or {}, self.space)
         counts = self._counts(counts_row)
-        stored = (self.weight_bits(counts), 8 * live_activation_bytes)
-        groups = [] if self._unserved(counts) else self._groups(*stored)
-        needed = tuple(kind for kind in self.kinds if counts[self.rows[kind]].any())
+        needed = self._needed(counts)
         by_resources = any(name in (*RESOURCES, "area_mm2") for name in objectives)
-        budget = np.array(self._budget(limits), np.int64)
-        candidates = self._candidates(groups, stored, needed, counts, host_bytes, pipelined)
-        found = solve(candidates, budget, len(needed), by_resources)
+        demand = _Demand(counts, 8 * live_activation_bytes, host_bytes, pipelined)
+        found = self._solve(demand, limits, by_resources)
         if pipelined:
             static = found.options.latency * self.prices.static_power_w
             found = replace(found, options=replace(found.options, energy=found.options.energy + static))
@@ -489,6 +498,42 @@ class CostTensor:
         front = front.take(undominated_rows(values))
         bound = pipelined and split.NAME in needed
         return replace(front, reason="" if len(front) else reason, interval_is_bound=bound)
+
+    def edp_bound(
+        self,
+        counts_row: ArrayLike,
+        live_activation_bytes: float,
+        constraints: Mapping[str, float] | None = None,
+        host_bytes: float = 0.0,
+    ) -> float:
+        """An energy-delay product, mJ ms, that no accelerator within the budget can beat for one network, whatever
+        mapping each layer has: the least of the corners that the policies leave (see `cosearch.hardware.hull`).
+
+        Arguments as `hardware_front`'s; limits of latency, energy and their product do not narrow the bound. For images
+        one after the other. 0 where the policies lack least latency or least energy; NaN for layers that two engines
+        share, whose parts both run under one policy; infinite if the network runs nowhere.
+
+        Raises: what `hardware_front` raises.
+        """
+        limits = _checked(("edp",), constraints or {}, self.space)
+        counts = self._counts(counts_row)
+        if split.NAME in self._needed(counts):
+            return math.nan
+        demand = _Demand(counts, 8 * live_activation_bytes, host_bytes, corners=True)
+        corners = self._solve(demand, limits, by_resources=False).options
+        return float((corners.latency * corners.energy).min(initial=math.inf))
+
+    def _needed(self, counts: Ints) -> tuple[str, ...]:
+        """The kinds of engines that a network needs."""
+        return tuple(kind for kind in self.kinds if counts[self.rows[kind]].any())
+
+    def _solve(self, demand: "_Demand", limits: Mapping[str, float], by_resources: bool) -> Solution:
+        """What is not dominated of all accelerators within the budget."""
+        stored = (self.weight_bits(demand.counts), demand.activation_bits)
+        groups = [] if self._unserved(demand.counts) else self._groups(*stored)
+        needed = self._needed(demand.counts)
+        budget = np.array(self._budget(limits), np.int64)
+        return solve(self._candidates(groups, stored, needed, demand), budget, len(needed), by_resources)
 
     def hardware_fronts(
         self,
@@ -563,18 +608,16 @@ class CostTensor:
         groups: Sequence[tuple[int, int, int]],
         stored: tuple[float, float],
         needed: tuple[str, ...],
-        counts: Ints,
-        host_bytes: float,
-        pipelined: bool,
+        demand: "_Demand",
     ) -> list[Candidate]:
         """One problem per group, with a lower bound: what the network costs with everything resident.
 
         The bound needs few columns of the tensor; most other columns are then never touched.
         """
-        best = self.tables[-1]
+        best, pipelined = self.tables[-1], demand.pipelined
         latency, energy = np.zeros(len(best.shared)), np.zeros(len(best.shared))
         for kind in (*needed, "vector"):
-            ms, mj = self.sums(kind, len(self.tables) - 1, counts, dynamic=pipelined)
+            ms, mj = self.sums(kind, len(self.tables) - 1, demand.counts, dynamic=pipelined)
             least = ms.min(axis=(1, 2), initial=np.inf)  # no engine of a kind: nothing is feasible
             latency = np.maximum(latency, least) if pipelined else latency + least
             energy += mj.min(axis=(1, 2), initial=np.inf)
@@ -583,7 +626,7 @@ class CostTensor:
         candidates = []
         for case, column, at in groups:
             of = best.of_shared[at]
-            build = partial(self._problem, case, column, at, stored, needed, counts, host_bytes, pipelined)
+            build = partial(self._problem, case, column, at, stored, needed, demand)
             candidates.append(Candidate((float(latency[of]), float(energy[of])), build))
         return candidates
 
@@ -594,17 +637,18 @@ class CostTensor:
         at: int,
         stored: tuple[float, float],
         needed: tuple[str, ...],
-        counts: Ints,
-        host_bytes: float,
-        pipelined: bool,
+        demand: "_Demand",
     ) -> Problem | None:
-        base_ms, base_mj = self.host_cost(host_bytes, at)
+        counts, pipelined = demand.counts, demand.pipelined
+        base_ms, base_mj = self.host_cost(demand.host_bytes, at)
         if pipelined:
             base_mj -= base_ms * self.prices.static_power_w
         vector_ms, vector_mj = self.sums("vector", case, counts, column, pipelined)
         options = []
         for kind in needed:
             ms, mj = self.sums(kind, case, counts, column, pipelined)
+            if demand.corners:
+                ms, mj = outer_corners(ms, mj, self.policies)
             useful = np.isfinite(ms) & keeps(self.engines[kind], RESIDENCIES[case], *stored)
             useful[1:] &= (ms[1:] != ms[0]) | (mj[1:] != mj[0])  # most engines do the same under every policy
             ms, mj, fits = ms.ravel(), mj.ravel(), np.flatnonzero(useful)
@@ -667,11 +711,8 @@ class CostTensor:
             True,
             weights_resident=residency.weights,
             activations_resident=residency.activations,
-            policies=tuple(
-                (kind, self.policies[p])
-                for kind, p in zip(self.kinds, front.policies[i].tolist(), strict=True)
-                if p >= 0
-            ),
+            policies=front.policies_of(i),
+            edp_bound=self.edp_bound(counts, live_activation_bytes, None, host_bytes),
         )
 
     def _unserved(self, counts: Ints) -> str:
@@ -709,6 +750,19 @@ class CostTensor:
         index = np.flatnonzero(counts)
         tensor = accelerator_tensor(tuple(self.layers[i] for i in index), accelerator, self.policies)
         return tensor.evaluate(counts[index], live_activation_bytes, objective, host_bytes)
+
+
+@dataclass(frozen=True)
+class _Demand:
+    """What a network asks of hardware; see `CostTensor.hardware_front`. corners: instead of the mappings that the
+    policies choose, the corners that no choice of mappings can pass.
+    """
+
+    counts: Ints
+    activation_bits: float
+    host_bytes: float
+    pipelined: bool = False
+    corners: bool = False
 
 
 Build = Callable[

@@ -126,7 +126,11 @@ def _finalist(problem: Problem, choice: Choice) -> dict[str, Any] | None:
     rows = point_report(workload, front.hardware, point)
     ms, mj = problem.costs.tensor.host_cost(host_bytes(workload), int(front.hardware.shared[point]))
     stays = RESIDENCIES[int(front.hardware.residency[point])]
+    bound = problem.costs.on(front.hardware.accelerator(point), arch).edp_bound
     return {
+        "policies": dict(front.hardware.policies_of(point)),
+        "edp": float(front.hardware.edp[point]),
+        "edp_bound": bound if np.isfinite(bound) else None,
         "layers": [_layer(row) for row in rows],
         "host": {"latency_ms": ms, "energy_mj": mj},
         "weights_resident": stays.weights,

@@ -11,6 +11,7 @@ from cosearch.report.labels import percent, plural, title
 from cosearch.report.markup import Markup, fold, join, table
 from cosearch.report.shell import Section, paragraph
 from cosearch.results import AT_DEFAULT, Design, Result, accuracy_difference
+from cosearch.tables import gap_words, policy_words
 from search_spaces.decisions import arch_key
 
 LEAST_FOR_RANKS = 8
@@ -116,8 +117,12 @@ def _mapper(facts: Facts) -> str:
     if not sizes:
         return "no mappings: layers are priced in closed form"
     return (
-        f"no gap within the declared mapspace: each layer's mapping is the best of {min(sizes):,} to {max(sizes):,} "
-        "mappings, all compared; mappings outside of it (other dataflows, fused layers) were not looked at"
+        f"each layer's mapping is the best of {min(sizes):,} to {max(sizes):,} mappings of the declared mapspace, all "
+        f"compared, for the policy of its engine ({policy_words(finalist['policies'].items())}): network latency alone "
+        "and energy alone are exact optima; their product and what lies between are the best over a grid of policies. "
+        "Gap of the finalist's energy-delay product to the convex-hull bound of any mapping for any layer on its "
+        f"accelerator: {gap_words(finalist['edp'], finalist['edp_bound'])}. Mappings outside of the mapspace (other "
+        "dataflows, fused layers) were not looked at"
     )
 
 

@@ -28,7 +28,8 @@ def rows_on(device, workload):
     space = accelerators.find(device)
     if hasattr(space, "accelerators"):
         return space.accelerators[0], layer_report(workload, space.accelerators[0])
-    return price_workload(workload, device)
+    priced = price_workload(workload, device)
+    return priced.accelerator, priced.report.rows
 
 
 @pytest.mark.parametrize("device", DEVICES)
