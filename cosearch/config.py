@@ -83,6 +83,10 @@ class RunConfig(BaseModel):
         "separate",
         description="Weights of additions: separate ones, or those of convolutions read through a learned transform.",
     )
+    kernels: Literal["crop", "transform"] = Field(
+        "crop",
+        description="Small kernels are the centre of the largest, or what a learned transform makes of that.",
+    )
     guided: bool = Field(False, description="Train networks that meet the limits more often than others.")
     supernet_epochs: int = Field(90, ge=1, le=100_000, description="Epochs of supernet training.")
     finalist_epochs: int = Field(30, ge=1, le=100_000, description="Epochs of each finalist's stand-alone training.")

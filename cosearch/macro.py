@@ -88,11 +88,19 @@ class Macro:
         return tuple(found)
 
     def blueprint(self, blocks: Sequence[BlockChoice | None]) -> Blueprint:
-        """The network with one choice per position; None skips it."""
+        """The network with one choice per position; None skips it.
+
+        Raises: ConfigError for a skip where the shape changes.
+        """
         drawing, size = Drawing(self.input_shape), down(self.input_shape[1:], self.stem_stride)
         channels = self.stem_channels
         last = drawing.add(Conv("stem", "conv", INPUT, self.input_shape[0], channels, size, 3, self.stem_stride))
         for position, choice in zip(self.positions, blocks, strict=True):
+            if choice is None and not position.residual:
+                raise ConfigError(
+                    f"{position.name} cannot be skipped: it makes {position.out_channels} channels of "
+                    f"{position.in_channels} with stride {position.stride}; give it a block"
+                )
             if choice is not None:
                 last = _inverted_bottleneck(drawing, position, choice, last)
             channels, size = position.out_channels, position.out_size

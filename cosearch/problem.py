@@ -103,6 +103,7 @@ def prepare(config: RunConfig, reporter: Reporter, build: "Build | None" = None)
     dataset, known = None, None
     if config.trains:
         dataset, space = load_data_and_space(config)
+        _require_batches(config, dataset)
         if config.accuracy_table is not None:
             known = _known_accuracy(config.accuracy_table, config.accuracy, space, len(dataset.validation))
     else:
@@ -124,6 +125,17 @@ def _require_possible_finalists(config: RunConfig) -> None:
     for option, given in needs.items():
         if given and config.accuracy != "supernet":
             raise ConfigError(f"{option} needs a supernet, and --accuracy {config.accuracy} trains none: leave it out")
+
+
+def _require_batches(config: RunConfig, dataset: Dataset) -> None:
+    """Raises: DataError if some training of the run would have fewer images than a batch."""
+    from cosearch.supernet.training import finalist_recipe, require_batch, supernet_recipe
+
+    if config.accuracy == "supernet":
+        require_batch(dataset.train, supernet_recipe(config.supernet_epochs))
+    if config.accuracy == "train" or config.finalist_candidates > 1:
+        require_batch(dataset.train, finalist_recipe(config.finalist_epochs))
+    require_batch(dataset.development(), finalist_recipe(config.finalist_epochs))
 
 
 def _known_accuracy(path: Path, kind: str, space: Any, images: int) -> AccuracySource:

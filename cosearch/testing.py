@@ -1,9 +1,11 @@
 """Conformance suites: what every plugin of a kind must hold. They raise AssertionError saying what does not."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from cosearch.costs import AcceleratorCosts
 from cosearch.workload import count_layers
 
 
@@ -34,6 +36,46 @@ def check_network_space(space: Any, archs: int = 4, seed: int = 0) -> None:
     used = [parameter.grad for parameter in supernet.parameters() if parameter.grad is not None]
     assert used, "no gradient reaches the supernet"
     assert all(bool(torch.isfinite(gradient).all()) for gradient in used), "a gradient is not finite"
+
+
+def check_device(device: str, space: str = "shiftadd", archs: int = 4, seed: int = 0) -> None:
+    """A device, under the networks of a space that it has engines for: what a search relies on when it prices them.
+
+    Every network runs somewhere within the budget; its fronts are fronts, and what they say is what the accelerator
+    itself is found to cost. archs: how many sampled networks are priced.
+    Raises: what preparing a run raises; AssertionError.
+    """
+    from cosearch.config import RunConfig
+    from cosearch.problem import prepare
+    from cosearch.progress import Reporter
+
+    problem = prepare(RunConfig.make({"space": space, "device": device, "seed": seed}), Reporter(quiet=True))
+    rng = np.random.default_rng(seed)
+    sampled = [problem.space.sample(rng) for _ in range(archs)]
+    fronts: Sequence[Any] = problem.costs.fronts(sampled)
+    for arch, front in zip(sampled, fronts, strict=True):
+        assert len(front), f"{arch} runs on no accelerator"
+        costs = {name: front.metric(name) for name in problem.costs.metrics}
+        assert all(np.isfinite(values).all() and (values >= 0).all() for values in costs.values())
+        named = np.stack([costs[name] for name in problem.objectives.costs], axis=1)
+        assert (named > 0).all(), f"{arch}: a cost is zero"
+        no_worse = (named[:, None] <= named[None]).all(-1) & (named[:, None] < named[None]).any(-1)
+        assert not no_worse.any(), f"{arch}: its front holds a point that another one beats"
+        if isinstance(problem.costs, AcceleratorCosts):
+            _check_accelerator(problem.costs, arch, costs)
+
+
+def _check_accelerator(costs: AcceleratorCosts, arch: dict[str, Any], front: dict[str, Any]) -> None:
+    """front: metric -> [points] of one network."""
+    budget: Any = costs.tensor.space.budget if costs.tensor.space is not None else None
+    for name in costs.resources:
+        assert (front[name] <= getattr(budget, name)).all(), f"{arch}: an accelerator needs more {name} than there is"
+    best = costs.least_edp_cost(arch)
+    product = float(best.metric("latency_ms")[0] * best.metric("energy_mj")[0])
+    assert product <= (front["latency_ms"] * front["energy_mj"]).min() * (1 + 1e-9), f"{arch}: the front has less EDP"
+    again = costs.on(best.accelerator(0), arch)
+    assert again.feasible, f"{arch}: {again.reason}"
+    assert abs(again.edp / product - 1) < 1e-9, f"{arch}: its best accelerator costs {again.edp}, said {product} mJ ms"
 
 
 def sampled_shape(space: Any, archs: list[dict[str, Any]]) -> tuple[int, int, int]:

@@ -47,6 +47,7 @@ GIVEN = {
     "quiet": (True, True),
     "recipe": ("sandwich", "sandwich"),
     "sharing": ("heterogeneous", "heterogeneous"),
+    "kernels": ("transform", "transform"),
     "guided": (True, True),
     "batch": ("8", 8),
     "ray": ("ray://head:10001", "ray://head:10001"),

@@ -1,9 +1,10 @@
 """What is refused before anything is written: objectives and limits that a device cannot have or meet."""
 
+import numpy as np
 import pytest
 
 from cosearch.config import RunConfig
-from cosearch.errors import ConfigError, CosearchError, InfeasibleError
+from cosearch.errors import ConfigError, CosearchError, DataError, InfeasibleError
 from cosearch.problem import prepare
 from cosearch.progress import Reporter
 from tests import tiny_space
@@ -47,3 +48,19 @@ def test_limits_reach_the_costs_and_accuracy_the_recommendation(few_digits):
     assert len(front)
     assert front.metric("lut").max() <= 12000
     assert front.metric("latency_ms").max() <= 9.0
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "words"),
+    [
+        (70, {}, "42 training images, fewer than one batch of 64"),
+        (110, {}, "88 training images, fewer than one batch of 96"),
+        (150, {"accuracy": "train"}, "90 training images, fewer than one batch of 96"),
+        (150, {"finalist_candidates": 2}, "90 training images, fewer than one batch of 96"),
+    ],
+)
+def test_too_few_images_for_a_batch_are_refused_before_anything_is_trained(tmp_path, images, options, words):
+    x = np.random.default_rng(0).integers(0, 255, (images, 8, 8)).astype(np.uint8)
+    np.savez(tmp_path / "few.npz", x=x, y=np.arange(images) % 2)
+    with pytest.raises(DataError, match=words):
+        prepared(tmp_path / "few.npz", **options)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cosearch.runs import RunDirectory
 
 FILE = "supernet.safetensors"
-VERSION = "2"
+VERSION = "3"
 OPTIMIZER, STATE = "optimizer.", "recipe."
 _Parts = Iterator[tuple[str, nn.Module, torch.optim.Optimizer | None]]
 
@@ -90,6 +90,7 @@ def _identity(recipe: SupernetRecipe, space: str) -> dict[str, str]:
         "space": space,
         "recipe": recipe.name,
         "sharing": sharing,
+        "kernels": "transform" if recipe.supernet.kernel_transform else "crop",
         "epochs": str(recipe.settings.epochs),
     }
 

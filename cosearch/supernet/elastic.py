@@ -1,7 +1,8 @@
 """One set of weights for every network of a space.
 
-Steps of one name share their weights (`arithmetic.weight_key`): an operator's kernel is the centre of the largest, its
-expansion the first channels, its rank the first factors. Additions have their own tensors, because their weights
+Steps of one name share their weights (`arithmetic.weight_key`): an operator's kernel is the centre of the largest, on
+demand through a learned transform, its expansion the first channels (see `cosearch.supernet.sorting`), its rank the
+first factors. Additions have their own tensors, because their weights
 follow another distribution (Laplacian) than those of convolutions, or read those of convolutions through a learned
 transform (`cosearch.supernet.sharing`). Batch-norm gains and offsets are kept per operator: their outputs differ by
 orders of magnitude.
@@ -25,9 +26,12 @@ class ElasticUnit(nn.Module):
     """All variants of one convolution.
 
     heterogeneous: additions read the weights of convolutions, where there are any.
+    kernel_transform: multiplications of a smaller kernel read the centre w of the largest as w + w D, with a learned D
+    [k k, k k] for each size k, zero at first. Source: Cai et al., Once-for-all, 2020. Additions compare each weight
+    with the pixel in its place and read the centre as it is.
     """
 
-    def __init__(self, variants: Sequence[Conv], heterogeneous: bool = False) -> None:
+    def __init__(self, variants: Sequence[Conv], heterogeneous: bool = False, kernel_transform: bool = False) -> None:
         super().__init__()
         largest: dict[str, list[tuple[int, ...]]] = {}
         self.examples: dict[str, Conv] = {}  # one of the variants that share a weight, for its initialisation
@@ -43,6 +47,14 @@ class ElasticUnit(nn.Module):
         self.weights = nn.ModuleDict(
             {key: nn.ParameterList(_empty(shape, key) for shape in shapes) for key, shapes in largest.items()}
         )
+        self.kernels = nn.ParameterDict()
+        self.ops: dict[str, dict[str, None]] = {}
+        for step in variants:
+            key = self.stored(step)
+            self.ops.setdefault(key, {})[step.op] = None
+            multiplies = step.op != "add" and step.operator.form == "dense"
+            if kernel_transform and multiplies and step.kernel < largest[key][0][-1]:
+                self.kernels[_kernel_name(step)] = torch.zeros(step.kernel**2, step.kernel**2)
         widths: dict[str, int] = {}
         for step in variants:
             widths[step.op] = max(widths.get(step.op, 0), step.out_channels)
@@ -54,11 +66,18 @@ class ElasticUnit(nn.Module):
         key = arithmetic.weight_key(step)
         return self.reads.get(key, key)
 
+    def readers(self, stored: str) -> list[str]:
+        """The operators that read tensors of a name."""
+        return list(self.ops[stored])
+
     def weight(self, step: Conv) -> list[Tensor]:
         """Views of the shared weights, or what a transform makes of them."""
         full = self.weights[self.stored(step)]
         assert isinstance(full, nn.ParameterList)
         parts = arithmetic.part(list(full), step)
+        if (name := _kernel_name(step)) in self.kernels and step.op != "add":
+            flat = parts[0].flatten(2)
+            parts = [(flat + flat @ self.kernels[name]).view(parts[0].shape)]
         transform = self.transform(step)
         return parts if transform is None else [transform(parts[0], full[0])]
 
@@ -81,6 +100,10 @@ class ElasticUnit(nn.Module):
         return F.relu(y) if step.relu == "after" else y
 
 
+def _kernel_name(step: Conv) -> str:
+    return f"{arithmetic.weight_key(step)}-{step.kernel}"
+
+
 def _empty(shape: tuple[int, ...], key: str) -> Tensor:
     layout = torch.contiguous_format if key.startswith("butterfly") else torch.channels_last
     return torch.empty(shape, memory_format=layout)
@@ -90,12 +113,19 @@ class Supernet(nn.Module):
     """examples: blueprints that between them show every variant of every step (`NetworkSpace.covering`).
 
     heterogeneous: additions read the weights of convolutions through a learned transform (ShiftAddNAS).
+    kernel_transform: as `ElasticUnit`'s.
     Raises: ConfigError if there is none, or their classifiers differ.
     """
 
-    def __init__(self, examples: Iterable[Blueprint], seed: int = 0, heterogeneous: bool = False) -> None:
+    def __init__(
+        self,
+        examples: Iterable[Blueprint],
+        seed: int = 0,
+        heterogeneous: bool = False,
+        kernel_transform: bool = False,
+    ) -> None:
         super().__init__()
-        self.heterogeneous = heterogeneous
+        self.heterogeneous, self.kernel_transform = heterogeneous, kernel_transform
         blueprints = list(examples)
         last = {blueprint.classifier.in_channels for blueprint in blueprints}
         if len(last) != 1:
@@ -104,7 +134,9 @@ class Supernet(nn.Module):
         for blueprint in blueprints:
             for step in blueprint.convolutions:
                 variants.setdefault(module_name(step.name), {})[step] = None
-        self.units = nn.ModuleDict({name: ElasticUnit(list(steps), heterogeneous) for name, steps in variants.items()})
+        self.units = nn.ModuleDict(
+            {name: ElasticUnit(list(steps), heterogeneous, kernel_transform) for name, steps in variants.items()}
+        )
         norms = {module_name(s.name): s for blueprint in blueprints for s in blueprint.steps if isinstance(s, Norm)}
         self.norms = nn.ModuleDict({name: nn.BatchNorm2d(step.channels) for name, step in norms.items()})
         classifier = blueprints[0].classifier

@@ -21,6 +21,7 @@ from cosearch.supernet import sampling
 from cosearch.supernet.elastic import ElasticUnit, Supernet
 from cosearch.supernet.sampling import Arch, Choice, Sampler
 from cosearch.supernet.sharing import laplace_distance, limit_gradient
+from cosearch.supernet.sorting import sort_channels
 from cosearch.supernet.training import Recipe, rate_at, supernet_recipe
 
 if TYPE_CHECKING:
@@ -82,8 +83,8 @@ def make(
 
 def of_run(config: "RunConfig", space: Any, device: str, within: Within | None = None) -> SupernetRecipe:
     """The recipe of a run, with a fresh supernet on a device."""
-    heterogeneous = {"heterogeneous": True} if config.sharing == "heterogeneous" else {}
-    supernet = space.supernet(config.seed, **heterogeneous).to(device)
+    asked = {"heterogeneous": config.sharing == "heterogeneous", "kernel_transform": config.kernels == "transform"}
+    supernet = space.supernet(config.seed, **{name: True for name, on in asked.items() if on}).to(device)
     return make(config.recipe, space, supernet, config.seed, supernet_recipe(config.supernet_epochs), within)
 
 
@@ -182,10 +183,14 @@ def progressive(
 ) -> SupernetRecipe:
     """NASA's PGP in three equal stages: convolutions and shifts; additions join, the others' weights stand; all.
 
-    In the first half of the first two stages only the widest expansions. The learning rate anneals in each stage anew,
+    In the first half of the first two stages only the widest expansions; before the others join, channels are sorted by
+    importance, so that narrow blocks begin with the best (Once-for-all). The learning rate anneals in each stage anew,
     and additions start from the batch-norm gains that convolutions have learned (both our choice).
     """
     second, third = (round(settings.epochs * i / 3) for i in (1, 2))
+    narrower = {math.ceil(second / 2): "conv"}
+    if not supernet.heterogeneous:  # else additions take the order of what they share
+        narrower[math.ceil((second + third) / 2)] = "add"
 
     def stage(epoch: int) -> int:
         return (epoch >= second) + (epoch >= third)
@@ -201,6 +206,8 @@ def progressive(
         return dict(choices)
 
     def before_epoch(epoch: int) -> None:
+        if 0 < epoch < third and narrower.get(epoch) in space.operators:
+            sort_channels(supernet, space.blueprint(space.largest(narrower[epoch])))
         if epoch == second:
             for unit in elastic_units(supernet):
                 inherit_gains(unit)
@@ -249,6 +256,7 @@ def multiplying_parameters(supernet: Supernet) -> list[nn.Parameter]:
                 if not key.startswith("adder") and isinstance(weights, nn.ParameterList):
                     found += list(weights)
             found += [value for values in (unit.gamma, unit.beta) for op, value in values.items() if op != "add"]
+            found += list(unit.kernels.values())
     return found
 
 

@@ -96,6 +96,12 @@ def augment(x: Tensor, recipe: Recipe, mirror: bool, generator: torch.Generator)
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
+def require_batch(split: Split, recipe: Recipe) -> None:
+    """Raises: DataError if there are fewer images than a batch."""
+    if len(split) < recipe.batch_size:
+        raise DataError(f"{len(split)} training images, fewer than one batch of {recipe.batch_size}: give more images")
+
+
 def batches(
     split: Split, recipe: Recipe, mirror: bool, seed: int, epoch: int, device: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -103,9 +109,8 @@ def batches(
 
     Raises: DataError if there are fewer images than a batch.
     """
+    require_batch(split, recipe)
     size = recipe.batch_size
-    if len(split) < size:
-        raise DataError(f"{len(split)} training images, fewer than one batch of {size}: give more images")
     generator = torch_stream(seed, "epoch", epoch)
     x, y = torch.from_numpy(split.x).to(device), torch.from_numpy(split.y).to(device)
     order = torch.randperm(len(y), generator=generator).to(device)

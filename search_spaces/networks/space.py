@@ -50,14 +50,15 @@ class NetworkSpace(Decisions, ABC):
         self.check(arch)
         return Network(self.blueprint(arch), seed)
 
-    def supernet(self, seed: int = 0, heterogeneous: bool = False) -> "Supernet":
+    def supernet(self, seed: int = 0, heterogeneous: bool = False, kernel_transform: bool = False) -> "Supernet":
         """One set of weights for every network of the space.
 
-        heterogeneous: additions read the weights of convolutions through a learned transform.
+        heterogeneous: additions read the weights of convolutions through a learned transform. kernel_transform: small
+        kernels read the centre of the largest through one.
         """
         from cosearch.supernet.elastic import Supernet
 
-        return Supernet([self.blueprint(arch) for arch in self.covering()], seed, heterogeneous)
+        return Supernet([self.blueprint(arch) for arch in self.covering()], seed, heterogeneous, kernel_transform)
 
     def covering(self) -> list[Arch]:
         """A few archs that between them show every choice of every decision.

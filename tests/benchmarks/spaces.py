@@ -48,17 +48,21 @@ def run_pair(space: str, device: str, small: bool, folder: Path) -> Record:
     }
 
 
-def record_of(space: str, device: str, small: bool, out: Path) -> tuple[Record, Path]:
-    """What is known of a pair, run if it is not known, and its run directory."""
+def record_of(space: str, device: str, small: bool, known: bool, out: Path) -> tuple[Record | None, Path]:
+    """What is known of a pair, run if it is not known (unless `known`), and its run directory."""
     name = f"{space}-{device}{'-small' if small else ''}"
     file, folder = out / f"{name}.json", out / name
     if not file.exists():
+        if known:
+            return None, folder
         write_atomic(file, to_json(run_pair(space, device, small, folder)))
     record: Record = json.loads(file.read_text(encoding="utf-8"))
     return record, folder
 
 
-def row(space: str, device: str, record: Record, folder: Path) -> str:
+def row(space: str, device: str, record: Record | None, folder: Path) -> str:
+    if record is None:
+        return f"| {space} | {device} | - | - | - | - | - | not run yet |"
     times = f"{record['cpu_seconds']:.0f} | {record['seconds']:.0f}"
     try:
         found = cosearch.load(folder).finalist
@@ -73,6 +77,7 @@ def main() -> None:
     parser.add_argument("--spaces", default=",".join(SPACES))
     parser.add_argument("--devices", default=",".join(DEVICES))
     parser.add_argument("--small", action="store_true", help=f"budgets of {SMALL}")
+    parser.add_argument("--known", action="store_true", help="only write the page of what has been run")
     parser.add_argument("--out", type=Path, default=Path("runs") / "benchmark-spaces")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -93,7 +98,7 @@ def main() -> None:
     ]
     for space in arguments.spaces.split(","):
         for device in arguments.devices.split(","):
-            lines.append(row(space, device, *record_of(space, device, arguments.small, arguments.out)))
+            lines.append(row(space, device, *record_of(space, device, arguments.small, arguments.known, arguments.out)))
             print(lines[-1], flush=True)
     REPORT.parent.mkdir(parents=True, exist_ok=True)
     REPORT.write_text("\n".join(lines) + "\n", encoding="utf-8")

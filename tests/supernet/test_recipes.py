@@ -29,8 +29,8 @@ def few(digits) -> Split:
     return Split(digits.train.x[:128], digits.train.y[:128])
 
 
-def made(name: str, heterogeneous: bool = False, epochs: int = EPOCHS) -> recipes.SupernetRecipe:
-    return recipes.make(name, TINY, TINY.supernet(0, heterogeneous), 0, Recipe(epochs))
+def made(name: str, heterogeneous: bool = False, epochs: int = EPOCHS, kernels: bool = False) -> recipes.SupernetRecipe:
+    return recipes.make(name, TINY, TINY.supernet(0, heterogeneous, kernels), 0, Recipe(epochs))
 
 
 def train(recipe, few: Split, first: int, last: int, optimizer=None):
@@ -43,16 +43,18 @@ def train(recipe, few: Split, first: int, last: int, optimizer=None):
 # -- every recipe --
 
 
-@pytest.mark.parametrize("heterogeneous", [False, True])
-@pytest.mark.parametrize("name", recipes.RECIPES)
-def test_a_recipe_resumes_bit_for_bit_from_any_epoch(few, tmp_path, name, heterogeneous):
+@pytest.mark.parametrize(
+    ("name", "heterogeneous", "kernels"),
+    [*itertools.product(recipes.RECIPES, (False, True), (False,)), ("progressive", True, True)],
+)
+def test_a_recipe_resumes_bit_for_bit_from_any_epoch(few, tmp_path, name, heterogeneous, kernels):
     whole = RunDirectory.create(tmp_path / "whole", RunConfig())
     parts = RunDirectory.create(tmp_path / "parts", RunConfig())
-    straight = made(name, heterogeneous)
+    straight = made(name, heterogeneous, kernels=kernels)
     save(whole, straight, train(straight, few, 0, EPOCHS), "tiny", EPOCHS)
     cuts = (0, 3, 4, 7, 9, EPOCHS)  # on both sides of every change of stage
     for first, last in itertools.pairwise(cuts):
-        recipe = made(name, heterogeneous)
+        recipe = made(name, heterogeneous, kernels=kernels)
         optimizer = make_optimizer(recipe.supernet, recipe.settings)
         assert restore(parts, recipe, optimizer, "tiny") == first
         train(recipe, few, first, last, optimizer)
@@ -129,7 +131,7 @@ def test_progressive_stages_have_exactly_the_stated_gradients_and_choices(few):
     drawn: list[str] = []
 
     class Spy:
-        choices = TINY.choices
+        choices, operators, largest = TINY.choices, TINY.operators, TINY.largest
 
         @staticmethod
         def blueprint(arch):

@@ -112,6 +112,45 @@ def test_sharing_keeps_the_supernet_small(supernet):
     assert sum(p.numel() for p in supernet.parameters()) <= 2.5 * largest
 
 
+def test_small_kernels_read_the_centre_through_their_transform():
+    supernet = SPACE.supernet(0, kernel_transform=True)
+    plain = SPACE.supernet(0)
+    block = SPACE.blueprint({name: "conv_k3_e1" for name in SPACE.choices})
+    step = next(step for step in block.convolutions if step.name == "layer2.depthwise")
+    unit, cropped = (made.units["layer2-depthwise"] for made in (supernet, plain))
+    assert sorted(unit.kernels) == ["linear-3"]
+    assert torch.equal(unit.weight(step)[0], cropped.weight(step)[0])  # nothing is learned yet
+    mixing = torch.randn(9, 9)
+    with torch.no_grad():
+        unit.kernels["linear-3"].copy_(mixing)
+    centre, found = cropped.weight(step)[0], unit.weight(step)[0]
+    for channel in range(step.out_channels):
+        expected = [
+            centre[channel, 0].flatten()[j] + sum(centre[channel, 0].flatten()[i] * mixing[i, j] for i in range(9))
+            for j in range(9)
+        ]
+        assert torch.allclose(found[channel, 0].flatten(), torch.stack(expected), atol=1e-5)
+    for name in ("conv_k5_e6", "add_k3_e1"):  # the largest kernel, and additions, read theirs as it is
+        step = next(s for s in SPACE.blueprint({n: name for n in SPACE.choices}).convolutions if s.name == step.name)
+        assert torch.equal(unit.weight(step)[0], cropped.weight(step)[0])
+    grown = sum(p.numel() for p in supernet.parameters()) - sum(p.numel() for p in plain.parameters())
+    assert grown == 81 * len(SPACE.choices)
+
+
+def test_a_kernels_transform_learns_and_is_extracted(digits):
+    supernet = SPACE.supernet(0, kernel_transform=True)
+    blueprint = SPACE.blueprint({name: "shift_k3_e3" for name in SPACE.choices})
+    x, y = torch.from_numpy(digits.train.x[:64]), torch.from_numpy(digits.train.y[:64])
+    torch.nn.functional.cross_entropy(supernet(x, blueprint), y).backward()
+    learned = [p for unit in supernet.units.values() for p in unit.kernels.values()]
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in learned)
+    with torch.no_grad():
+        for p in learned:
+            p.sub_(p.grad)
+        extracted = supernet.extract(blueprint).train()
+        assert torch.allclose(extracted(x), supernet(x, blueprint), atol=2e-3, rtol=1e-3)
+
+
 def test_networks_with_different_classifiers_have_no_supernet():
     with pytest.raises(ConfigError, match="one classifier, got inputs of"):
         Supernet([SPACE.blueprint(SPACE.largest()), tiny_space.space().blueprint(tiny_space.space().largest())])
@@ -390,8 +429,9 @@ def test_a_foreign_checkpoint_is_refused(tmp_path):
     assert stored(recipe_for(tiny), "tiny") == 2
     for other, name, words in (
         (recipe_for(tiny, 5), "tiny", "epochs 4; this run is .* epochs 5"),
-        (recipe_for(tiny), "shiftadd", "space tiny, .*; this run is version 2, space shiftadd"),
+        (recipe_for(tiny), "shiftadd", "space tiny, .*; this run is version 3, space shiftadd"),
         (recipe_for(tiny, heterogeneous=True), "tiny", "sharing separate, .* sharing heterogeneous"),
+        (recipe_for(tiny, kernel_transform=True), "tiny", "kernels crop, .* kernels transform"),
         (sandwich(tiny, tiny.supernet(0), 0, Recipe(4)), "tiny", "recipe uniform, .* recipe sandwich"),
     ):
         with pytest.raises(RunError, match=words) as caught:

@@ -8,7 +8,7 @@ from cosearch.errors import ConfigError, UnknownNameError
 from cosearch.macro import BlockChoice, down
 from cosearch.workload import Workload
 from search_spaces.networks import find
-from search_spaces.networks.shiftadd import space
+from search_spaces.networks.shiftadd import macro, space
 
 SHAPES = [(1, 8, 8), (3, 16, 16), (3, 32, 32), (1, 28, 28), (3, 64, 64), (3, 224, 224), (1, 8, 224), (3, 31, 17)]
 sized = pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "x".join(map(str, s)))
@@ -140,6 +140,14 @@ def test_blocks_that_cannot_be_read(text):
 def test_blocks_without_numbers(text):
     with pytest.raises(ConfigError, match="expected skip or OPERATOR_kN_eN"):
         BlockChoice.parse(text)
+
+
+def test_a_block_that_changes_the_shape_cannot_be_skipped():
+    made = macro((1, 8, 8), 10)
+    blocks = [BlockChoice("conv", 3, 1)] * len(made.positions)
+    changes = next(i for i, position in enumerate(made.positions) if not position.residual)
+    with pytest.raises(ConfigError, match=r"layer\d cannot be skipped: it makes 16 channels of 8 with stride 2"):
+        made.blueprint([None if i == changes else block for i, block in enumerate(blocks)])
 
 
 def test_images_that_are_too_small():
