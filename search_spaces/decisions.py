@@ -33,7 +33,17 @@ class Decisions:
         if not self.choices:
             raise ConfigError("the space has no decisions: give at least one name with its choices")
         for name, options in self.choices.items():
-            if not options or len(set(options)) != len(options):
+            # keys of archs spell their choices, so these differ in spelling too
+            if not options or len({str(option) for option in options}) != len(options):
+                raise ConfigError(f"decision {name!r} has choices {options}: expected at least one, each once")
+            try:
+                distinct = len(set(options)) == len(options)
+            except TypeError:
+                kinds = sorted({type(option).__name__ for option in options})
+                raise ConfigError(
+                    f"decision {name!r} has choices of type {', '.join(kinds)}: expected numbers, strings or tuples"
+                ) from None
+            if not distinct:
                 raise ConfigError(f"decision {name!r} has choices {options}: expected at least one, each once")
 
     @property

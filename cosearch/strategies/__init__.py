@@ -1,6 +1,6 @@
 """Search strategies under one ask/tell contract. A new strategy is one file here and one line below."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cosearch import registry
@@ -29,7 +29,7 @@ def make(
     name: str,
     space: Any,
     costs: Costs | Mapping[str, Known] | None = None,
-    objectives: Objectives | None = None,
+    objectives: Objectives | Sequence[str] | None = None,
     seed: int = 0,
     **options: Any,
 ) -> Strategy:
@@ -37,12 +37,18 @@ def make(
 
     space: a network space or a dict of choices. costs: what networks cost, for free: accelerators (`Costs`), or cost ->
     function of the arch or array; objectives that are not among them are measured and told with the accuracy.
+    objectives: or just their names.
     options: of the strategy; all know `batch`, the number of networks that are evaluated at once.
     Raises: UnknownNameError with the nearest name; ConfigError for something that is no space, or an unknown option.
     """
     factory = registry.find("strategies", STRATEGIES, name)
-    decisions, wanted = require_space(space), objectives or Objectives()
+    decisions = require_space(space)
+    if objectives is None:
+        objectives = Objectives()
+    wanted = objectives if isinstance(objectives, Objectives) else Objectives(_names(objectives))
     priced: Costs = KnownCosts(decisions, costs or {}) if costs is None or isinstance(costs, Mapping) else costs
+    if not hasattr(priced, "fronts"):
+        raise ConfigError(f"costs are {type(costs).__name__}: expected a dict, cost -> function or array, or `Costs`")
     known = getattr(priced, "metrics", None)
     limits = {
         limit: value
@@ -56,3 +62,12 @@ def make(
             raise
         raise ConfigError(f"strategy {name!r} has no such option: {error}") from error
     return strategy
+
+
+def _names(objectives: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(objectives, str):
+        return (objectives,)
+    try:
+        return tuple(objectives)
+    except TypeError:
+        raise ConfigError(f"objectives are {objectives!r}: expected names such as ('accuracy', 'latency_ms')") from None

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from cosearch.errors import ConfigError, InfeasibleError
 from cosearch.seeding import numpy_stream
-from cosearch.strategies.objectives import Objectives, excess, is_known, product, split_limit
+from cosearch.strategies.objectives import Objectives, as_number, excess, is_known, product, split_limit
 from search_spaces.decisions import Arch, Decisions, arch_key
 
 
@@ -91,9 +91,11 @@ class Strategy(Protocol):
 
     def ask(self, n: int = 1) -> list[Candidate]: ...
 
-    def tell(self, candidate: Candidate, result: Mapping[str, float] | Failure) -> None: ...
+    def tell(self, candidate: Candidate | Arch, result: Mapping[str, float] | Failure) -> None: ...
 
 
+ROUNDING = 1e-6
+"""An accuracy may lie this far outside 0 to 1."""
 ATTEMPTS = 200
 """Draws of a network before the space is taken to be exhausted."""
 
@@ -162,18 +164,16 @@ class History:
         self.seen[self.key(arch)] = arch
         return made
 
-    def tell(self, candidate: Candidate, result: Mapping[str, float] | Failure) -> None:
-        """Record a result. A candidate that was never asked is a warm start; NaN is a failure.
+    def tell(self, candidate: Candidate | Arch, result: Mapping[str, float] | Failure) -> None:
+        """Record a result. An arch, or a candidate that was never asked, is a warm start; NaN is a failure.
 
-        Raises: ConfigError for a network of another space or a result that lacks something.
+        Raises: ConfigError for a network of another space, or a result that lacks something or says what cannot be.
         """
+        if not isinstance(candidate, Candidate):
+            self.space.check(candidate)
+            candidate = Candidate(self.next_number, dict(candidate))
         self.space.check(candidate.arch)
-        values: dict[str, float] = {}
-        if not isinstance(result, Failure):
-            lacking = [name for name in self.measured if name not in result]
-            if lacking:
-                raise ConfigError(f"the result of trial {candidate.number} lacks {', '.join(lacking)}: tell it too")
-            values = {name: float(result[name]) for name in (*self.measured, "accuracy") if name in result}
+        values = {} if isinstance(result, Failure) else self._values(candidate.number, result)
         failed = isinstance(result, Failure) or not all(np.isfinite(value) for value in values.values())
         [front] = self.costs.fronts([candidate.arch])
         costs = {name: value for name, value in values.items() if name != "accuracy"}
@@ -185,6 +185,22 @@ class History:
         self.next_number = max(self.next_number, candidate.number + 1)
         self.told.append(Told(candidate, accuracy, front, failed, broken))
 
+    def _values(self, number: int, result: Mapping[str, float]) -> dict[str, float]:
+        """What was measured, from what a caller told."""
+        if not isinstance(result, Mapping):
+            raise ConfigError(
+                f"the result of trial {number} is {result!r}: expected objective -> value, or a Failure"[:300]
+            )
+        lacking = [name for name in self.measured if name not in result]
+        if lacking:
+            raise ConfigError(f"the result of trial {number} lacks {', '.join(lacking)}: tell it too")
+        names = [name for name in dict.fromkeys((*self.measured, "accuracy")) if name in result]
+        values = {name: as_number(f"{name} of trial {number}", result[name]) for name in names}
+        accuracy = values.get("accuracy", 0.0)
+        if np.isfinite(accuracy) and not -ROUNDING <= accuracy <= 1 + ROUNDING:
+            raise ConfigError(f"accuracy of trial {number} is {accuracy:g}: expected a fraction, 0 to 1")
+        return values
+
     def admissible(self, arch: Arch) -> bool:
         """New, and able to meet the constraints."""
         return self.key(arch) not in self.seen and len(self.costs.fronts([arch])[0]) > 0
@@ -192,8 +208,10 @@ class History:
     def ask(self, n: int, propose: Callable[[int], Arch]) -> list[Candidate]:
         """Up to n candidates, `propose(number)` giving each its network; fewer if the space is exhausted.
 
-        Raises: InfeasibleError if there is not even one.
+        Raises: InfeasibleError if there is not even one; ConfigError if n is no count.
         """
+        if not isinstance(n, int | np.integer) or n < 0:
+            raise ConfigError(f"ask({n!r}): expected how many candidates, a whole number")
         made: list[Candidate] = []
         for _ in range(n):
             try:
@@ -286,5 +304,12 @@ def require_space(space: Any) -> Decisions:
     if isinstance(space, Decisions):
         return space
     if isinstance(space, Mapping):
-        return Decisions({name: tuple(options) for name, options in space.items()})
+        return Decisions({name: _options(name, options) for name, options in space.items()})
     raise ConfigError(f"a space is a Decisions object or a dict of choices, got {type(space).__name__}")
+
+
+def _options(name: str, options: Any) -> tuple[Any, ...]:
+    """The choices of one decision, in order. A string is one choice, a set has no order: neither is meant."""
+    if isinstance(options, str | bytes | Mapping | set | frozenset) or not hasattr(options, "__iter__"):
+        raise ConfigError(f"decision {name!r} has choices {options!r}: expected a list or a tuple of them"[:300])
+    return tuple(options)

@@ -64,7 +64,7 @@ class Bayesian:
     def ask(self, n: int = 1) -> list[Candidate]:
         return self.history.ask(n, self.propose)
 
-    def tell(self, candidate: Candidate, result: Mapping[str, float] | Failure) -> None:
+    def tell(self, candidate: Candidate | Arch, result: Mapping[str, float] | Failure) -> None:
         self.history.tell(candidate, result)
 
     def propose(self, number: int) -> Arch:

@@ -95,7 +95,7 @@ class Differentiable:
     def ask(self, n: int = 1) -> list[Candidate]:
         return self.history.ask(n, self._propose)
 
-    def tell(self, candidate: Candidate, result: Mapping[str, float] | Failure) -> None:
+    def tell(self, candidate: Candidate | Arch, result: Mapping[str, float] | Failure) -> None:
         self._search.tell(candidate, result)
 
     def _propose(self, number: int) -> Arch:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from cosearch.errors import ConfigError, nearest
 from cosearch.strategies.base import Costs, Front
-from cosearch.strategies.objectives import UNITS, derive, excess, is_known, split_limit
+from cosearch.strategies.objectives import UNITS, as_number, derive, excess, is_known, split_limit
 from search_spaces.decisions import Arch, Decisions, arch_key
 
 Column = npt.NDArray[np.float64]
@@ -65,11 +65,15 @@ class KnownCosts:
             if name not in UNITS or name == "accuracy":
                 costs = [n for n in UNITS if n != "accuracy"]
                 raise ConfigError(f"unknown cost {name!r}: {nearest(name, costs)}")
-            self._functions[name] = value if callable(value) else self._lookup(name, np.asarray(value, dtype=float))
+            self._functions[name] = value if callable(value) else self._lookup(name, value)
         self._fronts: dict[str, Values] = {}
 
-    def _lookup(self, name: str, array: Column) -> Callable[[Arch], float]:
+    def _lookup(self, name: str, values: npt.ArrayLike) -> Callable[[Arch], float]:
         shape = tuple(len(options) for options in self.space.choices.values())
+        try:
+            array = np.asarray(values, dtype=float)
+        except (TypeError, ValueError):
+            raise ConfigError(f"the cost {name} is neither a function nor an array of numbers") from None
         if array.shape not in (shape, (self.space.size,)):
             raise ConfigError(f"the array of {name} has shape {array.shape}: expected ({self.space.size},) or {shape}")
         flat = array.reshape(-1)
@@ -89,7 +93,10 @@ class KnownCosts:
     def _front(self, arch: Arch) -> Values:
         key = arch_key(arch)
         if key not in self._fronts:
-            found = {name: float(function(arch)) for name, function in self._functions.items()}
+            found = {
+                name: as_number(f"the cost {name} of {key}", function(arch))
+                for name, function in self._functions.items()
+            }
             for name, value in found.items():
                 if not np.isfinite(value):
                     raise ConfigError(f"the cost {name} of {key} is {value}: expected a number")

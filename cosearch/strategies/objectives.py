@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +53,7 @@ class Objectives:
                 raise ConfigError(f"unknown objective {name!r}: {nearest(name, UNITS)}")
         if len(set(self.names)) != len(self.names):
             raise ConfigError(f"objectives {', '.join(self.names)}: each may be given once")
+        as_number("min_accuracy", self.min_accuracy)
         _check_limits({**self.constraints, **({"min_accuracy": self.min_accuracy} if self.min_accuracy else {})})
         floor = max(self.min_accuracy, self.constraints.get("min_accuracy", 0.0))
         object.__setattr__(self, "min_accuracy", float(floor))
@@ -109,10 +112,18 @@ def tightest(limits: Sequence[tuple[str, float]]) -> dict[str, float]:
     return found
 
 
+def as_number(what: str, value: Any) -> float:
+    """Raises: ConfigError for what is no number; a string is none."""
+    if not isinstance(value, str):
+        with suppress(TypeError, ValueError):
+            return float(value)
+    raise ConfigError(f"{what} is {value!r}: expected a number"[:300])
+
+
 def _check_limits(limits: Mapping[str, float]) -> None:
     for name, value in limits.items():
         side, limited = split_limit(name)
-        if not math.isfinite(value):
+        if not math.isfinite(as_number(f"constraint {name}", value)):
             raise ConfigError(f"constraint {name}={value}: expected a number")
         if (side == "max" and value < 0) or (name == "min_accuracy" and value > 1):
             raise ConfigError(f"constraint {name}={value:g} can never be met: {limited} is a {UNITS[limited]}")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from cosearch.strategies.base import Candidate, Costs, Failure, History
 from cosearch.strategies.objectives import Objectives
-from search_spaces.decisions import Decisions
+from search_spaces.decisions import Arch, Decisions
 
 
 class RandomSearch:
@@ -15,5 +15,5 @@ class RandomSearch:
     def ask(self, n: int = 1) -> list[Candidate]:
         return self.history.ask(n, lambda number: self.history.fresh_sample(self.history.stream(number)))
 
-    def tell(self, candidate: Candidate, result: Mapping[str, float] | Failure) -> None:
+    def tell(self, candidate: Candidate | Arch, result: Mapping[str, float] | Failure) -> None:
         self.history.tell(candidate, result)

@@ -36,7 +36,7 @@ class Reinforce:
     def ask(self, n: int = 1) -> list[Candidate]:
         return self.history.ask(n, self._propose)
 
-    def tell(self, candidate: Candidate, result: Mapping[str, float] | Failure) -> None:
+    def tell(self, candidate: Candidate | Arch, result: Mapping[str, float] | Failure) -> None:
         self.history.tell(candidate, result)
 
     def _propose(self, number: int) -> Arch:

@@ -8,6 +8,7 @@ from cosearch.strategies import Candidate, Objectives, make
 from search_spaces.decisions import Decisions
 
 SPACE = {"depth": (1, 2, 3, 4, 5, 6), "width": (8, 16, 24, 32, 48, 64), "kernel": (1, 3, 5, 7)}
+BOTH = Objectives(("accuracy", "latency_ms"))
 ARCHS = [
     dict(zip(SPACE, values, strict=True)) for values in np.array(np.meshgrid(*SPACE.values())).T.reshape(-1, 3).tolist()
 ]
@@ -94,6 +95,10 @@ def test_objectives_that_are_all_known_need_no_result():
         ({"accuracy": accuracy}, "unknown cost 'accuracy'"),
         ({"latency_ms": np.ones(7)}, r"has shape \(7,\): expected \(144,\)"),
         ({"latency_ms": lambda arch: float("nan")}, "is nan: expected a number"),
+        ({"latency_ms": lambda arch: "fast"}, "is 'fast': expected a number"),
+        ({"latency_ms": ["fast"] * 144}, "neither a function nor an array"),
+        ([1.0], "costs are list: expected a dict"),
+        (latency, "costs are function: expected a dict"),
     ],
 )
 def test_costs_that_are_none(costs, match):
@@ -110,3 +115,65 @@ def test_results_that_do_not_belong():
         strategy.tell(Candidate(1, {**candidate.arch, "depth": 9}), {"accuracy": 0.5, "latency_ms": 1.0})
     strategy.tell(Candidate(5, ARCHS[0]), {"accuracy": 0.5, "latency_ms": 1.0})  # never asked: a warm start
     assert strategy.ask()[0].number == 6
+
+
+@pytest.mark.parametrize(
+    ("result", "match"),
+    [
+        ({"accuracy": 93.0, "latency_ms": 1.0}, "accuracy of trial 0 is 93: expected a fraction, 0 to 1"),
+        ({"accuracy": -0.1, "latency_ms": 1.0}, "expected a fraction"),
+        ({"accuracy": "high", "latency_ms": 1.0}, "accuracy of trial 0 is 'high': expected a number"),
+        ({"accuracy": 0.5, "latency_ms": None}, "latency_ms of trial 0 is None: expected a number"),
+        (0.5, "the result of trial 0 is 0.5: expected objective -> value"),
+        (None, "is None: expected objective -> value, or a Failure"),
+    ],
+)
+def test_results_that_cannot_be(result, match):
+    strategy = make("random", SPACE, None, ("accuracy", "latency_ms"))
+    [candidate] = strategy.ask()
+    with pytest.raises(ConfigError, match=match):
+        strategy.tell(candidate, result)
+    assert not strategy.history.told
+    strategy.tell(candidate, {"accuracy": np.float32(1.0), "latency_ms": np.array(1.0)})
+    assert strategy.history.told[0].accuracy == 1.0
+
+
+def test_a_warm_start_is_told_as_an_arch():
+    strategy = make("evolutionary", SPACE, {"latency_ms": latency}, ["accuracy", "latency_ms"])
+    for arch in ARCHS[:30]:
+        strategy.tell(arch, {"accuracy": accuracy(arch)})
+    asked = strategy.ask(4)
+    assert [c.number for c in asked] == [30, 31, 32, 33]
+    assert all(c.arch not in ARCHS[:30] for c in asked)
+    with pytest.raises(ConfigError, match="'depth' is missing"):
+        strategy.tell({"width": 8}, {"accuracy": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("space", "match"),
+    [
+        ({"op": "conv"}, "decision 'op' has choices 'conv': expected a list or a tuple"),
+        ({"op": {"conv", "shift"}}, "expected a list or a tuple"),
+        ({"depth": 5}, "decision 'depth' has choices 5: expected a list or a tuple"),
+        ({"kernel": [[1, 3], [3, 3]]}, "choices of type list: expected numbers, strings or tuples"),
+        ({"depth": (1, "1")}, "each once"),
+        ({"depth": (1, 1.0)}, "each once"),
+        ({"depth": ()}, "expected at least one"),
+    ],
+)
+def test_spaces_that_are_none(space, match):
+    with pytest.raises(ConfigError, match=match):
+        make("random", space)
+
+
+def test_objectives_by_their_names_and_questions_that_make_no_sense():
+    named, given = (make("bayesian", SPACE, {"latency_ms": latency}, o) for o in (["accuracy", "latency_ms"], BOTH))
+    assert search(named, 15) == search(given, 15)
+    assert make("random", SPACE, None, "accuracy").history.objectives == Objectives(("accuracy",))
+    with pytest.raises(ConfigError, match="objectives are 3"):
+        make("random", SPACE, None, 3)
+    with pytest.raises(ConfigError, match="did you mean 'latency_ms'"):
+        make("random", SPACE, None, ("accuracy", "latency"))
+    for n in (-1, 2.5, "two"):
+        with pytest.raises(ConfigError, match=r"ask\(.*expected how many"):
+            named.ask(n)

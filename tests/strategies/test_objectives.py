@@ -142,6 +142,14 @@ def test_bad_constraints(constraints, match):
         Objectives(constraints=constraints)
 
 
+@pytest.mark.parametrize("value", ["5", None, [1]])
+def test_limits_that_are_no_numbers(value):
+    with pytest.raises(ConfigError, match=r"max_latency_ms is .*: expected a number"):
+        Objectives(constraints={"max_latency_ms": value})
+    with pytest.raises(ConfigError, match=r"min_accuracy is .*: expected a number"):
+        Objectives(min_accuracy=value)
+
+
 def test_a_single_name_is_not_taken_for_a_list_of_letters():
     with pytest.raises(ConfigError, match="give a tuple"):
         Objectives("accuracy")
