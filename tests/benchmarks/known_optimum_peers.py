@@ -99,7 +99,11 @@ def task_of(table: Any, limits: dict[str, float], mode: str) -> Task:
 
 
 def run(algorithm: str, table: Any, limits: dict[str, float], mode: str, seed: int) -> Iterator[Step]:
-    return ALGORITHMS[algorithm](task_of(table, limits, mode), seed)
+    return run_task(algorithm, task_of(table, limits, mode), seed)
+
+
+def run_task(algorithm: str, task: Task, seed: int) -> Iterator[Step]:
+    return ALGORITHMS[algorithm](task, seed)
 
 
 def available() -> tuple[str, ...]:
@@ -177,7 +181,11 @@ def local_search(task: Task, seed: int) -> Iterator[Step]:
             archive = [entry for entry, kept in zip(everything, keep, strict=True) if kept]
 
 
-def _optuna(make_sampler: Callable[[int], Any]) -> Callable[[Task, int], Iterator[Step]]:
+def _optuna(make_sampler: Callable[[int], Any], modelled: bool = False) -> Callable[[Task, int], Iterator[Step]]:
+    """modelled: the sampler asks for the best design of a model. It does not see failed trials, so it would ask for a
+    rejected design for ever: it is told that those are as bad as the worst seen, and what it repeats is replaced by a
+    random design."""
+
     def search(task: Task, seed: int) -> Iterator[Step]:
         import warnings
 
@@ -191,15 +199,27 @@ def _optuna(make_sampler: Callable[[int], Any]) -> Callable[[Task, int], Iterato
             for i, (size, ordered) in enumerate(zip(task.sizes, task.ordered, strict=True))
         }
         rng = np.random.default_rng(seed)
-        objectives = len(_step(task, task.feasible_sample(rng))[1])
-        study = optuna.create_study(directions=["minimize"] * objectives, sampler=make_sampler(seed))
+        worst = _step(task, task.feasible_sample(rng))[1]
+        told: set[tuple[int, ...]] = set()
+        study = optuna.create_study(directions=["minimize"] * len(worst), sampler=make_sampler(seed))
         while True:
             trial = study.ask(distributions)
             choice = tuple(int(trial.params[str(i)]) for i in range(len(task.sizes)))
-            if task.price(choice) is None:
+            if modelled and choice in told:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                other = task.feasible_sample(rng)
+                study.enqueue_trial({str(i): value for i, value in enumerate(other)})
+                told.discard(other)
+                continue
+            told.add(choice)
+            if task.price(choice) is None:
+                if modelled:
+                    study.tell(trial, worst.tolist())
+                else:
+                    study.tell(trial, state=optuna.trial.TrialState.FAIL)
                 continue
             step, values = _step(task, choice)
+            worst = np.maximum(worst, values)
             study.tell(trial, values.tolist())
             yield step
 
@@ -227,7 +247,7 @@ def _tpe(seed: int) -> Any:
 def _gp(seed: int) -> Any:
     import optuna
 
-    return optuna.samplers.GPSampler(seed=seed)
+    return optuna.samplers.GPSampler(seed=seed, deterministic_objective=True)
 
 
 def pymoo_nsga2(task: Task, seed: int) -> Iterator[Step]:
@@ -273,7 +293,7 @@ ALGORITHMS: dict[str, Callable[[Task, int], Iterator[Step]]] = {
     "optuna-nsga2": _optuna(_nsga2),
     "optuna-nsga3": _optuna(_nsga3),
     "optuna-tpe": _optuna(_tpe),
-    "optuna-gp": _optuna(_gp),
+    "optuna-gp": _optuna(_gp, modelled=True),
     "pymoo-nsga2": pymoo_nsga2,
 }
 EVOLUTIONARY = ("regularised", "optuna-nsga2", "optuna-nsga3", "pymoo-nsga2")

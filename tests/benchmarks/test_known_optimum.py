@@ -64,6 +64,19 @@ def test_peers_keep_limits_and_skip_cells_that_do_not_count(table):
         assert table.front(network)[:, 0].min() <= 4.0
 
 
+def test_a_sampler_with_a_model_gets_past_what_is_rejected():
+    """All but one of the designs that look best cannot be built; the sampler is not to ask for one of them for ever."""
+
+    def price(choice):
+        built = choice[0] > 0 or choice[1] == 0
+        return (choice[0] * 4 + choice[1], np.array([float(sum(choice))]), None) if built else None
+
+    steps = peers.run_task("optuna-gp", peers.Task((4, 4), (False, False), price), 0)
+    networks = {network for (network, _), _ in zip(steps, range(16), strict=False)}
+    assert len(networks) >= 12
+    assert 0 in networks
+
+
 def test_reading_progress():
     run = {"progress": [0.5, 0.9, 0.96], "budget": 10}
     assert report.reached(run, 0.95) == 3
