@@ -39,7 +39,7 @@ class Evolutionary:
     ) -> None:
         self.history = History(space, costs, objectives, seed, "evolutionary", batch, merge)
         self.batch = batch
-        self._parents: tuple[int, int, list[Told], int] = (-1, -1, [], 0)
+        self._parents: tuple[int, int, list[Told], list[Told]] = (-1, -1, [], [])
         self._spaces = operator_spaces(space)
         self._points: dict[int, Matrix] = {}
         self._similar = Similar()
@@ -67,7 +67,7 @@ class Evolutionary:
         for attempt in range(ATTEMPTS):
             # later attempts change more, so that an exhausted neighbourhood is left
             if near and attempt < ATTEMPTS // 2:
-                child = history.space.mutate(best[rng.integers(leading)].candidate.arch, rng, rate=0.0)
+                child = history.space.mutate(leading[rng.integers(len(leading))].candidate.arch, rng, rate=0.0)
             else:
                 child = self._child(parents, rng, min(0.5, (1 + attempt / 20) / len(history.space.choices)))
             key = history.key(child)
@@ -209,19 +209,27 @@ def best_first(objectives: Objectives, told: Sequence[Told], known: dict[int, Ma
     if not good:
         return []
     order = order_networks([_points(objectives, t, known) for t in good])
-    below = [t.excess + max(0.0, objectives.min_accuracy - (t.accuracy or 0.0)) for t in good]
+    below = [_below(objectives, t) for t in good]
     return [good[i] for i in sorted(order, key=lambda i: below[i])]  # stable: ties keep their order
 
 
-def unbeaten(objectives: Objectives, best: Sequence[Told], known: dict[int, Matrix] | None = None) -> int:
-    """How many of the networks that come first, best first, have a point that no other network's beats; at least 1."""
+def unbeaten(objectives: Objectives, best: Sequence[Told], known: dict[int, Matrix] | None = None) -> list[Told]:
+    """Those of the networks, best first, that have a point which no other network's beats; of equal ones the first.
+
+    Only networks that break limits by no more than the best are looked at. Equal networks have equal neighbours, so one
+    of them is enough to search around.
+    """
     if not best:
-        return 0
-    points = [_points(objectives, told, known) for told in best]
+        return []
+    among = [told for told in best if _below(objectives, told) <= _below(objectives, best[0])]
+    points = [_points(objectives, told, known) for told in among]
     owner = np.repeat(np.arange(len(points)), [len(p) for p in points])
-    leading = np.zeros(len(best), dtype=bool)
-    leading[owner[undominated(np.concatenate(points))]] = True
-    return max(1, int(np.argmin(np.append(leading, False))))
+    return [among[i] for i in np.unique(owner[undominated(np.concatenate(points))])]
+
+
+def _below(objectives: Objectives, told: Told) -> float:
+    """By how much a network breaks limits on what is measured; 0 if it meets them."""
+    return told.excess + max(0.0, objectives.min_accuracy - (told.accuracy or 0.0))
 
 
 def _points(objectives: Objectives, told: Told, known: dict[int, Matrix] | None = None) -> Matrix:

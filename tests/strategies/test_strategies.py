@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -286,19 +288,21 @@ def test_ranks_between():
     np.testing.assert_allclose(ranks_between(np.array([3.0, -np.inf, 5.0, 3.0, 9.0])), [0 - 0.25, -1, 0.5, -0.25, 1])
 
 
-def test_the_networks_that_lead_are_those_that_none_beats():
+def test_the_networks_that_lead_are_those_that_none_beats_equal_ones_once():
     from cosearch.strategies.evolutionary import best_first, unbeaten
 
     strategy = make("random", SPACE, Costs(), OBJECTIVES, 3)
     run(strategy, 40)
-    best = best_first(OBJECTIVES, strategy.history.told)
-    values = [(latency(t.candidate.arch), 1 - accuracy(t.candidate.arch)) for t in best]
-    beaten = [any(o != v and o[0] <= v[0] and o[1] <= v[1] for o in values) for v in values]
-    leading = unbeaten(OBJECTIVES, best)
-    assert 0 < leading < 40
-    assert not any(beaten[:leading])
-    assert all(beaten[leading:])
-    assert unbeaten(OBJECTIVES, []) == 0
+    told = strategy.history.told
+    twins = [replace(t, candidate=Candidate(40 + t.candidate.number, t.candidate.arch)) for t in told]
+    values = {t.candidate.number: (latency(t.candidate.arch), 1 - accuracy(t.candidate.arch)) for t in [*told, *twins]}
+    beaten = {n: any(o != v and o[0] <= v[0] and o[1] <= v[1] for o in values.values()) for n, v in values.items()}
+    for networks in (told, [*told, *twins], [*twins, *told]):
+        leading = unbeaten(OBJECTIVES, best_first(OBJECTIVES, networks))
+        found = [values[t.candidate.number] for t in leading]
+        assert len(set(found)) == len(found)
+        assert set(found) == {values[t.candidate.number] for t in told if not beaten[t.candidate.number]}
+    assert unbeaten(OBJECTIVES, []) == []
 
 
 def test_the_most_similar_network_as_networks_are_added_and_replaced():
