@@ -38,7 +38,7 @@ def lower_bound(layer: Layer, accelerator: Accelerator, residency: Residency = N
     """
     form = next((engine.form for engine in accelerator.engines if layer.kind in engine.kinds), None)
     if form is not None:
-        cost = form.cost(layer)
+        cost = form.cost(layer, residency.weights)
         return LowerBound(cost.roofline_ms, cost.compulsory_pj * 1e-9)
     found = runs(layer, accelerator)
     layer = found[0][0] if found else layer

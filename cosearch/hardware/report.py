@@ -105,7 +105,7 @@ def _row(layer: Layer, accelerator: Accelerator, policies: Dict[str, float], res
     if accelerator.engine_for(layer.kind) is None and layer.kind in VECTOR_KINDS:
         return _vector_row(layer, accelerator, residency, least)
     if engine_of(layer, accelerator).form is not None:
-        return _form_row(layer, accelerator)
+        return _form_row(layer, accelerator, residency)
     engine = engine_of(layer, accelerator).name
     mapping, cost = best(layer, accelerator, partial(weighted, policies[engine]), residency)
     return LayerRow(
@@ -149,10 +149,10 @@ def _split_row(
     )
 
 
-def _form_row(layer: Layer, accelerator: Accelerator) -> LayerRow:
+def _form_row(layer: Layer, accelerator: Accelerator, residency: Residency) -> LayerRow:
     engine = engine_of(layer, accelerator)
     assert engine.form is not None
-    cost = engine.form.cost(layer)
+    cost = engine.form.cost(layer, residency.weights)
     return LayerRow(
         layer=layer,
         engine=engine.name,

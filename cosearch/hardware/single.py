@@ -239,11 +239,12 @@ class OneNest(_One):
 
 
 class OneForm(_One):
-    """An accelerator whose layers have a closed-form cost; nothing is kept from one layer to the next."""
+    """An accelerator whose layers have a closed-form cost; activations are not kept from one layer to the next."""
 
     def engines(self, kind: str) -> EngineTable:
         engines = [engine for engine in self.only.engines if engine.name == kind]
-        return engine_table(kind, engines, [math.inf], [(-1, -1)])
+        stays = [(engine.form.weight_bits if engine.form is not None else -1, -1) for engine in engines]
+        return engine_table(kind, engines, [math.inf], stays)
 
     @property
     def shared(self) -> SharedTable:
@@ -257,7 +258,7 @@ class OneForm(_One):
     def layer_costs(self, layer: Layer, policies: Sequence[float], residency: Residency) -> tuple[Floats, Floats]:
         form = engine_of(layer, self.only).form
         assert form is not None  # see one_accelerator
-        cost, shape = form.cost(layer), (len(policies), 1)
+        cost, shape = form.cost(layer, residency.weights), (len(policies), 1)
         return np.full(shape, cost.latency_ms), np.full(shape, cost.energy_mj)
 
 

@@ -18,7 +18,7 @@ MODELLED: dict[str, str] = {
     "eyeriss": "row-stationary array after Eyeriss, 65 nm class",
     "tpu-ws": "systolic weight-stationary array after the TPU, 45 nm class",
     "gemmini": "weight-stationary array after Gemmini, 45 nm class",
-    "pim": "ReRAM crossbars with shared ADCs",
+    "pim": "crossbars of ReRAM or SRAM cells with shared ADCs, 32 nm",
     "gpu": "edge GPU roofline with voltage and frequency levels",
 }
 """Modelled devices of every table -> what they are."""

@@ -15,7 +15,8 @@ LADDERS = ((32, 100), (224, 1000))
 """(image side, classes) of HW-NAS-Bench's two tables."""
 POLICY = (
     "Each layer under its mapping of least latency on the device's default accelerator, nothing kept on chip between "
-    "layers: costs of blocks add up to those of networks exactly"
+    "layers but weights in the cells of crossbars, if they hold those of the largest network: costs of blocks add up "
+    "to those of networks exactly"
 )
 LARGEST = "conv_k5_e6"
 
@@ -92,10 +93,15 @@ def _demands(blocks: dict[str, tuple[Layer, ...]], largest: Workload) -> Demands
 
 def _on_default(device: Device) -> tuple[str, tuple[Floats, Floats]]:
     """The accelerator that is best for the last demand, and latency and energy of all demands on it."""
+    from cosearch.hardware import grid
+    from cosearch.hardware.pricing import RESIDENCIES, Residency
+
     d = device.demands
     front = device.tensor.hardware_front(d.counts[-1], float(d.live_bytes[-1]), host_bytes=float(d.host_bytes[-1]))
     best = front.take([int(np.argmin(front.edp))])
     where = np.array([[int(best.shared[0]), *best.engines[0].tolist()]])
-    latency, energy = device.tensor.networks(d.counts, where, 1.0)
+    accelerator = best.accelerator(0)
+    inside = accelerator.engines[0].form is not None and RESIDENCIES[int(best.residency[0])].weights
+    latency, energy = grid(device.tensor, where, residency=Residency(inside, False)).networks(d.counts)
     found = [np.where(np.isfinite(values[:, 0]), values[:, 0], np.nan) for values in (latency, energy)]
-    return best.accelerator(0).name, (found[0], found[1])
+    return accelerator.name, (found[0], found[1])

@@ -26,6 +26,8 @@ ACCELERATORS: dict[str, str] = {
     "nvdla": "search_spaces.accelerators.asic:space",
     "eyeriss": "search_spaces.accelerators.asic:space",
     "pim": "search_spaces.accelerators.pim:space",
+    "pim-reram": "search_spaces.accelerators.pim:space",
+    "pim-sram": "search_spaces.accelerators.pim:space",
     "hwnasbench-fpga": "search_spaces.accelerators.published:space",
     "hwnasbench-eyeriss": "search_spaces.accelerators.published:space",
     "cpu": "search_spaces.accelerators.processor:space",

@@ -67,7 +67,8 @@ class FormSpace:
         from cosearch.hardware.tables import engine_table
 
         engines = [self._engine(point) for point in self.points]
-        return engine_table(kind, engines, [math.inf] * len(self), [(-1, -1)] * len(self))
+        stays = [(point.form.weight_bits, -1) for point in self.points]
+        return engine_table(kind, engines, [math.inf] * len(self), stays)
 
     @cached_property
     def shared(self) -> "SharedTable":
@@ -85,19 +86,23 @@ class FormSpace:
         """Everything is in the layers' energies; only the host's transfers are charged apart."""
         from cosearch.hardware.tables import Prices
 
-        per_bit = unit_costs(self.table).get(f"{self.name}.dram_pj_per_bit", 0.0)
-        return Prices(UnitEnergies(0.0, 0.0, 0.0), 0.0, per_bit, 0.0)
+        return Prices(UnitEnergies(0.0, 0.0, 0.0), 0.0, self._dram("pj_per_bit"), 0.0)
+
+    def _dram(self, figure: str) -> float:
+        """Of the DRAM of this space's name, or else of the table's only one."""
+        table = unit_costs(self.table)
+        return table.get(f"{self.name}.dram_{figure}", table.get(f"dram_{figure}", 0.0))
 
     def layer_costs(self, layer: Layer, policies: Sequence[float], residency: "Residency") -> "tuple[Floats, Floats]":
         import numpy as np
 
-        costs = [point.form.cost(layer) for point in self.points]
+        costs = [point.form.cost(layer, residency.weights) for point in self.points]
         latency, energy = np.array([(cost.latency_ms, cost.energy_mj) for cost in costs]).T
         return np.tile(latency, (len(policies), 1)), np.tile(energy, (len(policies), 1))
 
     def accelerator(self, shared: int, engines: Mapping[str, int]) -> Accelerator:
         point = self.points[engines[self.engine]]
-        per_bit = unit_costs(self.table).get(f"{self.name}.dram_pj_per_bit", 0.0)
+        per_bit = self._dram("pj_per_bit")
         return Accelerator(
             name=point.name,
             engines=(self._engine(point),),
