@@ -69,22 +69,40 @@ def demands_of(
 
 @dataclass(frozen=True)
 class Points:
-    """Undominated (demand, accelerator) pairs. demand: [points]; names: [points] of the accelerators."""
+    """Undominated (demand, accelerator) pairs. demand: [points]; names: [points] of the accelerators.
+
+    gap: [demands] how far the least energy-delay product found may lie above the best mappings', see `gap_facts`.
+    """
 
     demand: Ints
     latency_ms: Floats
     energy_mj: Floats
     names: tuple[str, ...]
+    gap: Floats
 
 
 @dataclass(frozen=True)
 class DeviceCosts:
-    """latency_ms and energy_mj [demands] on the default accelerator and on each demand's best one."""
+    """latency_ms and energy_mj [demands] on the default accelerator and on each demand's best one.
+
+    gaps: likewise, [demands] as of `Points`.
+    """
 
     default_name: str
     default: tuple[Floats, Floats]
     best: tuple[Floats, Floats]
     best_names: tuple[str, ...]
+    gaps: tuple[Floats, Floats]
+
+
+def gap_facts(gap: Floats) -> dict[str, float]:
+    """What a card says of gaps of network energy-delay products to their convex-hull bounds, as fractions of those.
+
+    Layers run under one mapping policy per engine; what any choice of mappings could reach is bounded by
+    `CostTensor.edp_bound`. gap: [networks or demands], NaN where a network runs nowhere.
+    """
+    known = gap[np.isfinite(gap)]
+    return {"median": round(float(np.median(known)), 6), "largest": round(float(known.max()), 6)} if len(known) else {}
 
 
 class Device:
@@ -107,19 +125,32 @@ class Device:
     def points(self) -> Points:
         """The fronts of all demands, one after the other."""
         demand, latency, energy, names = [], [], [], []
+        gaps = np.full(len(self.demands), np.nan)
         for at, front in enumerate(self.fronts()):
+            gaps[at] = self.gap(at, front)
             demand.append(np.full(len(front), at))
             latency.append(front.latency_ms)
             energy.append(front.energy_mj)
             names += [front.accelerator(i).name for i in range(len(front))]
-        return Points(np.concatenate(demand), np.concatenate(latency), np.concatenate(energy), tuple(names))
+        found = [np.concatenate(parts) for parts in (demand, latency, energy)]
+        return Points(found[0], found[1], found[2], tuple(names), gaps)
+
+    def gap(self, at: int, front: "HardwareFront") -> float:
+        """Of the least energy-delay product on a demand's front, over all accelerators."""
+        from cosearch.hardware import hull
+
+        if not len(front):
+            return float("nan")
+        d = self.demands
+        bound = self.tensor.edp_bound(d.counts[at], float(d.live_bytes[at]), None, float(d.host_bytes[at]))
+        return hull.gap(float(front.edp.min()), bound)
 
     def costs(self, default_for: int) -> DeviceCosts:
         """default_for: the demand whose accelerator of least energy-delay product is the default.
 
         Raises: InfeasibleError if that demand fits no accelerator.
         """
-        latency, energy = np.full((2, len(self.demands)), np.nan)
+        latency, energy, gaps = np.full((3, len(self.demands)), np.nan)
         names: list[str] = []
         chosen: HardwareFront | None = None
         for at, front in enumerate(self.fronts()):
@@ -127,16 +158,24 @@ class Device:
                 names.append("")
                 continue
             best = front.take([int(np.argmin(front.edp))])
+            gaps[at] = self.gap(at, front)
             latency[at], energy[at] = best.latency_ms[0], best.energy_mj[0]
             names.append(best.accelerator(0).name)
             if at == default_for:
                 chosen = best
         if chosen is None:
             raise InfeasibleError(f"{self.name}: no accelerator runs the network that its default is chosen for")
-        return DeviceCosts(chosen.accelerator(0).name, self._on(chosen), (latency, energy), tuple(names))
+        *default, default_gap = self._on(chosen)
+        return DeviceCosts(
+            chosen.accelerator(0).name,
+            (default[0], default[1]),
+            (latency, energy),
+            tuple(names),
+            (default_gap, gaps),
+        )
 
-    def default_costs(self, default_for: int) -> tuple[str, tuple[Floats, Floats]]:
-        """The default accelerator's name, and latency_ms and energy_mj [demands] on it; see `costs`."""
+    def default_costs(self, default_for: int) -> tuple[str, Floats]:
+        """The default accelerator's name, and latency_ms, energy_mj and gap [3, demands] on it; see `costs`."""
         d = self.demands
         live, crossing = float(d.live_bytes[default_for]), float(d.host_bytes[default_for])
         chosen = self.tensor.best_accelerator(
@@ -144,38 +183,42 @@ class Device:
         )
         return chosen.accelerator(0).name, self._on(chosen)
 
-    def _on(self, chosen: "HardwareFront") -> tuple[Floats, Floats]:
-        """Every demand on one accelerator, its mapping policy the one of least energy-delay product."""
+    def _on(self, chosen: "HardwareFront") -> Floats:
+        """Every demand on one accelerator, its mapping policy the one of least energy-delay product: [3, demands]
+        latency_ms, energy_mj and the gap of their product.
+        """
         from cosearch.hardware import accelerator_tensor
         from cosearch.hardware.tables import NestSpace
 
         only = accelerator_tensor(self.demands.layers, chosen.accelerator(0))
         # engines that share buffers choose policy and residency for whole networks, which is quick for all at once
         found = one_by_one(only, self.demands) if isinstance(self.space, NestSpace) else at_once(only, self.demands)
-        found[:, ~np.isfinite(found[0])] = np.nan
-        return found[0], found[1]
+        latency, energy, bound = found
+        found[:, ~np.isfinite(latency)] = np.nan
+        return np.stack([latency, energy, np.maximum(0.0, latency * energy / bound - 1)])
 
 
 def one_by_one(only: "CostTensor", d: Demands) -> Floats:
-    """[2, demands] latency_ms and energy_mj on the one accelerator of a tensor."""
+    """[3, demands] latency_ms, energy_mj and bound of their product on the one accelerator of a tensor."""
     costs = [
         only.evaluate(counts, float(live), "edp", float(crossing))
         for counts, live, crossing in zip(d.counts, d.live_bytes, d.host_bytes, strict=True)
     ]
-    return np.array([[cost.latency_ms for cost in costs], [cost.energy_mj for cost in costs]])
+    return np.array([[getattr(cost, name) for cost in costs] for name in ("latency_ms", "energy_mj", "edp_bound")])
 
 
 def at_once(only: "CostTensor", d: Demands) -> Floats:
     """The same for an accelerator whose engines share buffers: the least energy-delay product over the residencies that
     a network's size allows and over one policy per engine, as matrix products.
     """
+    from cosearch.hardware.hull import outer_corners
     from cosearch.hardware.pricing import RESIDENCIES
 
     weight_bits = d.counts @ np.array([layer.weight_count * layer.weight_bits for layer in only.layers])
     keeps_weights = weight_bits <= only.shared.weight_bits[0]
     keeps_activations = 8 * d.live_bytes <= only.shared.activation_bits[0]
     host = np.array([only.host_cost(float(crossing), 0) for crossing in d.host_bytes]).T
-    found = np.full((2, len(d)), np.inf)
+    found = np.full((3, len(d)), np.inf)
     for case, residency in enumerate(RESIDENCIES):
         allowed = (keeps_weights | (not residency.weights)) & (keeps_activations | (not residency.activations))
         column = int(only.tables[case].of_shared[0])
@@ -183,8 +226,12 @@ def at_once(only: "CostTensor", d: Demands) -> Floats:
         base = host + _sums(only, "vector", case, column, d.counts)[:, :, 0]
         for policies in itertools.product(range(len(only.policies)), repeat=len(engines)):
             total = base + sum(part[:, :, p] for part, p in zip(engines, policies, strict=True))
-            better = allowed & np.isfinite(total[0]) & (total.prod(axis=0) < found.prod(axis=0))
-            found[:, better] = total[:, better]
+            better = allowed & np.isfinite(total[0]) & (total.prod(axis=0) < found[:2].prod(axis=0))
+            found[:2, better] = total[:, better]
+        under = base[:, :, None] + np.sum(engines, axis=0)
+        latency, energy = outer_corners(under[0].T, under[1].T, only.policies)
+        least = np.where(allowed, (latency * energy).min(axis=0), np.inf)
+        found[2] = np.minimum(found[2], least)
     return found
 
 

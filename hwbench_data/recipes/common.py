@@ -19,7 +19,7 @@ MODELLED: dict[str, str] = {
     "tpu-ws": "systolic weight-stationary array after the TPU, 45 nm class",
     "gemmini": "weight-stationary array after Gemmini, 45 nm class",
     "pim": "crossbars of ReRAM or SRAM cells with shared ADCs, 32 nm",
-    "gpu": "edge GPU roofline with voltage and frequency levels",
+    "gpu": "Mali-G610 with four cores: roofline with voltage and frequency levels",
 }
 """Modelled devices of every table -> what they are."""
 
@@ -33,7 +33,8 @@ COUNTS: dict[str, Metric] = {
 }
 POLICY = (
     "Each layer runs under its best mapping in the device's declared mapspace, for a grid of weights between latency "
-    "and energy; of the results the one with the least energy-delay product counts"
+    "and energy; of the results the one with the least energy-delay product counts. edp_gap: how far that may lie "
+    "above the product of any choice of mappings, by a convex-hull bound, as a fraction of it, over the networks"
 )
 
 
@@ -62,9 +63,15 @@ class Built:
     extras: Mapping[str, Path] | None = None
 
 
-def modelled(name: str, defaults: Mapping[str, str]) -> dict[str, Any]:
-    """A card's entry of a modelled device. defaults: its default accelerators."""
-    return {"title": MODELLED[name], "source": "modelled", "policy": POLICY, "default_accelerators": dict(defaults)}
+def modelled(name: str, defaults: Mapping[str, str], gaps: Mapping[str, Any]) -> dict[str, Any]:
+    """A card's entry of a modelled device. defaults: its default accelerators; gaps: see `costing.gap_facts`."""
+    return {
+        "title": MODELLED[name],
+        "source": "modelled",
+        "policy": POLICY,
+        "edp_gap": dict(gaps),
+        "default_accelerators": dict(defaults),
+    }
 
 
 def provenance(command: str, seed: int, *packages: str) -> dict[str, Any]:

@@ -16,7 +16,8 @@ LADDERS = ((32, 100), (224, 1000))
 POLICY = (
     "Each layer under its mapping of least latency on the device's default accelerator, nothing kept on chip between "
     "layers but weights in the cells of crossbars, if they hold those of the largest network: costs of blocks add up "
-    "to those of networks exactly"
+    "to those of networks exactly. edp_gap: how far the energy-delay product of the largest network, for which the "
+    "default accelerator is the best, may lie above that of any choice of mappings, by a convex-hull bound"
 )
 LARGEST = "conv_k5_e6"
 
@@ -27,6 +28,7 @@ def build(request: Request) -> Built:
     columns: dict[tuple[str, str, str], list[Floats]] = {}
     counted: dict[str, list[Floats]] = {"params": [], "macs": []}
     defaults: dict[str, dict[str, str]] = {name: {} for name in MODELLED}
+    gaps: dict[str, dict[str, float]] = {name: {} for name in MODELLED}
     for side, classes in LADDERS:
         space = fbnet.space((3, side, side), classes)
         blocks = dict(list(block_layers(space).items())[: request.limit])
@@ -37,7 +39,7 @@ def build(request: Request) -> Built:
         counted["macs"].append(demands.macs[:-1])
         for name in MODELLED:
             request.progress(f"{name} {side}x{side}")
-            default, costs = _on_default(Device(name, demands))
+            default, costs, gaps[name][f"{side}x{side}"] = _on_default(Device(name, demands))
             defaults[name][f"{side}x{side}"] = default
             for metric, values in zip(COSTS, costs, strict=True):
                 columns.setdefault((name, metric, ""), []).append(values[:-1])
@@ -46,7 +48,13 @@ def build(request: Request) -> Built:
         Block.full((name, metric), np.concatenate(parts), "modelled") for (name, metric, _), parts in columns.items()
     ]
     devices: dict[str, dict[str, Any]] = {
-        name: {"title": title, "source": "modelled", "policy": POLICY, "default_accelerators": defaults[name]}
+        name: {
+            "title": title,
+            "source": "modelled",
+            "policy": POLICY,
+            "edp_gap": gaps[name],
+            "default_accelerators": defaults[name],
+        }
         for name, title in MODELLED.items()
     }
     card = Card(
@@ -91,8 +99,8 @@ def _demands(blocks: dict[str, tuple[Layer, ...]], largest: Workload) -> Demands
     return Demands(layers, np.array(rows, np.int64), live, crossing, np.arange(len(rows)))
 
 
-def _on_default(device: Device) -> tuple[str, tuple[Floats, Floats]]:
-    """The accelerator that is best for the last demand, and latency and energy of all demands on it."""
+def _on_default(device: Device) -> tuple[str, tuple[Floats, Floats], float]:
+    """The accelerator that is best for the last demand; latency and energy of all demands on it; the last one's gap."""
     from cosearch.hardware import grid
     from cosearch.hardware.pricing import RESIDENCIES, Residency
 
@@ -104,4 +112,4 @@ def _on_default(device: Device) -> tuple[str, tuple[Floats, Floats]]:
     inside = accelerator.engines[0].form is not None and RESIDENCIES[int(best.residency[0])].weights
     latency, energy = grid(device.tensor, where, residency=Residency(inside, False)).networks(d.counts)
     found = [np.where(np.isfinite(values[:, 0]), values[:, 0], np.nan) for values in (latency, energy)]
-    return accelerator.name, (found[0], found[1])
+    return accelerator.name, (found[0], found[1]), round(device.gap(len(d) - 1, front), 6)

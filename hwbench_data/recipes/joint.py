@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from cosearch.macro import BlockChoice
-from hwbench_data.costing import Demands, Device, demands_of
+from hwbench_data.costing import Demands, Device, demands_of, gap_facts
 from hwbench_data.networks import Cells, notation
 from hwbench_data.recipes.common import COSTS, MODELLED, Built, Request, provenance
 from hwbench_data.recipes.nasbench201 import demands_at
@@ -27,7 +27,9 @@ SIDE = 32
 OPERATORS, EXPANSIONS = ("conv", "shift", "add"), (1, 3, 6)
 POLICY = (
     "All accelerators within the part's budget; layers of one engine run under one weight between latency and energy "
-    "of a fixed grid, so that least latency and least energy are exact and what lies between is the best over the grid"
+    "of a fixed grid, so that least latency and least energy are exact and what lies between is the best over the "
+    "grid. edp_gap: how far a network's least energy-delay product may lie above that of any choice of mappings, by a "
+    "convex-hull bound, as a fraction of it, over the networks of each space"
 )
 
 
@@ -45,11 +47,13 @@ def build(request: Request) -> Built:
     problems = [_cells(request.limit), _shiftadd(request.limit)]
     labels: list[str] = []
     blocks: list[Block] = []
+    gaps: dict[str, dict[str, dict[str, float]]] = {name: {} for name in DEVICES}
     for problem in problems:
         start, networks = len(labels), []
         for name in DEVICES:
             request.progress(f"{problem.space} {name}")
-            names, network, costs = _pairs(problem, Device(name, problem.demands))
+            names, network, costs, gap = _pairs(problem, Device(name, problem.demands))
+            gaps[name][problem.space] = gap_facts(gap)
             ids = np.arange(len(labels), len(labels) + len(names))
             labels += names
             networks.append(network)
@@ -64,7 +68,8 @@ def build(request: Request) -> Built:
             )
         )
     devices: dict[str, dict[str, Any]] = {
-        name: {"title": MODELLED[name], "source": "modelled", "policy": POLICY} for name in DEVICES
+        name: {"title": MODELLED[name], "source": "modelled", "policy": POLICY, "edp_gap": gaps[name]}
+        for name in DEVICES
     }
     capacity_metric = Metric(
         "operations", "higher", "operations with weights: a stand-in for accuracy where none is known; more is better"
@@ -87,8 +92,8 @@ def build(request: Request) -> Built:
     return Built(card, blocks, labels)
 
 
-def _pairs(problem: _Problem, device: Device) -> tuple[list[str], Ints, tuple[Floats, Floats]]:
-    """Names of the pairs, their networks, and their latency and energy."""
+def _pairs(problem: _Problem, device: Device) -> tuple[list[str], Ints, tuple[Floats, Floats], Floats]:
+    """Names of the pairs, their networks, their latency and energy; and the gap of each network."""
     points = device.points()
     of_demand: dict[int, list[int]] = {}
     for at, demand in enumerate(points.demand.tolist()):
@@ -105,7 +110,8 @@ def _pairs(problem: _Problem, device: Device) -> tuple[list[str], Ints, tuple[Fl
             network.append(i)
             chosen.append(at)
     picked = np.array(chosen, np.int64)
-    return names, np.array(network, np.int64), (points.latency_ms[picked], points.energy_mj[picked])
+    costs = points.latency_ms[picked], points.energy_mj[picked]
+    return names, np.array(network, np.int64), costs, points.gap[problem.demands.of]
 
 
 def _cells(limit: int | None) -> _Problem:

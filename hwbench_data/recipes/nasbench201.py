@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hwbench_data.costing import Demands, Device, demands_of
+from hwbench_data.costing import Demands, Device, demands_of, gap_facts
 from hwbench_data.recipes import cpu
 from hwbench_data.recipes.common import COSTS, COUNTS, MODELLED, Built, Request, modelled, provenance
 from hwbench_data.store import ANY, Block, Card
@@ -36,6 +36,7 @@ def build(request: Request) -> Built:
     for name in MODELLED:
         defaults: dict[str, str] = {}
         used: dict[str, dict[str, int]] = {}
+        gaps: dict[str, dict[str, dict[str, float]]] = {}
         for side, asked in demands.items():
             request.progress(f"{name} {side}x{side}")
             costs = Device(name, asked).costs(int(asked.of[-1]))
@@ -45,8 +46,10 @@ def build(request: Request) -> Built:
                     key = (name, metric, f"{side}x{side}", accelerator)
                     blocks.append(Block.full(key, column[of], "modelled"))
             defaults[f"{side}x{side}"] = costs.default_name
+            facts = (gap_facts(gap[of]) for gap in costs.gaps)
+            gaps[f"{side}x{side}"] = dict(zip(("default", "best"), facts, strict=True))
             used[f"{side}x{side}"] = dict(Counter(costs.best_names[i] for i in of.tolist()).most_common())
-        devices[name] = {**modelled(name, defaults), "best_accelerators": used}
+        devices[name] = {**modelled(name, defaults, gaps), "best_accelerators": used}
     sample_file = _sample_file(request)
     if sample_file is not None:
         devices[cpu.NAME], timed = _measured(sample_file, count)

@@ -14,7 +14,7 @@ import numpy as np
 
 from cosearch import shapes
 from cosearch.workload import Layer, count_layers
-from hwbench_data.costing import Demands, Device, demands_of
+from hwbench_data.costing import Demands, Device, demands_of, gap_facts
 from hwbench_data.networks import notation
 from hwbench_data.recipes.common import COSTS, COUNTS, Built, Request, modelled, provenance
 from hwbench_data.store import ANY, Block, Card, Floats, Ints, Metric
@@ -59,8 +59,9 @@ def build(request: Request) -> Built:
     for name in DEVICES:
         request.progress(name)
         default, costs = Device(name, priced).default_costs(int(priced.of[-1]))
-        devices[name] = modelled(name, {f"{SIDE}x{SIDE}": default})
-        for metric, values in zip(COSTS, costs, strict=True):
+        size = f"{SIDE}x{SIDE}"
+        devices[name] = modelled(name, {size: default}, {size: gap_facts(costs[2][priced.of[:count]])})
+        for metric, values in zip(COSTS, costs[:2], strict=True):
             blocks.append(Block.full((name, metric), values[priced.of[:count]], "modelled"))
     card = Card(
         "shiftadd",
