@@ -146,7 +146,9 @@ def gap_words(edp: float, bound: float | None) -> str:
     if bound is None or math.isnan(bound):
         return "not known, as two engines share layers"
     left = gap(edp, bound)
-    return f"at most {left:.2g} of it" if left >= 1 else f"at most {left:.2%}" if left >= 5e-5 else "less than 0.01%"
+    if math.isinf(left):
+        return "not bounded by this grid of policies"
+    return f"at most {left:.2%}" if left >= 5e-5 else "less than 0.01%"
 
 
 def finalist_words(design: Design) -> str:

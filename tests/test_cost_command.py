@@ -8,6 +8,7 @@ import pytest
 from cosearch.cli import main
 from cosearch.costs import host_bytes, price_workload
 from cosearch.hardware.parts import DATA
+from cosearch.tables import gap_words, policy_words
 from cosearch.tracing import read_report
 from cosearch.workload import Layer, Workload
 
@@ -42,6 +43,34 @@ def test_the_table_names_every_layer_and_adds_up(workload_file, monkeypatch, cap
     for word in ("first", "second", accelerator.name, f"{sum(row.latency_ms for row in rows):.4g} ms"):
         assert word in printed
     assert all(row.latency_ms >= row.roofline_ms and 0 < row.utilisation <= 1 for row in rows)
+
+
+def test_the_optimum_states_its_policy_and_its_gap(workload_file, monkeypatch, capsys):
+    for objective, said in (
+        ("edp", "Gap to the convex-hull bound of any mapping for any layer: "),
+        ("latency_ms", "of any mapping for any layer, exactly"),
+    ):
+        arguments = ("cost", "--device", "ecp5-25f", "--model", str(workload_file), "--objective", objective)
+        assert run(monkeypatch, *arguments) == 0
+        printed = " ".join(capsys.readouterr().out.split())
+        assert said in printed
+        assert "Mapping policy: mac: least " in printed
+    assert run(monkeypatch, "cost", "--device", "ecp5-25f", "--model", str(workload_file), "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    cost = document["cost"]
+    assert set(cost["policies"]) == {"mac", "shift"}
+    assert 0 < document["edp_bound_of_all"] <= cost["edp_bound"] * (1 + 1e-12) <= cost["edp"] * (1 + 2e-12)
+    assert cost["edp"] == pytest.approx(cost["latency_ms"] * cost["energy_mj"])
+
+
+def test_gaps_in_words():
+    assert gap_words(1.0, 1.0) == gap_words(1.0, 1.0 + 1e-12) == "less than 0.01%"
+    assert gap_words(1.012, 1.0) == "at most 1.20%"
+    assert gap_words(3.0, 1.0) == "at most 200.00%"
+    assert gap_words(3.0, 0.0) == "not bounded by this grid of policies"
+    assert "not known" in gap_words(1.0, None) == gap_words(1.0, float("nan"))
+    assert policy_words([("mac", 1.0), ("add", 0.0)]) == "mac: least latency; add: least energy"
+    assert policy_words([("mac", 0.5)]) == "mac: least 0.5 W x latency + 0.5 x energy"
 
 
 def test_what_is_no_layer_is_listed_with_its_shares(monkeypatch, capsys, tmp_path):

@@ -14,6 +14,7 @@ Producers = tuple[int, ...]
 FOLDED = "folded into the weights of the layer before it"
 FUSED = "done as the values leave the array"
 MOVED = "data movement without arithmetic"
+THROUGH_DRAM = "input and output through DRAM: priced with the network, not with a layer"
 UNKNOWN = "no cost model"
 
 
@@ -73,7 +74,7 @@ class Recorder:
         for layer in workload.layers:
             if layer.has_weights:
                 self.note("requantisation", FUSED, layer.output_count, 0.0)
-        self.note("host transfer", MOVED, 0, float(input_count + output_count))
+        self.note("host transfer", THROUGH_DRAM, 0, float(input_count + output_count))
         operations = sum(layer.macs for layer in workload.layers) + sum(n for _, n, _ in self.unpriced.values())
         traffic = sum(map(_layer_bytes, workload.layers)) + sum(size for _, _, size in self.unpriced.values())
         entries = (

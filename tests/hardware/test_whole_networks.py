@@ -10,7 +10,7 @@ from cosearch.costs import price_workload, published_cost
 from cosearch.errors import HardwareError
 from cosearch.hardware import cost_tensor, layer_report
 from cosearch.hardware.pricing import RESIDENCIES
-from cosearch.models.recorder import FUSED, MOVED, UNKNOWN
+from cosearch.models.recorder import FUSED, THROUGH_DRAM, UNKNOWN
 from cosearch.workload import Layer
 from search_spaces import accelerators
 from search_spaces.accelerators.published import PublishedSpace
@@ -67,7 +67,7 @@ def test_what_is_no_layer_is_listed_with_shares_that_make_a_whole(model):
     found = {entry.operation: entry for entry in unpriced}
     weighted = [layer for layer in workload if layer.has_weights]
     assert found["requantisation"].operations == sum(layer.output_count for layer in weighted)
-    assert found["host transfer"].reason == MOVED
+    assert found["host transfer"].reason == THROUGH_DRAM
     first, last = workload.layers[0], workload.layers[-1]
     image = 3 * 224 * 224 if model == "resnet18" else first.input_count
     assert found["host transfer"].bytes == image + last.output_count

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,7 @@ from cosearch.report.kept import read_details
 from cosearch.report.page import change_of, command
 from cosearch.report.searching import front_of
 from cosearch.report.several import attained, by_run, comparison, grouped, several_page
+from cosearch.report.trust import _mapper
 from cosearch.report.writing import compare, write_report
 from cosearch.runs import RunDirectory
 from hwbench_data import analog
@@ -76,6 +78,16 @@ class Page(html.parser.HTMLParser):
 
 def page_of(run) -> Page:
     return Page((run / "report.html").read_text(encoding="utf-8"))
+
+
+def test_the_page_states_the_policy_of_the_mappings_and_the_gap_of_their_product():
+    layers = [{"mapspace": 10}, {"mapspace": 2000}, {"mapspace": 0}]
+    finalist = {"layers": layers, "policies": {"mac": 0.5, "shift": 1.0}, "edp": 1.05, "edp_bound": 1.0}
+    said = _mapper(SimpleNamespace(details={"finalist": finalist}))
+    assert "10 to 2,000 mappings" in said
+    assert "mac: least 0.5 W x latency + 0.5 x energy; shift: least latency" in said
+    assert "any mapping for any layer on its accelerator: at most 5.00%" in said
+    assert "no gap" not in said
 
 
 def test_a_run_leaves_its_report_in_the_order_in_which_a_reader_asks(finished):
