@@ -18,7 +18,7 @@ from hwbench_data import fbnet as composed
 from hwbench_data import library
 from hwbench_data.building import build_table, compare
 from hwbench_data.checking import check_table
-from hwbench_data.costing import Device, at_once, one_by_one
+from hwbench_data.costing import Device, at_once, gap_facts, one_by_one
 from hwbench_data.importing import checked_map, import_file
 from hwbench_data.networks import notation
 from hwbench_data.recipes import cpu, fbnet_blocks, joint
@@ -132,6 +132,7 @@ def test_blocks_add_up_to_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     macs = composed.compose(table, space, archs, "gpu", "macs")
     assert macs.tolist() == [space.workload(arch).macs for arch in archs]
     latency = composed.compose(table, space, archs, "gpu")
+    assert table.card.devices["gpu"]["edp_gap"] == {"32x32": 0.0}  # no mappings, no gap
     default = table.card.devices["gpu"]["default_accelerators"]["32x32"]
     [point] = [p for p in processor.operating_points("gpu") if default == f"gpu_{p.clock_mhz:g}MHz"]
     how = (point.clock_mhz, point.voltage, point.nominal_v)
@@ -299,3 +300,9 @@ def test_all_at_once_equals_one_by_one(weight_kib: int, activation_kib: int) -> 
     found = at_once(only, priced)
     assert np.isfinite(found).all()
     assert np.allclose(found, one_by_one(only, priced), rtol=1e-12)
+    assert (found[2] <= found[0] * found[1] * (1 + 1e-12)).all()
+
+
+def test_cards_sum_up_gaps_of_what_runs() -> None:
+    assert gap_facts(np.array([0.5, np.nan, 0.1, 0.3])) == {"median": 0.3, "largest": 0.5}
+    assert gap_facts(np.full(2, np.nan)) == {}
