@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import platform
+import shlex
 import tempfile
 import time
 import warnings
@@ -73,6 +74,16 @@ def tensor_bytes(tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str]) -
     # one entry, because safetensors writes several in random order and equal runs are to leave equal files
     described = {METADATA: json.dumps(dict(metadata))}
     return save({k: v.contiguous() for k, v in tensors.items()}, described)
+
+
+def study_url(run: Path | str) -> str:
+    """Where Optuna finds the study of a run: of an SQLite database Optuna and its dashboard want a URL, no path."""
+    return f"sqlite:///{Path(run) / 'study.db'}"
+
+
+def dashboard_command(run: Path | str) -> str:
+    """What shows a run's trials in a browser, where optuna-dashboard is installed."""
+    return shlex.join(["optuna-dashboard", study_url(run)])
 
 
 class RunDirectory:
@@ -179,7 +190,7 @@ class TrialLog:
         database = (run.path / "study.db").resolve()
         try:
             self.study: optuna.Study = optuna.create_study(
-                study_name=name, storage=f"sqlite:///{database}", directions=directions, load_if_exists=True
+                study_name=name, storage=study_url(database.parent), directions=directions, load_if_exists=True
             )
             self._recorded = self.study.trials
         except Exception as error:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cosearch.notebook import html_table
 from cosearch.results import AT_DEFAULT, Design, Result
+from cosearch.runs import dashboard_command
 
 if TYPE_CHECKING:
     from cosearch.costs import PricedNetwork
@@ -115,6 +116,8 @@ def print_result(result: Result) -> None:
     for note in result.notes:
         out.print(f"  {note}", markup=False)
     out.print(f"Run directory: {result.path}", markup=False)
+    # a line that is to be copied is not folded, however narrow the terminal
+    out.print(f"Its trials in a browser: {dashboard_command(result.path)}", markup=False, soft_wrap=True)
     if (Path(result.path) / "report.html").is_file():
         out.print(f"Report: {result.path}/report.html", markup=False)
 

@@ -38,6 +38,7 @@ from cosearch.report.picture import picture
 from cosearch.report.shell import Section, bullets, code, meter, page, paragraph, tiles
 from cosearch.report.trust import trust
 from cosearch.results import AT_DEFAULT, Design, Result
+from cosearch.runs import dashboard_command
 from cosearch.strategies.objectives import split_limit
 from cosearch.tables import USUAL, number
 
@@ -257,6 +258,11 @@ def _search(facts: Facts) -> Section:
     body = join(
         tag("div", charts, class_="pair") if curves else paragraph("Nothing has been evaluated yet."),
         _searches_table(facts, {name: curve[-1][1] for name, curve in curves.items()}),
+        paragraph(
+            "Every evaluation is a trial in study.db. With pip install optuna-dashboard, a browser shows them: ",
+            code(dashboard_command(facts.path)),
+            kind="quiet small",
+        ),
         tag("h3", "What decided what"),
         facts_list(_deciders(facts)),
     )

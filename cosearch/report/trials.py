@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cosearch.errors import RunError
+from cosearch.runs import study_url
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def read_trials(run: Path, planned: tuple[str, ...]) -> tuple[tuple[str, ...], d
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         # a driver that finds no tables makes them: a database that is still being made is not to be touched
-        storage = optuna.storages.RDBStorage(f"sqlite:///{path}", skip_table_creation=True)
+        storage = optuna.storages.RDBStorage(study_url(path.parent), skip_table_creation=True)
         names = [summary.study_name for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)]
         studies = {name: optuna.load_study(study_name=name, storage=storage) for name in names}
         named = [study.metric_names for study in studies.values()]
