@@ -135,6 +135,13 @@ def test_doctor_finds_what_is_needed():
 def test_doctor_checks_itself_against_known_answers():
     assert doctor._mapping().startswith("1,024 cycles")
     assert doctor._adder() == "equal to its formula"
+    assert doctor._training().startswith("4 epochs")
+
+
+def test_doctor_notices_a_training_that_learns_nothing(monkeypatch):
+    monkeypatch.setattr("cosearch.supernet.training.train_network", lambda *given: None)
+    with pytest.raises(ValueError, match="expected at least 80%"):
+        doctor._training()
 
 
 def test_doctor_says_what_is_broken(monkeypatch, capsys):
