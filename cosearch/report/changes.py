@@ -12,7 +12,7 @@ from cosearch.costs import AcceleratorCosts, host_bytes
 from cosearch.errors import CosearchError, HardwareError
 from cosearch.hardware.accelerator import RESOURCES, Accelerator, Resources
 from cosearch.hardware.tables import EngineTable, NestSpace, SharedTable
-from cosearch.hardware.tensor import accelerator_tensor
+from cosearch.hardware.tensor import NetworkCost, accelerator_tensor
 from cosearch.problem import Problem
 from cosearch.strategies.objectives import product
 from cosearch.workload import distinct_layers
@@ -124,20 +124,30 @@ def _known_costs(front: Any, point: int) -> dict[str, float]:
     return {name: value for name, value in values.items() if np.isfinite(value)}
 
 
+def costs_on(problem: Problem, accelerator: Accelerator, archs: Sequence[Arch]) -> dict[str, NetworkCost]:
+    """`arch_key` -> what each network costs on one accelerator, its mapping policies chosen for the EDP."""
+    costs = problem.costs
+    assert isinstance(costs, AcceleratorCosts)
+    workloads = {arch_key(arch): problem.space.workload(arch) for arch in archs}
+    tensor = accelerator_tensor(distinct_layers(workloads.values()), accelerator, costs.tensor.policies)
+    return {
+        key: tensor.evaluate(
+            tensor.counts_of(workload), workload.live_activation_bytes, host_bytes=host_bytes(workload)
+        )
+        for key, workload in workloads.items()
+    }
+
+
 def _on_accelerator(
     problem: Problem, costs: AcceleratorCosts, accelerator: Accelerator, others: Sequence[Arch]
 ) -> dict[str, Priced]:
     """Others on the finalist's accelerator; where it cannot run one, on the accelerator that is best for that one."""
-    workloads = {arch_key(other): problem.space.workload(other) for other in others}
-    tensor = accelerator_tensor(distinct_layers(workloads.values()), accelerator, costs.tensor.policies)
+    here = costs_on(problem, accelerator, others)
     free = costs.free()
     found: dict[str, Priced] = {}
     for other in others:
         key = arch_key(other)
-        workload = workloads[key]
-        cost = tensor.evaluate(
-            tensor.counts_of(workload), workload.live_activation_bytes, host_bytes=host_bytes(workload)
-        )
+        cost = here[key]
         if cost.feasible:
             found[key] = {"latency_ms": cost.latency_ms, "energy_mj": cost.energy_mj}, "", ""
             continue

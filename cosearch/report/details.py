@@ -28,6 +28,7 @@ from cosearch.report.changes import (
 )
 from cosearch.report.kept import FILE, FORMAT, VERSION, key_of
 from cosearch.report.searching import Matrix, entries
+from cosearch.report.sequential import beside_sequential
 from cosearch.report.trials import Trial, read_trials
 from cosearch.runs import RunDirectory
 from cosearch.strategies.auto import DEAR_SOURCES
@@ -55,6 +56,7 @@ def find_details(
         "device": _device(problem),
         "predictors": _predictors(problem),
         "searches": {name: _search(problem, trials) for name, trials in searches.items()},
+        "sequential": beside_sequential(problem, searches),
         "finalist": _finalist(problem, finalist),
         "changes": _changes(problem, finalist, searches, asked, reporter),
     }

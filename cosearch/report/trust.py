@@ -36,7 +36,7 @@ def _answers(facts: Facts) -> Iterator[tuple[str, Any]]:
         others = [d for d in result.designs[1:] if d.name not in ("random search",)]
         for design in others:
             yield f"joint search beside {design.name}", _beside(result.finalist, design)
-    yield "joint search beside network first, accelerator second", NOT_MEASURED
+    yield "joint choice beside network first, accelerator second", _beside_sequential(facts)
     yield (
         "other search seeds",
         f"{NOT_MEASURED}: cosearch compare sets runs with other seeds side by side, with intervals",
@@ -144,6 +144,33 @@ def _beside_random(facts: Facts) -> str:
     if not said:
         return NOT_MEASURED
     return "; ".join(said) + "; one search each, so there is no interval over searches"
+
+
+def _beside_sequential(facts: Facts) -> str:
+    if facts.details is None:
+        return f"not known here: {facts.no_details or 'the run is not finished'}"
+    found = facts.details["sequential"]
+    if found is None:
+        return f"{NOT_MEASURED}: it takes an accelerator to choose, and accuracy beside latency or energy"
+    said = []
+    for row in found["rows"]:
+        if row["ratio"] is None:
+            continue
+        if "interval" in row:
+            mean, low, high = row["interval"]
+            said.append(
+                f"{row['search']}, cut into {row['parts']} searches of {row['size']} evaluations: {mean:.2f}x, 95% "
+                f"interval {low:.2f} to {high:.2f}"
+            )
+        said.append(f"{row['search']}, all {plural(row['evaluations'], 'evaluation')}: {row['ratio']:.2f}x")
+    if not said:
+        return f"{NOT_MEASURED}: no network that is accurate enough runs on {found['accelerator']}"
+    return (
+        f"{'; '.join(said)}. The ratio is of {' times '.join(title(n) for n in found['costs'])}, modelled, of the two "
+        "choices among the same evaluated networks, so it is at most 1. Network first: the cheapest of those accurate "
+        f"enough on {found['accelerator']}, which serves all operators, then the best accelerator for it. Random "
+        "proposals do not look at costs: both searches would have made them."
+    )
 
 
 def _beside(ours: Design, theirs: Design) -> str:

@@ -95,15 +95,19 @@ class NetworkSpace(Decisions, ABC):
                 raise ConfigError(f"decision {name!r} has no choice of {', '.join(operators)}")
         return replace(self, choices=kept, name="-".join((self.name, *operators)))
 
-    def largest(self, operator: str = "conv") -> Arch:
-        """The network whose every decision takes the choice of one operator with most operations."""
-        part = self.restricted(operator) if self.operators else self
-        base = {name: options[0] for name, options in part.choices.items()}
+    def largest(self, *operators: str) -> Arch:
+        """The network whose every decision takes the choice of one operator with most operations.
+
+        operators: which take turns from decision to decision; conv alone if none is given.
+        """
+        parts = [self.restricted(operator) for operator in operators or ("conv",)] if self.operators else [self]
+        base = {name: options[0] for name, options in parts[0].choices.items()}
 
         def operations(name: str, option: object) -> int:
             return self.workload({**base, name: option}).macs
 
-        return {name: max(options, key=lambda o: operations(name, o)) for name, options in part.choices.items()}
+        offered = {name: parts[i % len(parts)].choices[name] for i, name in enumerate(self.choices)}
+        return {name: max(options, key=lambda o: operations(name, o)) for name, options in offered.items()}
 
     def layer_table(self) -> tuple[Layer, ...]:
         """The distinct layers of all networks of the space."""
