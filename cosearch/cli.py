@@ -310,7 +310,7 @@ def cost(
         }
         _print_json({**network, "layers": layers})
     else:
-        print_layers(workload, priced)
+        print_layers(priced)
         print_unpriced(unpriced)
 
 

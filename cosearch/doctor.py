@@ -107,8 +107,8 @@ def _training() -> str:
 
     rng = np.random.default_rng(0)
     y = np.arange(640) % 10
-    x = rng.standard_normal((10, 1, 8, 8))[y] + 0.5 * rng.standard_normal((640, 1, 8, 8))
-    x = x.astype(np.float32)
+    noise = rng.standard_normal((640, 1, 8, 8), np.float32)
+    x = rng.standard_normal((10, 1, 8, 8), np.float32)[y] + np.float32(0.5) * noise
     space = find("shiftadd")((1, 8, 8), 10)
     arch = {name: next(c for c in options if c.startswith("conv_k3_e1")) for name, options in space.choices.items()}
     network = Network(space.blueprint(arch), 0)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cosearch.costs import PricedNetwork
     from cosearch.hardware.mapping import Mapping as LoopMapping
     from cosearch.hardware.published import PublishedCost
-    from cosearch.hardware.report import LayerRow
+    from cosearch.hardware.report import LayerReport, LayerRow
     from cosearch.models.recorder import Unpriced
     from cosearch.report.several import Comparison
     from cosearch.workload import Workload
@@ -163,10 +163,15 @@ def finalist_words(design: Design) -> str:
     )
 
 
-def print_layers(workload: "Workload", priced: "PricedNetwork") -> None:
-    """One line per layer, the totals, and what the optimum is one of; all figures are modelled."""
-    out = console(150)
-    accelerator, rows, cost = priced.accelerator, priced.report.rows, priced.report.cost
+LAYER_NOTES = (
+    "Best of: how many mappings the mapspace of this layer has; shown is the best of all of them under the network's "
+    "policy, exactly.",
+    "Mapping: memory levels by their initials, loops outermost first, after | what runs in parallel.",
+)
+
+
+def layers_table(report: "LayerReport") -> tuple[str, Sequence[str], Sequence[Sequence[str]]]:
+    """Title, columns and one row per layer; all figures are modelled."""
     columns = (
         "layer",
         "kind",
@@ -194,27 +199,34 @@ def print_layers(workload: "Workload", priced: "PricedNetwork") -> None:
             f"{row.mapspace:,}" if row.mapspace else "-",
             where(row),
         )
-        for row in rows
+        for row in report
     ]
-    out.print(_table(f"{workload.name} on {accelerator.name}", columns, table))
+    return f"{report.workload.name} on {report.accelerator.name}", columns, table
+
+
+def _layers_total(report: "LayerReport") -> str:
     energy: Counter[str] = Counter()
-    for row in rows:
+    for row in report:
         energy.update(row.energy_pj)
-    out.print(
-        "Best of: how many mappings the mapspace of this layer has; shown is the best of all of them under the policy "
-        "below, exactly."
+    return (
+        f"{report.workload.macs / 1e6:,.1f} MMACs, {report.workload.weight_count / 1e6:.3g} M weights; modelled: "
+        f"{sum(row.latency_ms for row in report):.4g} ms, {sum(row.energy_mj for row in report):.4g} mJ "
+        f"({_split(energy, len(energy))})"
     )
-    out.print("Mapping: memory levels by their initials, loops outermost first, after | what runs in parallel.")
-    out.print(
-        f"{workload.macs / 1e6:,.1f} MMACs, {workload.weight_count / 1e6:.3g} M weights; modelled: "
-        f"{sum(row.latency_ms for row in rows):.4g} ms, {sum(row.energy_mj for row in rows):.4g} mJ ("
-        + f"{_split(energy, len(energy))})"
-    )
+
+
+def print_layers(priced: "PricedNetwork") -> None:
+    """One line per layer, the totals, and what the optimum is one of; all figures are modelled."""
+    out = console(150)
+    report, cost = priced.report.rows, priced.report.cost
+    out.print(_table(*layers_table(report)))
+    for line in (*LAYER_NOTES, _layers_total(report)):
+        out.print(line)
     out.print(
         f"With its input and output through DRAM: {cost.latency_ms:.4g} ms, {cost.energy_mj:.4g} mJ; energy-delay "
         f"product {cost.edp:.4g} mJ ms."
     )
-    mapped = any(row.mapspace for row in rows)
+    mapped = any(row.mapspace for row in report)
     out.print(
         f"Mapping policy: {policy_words(cost.policies)}."
         if mapped
@@ -230,8 +242,14 @@ def print_layers(workload: "Workload", priced: "PricedNetwork") -> None:
             markup=False,
         )
     else:
-        exactly = "" if accelerator.splits else " and of any mapping for any layer, exactly"
+        exactly = "" if priced.accelerator.splits else " and of any mapping for any layer, exactly"
         out.print(f"Least {priced.objective} {what}{exactly}.", markup=False)
+
+
+def html_layers(report: "LayerReport") -> str:
+    """The layers as `print_layers` prints them, for a notebook."""
+    lines = (*LAYER_NOTES, _layers_total(report))
+    return html_table(*layers_table(report)) + "".join(f"<p>{html.escape(line)}</p>" for line in lines)
 
 
 def print_unpriced(unpriced: "Sequence[Unpriced]") -> None:

@@ -88,13 +88,13 @@ def accuracies(metric: str = "cifar10_accuracy") -> Floats:
     return _column(path, metric)
 
 
-def of_cells(metric: str, cells: npt.NDArray[np.int64]) -> Floats:
-    """[n] the same for a few cells by published index, without reading the metric of all others."""
+def of_cells(metrics: Sequence[str], cells: npt.NDArray[np.int64]) -> dict[str, Floats]:
+    """Metric -> [n], the same for a few cells by published index, without reading the metric of all others."""
     path = data_file()
     if path is None or not path.is_file():
-        raise missing(metric)
+        raise missing(metrics[0])
     records = _records(path)
-    return _fractions(path, metric, [records[i] for i in cells.tolist()])
+    return {metric: _fractions(path, metric, [records[i] for i in cells.tolist()]) for metric in metrics}
 
 
 @lru_cache(maxsize=len(_METRICS))
@@ -146,5 +146,5 @@ def _records(path: Path) -> list[Any]:
 def _keys() -> list[tuple[int, ...]]:
     """The package's key of each cell, by published index."""
     ids = {operation: i for i, operation in enumerate(_OPERATIONS)}
-    cells = (nasbench201.cell(i) for i in range(nasbench201.SIZE))
-    return [tuple(ids[cell[edge]] for edge in _EDGES) for cell in cells]
+    places = [nasbench201.NAMES.index(edge) for edge in _EDGES]
+    return [tuple([ids[operations[at]] for at in places]) for operations in nasbench201.published_cells()]

@@ -211,8 +211,10 @@ class Store:
         if len(networks) and not (networks.min() >= 0 and networks.max() < size):
             raise DataError(f"{self.folder / _TABLE}: network {networks.max()} in a table of {size}")
         values[networks] = given
+        there = np.zeros(size, bool)
+        there[networks] = True
         sources[networks] = codes[_numbers(encoded.indices, np.int32)]
-        if len(np.unique(networks)) < len(networks) and not np.array_equal(values[networks], given):
+        if there.sum() < len(networks) and not np.array_equal(values[networks], given):
             twice = networks[values[networks] != given][0]
             raise DataError(f"{self.folder / _TABLE}: network {twice} has two values of {', '.join(key)}")
         values.flags.writeable = False

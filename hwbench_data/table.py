@@ -10,13 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from cosearch.errors import ConfigError, DataError, InfeasibleError, UnknownNameError, nearest
+from cosearch.notebook import html_table
 from hwbench_data import analog
 from hwbench_data.networks import Cells, Ints, Network, Networks, indices
 from hwbench_data.store import ANY, SOURCES, Card, Column, Figures, Floats, Key, Metric
+from search_spaces.networks import nasbench201
 
 if TYPE_CHECKING:
     import pandas as pd
 
+SHOWN = 20
+"""Networks of a selection that a notebook shows."""
 _BOUNDS: dict[str, Callable[[Floats, float], npt.NDArray[np.bool_]]] = {"max": operator.le, "min": operator.ge}
 
 
@@ -62,6 +66,12 @@ class Selection:
 
         return pd.DataFrame(self.records())
 
+    def _repr_html_(self) -> str:
+        records = Selection(self.table, self.device, self.index[:SHOWN], self.values).records()
+        title = f"{self.table.name} on {self.device}: {len(records)} of {len(self)} networks"
+        rows = [[f"{v:.6g}" if isinstance(v, float) else str(v) for v in record.values()] for record in records]
+        return html_table(title, ("index", "network", *self.values), rows)
+
 
 @dataclass(frozen=True, eq=False)
 class Table:
@@ -96,6 +106,12 @@ class Table:
     def devices(self) -> tuple[str, ...]:
         return tuple(self.card.devices)
 
+    def _repr_html_(self) -> str:
+        devices = ", ".join(self.devices)
+        rows = [(name, metric.unit, metric.better, metric.title) for name, metric in self.metrics.items()]
+        title = f"{self.card.title}: {len(self):,} networks; devices: {devices}"
+        return html_table(title, ("metric", "unit", "better", "what"), rows)
+
     # -- figures --
 
     def query(
@@ -109,11 +125,10 @@ class Table:
         """
         wanted = self._wanted(metrics, device, conditions)
         at = self.networks.index(network)
+        joined = self._accuracies_of(at, [name for name in wanted if name in self.joined])
         found = {
-            name: self._accuracy_of(at, name) if name in self.joined else self._full(name, device, conditions)[at]
-            for name in wanted
+            name: joined[name] if name in joined else float(self._full(name, device, conditions)[at]) for name in wanted
         }
-        found = {name: float(value) for name, value in found.items()}
         return {name: value for name, value in found.items() if metrics is not None or not np.isnan(value)}
 
     def query_many(
@@ -330,14 +345,16 @@ class Table:
             return self._accuracy(metric)
         return self._column(metric, device, conditions).values
 
-    def _accuracy_of(self, at: int, metric: str) -> float:
-        """One value of `_accuracy`: the other networks are not looked at."""
+    def _accuracies_of(self, at: int, metrics: Sequence[str]) -> dict[str, float]:
+        """`_accuracy` of one network by each of several metrics: the other networks are not looked at."""
+        if not metrics:
+            return {}
         cells = self.networks.cells
         assert cells is not None
         if cells[at] < 0:
-            return np.nan
-        same = self._cells.same
-        return float(analog.of_cells(metric, np.flatnonzero(same == same[cells[at]])).mean())
+            return dict.fromkeys(metrics, np.nan)
+        found = analog.of_cells(metrics, nasbench201.same_network(int(cells[at])))
+        return {metric: float(values.mean()) for metric, values in found.items()}
 
     @property
     def _cells(self) -> Networks:

@@ -12,10 +12,11 @@ import jsonschema
 import pandas as pd
 import pytest
 
+import hwbench_data
 from cosearch import doctor
 from cosearch.cli import main
 from cosearch.export.schema import FOLDER
-from cosearch.hardware import best
+from cosearch.hardware import best, layer_report
 from cosearch.notebook import html_table
 from cosearch.results import Design, Result
 from cosearch.workload import Layer, Workload
@@ -93,6 +94,11 @@ def test_results_and_costs_have_tables_in_notebooks():
     layer = design.workload.layers[0]
     _, cost = best(layer, design.accelerator)
     assert f"{cost.energy_mj:.4g} mJ" in cost._repr_html_()
+    report = layer_report(design.workload, design.accelerator)
+    shown = report._repr_html_()
+    assert shown.count("<tr>") == 1 + len(report) == 1 + len(design.workload)
+    assert all(row.layer.name in shown and f"<td>{row.cycles:,.0f}</td>" in shown for row in report)
+    assert f"{sum(row.energy_mj for row in report):.4g} mJ" in shown
     assert html_table("<t>", ["<c>"], [["<d>"]]) == (
         '<table><caption>&lt;t&gt;</caption><thead><tr><th scope="col">&lt;c&gt;</th></tr></thead>'
         "<tbody><tr><td>&lt;d&gt;</td></tr></tbody></table>"
@@ -120,6 +126,17 @@ def test_without_a_command_there_is_help_and_no_odd_line(monkeypatch, capsys):
     said = capsys.readouterr()
     assert "doctor" in said.out
     assert said.err == ""
+
+
+def test_tables_and_what_is_picked_from_them_have_tables_in_notebooks():
+    table = hwbench_data.load("fbnet_blocks")
+    shown = table._repr_html_()
+    assert all(f"<td>{name}</td><td>{metric.unit}</td>" in shown for name, metric in table.metrics.items())
+    picked = table.top(25, "latency_ms", device="zcu102")
+    shown = picked._repr_html_()
+    assert shown.count("<tr>") == 21
+    assert "20 of 25 networks" in shown
+    assert f"<td>{picked.values['latency_ms'][0]:.6g}</td>" in shown
 
 
 # -- doctor --

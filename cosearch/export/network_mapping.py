@@ -5,6 +5,7 @@ from workload, accelerator and loop nests to latency and energy without a search
 """
 
 from collections.abc import Mapping as Dict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,7 +86,7 @@ class NetworkMapping:
         workload: Workload,
         accelerator: Accelerator,
         residency: Residency,
-        rows: list[LayerRow],
+        rows: Sequence[LayerRow],
         total: tuple[float, float],
     ) -> "NetworkMapping":
         """rows: the layers as `point_report` finds them; total: latency_ms and energy_mj of the point."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cosearch.hardware.joint import JointFront, joint_front
     from cosearch.hardware.mapping import LevelLoops, Mapping
     from cosearch.hardware.relaxed import Descent, RelaxedCost, descend, relaxed_cost
-    from cosearch.hardware.report import LayerRow, layer_report
+    from cosearch.hardware.report import LayerReport, LayerRow, layer_report
     from cosearch.hardware.repricing import SensitivityRow, sensitivity
     from cosearch.hardware.single import best, mapspace_size
     from cosearch.hardware.sweep import Grid, grid
@@ -37,6 +37,7 @@ _LAZY = {
     "JointFront": "joint",
     "LayerRow": "report",
     "LevelLoops": "mapping",
+    "LayerReport": "report",
     "LowerBound": "bounds",
     "Mapping": "mapping",
     "SensitivityRow": "repricing",
@@ -69,6 +70,7 @@ __all__ = [
     "Grid",
     "HardwareFront",
     "JointFront",
+    "LayerReport",
     "LayerRow",
     "LevelLoops",
     "LowerBound",

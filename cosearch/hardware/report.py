@@ -1,8 +1,10 @@
 """What each layer of a network does on one accelerator: mapping, cycles, energy split, distance to the bounds."""
 
 from collections.abc import Mapping as Dict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -46,6 +48,26 @@ class LayerRow:
 
 
 @dataclass(frozen=True)
+class LayerReport(Sequence[LayerRow]):
+    """The layers of a network in order, a sequence of `LayerRow`; in a notebook, a table."""
+
+    workload: Workload
+    accelerator: Accelerator
+    rows: tuple[LayerRow, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.rows[place]
+
+    def _repr_html_(self) -> str:
+        from cosearch.tables import html_layers
+
+        return html_layers(self)
+
+
+@dataclass(frozen=True)
 class NetworkReport:
     """A network on one accelerator: its cost, with its mapping policies and what bounds them, and every layer in order.
 
@@ -53,10 +75,10 @@ class NetworkReport:
     """
 
     cost: NetworkCost
-    rows: list[LayerRow]
+    rows: LayerReport
 
 
-def layer_report(workload: Workload, accelerator: Accelerator, objective: str = "edp") -> list[LayerRow]:
+def layer_report(workload: Workload, accelerator: Accelerator, objective: str = "edp") -> LayerReport:
     """Every layer in order on one accelerator, its mapping policies chosen for the network's objective.
 
     Raises: HardwareError if the accelerator cannot run the network.
@@ -80,10 +102,11 @@ def network_report(
     residency = Residency(cost.weights_resident, cost.activations_resident)
     policies = dict(cost.policies)
     rows = {layer.shape_key: _row(layer, accelerator, policies, residency) for layer in counts}
-    return NetworkReport(cost, [_renamed(rows[layer.shape_key], layer) for layer in workload.layers])
+    named = tuple(_renamed(rows[layer.shape_key], layer) for layer in workload.layers)
+    return NetworkReport(cost, LayerReport(workload, accelerator, named))
 
 
-def point_report(workload: Workload, front: HardwareFront, i: int) -> list[LayerRow]:
+def point_report(workload: Workload, front: HardwareFront, i: int) -> LayerReport:
     """Every layer in order on point i of the network's hardware front, as the point prices it.
 
     The rows, host transfer apart, sum to the point's latency (of one image) and energy.
@@ -91,7 +114,8 @@ def point_report(workload: Workload, front: HardwareFront, i: int) -> list[Layer
     accelerator, residency = front.accelerator(i), RESIDENCIES[int(front.residency[i])]
     policies = dict(front.policies_of(i))
     rows = {layer.shape_key: _row(layer, accelerator, policies, residency) for layer in workload.shape_counts()}
-    return [_renamed(rows[layer.shape_key], layer) for layer in workload.layers]
+    named = tuple(_renamed(rows[layer.shape_key], layer) for layer in workload.layers)
+    return LayerReport(workload, accelerator, named)
 
 
 def _renamed(row: LayerRow, layer: Layer) -> LayerRow:

@@ -105,8 +105,7 @@ def _sample_file(request: Request) -> Path | None:
 def _measured(path: Path, count: int) -> tuple[dict[str, Any], list[Block]]:
     """The card's entry of the measured device, and its figures for the first `count` cells."""
     sample, session = cpu.read_sample(path)
-    cells = (tuple(nb.effective(nb.cell(i)).values()) for i in range(nb.SIZE))
-    features = np.array([nb.operation_counts(cell) for cell in cells])
+    features = nb.all_operation_counts()
     entry: dict[str, Any] = {
         "title": f"{session['processor']}, one thread, onnxruntime",
         "source": "measured",

@@ -6,6 +6,7 @@ Hardware runs the *effective* cell: edges that lie on no path from the cell's in
 Source: Dong and Yang, NAS-Bench-201, ICLR 2020.
 """
 
+import itertools
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -57,12 +58,23 @@ def from_string(text: str) -> Arch:
 
 
 @lru_cache(maxsize=1)
-def _published_order() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """(index -> place in the product order of the choices, the inverse)."""
+def _published_order() -> tuple[int, ...]:
+    """Of each published index its place in the product order of the choices."""
     order = list(range(SIZE))
     random.Random(_PUBLISHED_SEED).shuffle(order)
-    places = np.array(order, dtype=np.int64)
-    return places, np.argsort(places)
+    return tuple(order)
+
+
+@lru_cache(maxsize=1)
+def published_cells() -> tuple[tuple[str, ...], ...]:
+    """The operations of every cell, in the order of `NAMES`, by published index."""
+    every = list(itertools.product(OPERATIONS, repeat=len(EDGES)))
+    return tuple([every[place] for place in _published_order()])
+
+
+@lru_cache(maxsize=1)
+def _indices() -> dict[tuple[str, ...], int]:
+    return {operations: i for i, operations in enumerate(published_cells())}
 
 
 def cell(index: int) -> Arch:
@@ -72,15 +84,12 @@ def cell(index: int) -> Arch:
     """
     if not 0 <= index < SIZE:
         raise ConfigError(f"index {index}: NAS-Bench-201 has networks 0 to {SIZE - 1}")
-    place = int(_published_order()[0][index])
-    digits = np.unravel_index(place, (len(OPERATIONS),) * len(EDGES))
-    return {name: OPERATIONS[int(d)] for name, d in zip(NAMES, digits, strict=True)}
+    return dict(zip(NAMES, published_cells()[index], strict=True))
 
 
 def index_of(arch: Mapping[str, Any]) -> int:
     """The published index of a cell."""
-    digits = tuple(OPERATIONS.index(arch[name]) for name in NAMES)
-    return int(_published_order()[1][np.ravel_multi_index(digits, (len(OPERATIONS),) * len(EDGES))])
+    return _indices()[tuple(arch[name] for name in NAMES)]
 
 
 def effective(arch: Mapping[str, Any]) -> Arch:
@@ -89,18 +98,23 @@ def effective(arch: Mapping[str, Any]) -> Arch:
     return dict(zip(NAMES, operations, strict=True))
 
 
-@lru_cache(maxsize=SIZE)
 def _effective(operations: tuple[str, ...]) -> tuple[str, ...]:
-    live = [edge for edge, operation in zip(EDGES, operations, strict=True) if operation != "none"]
+    used = _used(tuple(operation != "none" for operation in operations))
+    return tuple(operation if kept else "none" for operation, kept in zip(operations, used, strict=True))
+
+
+@lru_cache(maxsize=2 ** len(EDGES))
+def _used(live: tuple[bool, ...]) -> tuple[bool, ...]:
+    """[edges] which live edges lie on a path from input to output."""
+    edges = [edge for edge, there in zip(EDGES, live, strict=True) if there]
     reached, leading = {0}, {3}
-    for a, b in sorted(live):
+    for a, b in sorted(edges):
         if a in reached:
             reached.add(b)
-    for a, b in sorted(live, reverse=True):
+    for a, b in sorted(edges, reverse=True):
         if b in leading:
             leading.add(a)
-    used = {(a, b) for a, b in live if a in reached and b in leading}
-    return tuple(op if edge in used else "none" for edge, op in zip(EDGES, operations, strict=True))
+    return tuple(edge in edges and edge[0] in reached and edge[1] in leading for edge in EDGES)
 
 
 def connected(arch: Mapping[str, Any]) -> bool:
@@ -136,12 +150,17 @@ def function_class(arch: Mapping[str, Any]) -> str:
     for node in (1, 2, 3):
         terms: list[str] = []
         for source in range(node):
-            operation, value = str(arch[f"{source}-{node}"]), nodes[source]
-            if operation == "none" or not value:
-                continue
-            terms.extend(value if operation == "skip_connect" else (f"({'+'.join(value)})@{operation}",))
+            terms.extend(_terms(arch[f"{source}-{node}"], nodes[source]))
         nodes.append(tuple(sorted(terms)))
     return "+".join(nodes[-1])
+
+
+@lru_cache(maxsize=1024)
+def _terms(operation: str, value: tuple[str, ...]) -> tuple[str, ...]:
+    """What an edge adds to a sum. value: the terms of the node it comes from; all cells have 156 different ones."""
+    if operation == "none" or not value:
+        return ()
+    return value if operation == "skip_connect" else (f"({'+'.join(value)})@{operation}",)
 
 
 def network_class(arch: Mapping[str, Any]) -> str:
@@ -150,7 +169,15 @@ def network_class(arch: Mapping[str, Any]) -> str:
     They are one network up to the order of nodes, so that cost and accuracy have one answer. `function_class` also
     joins cells of which one computes twice what the other computes once and uses twice.
     """
-    return f"{function_class(arch)} {operation_counts(tuple(effective(arch).values()))}"
+    return f"{function_class(arch)} {operation_counts(_effective(tuple(arch[name] for name in NAMES)))}"
+
+
+def same_network(index: int) -> npt.NDArray[np.int64]:
+    """The published indices of a cell's `network_class`, itself among them; other classes are not worked out."""
+    counts = all_operation_counts()
+    key = function_class(cell(index))
+    alike = np.flatnonzero((counts == counts[index]).all(axis=1))
+    return np.array([i for i in alike.tolist() if function_class(cell(i)) == key], np.int64)
 
 
 @dataclass(frozen=True)
@@ -202,8 +229,29 @@ class NasBench201Space(NetworkSpace):
 
 def operation_counts(operations: tuple[str, ...]) -> tuple[int, ...]:
     """(edges of each priced operation, additions) of an effective cell."""
-    inputs = [sum(op != "none" for op, (_, b) in zip(operations, EDGES, strict=True) if b == n) for n in (1, 2, 3)]
-    return (*(operations.count(op) for op in _PRICED), sum(max(0, n - 1) for n in inputs))
+    additions = _additions(tuple(operation != "none" for operation in operations))
+    return (*(operations.count(operation) for operation in _PRICED), additions)
+
+
+@lru_cache(maxsize=2 ** len(EDGES))
+def _additions(live: tuple[bool, ...]) -> int:
+    inputs = (sum(there and b == node for there, (_, b) in zip(live, EDGES, strict=True)) for node in (1, 2, 3))
+    return sum(max(0, n - 1) for n in inputs)
+
+
+@lru_cache(maxsize=1)
+def all_operation_counts() -> npt.NDArray[np.int64]:
+    """[15625, 4] `operation_counts` of every effective cell, by published index."""
+    digits = np.stack(np.unravel_index(np.array(_published_order()), (len(OPERATIONS),) * len(EDGES)), axis=1)
+    patterns = list(itertools.product((False, True), repeat=len(EDGES)))
+    place = (digits > 0) @ (1 << np.arange(len(EDGES))[::-1])  # `none` is the first operation
+    used = np.array([_used(pattern) for pattern in patterns])[place]
+    additions = np.array([_additions(_used(pattern)) for pattern in patterns])[place]
+    effective_digits = np.where(used, digits, 0)
+    priced = [(effective_digits == OPERATIONS.index(operation)).sum(axis=1) for operation in _PRICED]
+    counts = np.stack([*priced, additions], axis=1).astype(np.int64)
+    counts.flags.writeable = False
+    return counts
 
 
 def _stack(arch: Arch, input_shape: tuple[int, int, int], num_classes: int) -> Blueprint:

@@ -19,7 +19,6 @@ from cosearch.cli import main
 from cosearch.report.facts import read_facts
 from cosearch.report.writing import write_report
 
-
 RUN = "from importlib.metadata import entry_points as e; [c] = e(group='console_scripts', name='optuna-dashboard'); "
 RUN += "c.load()()"
 """The command, wherever this interpreter's environment has put it."""
@@ -70,4 +69,3 @@ def test_the_printed_command_shows_the_objectives_by_name(finished, monkeypatch,
     assert len(shown["trials"]) == len(searches["co-search"])
     for trial, ours in zip(shown["trials"], searches["co-search"], strict=True):
         assert trial["values"] == [ours.values[name] for name in shown["objective_names"]]
-

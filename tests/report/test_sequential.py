@@ -67,8 +67,8 @@ def test_the_fixed_accelerator_runs_every_network(problem):
     mixed = problem.space.largest(*problem.space.operators)
     assert {str(choice).split("_")[0] for choice in mixed.values()} == set(problem.space.operators)
     fixed = problem.costs.least_edp_cost(mixed).accelerator(0)
-    every = (dict(zip(problem.space.choices, c, strict=True)) for c in itertools.product(*problem.space.choices.values()))
-    for arch in itertools.islice(every, 0, None, 7):
+    for choices in itertools.islice(itertools.product(*problem.space.choices.values()), 0, None, 7):
+        arch = dict(zip(problem.space.choices, choices, strict=True))
         assert layer_report(problem.space.workload(arch), fixed)
 
 

@@ -34,6 +34,16 @@ def test_published_counts_of_classes_and_of_the_largest_network() -> None:
     assert round(largest.macs / 1e6, 2) == 220.12  # the benchmark's published FLOPs, in millions
 
 
+def test_what_is_worked_out_for_all_cells_at_once_is_what_each_one_says() -> None:
+    archs = [nb.cell(i) for i in range(nb.SIZE)]
+    alone = [nb.operation_counts(tuple(nb.effective(arch).values())) for arch in archs]
+    np.testing.assert_array_equal(nb.all_operation_counts(), alone)
+    keys = np.unique([nb.network_class(arch) for arch in archs], return_inverse=True)[1].ravel()
+    assert keys.max() + 1 == 5425
+    for index in range(0, nb.SIZE, 131):
+        np.testing.assert_array_equal(nb.same_network(index), np.flatnonzero(keys == keys[index]))
+
+
 @given(cells)
 def test_effective_edges_are_those_on_a_path(arch: dict[str, str]) -> None:
     paths = [(0, 3), (0, 1, 3), (0, 2, 3), (0, 1, 2, 3)]
