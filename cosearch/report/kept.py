@@ -7,7 +7,7 @@ from typing import Any
 from cosearch.runs import RunDirectory
 
 FILE = "report.json"
-FORMAT, VERSION = "cosearch.report", 2
+FORMAT, VERSION = "cosearch.report", 3
 
 
 def key_of(run: RunDirectory) -> str:
