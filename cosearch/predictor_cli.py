@@ -175,9 +175,12 @@ def _report(fitted: "ArchPredictor", target: str) -> None:
         f"{target} from {fitted.samples} networks by {fitted.chosen.label}: error {fitted.relative_error:.1%} "
         f"(guessing the mean: {fitted.relative_spread:.1%}), rank correlation {fitted.score:.3f}, by cross-validation."
     )
-    share = getattr(fitted._model, "ridge_share", 0.0)
-    if share > 0.5:
-        typer.echo("The device is unlike those of the pool: plain ridge regression on operator counts is used.")
+    if fitted.stranger is not None:
+        used = "ridge regression" if fitted.stranger > 0.5 else "the pool"
+        typer.echo(
+            f"Given the measurements, the device is unlike those of the pool with a probability of "
+            f"{fitted.stranger:.0%}: by so much plain ridge regression is used, so mostly {used}."
+        )
 
 
 def _write(fitted: "ArchPredictor", path: Path, table: Path, target: str) -> None:

@@ -30,6 +30,9 @@ JUDGED = 200
 """Candidates are compared on at most so many networks."""
 LEARNED = {"boosting": 300, "blend": 30}
 """Models that with fewer networks than this have never been worth their time, so `auto` leaves them out."""
+COMPARED = 40
+"""With fewer networks than this and a pool of devices, nothing is compared: so few order the candidates by chance, and
+the pool weighs itself against a plain ridge regression."""
 ONE_HOT_SCALE = 0.1
 
 
@@ -85,7 +88,8 @@ class ArchPredictor:
 
     ``auto`` takes the candidate with the highest cross-validated rank correlation; isomorphic networks share a fold.
     positive: the target is a latency, an energy or another cost, not an accuracy.
-    pool: a `DevicePool` over `pool_parts` of the space, as `predictors.shipped.device_pool` gives; one more candidate.
+    pool: a `DevicePool` over `pool_parts` of the space, as `predictors.shipped.device_pool` gives; one more candidate,
+    and the one that is taken with fewer than `COMPARED` networks.
     """
 
     name = "arch"
@@ -131,6 +135,14 @@ class ArchPredictor:
             return Candidate(model, tuple(parts), dict(options or {}), tuple(shrunk))
         known_ones = candidates(self.space, self.positive)
         return next((c for c in known_ones if c.model == model), Candidate(model, known_ones[-1].parts))
+
+    @property
+    def stranger(self) -> float | None:
+        """Probability, given the samples, that the device is unlike the pool's; None without a pool.
+
+        By so much a plain ridge regression is used.
+        """
+        return self._model.ridge_share if isinstance(self._model, PooledPredictor) else None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -322,6 +334,8 @@ class ArchPredictor:
 
     def _judge(self, archs: Sequence[Arch], y: Floats, folds: npt.NDArray[np.int64]) -> Candidate:
         """The candidate with the highest cross-validated rank correlation, the earlier of equal ones."""
+        if self.pool is not None and len(y) < COMPARED:
+            return candidates(self.space, self.positive, self.pool)[0]
         some = np.random.default_rng(self.seed).permutation(len(y))[:JUDGED]
         offered = candidates(self.space, self.positive, self.pool if len(y) <= MOST else None)
         offered = [c for c in offered if len(y) >= LEARNED.get(c.model, 0)]

@@ -3,8 +3,9 @@
 Latency is close to additive: y(x) = s phi(x).w + noise. Over a pool of devices the weights w, each device's latencies
 divided by their mean, scatter in a few directions. Their mean and covariance are the prior for the next device; its
 scale s, its noise and which view of a network it runs (all edges, only those whose result is read, ...: see
-`predictors.encoding`) are weighed by marginal likelihood. A device unlike the pool is left to the last component, a
-plain ridge regression on the columns called general. Measurements have outliers, so the noise is Student's t.
+`predictors.encoding`) are weighed by marginal likelihood. So is how far the device is from the pool: it may be like the
+pool's devices, or lie about their mean with freedom of its own in every weight, or have nothing in common with them,
+which is ridge regression. Measurements have outliers, so the noise is Student's t.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,11 +25,15 @@ OWN = 0.3
 SCALES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4, 1.6, 2.0)
 NOISES = (0.01, 0.02, 0.04, 0.08, 0.15)
 WIDTHS = (0.03, 0.1, 0.3)
-"""Standard deviations, as parts of the mean latency, of a general column's effect under the ridge component."""
-RIDGE_SHARE = 0.1
-"""Prior probability that a device is unlike the pool."""
+"""Standard deviations, as parts of the mean latency, of the freedom in a general column's effect."""
+SPECIFIC = 0.1
+"""Of the freedom in a general column's effect, how much any other column has."""
+STRANGER = 0.5
+"""Prior odds that a device with freedom of its own has nothing in common with the pool."""
 DESIGN_NOISE = 0.05
 MOST = 300
+USED = 1e-4
+"""A component that is less probable than this is left out of predictions."""
 POOL_PENALTY = 1.0
 
 
@@ -39,11 +44,20 @@ class Prior(NamedTuple):
     covariance: Floats
 
 
+class Component(NamedTuple):
+    """One thing a device may be. view: the columns it runs; share: prior probability; stranger: the pool unheeded."""
+
+    prior: Prior
+    view: int
+    share: float
+    stranger: bool
+
+
 class DevicePool:
     """Latencies of many networks on several devices, as a prior for the next one.
 
     views: per view the columns of X that describe it, equally many and in the same order; one view of all by default.
-    general: which of a view's columns the ridge component uses; all by default.
+    general: the columns of a view whose effects a device is most free in, such as operator counts; all by default.
     """
 
     name = "pool"
@@ -131,25 +145,36 @@ class DevicePool:
         covariance = apart.T @ apart / len(apart)
         return Prior(mean, covariance + OWN**2 * np.diag(np.diag(covariance)))
 
-    def view_odds(self) -> Floats:
-        """Prior probability of each view: how common it is in the pool, plus one each."""
-        counts = np.bincount(self._view, minlength=len(self.views or ())) + 1.0
-        return np.asarray(counts / counts.sum())
-
-    def ridge_priors(self) -> list[Prior]:
-        """Priors that know nothing but that latency is about additive over the general columns."""
+    def freedoms(self) -> list[Floats]:
+        """Per width the diagonal [p, p] covariance of weights of which no pool tells."""
         size = 1 + len(self._centre)
-        columns = np.array(self.general if self.general is not None else range(size - 1), dtype=int)
-        columns = columns[self._spread[columns] > 0]
+        part = np.full(size - 1, SPECIFIC)
+        part[self.general if self.general is not None else slice(None)] = 1.0
+        shown = self._spread > 0
         out = []
         for width in WIDTHS:
             variance = np.zeros(size)
             variance[0] = 0.1
-            variance[1 + columns] = (width / self._spread[columns]) ** 2
-            mean = np.zeros(size)
-            mean[0] = 1.0
-            out.append(Prior(mean, np.diag(variance)))
+            variance[1:][shown] = (width * part[shown] / self._spread[shown]) ** 2
+            out.append(np.diag(variance))
         return out
+
+    def components(self) -> list["Component"]:
+        """What a new device may be, view by view; the shares add up to one.
+
+        Every view is as likely as another: how many of the pool's devices drop dead code says little of the next one.
+        """
+        known, freedoms = self.prior(), self.freedoms()
+        nothing = np.zeros_like(known.mean)
+        nothing[0] = 1.0
+        kinds = [
+            (known, 1.0, False),
+            *((Prior(known.mean, known.covariance + free), 1.0, False) for free in freedoms),
+            *((Prior(nothing, free), STRANGER, True) for free in freedoms),
+        ]
+        count = len(self.views or ())
+        total = count * sum(share for _, share, _ in kinds)
+        return [Component(prior, view, share / total, alien) for view in range(count) for prior, share, alien in kinds]
 
     def save(self, path: Path | str, **card: Any) -> None:
         """As `Predictor.save`."""
@@ -206,64 +231,56 @@ class PooledPredictor:
         features, targets = checked(X, y, self.minimum, self.name, True)
         if len(targets) > MOST:
             raise DataError(f"{len(targets)} samples to adapt from, at most {MOST}: train a predictor on them instead")
-        pool = self.pool
         self._width = features.shape[1]
-        found: list[tuple[float, int, Floats, Floats, float]] = []
-        priors = [(pool.prior(), (1 - RIDGE_SHARE) * odds, view) for view, odds in enumerate(pool.view_odds())]
-        broad = pool.ridge_priors()
-        priors += [(prior, RIDGE_SHARE / len(broad), len(priors)) for prior in broad]
-        self._views = np.array([*range(len(pool.view_odds())), 0])
-        for prior, share, component in priors:
-            design = pool._design(features, int(self._views[component]))
-            for log_evidence, weights, covariance, noise in _posteriors(design, targets, prior):
-                found.append((log_evidence + np.log(share), component, weights, covariance, noise))
-        self._mix(found)
+        components = self.pool.components()
+        designs = [self.pool._design(features, view) for view in range(len(self.pool.views or ()))]
+        found = [_posteriors(designs[c.view], targets, c.prior) for c in components]
+        self._mix(components, found)
         self.samples = len(targets)
         self._floor = 0.1 * float(targets.min())
         return self
 
-    def _mix(self, found: list[tuple[float, int, Floats, Floats, float]]) -> None:
+    def _mix(self, components: Sequence[Component], found: Sequence["Posteriors"]) -> None:
         """Per component its probability and the moments of its weights over scales and noises."""
-        log_odds = np.array([each[0] for each in found])
+        log_odds = np.array([p.log_evidence + np.log(c.share) for c, p in zip(components, found, strict=True)])
         odds = np.exp(log_odds - log_odds.max())
         odds /= odds.sum()
-        of = np.array([each[1] for each in found])
-        self.odds = np.array([odds[of == c].sum() for c in range(len(self._views))])
-        size = len(found[0][2])
-        self._weights = np.zeros((len(self._views), size))
-        self._covariance = np.zeros((len(self._views), size, size))
-        noise = 0.0
-        for part, (_, component, weights, _, std) in zip(odds, found, strict=True):
-            self._weights[component] += part / max(self.odds[component], 1e-300) * weights
-            noise += part * std**2
-        for part, (_, component, weights, covariance, _) in zip(odds, found, strict=True):
-            if part > 1e-6:
-                away = weights - self._weights[component]
-                share = part / self.odds[component]
-                self._covariance[component] += share * (covariance + np.outer(away, away))
-        self._noise = float(np.sqrt(noise))
+        self.odds = odds.sum(1)
+        self._views = np.array([c.view for c in components])
+        self._strangers = np.array([c.stranger for c in components])
+        moments = [p.moments(o / max(o.sum(), 1e-300)) for o, p in zip(odds, found, strict=True)]
+        self._weights = np.array([mean for mean, _ in moments])
+        self._covariance = np.array([covariance for _, covariance in moments])
+        self._noise = float(np.sqrt(sum(float(o @ p.noise**2) for o, p in zip(odds, found, strict=True))))
 
     @property
     def ridge_share(self) -> float:
-        """Probability, given the measurements, that the device is unlike the pool: plain ridge regression is used."""
-        return float(self.odds[-1])
+        """Probability, given the measurements, that the device has nothing in common with the pool."""
+        return float(self.odds[self._strangers].sum())
+
+    @property
+    def view_odds(self) -> Floats:
+        """[views] probability of each, given the measurements."""
+        return np.bincount(self._views, self.odds)
 
     def predict(self, X: npt.ArrayLike) -> tuple[Floats, Floats]:
         """X: [m, d]. Returns: mean [m], not below a tenth of the least latency seen, and standard deviation [m]."""
         if not self.samples:
             raise DataError("the pooled predictor was not fitted: call DevicePool.adapt or load one first")
         features = checked_features(X, self._width)
-        used = [c for c in range(len(self.odds)) if self.odds[c] > 1e-4]
-        total = self.odds[used].sum()
-        means, spreads = [], []
-        for component in used:
-            design = self.pool._design(features, int(self._views[component]))
-            means.append(design @ self._weights[component])
-            spreads.append(((design @ self._covariance[component]) * design).sum(1))
-        share = self.odds[used] / total
-        mean = share @ np.array(means)
-        variance = share @ (np.array(spreads) + np.array(means) ** 2) - mean**2
-        std = np.sqrt(np.maximum(variance, 0.0) + self._noise**2)
+        used = self.odds > USED
+        share = self.odds[used] / self.odds[used].sum()
+        mean, variance = np.zeros(len(features)), np.zeros(len(features))
+        for view in np.unique(self._views[used]):
+            of = self._views[used] == view
+            parts, weights = share[of], self._weights[used][of]
+            # over a view's components: the mean of weights, and the mean of their second moments
+            centre = parts @ weights
+            second = np.einsum("c,cij->ij", parts, self._covariance[used][of]) + (weights.T * parts) @ weights
+            design = self.pool._design(features, int(view))
+            mean += design @ centre
+            variance += ((design @ second) * design).sum(1)
+        std = np.sqrt(np.maximum(variance - mean**2, 0.0) + self._noise**2)
         return np.maximum(mean, self._floor), std
 
     def adapt(self, X_few: npt.ArrayLike, y_few: npt.ArrayLike) -> "PooledPredictor":
@@ -281,6 +298,7 @@ class PooledPredictor:
         return pool | {
             "odds": self.odds,
             "views": self._views,
+            "strangers": self._strangers,
             "weights": self._weights,
             "covariance": self._covariance,
             "numbers": np.array([self._noise, self._floor, self._width, self.samples]),
@@ -288,7 +306,7 @@ class PooledPredictor:
 
     def restore(self, arrays: Arrays) -> "PooledPredictor":
         self.pool.restore({k.removeprefix("pool/"): v for k, v in arrays.items() if k.startswith("pool/")})
-        self.odds, self._views = arrays["odds"], arrays["views"]
+        self.odds, self._views, self._strangers = arrays["odds"], arrays["views"], arrays["strangers"]
         self._weights, self._covariance = arrays["weights"], arrays["covariance"]
         self._noise, self._floor = map(float, arrays["numbers"][:2])
         self._width, self.samples = map(int, arrays["numbers"][2:])
@@ -312,39 +330,66 @@ def _robust_ridge(design: Floats, y: Floats) -> tuple[Floats, float]:
     return np.asarray(weights, dtype=float), float(np.abs(error).mean())
 
 
-def _posteriors(design: Floats, y: Floats, prior: Prior) -> list[tuple[float, Floats, Floats, float]]:
-    """For each scale s and noise: log evidence, posterior mean and covariance of s w, and the noise's std.
+class Posteriors(NamedTuple):
+    """Of one component, for each of g pairs of scale and noise.
+
+    log_evidence: [g]; weights: [g, p], of latency; noise: [g] standard deviation; size: [g] what scales the weights.
+    basis: [p, r] and inner: [g, r, r]: covariance over size^2 is outer + basis inner basis'; outer: [p, p].
+    """
+
+    log_evidence: Floats
+    weights: Floats
+    noise: Floats
+    size: Floats
+    basis: Floats
+    inner: Floats
+    outer: Floats
+
+    def moments(self, shares: Floats) -> tuple[Floats, Floats]:
+        """Mean [p] and covariance [p, p] of the weights over pairs with these shares [g], which add up to one."""
+        mean = shares @ self.weights
+        squared = shares * self.size**2
+        inner = np.tensordot(squared, self.inner, 1)
+        apart = self.weights - mean
+        spread = (apart.T * shares) @ apart
+        return mean, squared.sum() * self.outer + self.basis @ inner @ self.basis.T + spread
+
+
+def _posteriors(design: Floats, y: Floats, prior: Prior) -> Posteriors:
+    """Weights s w with w of the prior, given latencies, for every scale s and noise.
 
     design: [n, p]; y: [n]. The t noise is a Gaussian whose variances are iterated (expectation maximisation).
-    Source: own derivation; Bayesian linear regression in its function-space form, which inverts n x n.
+    Source: own derivation; Bayesian linear regression in the at most min(n, p) directions that the rows show.
     """
+    values, vectors = np.linalg.eigh(prior.covariance)
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    left, size, right = np.linalg.svd(design @ root, full_matrices=False)
+    shown, basis = left * size, root @ right.T  # a row's latency is expected + shown b with b standard normal
+    outer = root @ root.T - basis @ basis.T
     expected = design @ prior.mean
-    gain = prior.covariance @ design.T
-    signal = design @ gain
     centre = float(y @ expected) / float(expected @ expected)
     if centre <= 0:
         centre = float(y.mean())
-    out = []
-    for scale in SCALES:
-        target = y / (centre * scale) - expected
-        for noise in NOISES:
-            certainty = np.ones(len(y))
-            for _ in range(6):
-                kernel = signal + np.diag(noise**2 / certainty)
-                inverse = np.linalg.inv(kernel)
-                solved = inverse @ target
-                doubt = np.diag(signal - signal @ inverse @ signal)
-                squared = (target - signal @ solved) ** 2 + doubt
-                certainty = (FREEDOM + 1) / (FREEDOM + squared / noise**2)
-            evidence = -0.5 * float(target @ solved) - 0.5 * float(np.linalg.slogdet(kernel)[1])
-            evidence -= len(y) * np.log(centre * scale)
-            weights = prior.mean + gain @ solved
-            covariance = prior.covariance - gain @ inverse @ gain.T
-            size = centre * scale
-            # variance of Student's t is larger than its squared scale
-            spread = noise * np.sqrt(FREEDOM / (FREEDOM - 2))
-            out.append((evidence, size * weights, size**2 * covariance, size * spread))
-    return out
+    scales, noises = (grid.ravel() for grid in np.meshgrid(np.array(SCALES), np.array(NOISES), indexing="ij"))
+    target = y / (centre * scales[:, None]) - expected
+    certainty = np.ones_like(target)
+    for _ in range(6):
+        precision = certainty / noises[:, None] ** 2
+        weighted = shown.T * precision[:, None, :]
+        system = weighted @ shown + np.eye(shown.shape[1])
+        inverse = np.linalg.inv(system)
+        found = (inverse @ (weighted @ target[:, :, None]))[:, :, 0]
+        left_over = target - found @ shown.T
+        doubt = ((shown @ inverse) * shown).sum(2)
+        used, certainty = certainty, (FREEDOM + 1) / (FREEDOM + (left_over**2 + doubt) / noises[:, None] ** 2)
+    misfit = (left_over * target * precision).sum(1)
+    spread = np.linalg.slogdet(system)[1] + (2 * np.log(noises[:, None]) - np.log(used)).sum(1)
+    evidence = -0.5 * misfit - 0.5 * spread - len(y) * np.log(centre * scales)
+    scaled = centre * scales
+    # variance of Student's t is larger than its squared scale
+    noise = scaled * noises * np.sqrt(FREEDOM / (FREEDOM - 2))
+    weights = scaled[:, None] * (prior.mean + found @ basis.T)
+    return Posteriors(evidence, weights, noise, scaled, basis, inverse, outer)
 
 
 def _greedy_design(signals: Floats, n: int, measured: Sequence[int]) -> list[int]:

@@ -52,7 +52,7 @@ def test_it_finds_out_that_dead_code_is_dropped():
     y = device(102, view=1)
     few = POOL.choose(X, 10)
     got = POOL.adapt(X[few], y[few])
-    assert np.argmax(got.odds) == 1
+    assert np.argmax(got.view_odds) == 1
     assert score(got, y) > 0.95
 
 
@@ -92,8 +92,9 @@ def test_the_posterior_is_that_of_conditioning_a_joint_gaussian():
     y = device(105)[few]
     found = _posteriors(design, y, prior)
     which = len(module.NOISES) * module.SCALES.index(1.0) + 2
-    _, weights, covariance, std = found[which]
-    scale = std / np.sqrt(module.FREEDOM / (module.FREEDOM - 2)) / module.NOISES[2]
+    only = np.eye(len(found.noise))[which]
+    weights, covariance = found.moments(only)
+    scale = found.noise[which] / np.sqrt(module.FREEDOM / (module.FREEDOM - 2)) / module.NOISES[2]
     certainty = np.ones(8)
     ridge = np.linalg.inv(prior.covariance + 1e-12 * np.eye(len(prior.mean)))
     for _ in range(6):
@@ -108,6 +109,55 @@ def test_the_posterior_is_that_of_conditioning_a_joint_gaussian():
         scale**2 * np.einsum("ij,jk,ik->i", design, posterior, design),
         rtol=0.02,
     )
+
+
+@pytest.mark.parametrize("count", [6, 60])
+def test_the_evidence_is_that_of_the_joint_gaussian(count):
+    """Fewer rows than weights, and more: log N(y | s phi mean, s^2 (phi covariance phi' + noise))."""
+    from predictors import pool as module
+    from predictors.pool import _posteriors
+
+    prior, few = POOL.components()[2].prior, ROWS[:count]
+    design, y = POOL._design(X[few], 0), device(105)[few]
+    found = _posteriors(design, y, prior)
+    which = len(module.NOISES) * 4 + 1
+    scale, noise = found.size[which], module.NOISES[1]
+    target = y / scale - design @ prior.mean
+    signal = design @ prior.covariance @ design.T
+    certainty = np.ones(count)
+    for _ in range(6):
+        kernel = signal + np.diag(noise**2 / certainty)
+        inverse = np.linalg.inv(kernel)
+        squared = (target - signal @ inverse @ target) ** 2 + np.diag(signal - signal @ inverse @ signal)
+        certainty = (module.FREEDOM + 1) / (module.FREEDOM + squared / noise**2)
+    expected = -0.5 * target @ inverse @ target - 0.5 * np.linalg.slogdet(kernel)[1] - count * np.log(scale)
+    assert found.log_evidence[which] == pytest.approx(expected, rel=1e-6)
+
+
+def test_what_a_device_may_be_adds_up():
+    components = POOL.components()
+    assert sum(c.share for c in components) == pytest.approx(1.0)
+    assert {c.view for c in components} == {0, 1, 2}
+    strangers = [c for c in components if c.stranger]
+    assert all((c.prior.mean[1:] == 0).all() for c in strangers)
+    free, known = components[1].prior.covariance, components[0].prior.covariance
+    assert (np.diag(free) >= np.diag(known)).all()
+
+
+def test_a_device_near_the_pool_is_not_worse_off_for_it():
+    """Operators cost other than in the pool, the rest is as there: neither the pool nor the ridge alone knows both."""
+    from predictors.linear import Ridge
+
+    gained = []
+    for seed in range(120, 126):
+        y = device(seed, view=1) + 8.0 * X[:, VIEWS[1]][:, 4]
+        few = ROWS[:10]
+        ridge = Ridge().fit(X[few][:, :5], y[few])
+        gained.append(
+            score(POOL.adapt(X[few], y[few]), y) - spearmanr(ridge.predict(X[ROWS[100:], :5])[0], y[ROWS[100:]])[0]
+        )
+    assert np.mean(gained) > 0.02
+    assert min(gained) > -0.01
 
 
 def test_chosen_networks_say_more_than_random_ones():
