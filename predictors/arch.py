@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cosearch.errors import ConfigError, DataError, nearest
-from predictors.base import Arrays, Floats, Predictor, checked
+from predictors.base import Arrays, Floats, Predictor, checked, distinct
 from predictors.encoding import cell_edges, features, views
 from predictors.pool import MOST, DevicePool, PooledPredictor
 from predictors.storage import require_registered
@@ -137,11 +137,8 @@ class ArchPredictor:
         return next((c for c in known_ones if c.model == model), Candidate(model, known_ones[-1].parts))
 
     @property
-    def stranger(self) -> float | None:
-        """Probability, given the samples, that the device is unlike the pool's; None without a pool.
-
-        By so much a plain ridge regression is used.
-        """
+    def ridge_share(self) -> float | None:
+        """How much plain ridge regression counts beside the pool of devices; None without a pool."""
         return self._model.ridge_share if isinstance(self._model, PooledPredictor) else None
 
     @property
@@ -216,7 +213,7 @@ class ArchPredictor:
     def outside(self, archs: Sequence[Arch]) -> npt.NDArray[np.bool_]:
         """[n] whether a network is unlike those it was trained on: a choice that none had, or too far from all."""
         self._require_fit()
-        unseen = (self.space.one_hot(list(archs)) > self._choices).any(1)
+        unseen = (features(self.space, archs, ("one_hot@built",)) > self._choices).any(1)
         assert self.chosen is not None
         rows = self._placed(self._features(self.chosen, archs))
         return np.asarray(unseen | (_nearest_distance(rows, self._rows) > self._reach))
@@ -289,7 +286,9 @@ class ArchPredictor:
     def _raw(self, archs: Sequence[Arch]) -> tuple[Floats, Floats]:
         self._require_fit()
         assert self.chosen is not None
-        mean, std = self._model.predict(self._features(self.chosen, archs))
+        rows = self._features(self.chosen, archs)
+        first, of = distinct(rows)
+        mean, std = (values[of] for values in self._model.predict(rows[first]))
         return (np.maximum(mean, 0.1 * self._least) if self.positive else mean), std
 
     def _require_fit(self) -> None:
@@ -365,7 +364,7 @@ class ArchPredictor:
 
     def _remember(self, archs: Sequence[Arch], X: Floats) -> None:
         """What the training networks were like."""
-        self._choices = self.space.one_hot(list(archs)).max(0)
+        self._choices = features(self.space, archs, ("one_hot@built",)).max(0)
         spread = X.std(0)
         self._place = np.array([X.mean(0), np.where(spread > 1e-12 * (1 + np.abs(X.mean(0))), spread, np.inf)])
         self._rows = np.unique(self._placed(X).astype(np.float32), axis=0).astype(float)

@@ -174,6 +174,18 @@ def checked_features(X: npt.ArrayLike, width: int) -> Floats:
     return features
 
 
+def distinct(rows: Floats) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """[k] rows that stand for all, and [n] which of these k each row equals: isomorphic networks are predicted once.
+
+    Rows are told apart by a random projection, so equal ones that rounding parts may both be kept.
+    """
+    projected = rows @ np.random.default_rng(0).random(rows.shape[1])
+    _, first, of = np.unique(projected, return_index=True, return_inverse=True)
+    if not np.array_equal(rows[first[of]], rows):  # two rows with one projection
+        return np.arange(len(rows)), np.arange(len(rows))
+    return first, of
+
+
 def _first_bad(values: Floats) -> int:
     rows = np.isfinite(values).reshape(len(values), -1).all(axis=1)
     return int(np.flatnonzero(~rows)[0])

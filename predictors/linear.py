@@ -12,7 +12,8 @@ PENALTIES = tuple(10.0**p for p in np.arange(-6, 4.01, 0.5))
 class Ridge(Predictor):
     """Least squares with the penalty that has the least leave-one-out error.
 
-    The standard deviation is that error, grown with a row's leverage.
+    The standard deviation is that error, grown with a row's leverage. left_out: [n] after `fit`, the leave-one-out
+    errors in units of the targets' standard deviation.
     """
 
     name = "ridge"
@@ -32,6 +33,7 @@ class Ridge(Predictor):
             score = float(np.mean(errors**2))
             if score < best:
                 best = score
+                self.left_out = errors
                 self._weights = vt.T @ (s / (s**2 + penalty) * projected)
                 self._leverage = vt.T / np.sqrt(s**2 + penalty)
                 residual = y - u @ (shrink * projected)

@@ -6,6 +6,9 @@ scale s, its noise and which view of a network it runs (all edges, only those wh
 `predictors.encoding`) are weighed by marginal likelihood. So is how far the device is from the pool: it may be like the
 pool's devices, or lie about their mean with freedom of its own in every weight, or have nothing in common with them,
 which is ridge regression. Measurements have outliers, so the noise is Student's t.
+
+Evidence can be wrong where the pool is: so a plain ridge regression on the measurements alone is blended in, each by
+the inverse of its mean squared leave-one-out error.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +20,7 @@ import numpy.typing as npt
 
 from cosearch.errors import DataError, UnknownNameError, nearest
 from predictors.base import Arrays, Floats, checked, checked_features
+from predictors.linear import Ridge
 
 FREEDOM = 4.0
 """Degrees of freedom of the noise."""
@@ -45,12 +49,11 @@ class Prior(NamedTuple):
 
 
 class Component(NamedTuple):
-    """One thing a device may be. view: the columns it runs; share: prior probability; stranger: the pool unheeded."""
+    """One thing a device may be. view: the columns it runs; share: prior probability."""
 
     prior: Prior
     view: int
     share: float
-    stranger: bool
 
 
 class DevicePool:
@@ -168,13 +171,13 @@ class DevicePool:
         nothing = np.zeros_like(known.mean)
         nothing[0] = 1.0
         kinds = [
-            (known, 1.0, False),
-            *((Prior(known.mean, known.covariance + free), 1.0, False) for free in freedoms),
-            *((Prior(nothing, free), STRANGER, True) for free in freedoms),
+            (known, 1.0),
+            *((Prior(known.mean, known.covariance + free), 1.0) for free in freedoms),
+            *((Prior(nothing, free), STRANGER) for free in freedoms),
         ]
         count = len(self.views or ())
-        total = count * sum(share for _, share, _ in kinds)
-        return [Component(prior, view, share / total, alien) for view in range(count) for prior, share, alien in kinds]
+        total = count * sum(share for _, share in kinds)
+        return [Component(prior, view, share / total) for view in range(count) for prior, share in kinds]
 
     def save(self, path: Path | str, **card: Any) -> None:
         """As `Predictor.save`."""
@@ -222,6 +225,8 @@ class PooledPredictor:
     def __init__(self, pool: DevicePool | dict[str, Any]) -> None:
         self.samples = 0
         self.pool = DevicePool(**pool) if isinstance(pool, dict) else pool
+        self.ridge_share = 0.0
+        """How much plain ridge regression on the measurements counts beside the pool, 0 to 1."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -235,28 +240,43 @@ class PooledPredictor:
         components = self.pool.components()
         designs = [self.pool._design(features, view) for view in range(len(self.pool.views or ()))]
         found = [_posteriors(designs[c.view], targets, c.prior) for c in components]
-        self._mix(components, found)
+        left_out = self._mix(components, found)
+        self._blend(features, targets, targets - left_out)
         self.samples = len(targets)
         self._floor = 0.1 * float(targets.min())
         return self
 
-    def _mix(self, components: Sequence[Component], found: Sequence["Posteriors"]) -> None:
-        """Per component its probability and the moments of its weights over scales and noises."""
+    def _mix(self, components: Sequence[Component], found: Sequence["Posteriors"]) -> Floats:
+        """Per component its probability and the moments of its weights over scales and noises.
+
+        Returns: [n] what the other rows say of each.
+        """
         log_odds = np.array([p.log_evidence + np.log(c.share) for c, p in zip(components, found, strict=True)])
         odds = np.exp(log_odds - log_odds.max())
         odds /= odds.sum()
         self.odds = odds.sum(1)
         self._views = np.array([c.view for c in components])
-        self._strangers = np.array([c.stranger for c in components])
         moments = [p.moments(o / max(o.sum(), 1e-300)) for o, p in zip(odds, found, strict=True)]
         self._weights = np.array([mean for mean, _ in moments])
         self._covariance = np.array([covariance for _, covariance in moments])
         self._noise = float(np.sqrt(sum(float(o @ p.noise**2) for o, p in zip(odds, found, strict=True))))
+        return np.asarray(sum(o @ p.left_out for o, p in zip(odds, found, strict=True)))
 
-    @property
-    def ridge_share(self) -> float:
-        """Probability, given the measurements, that the device has nothing in common with the pool."""
-        return float(self.odds[self._strangers].sum())
+    def _blend(self, X: Floats, y: Floats, errors: Floats) -> None:
+        """The ridge beside the pool, and how much it counts. errors: [n] of the pool, each row left out."""
+        self._ridge, self.ridge_share = Ridge(), 0.0
+        try:
+            self._ridge.fit(X[:, self._plain()], y)
+        except DataError:  # rows that differ, but in none of the general columns
+            return
+        pool, ridge = float(np.mean(errors**2)), float(np.mean(self._ridge.left_out**2) * y.var())
+        self.ridge_share = pool / (pool + ridge)
+
+    def _plain(self) -> list[int]:
+        """The columns of X that the ridge sees: the general ones of the first view."""
+        assert self.pool.views is not None
+        first = self.pool.views[0]
+        return first if self.pool.general is None else [first[i] for i in self.pool.general]
 
     @property
     def view_odds(self) -> Floats:
@@ -280,8 +300,13 @@ class PooledPredictor:
             design = self.pool._design(features, int(view))
             mean += design @ centre
             variance += ((design @ second) * design).sum(1)
-        std = np.sqrt(np.maximum(variance - mean**2, 0.0) + self._noise**2)
-        return np.maximum(mean, self._floor), std
+        variance = np.maximum(variance - mean**2, 0.0) + self._noise**2
+        if self.ridge_share:
+            other, doubt = self._ridge.predict(features[:, self._plain()])
+            share = self.ridge_share
+            variance = (1 - share) * variance + share * doubt**2 + share * (1 - share) * (mean - other) ** 2
+            mean = (1 - share) * mean + share * other
+        return np.maximum(mean, self._floor), np.sqrt(variance)
 
     def adapt(self, X_few: npt.ArrayLike, y_few: npt.ArrayLike) -> "PooledPredictor":
         """A predictor for another device, from the same pool."""
@@ -295,21 +320,28 @@ class PooledPredictor:
 
     def arrays(self) -> Arrays:
         pool = {f"pool/{key}": value for key, value in self.pool.arrays().items()}
-        return pool | {
-            "odds": self.odds,
-            "views": self._views,
-            "strangers": self._strangers,
-            "weights": self._weights,
-            "covariance": self._covariance,
-            "numbers": np.array([self._noise, self._floor, self._width, self.samples]),
-        }
+        ridge = {f"ridge/{key}": value for key, value in self._ridge.arrays().items()} if self.ridge_share else {}
+        return (
+            pool
+            | ridge
+            | {
+                "odds": self.odds,
+                "views": self._views,
+                "weights": self._weights,
+                "covariance": self._covariance,
+                "numbers": np.array([self._noise, self._floor, self.ridge_share, self._width, self.samples]),
+            }
+        )
 
     def restore(self, arrays: Arrays) -> "PooledPredictor":
         self.pool.restore({k.removeprefix("pool/"): v for k, v in arrays.items() if k.startswith("pool/")})
-        self.odds, self._views, self._strangers = arrays["odds"], arrays["views"], arrays["strangers"]
+        self.odds, self._views = arrays["odds"], arrays["views"]
         self._weights, self._covariance = arrays["weights"], arrays["covariance"]
-        self._noise, self._floor = map(float, arrays["numbers"][:2])
-        self._width, self.samples = map(int, arrays["numbers"][2:])
+        self._noise, self._floor, self.ridge_share = map(float, arrays["numbers"][:3])
+        self._width, self.samples = map(int, arrays["numbers"][3:])
+        self._ridge = Ridge()
+        if self.ridge_share:
+            self._ridge.restore({k.removeprefix("ridge/"): v for k, v in arrays.items() if k.startswith("ridge/")})
         return self
 
 
@@ -334,6 +366,7 @@ class Posteriors(NamedTuple):
     """Of one component, for each of g pairs of scale and noise.
 
     log_evidence: [g]; weights: [g, p], of latency; noise: [g] standard deviation; size: [g] what scales the weights.
+    left_out: [g, n] what the others say of each row, in latency.
     basis: [p, r] and inner: [g, r, r]: covariance over size^2 is outer + basis inner basis'; outer: [p, p].
     """
 
@@ -341,6 +374,7 @@ class Posteriors(NamedTuple):
     weights: Floats
     noise: Floats
     size: Floats
+    left_out: Floats
     basis: Floats
     inner: Floats
     outer: Floats
@@ -389,7 +423,9 @@ def _posteriors(design: Floats, y: Floats, prior: Prior) -> Posteriors:
     # variance of Student's t is larger than its squared scale
     noise = scaled * noises * np.sqrt(FREEDOM / (FREEDOM - 2))
     weights = scaled[:, None] * (prior.mean + found @ basis.T)
-    return Posteriors(evidence, weights, noise, scaled, basis, inverse, outer)
+    # a row's pull on its own prediction is its leverage
+    left_out = y - scaled[:, None] * left_over / np.maximum(1.0 - doubt * precision, 1e-9)
+    return Posteriors(evidence, weights, noise, scaled, left_out, basis, inverse, outer)
 
 
 def _greedy_design(signals: Floats, n: int, measured: Sequence[int]) -> list[int]:

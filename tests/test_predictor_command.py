@@ -42,7 +42,7 @@ def run(*words: object) -> str:
 def test_ten_lines_of_a_board_give_a_predictor(tmp_path):
     said = run("predictor", "adapt", "--measurements", csv(tmp_path / "board.csv", range(10)))
     assert "from 10 networks" in said
-    assert "unlike those of the pool with a probability of" in said
+    assert "by leave-one-out error on these measurements, ridge regression" in said
     file = tmp_path / "board.predictor"
     assert read_card(file)["target"] == "latency_ms"
     mean, _ = load(file).predict([cell(i) for i in range(100, 200)])

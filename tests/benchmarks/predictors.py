@@ -245,9 +245,8 @@ def shipped() -> str:
     return (
         f"## What ships: the pool of {', '.join(pool.devices)}, adapted to measured devices\n\nNone of the 13 "
         "devices is in the pool that ships, and its settings were chosen without them, by leaving out the bundled "
-        "devices. Random samples, Spearman on 4,000 other networks, mean of 8 draws. Share of the ridge: probability, "
-        "given the samples, that the device has nothing in common with the pool, in which case ridge regression "
-        "answers; predictions are weighed by it.\n\n" + "\n\n".join(parts)
+        "devices. Random samples, Spearman on 4,000 other networks, mean of 8 draws. Share of the ridge: how much "
+        "ridge regression on the samples counts beside the pool, by leave-one-out errors.\n\n" + "\n\n".join(parts)
     )
 
 

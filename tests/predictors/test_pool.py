@@ -44,7 +44,6 @@ def test_ten_samples_of_a_new_device_of_the_family():
     assert score(got, y) > 0.97 * spearmanr(device(101, noise=0.0)[ROWS[100:]], y[ROWS[100:]])[0]
     mean, _ = got.predict(X)
     assert np.median(np.abs(mean / y - 1)) < 0.06
-    assert got.ridge_share < 0.2
 
 
 def test_it_finds_out_that_dead_code_is_dropped():
@@ -63,6 +62,36 @@ def test_a_device_unlike_the_pool_is_left_to_the_ridge():
     got = POOL.adapt(X[few], y[few])
     assert got.ridge_share > 0.5
     assert score(got, y) > 0.9
+
+
+@pytest.mark.parametrize("count", [8, 45])
+def test_leave_one_out_is_what_refitting_without_a_row_says(count):
+    """At fixed scale, noise and certainties; here noise without outliers, so that those are about one."""
+    from predictors import pool as module
+    from predictors.pool import _posteriors
+
+    prior, few = POOL.components()[2].prior, ROWS[:count]
+    design, y = POOL._design(X[few], 0), device(105)[few]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "FREEDOM", 1e9)
+        found = _posteriors(design, y, prior)
+    which = len(module.NOISES) * 5 + 2
+    target = y / found.size[which] - design @ prior.mean
+    kernel = design @ prior.covariance @ design.T + module.NOISES[2] ** 2 * np.eye(count)
+    for i in range(count):
+        rest = np.arange(count) != i
+        said = kernel[i, rest] @ np.linalg.solve(kernel[np.ix_(rest, rest)], target[rest]) + design[i] @ prior.mean
+        assert found.left_out[which, i] == pytest.approx(found.size[which] * said, rel=1e-5)
+
+
+def test_the_ridge_counts_by_its_leave_one_out_error():
+    y = 10 + X[:, :5] @ np.array([0.0, 6.0, 0.0, 0.1, 0.0]) + 0.05 * np.random.default_rng(1).normal(size=len(X))
+    assert POOL.adapt(X[ROWS[:20]], y[ROWS[:20]]).ridge_share > 0.5
+    alike = X[ROWS[:40]][:, 30:]
+    flat = np.hstack([np.tile(X[ROWS[0], :5], (40, 1)), X[ROWS[:40], 5:30], alike])
+    got = POOL.adapt(flat[:10], device(3)[ROWS[:10]])
+    assert got.ridge_share == 0.0  # no two rows differ in their counts, so there is no ridge
+    assert np.isfinite(got.predict(flat)[0]).all()
 
 
 def test_the_unit_does_not_matter():
@@ -138,8 +167,7 @@ def test_what_a_device_may_be_adds_up():
     components = POOL.components()
     assert sum(c.share for c in components) == pytest.approx(1.0)
     assert {c.view for c in components} == {0, 1, 2}
-    strangers = [c for c in components if c.stranger]
-    assert all((c.prior.mean[1:] == 0).all() for c in strangers)
+    assert sum((c.prior.mean[1:] == 0).all() for c in components) == 9  # three views, three widths
     free, known = components[1].prior.covariance, components[0].prior.covariance
     assert (np.diag(free) >= np.diag(known)).all()
 
