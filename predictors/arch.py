@@ -6,6 +6,7 @@ low, high = predictor.interval(others, coverage=0.9)
 predictor.outside(others)                        # which of them are unlike anything it was trained on
 """
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from cosearch.errors import ConfigError, DataError, nearest
 from predictors.base import Arrays, Floats, Predictor, checked, distinct
 from predictors.encoding import cell_edges, features, views
+from predictors.gp import GaussianProcess
 from predictors.pool import MOST, DevicePool, PooledPredictor
 from predictors.storage import require_registered
 from search_spaces.decisions import Arch, arch_key
@@ -173,7 +175,7 @@ class ArchPredictor:
         assert self.chosen is not None
         X = self._features(self.chosen, distinct)
         self._model: Predictor | PooledPredictor = self._fresh(self.chosen).fit(X, y)
-        mean, std = self._out_of_fold(self.chosen, X, y, folds)
+        mean, std = self._out_of_fold(self.chosen, X, y, folds, self._model)
         self._errors = np.sort(np.abs(y - mean) / std)
         self._calibration = float(np.sqrt(np.mean(self._errors**2)))
         self.std = float(np.sqrt(np.mean((y - mean) ** 2)))
@@ -350,16 +352,29 @@ class ArchPredictor:
         return best
 
     def _out_of_fold(
-        self, candidate: Candidate, X: Floats, y: Floats, folds: npt.NDArray[np.int64]
+        self,
+        candidate: Candidate,
+        X: Floats,
+        y: Floats,
+        folds: npt.NDArray[np.int64],
+        fitted: Predictor | PooledPredictor | None = None,
     ) -> tuple[Floats, Floats]:
-        """[n] and [n] mean and std of each sample by a model that has not seen its fold."""
+        """[n] and [n] mean and std of each sample by a model that has not seen its fold.
+
+        fitted: the model of all samples. A Gaussian process keeps its scales for the folds: found anew on four fifths
+        of few samples they scatter, and errors over such standard deviations would make intervals too wide.
+        """
         mean, std = np.full(len(y), y.mean()), np.full(len(y), max(float(y.std()), 1e-12))
         for fold in np.unique(folds):
             held = folds == fold
             try:
-                mean[held], std[held] = self._fresh(candidate).fit(X[~held], y[~held]).predict(X[held])
+                if isinstance(fitted, GaussianProcess):
+                    model: Predictor | PooledPredictor = copy.copy(fitted).condition(X[~held], y[~held])
+                else:
+                    model = self._fresh(candidate).fit(X[~held], y[~held])
             except DataError:  # the rest is constant or too small: the mean is all that can be said
                 continue
+            mean[held], std[held] = model.predict(X[held])
         return mean, np.maximum(std, 1e-12)
 
     def _remember(self, archs: Sequence[Arch], X: Floats) -> None:

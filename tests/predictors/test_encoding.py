@@ -112,3 +112,12 @@ def test_views_of_a_cell():
 def test_the_order_in_which_an_arch_is_written_does_not_matter(part):
     turned = [dict(reversed(arch.items())) for arch in ARCHS[:20]]
     np.testing.assert_array_equal(features(SPACE, turned, (part,)), features(SPACE, ARCHS[:20], (part,)))
+
+
+def test_dead_edges_are_those_that_the_space_removes():
+    from predictors.encoding import VIEWS, Networks, archs_of, codes
+
+    networks = Networks(SPACE, codes(SPACE, ARCHS))
+    assert archs_of(networks) == ARCHS
+    assert archs_of(Networks(SPACE, VIEWS["effective"](networks))) == [effective(arch) for arch in ARCHS]
+    np.testing.assert_array_equal(networks.codes, [SPACE.encode(arch) for arch in ARCHS])
