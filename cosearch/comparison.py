@@ -15,53 +15,23 @@ from cosearch.hardware.tensor import NetworkCost
 from cosearch.problem import Problem
 from cosearch.progress import Reporter
 from cosearch.results import AT_DEFAULT, Design, bought
+from cosearch.shortlist import Choice, Designs
 from cosearch.strategies.base import Told
-from cosearch.strategies.objectives import MAXIMISED, bend, one_standard_error, recommend, undominated
-from search_spaces.decisions import Arch, arch_key
+from cosearch.strategies.objectives import MAXIMISED, undominated
 
 if TYPE_CHECKING:
     import pandas as pd
 
 CO_SEARCH, CONV_ONLY, RANDOM = "co-search", "conv-only", "random search"
-Choice = tuple[Arch, int]
-"""A network and a point of its hardware front."""
 
 
-def _columns(told: Sequence[Told], names: Sequence[str]) -> tuple[dict[str, Any], list[Choice]]:
-    """Every (network, point of its hardware front) as columns, and what each row is."""
+def designs_of(told: Sequence[Told], costs: Sequence[str]) -> Designs:
+    """Every (network, point of its hardware front) that a search evaluated, with its accuracy and some costs."""
     good = [t for t in told if t.accuracy is not None]
-    rows = [(t.candidate.arch, i) for t in good for i in range(len(t.front))]
-    columns = {name: np.concatenate([t.front.metric(name) for t in good]) for name in names}
+    rows = tuple((t.candidate.arch, i) for t in good for i in range(len(t.front)))
+    columns = {name: np.concatenate([t.front.metric(name) for t in good]) for name in costs}
     columns["accuracy"] = np.concatenate([np.full(len(t.front), t.accuracy) for t in good])
-    return columns, rows
-
-
-def shortlist(
-    found: Mapping[str, Sequence[Told]], problem: Problem, images: int, length: int
-) -> dict[str, list[Choice]]:
-    """For each search the designs to take, best first, each of another network; at most `length` of them.
-
-    The first has the least product of costs among those that are accurate enough. One bar for all searches, so that
-    what they chose can be compared: within one standard error of the best accuracy of the search that reached least,
-    and never below --min-accuracy. Where accuracy is no objective and there are several, it is the knee of the front of
-    those that reach the bar. The next ones are what the same rule gives without the networks before. images: behind
-    each accuracy.
-    """
-    tables = {name: _columns(told, problem.objectives.costs) for name, told in found.items()}
-    bar = problem.objectives.min_accuracy
-    if "accuracy" in problem.objectives.names:
-        bar = max(bar, min(one_standard_error(columns["accuracy"], images) for columns, _ in tables.values()))
-    choose = recommend if "accuracy" in problem.objectives.names or len(problem.objectives.names) == 1 else bend
-    lists: dict[str, list[Choice]] = {}
-    for name, (columns, rows) in tables.items():
-        network = np.unique([arch_key(arch) for arch, _ in rows], return_inverse=True)[1]
-        left = np.arange(len(rows))
-        lists[name] = []
-        while len(lists[name]) < length and left.size:
-            best = left[choose({n: column[left] for n, column in columns.items()}, problem.objectives, bar)]
-            lists[name].append(rows[best])
-            left = left[network[left] != network[best]]
-    return lists
+    return Designs(columns, rows)
 
 
 def front_table(told: Sequence[Told], problem: Problem) -> "pd.DataFrame":
@@ -69,7 +39,8 @@ def front_table(told: Sequence[Told], problem: Problem) -> "pd.DataFrame":
     import pandas as pd
 
     metrics = tuple(dict.fromkeys((*problem.objectives.costs, *problem.costs.metrics)))
-    columns, rows = _columns(told, metrics)
+    designs = designs_of(told, metrics)
+    columns, rows = designs.columns, designs.rows
     keep = np.flatnonzero(undominated(problem.objectives.minimised({n: columns[n] for n in problem.objectives.names})))
     table = pd.DataFrame({"accuracy": columns["accuracy"][keep], **{n: columns[n][keep] for n in metrics}})
     table["accuracy_source"] = problem.config.accuracy

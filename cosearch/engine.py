@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +20,12 @@ from cosearch.comparison import (
     CO_SEARCH,
     CONV_ONLY,
     RANDOM,
-    Choice,
     default_accelerator,
     design,
+    designs_of,
     front_table,
     notes,
     on_default,
-    shortlist,
 )
 from cosearch.config import RunConfig
 from cosearch.costs import AcceleratorCosts
@@ -36,9 +35,10 @@ from cosearch.export.design import TRAINED, WHAT, write_design
 from cosearch.finalists import Trained, Training, inherit, load_trained, train_all
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.problem import Problem, fingerprint, prepare
-from cosearch.progress import Reporter
+from cosearch.progress import Phase, Reporter
 from cosearch.results import Design, Result, read_result
 from cosearch.runs import RunDirectory, TrialLog, versions, write_atomic
+from cosearch.shortlist import Choice, Halving, Lists, networks, shortlist
 from cosearch.strategies import STRATEGIES, Objectives, make
 from cosearch.strategies.base import Candidate, Failure, Told
 from search_spaces.decisions import Arch, arch_key
@@ -438,10 +438,6 @@ def _outcome(
     return {"accuracy": evaluation.accuracy, **known}
 
 
-Lists = Mapping[str, Sequence[Choice]]
-Train = Callable[[Sequence[Training]], None]
-
-
 def _finalists(
     run: RunDirectory,
     found: Mapping[str, Sequence[Told]],
@@ -456,45 +452,56 @@ def _finalists(
     images: on how many an accuracy of the search was measured.
     """
     config = problem.config
-    lists = shortlist(found, problem, images, config.finalist_candidates if config.trains else 1)
+    designs = {name: designs_of(told, problem.objectives.costs) for name, told in found.items()}
+    lists = shortlist(designs, problem.objectives, images, config.finalist_candidates if config.trains else 1)
     if not config.trains:
-        return {name: designs[0] for name, designs in lists.items()}, {name: [] for name in lists}
-
-    def train(trainings: Sequence[Training]) -> None:
-        _train(run, problem, trainings, cluster, reporter, deadline)
-
-    while max(map(len, lists.values())) > 1:
-        lists = _heat(run, found, problem, lists, train)
-    chosen = {name: designs[0] for name, designs in lists.items()}
-    train(_trainings([arch for arch, _ in chosen.values()], problem))
+        return {name: listed[0] for name, listed in lists.items()}, {name: [] for name in lists}
+    assert problem.dataset is not None
+    halving = Halving(designs, problem.objectives, len(problem.dataset.validation), config.finalist_epochs)
+    while halving.open(lists):
+        trainings = _trainings(list(networks(lists).values()), problem, halving.heat(lists))
+        if cluster is None:
+            _train(run, problem, trainings, None, reporter, deadline)
+        elif any(load_trained(run, training) is None for training in trainings):
+            _halve(run, problem, halving, lists, trainings, cluster, reporter, deadline)
+        scores = {arch_key(t.arch): _result(run, t).integer_accuracy for t in trainings}
+        lists = halving.better_half(lists, scores)
+    chosen = {name: listed[0] for name, listed in lists.items()}
+    _train(run, problem, _trainings([arch for arch, _ in chosen.values()], problem), cluster, reporter, deadline)
     results = {
         name: [_result(run, training) for training in _trainings([arch], problem)] for name, (arch, _) in chosen.items()
     }
     return chosen, results
 
 
-def _heat(
-    run: RunDirectory, found: Mapping[str, Sequence[Told]], problem: Problem, lists: Lists, train: Train
-) -> dict[str, list[Choice]]:
-    """The better half of each list, by short trainings on the training images, scored on the validation images.
+def _halve(
+    run: RunDirectory,
+    problem: Problem,
+    halving: Halving,
+    lists: Lists,
+    trainings: Sequence[Training],
+    cluster: "Cluster",
+    reporter: Reporter,
+    deadline: float,
+) -> None:
+    """This heat and those after it on Ray, where a scheduler of Tune's halves the lists as they are halved here."""
+    inherit(run, problem.space, [training.arch for training in trainings])
+    with reporter.phase("comparing candidates, epochs", halving.most_epochs(lists)) as phase:
+        cluster.halve(run, halving, lists, trainings, _counting(phase, run, deadline))
 
-    Successive halving (Jamieson and Talwalkar, 2016): of n networks left each is trained for a 1/n of the epochs.
+
+def _counting(phase: Phase, run: RunDirectory, deadline: float) -> Callable[[int], None]:
+    """What is called with epochs that were done.
+
+    Raises: StoppedError, when called, if the time is over.
     """
-    assert problem.dataset is not None
-    left = max(map(len, lists.values()))
-    epochs = max(1, problem.config.finalist_epochs // left)
-    trainings = _trainings([arch for designs in lists.values() for arch, _ in designs], problem, epochs)
-    train(trainings)
-    scores = {arch_key(t.arch): _result(run, t).integer_accuracy for t in trainings}
-    retold = {
-        name: [
-            replace(t, accuracy=scores[arch_key(t.candidate.arch)])
-            for t in found[name]
-            if t.accuracy is not None and any(t.candidate.arch == arch for arch, _ in designs)
-        ]
-        for name, designs in lists.items()
-    }
-    return shortlist(retold, problem, len(problem.dataset.validation), -(-left // 2))
+
+    def on_epochs(n: int) -> None:
+        phase.advance(n)
+        if time.monotonic() > deadline:
+            raise _out_of_time(run)
+
+    return on_epochs
 
 
 def _result(run: RunDirectory, training: Training) -> Trained:
@@ -518,16 +525,11 @@ def _train(
     open_ones = [t for t in trainings if load_trained(run, t) is None]
     workers = 1 if torch_device(config.torch_device) == "cuda" else config.threads
     total, rest = (sum(t.epochs(config) for t in some) for some in (trainings, open_ones))
-
-    def on_epochs(n: int) -> None:
-        phase.advance(n)
-        if time.monotonic() > deadline:
-            raise _out_of_time(run)
-
     if open_ones:
         inherit(run, problem.space, [training.arch for training in open_ones])
     what = "comparing candidates" if trainings[0].heat else "training finalists"
     with reporter.phase(f"{what}, epochs", total, total - rest) as phase:
+        on_epochs = _counting(phase, run, deadline)
         if cluster is None:
             train_all(run, trainings, workers, on_epochs)
         else:

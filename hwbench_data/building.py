@@ -2,12 +2,14 @@
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
 
 from cosearch.errors import DataError
 from hwbench_data import library
+from hwbench_data.costing import Workers
 from hwbench_data.recipes.common import Request
 from hwbench_data.store import SOURCES, Store, checksum, write
 
@@ -22,12 +24,16 @@ def build_table(
     seed: int = 0,
     measure: int = 0,
     progress: Callable[[str], None] = lambda text: None,
+    ray: str | None = None,
 ) -> Iterator[str]:
     """Build a table into a folder; yields one line on what was written and one on how it compares.
 
-    limit, measure: see `Request`. Raises: UnknownNameError for a table that is not shipped.
+    limit, measure: see `Request`; ray: price on Ray, as `RunConfig.ray`. Raises: UnknownNameError for a table that is
+    not shipped.
     """
-    built = library.recipe(name)(Request(folder, limit, seed, measure, progress))
+    recipe = library.recipe(name)
+    with _workers(ray) as workers:
+        built = recipe(Request(folder, limit, seed, measure, progress, workers))
     folder.mkdir(parents=True, exist_ok=True)
     extras = {}
     for file, path in (built.extras or {}).items():
@@ -39,6 +45,15 @@ def build_table(
     yield f"{folder}: {len(built.blocks)} columns, {card.networks['count']} networks, {size / 1024:.0f} KiB"
     if name in library.available() and folder.resolve() != library.folder(name).resolve():
         yield compare(Store(folder), Store(library.folder(name)))
+
+
+def _workers(ray: str | None) -> AbstractContextManager[Workers | None]:
+    if ray is None:
+        return nullcontext()
+    from cosearch.config import RunConfig
+    from cosearch.distributed.cluster import connected
+
+    return connected(RunConfig.make({"ray": ray}))
 
 
 def compare(ours: Store, shipped: Store) -> str:

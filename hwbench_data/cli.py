@@ -201,12 +201,15 @@ def build(
     out: Annotated[Path | None, typer.Option(help="Folder; build/TABLE by default.", show_default=False)] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything drawn at random.")] = 0,
     measure: Annotated[int, typer.Option(min=0, help="Time this many networks here; 0: take shipped figures.")] = 0,
+    ray: Annotated[
+        str | None, typer.Option(help="Price on Ray: local, auto or ray://host:port.", show_default=False)
+    ] = None,
 ) -> None:
     """Build a shipped table again from code, and say whether it equals the shipped one."""
     from hwbench_data.building import build_table
 
     folder = out or Path("build") / name
-    for line in build_table(name, folder, limit, seed, measure, lambda text: print(text, file=sys.stderr)):
+    for line in build_table(name, folder, limit, seed, measure, lambda text: print(text, file=sys.stderr), ray):
         typer.echo(line)
 
 

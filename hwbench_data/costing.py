@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from hwbench_data.store import Floats, Ints
 
 if TYPE_CHECKING:
     from cosearch.hardware import CostTensor, HardwareFront
+    from cosearch.hardware.accelerator import Accelerator
+    from cosearch.hardware.tables import AcceleratorSpace
 
 OBJECTIVES = ("latency_ms", "energy_mj")
 
@@ -105,74 +107,71 @@ def gap_facts(gap: Floats) -> dict[str, float]:
     return {"median": round(float(np.median(known)), 6), "largest": round(float(known.max()), 6)} if len(known) else {}
 
 
+Rows = tuple[Ints, Floats, Floats]
+"""counts, live_bytes and host_bytes of some demands."""
+BLOCKS = 16
+"""Parts of the demands of a device that workers share: demands differ in how long they take."""
+
+
+class Workers(Protocol):
+    """Who prices, if not this process: `cosearch.distributed.cluster.Cluster`."""
+
+    def price(
+        self,
+        layers: tuple[Layer, ...],
+        space: "AcceleratorSpace",
+        policies: tuple[float, ...],
+        progress: Callable[[int, int], None] | None,
+    ) -> "CostTensor": ...
+
+    def map(self, work: Callable[[Any, Any], Any], shared: Any, parts: Sequence[Any]) -> list[Any]: ...
+
+
 class Device:
     """The accelerators of a device, ready to price the layers of some demands."""
 
-    def __init__(self, name: str, demands: Demands) -> None:
+    def __init__(self, name: str, demands: Demands, workers: Workers | None = None) -> None:
         from cosearch.hardware import cost_tensor
         from search_spaces import accelerators
 
-        self.name, self.demands = name, demands
+        self.name, self.demands, self._workers = name, demands, workers
         self.space: Any = accelerators.find(name)
-        self.tensor: CostTensor = cost_tensor(demands.layers, self.space)
+        build = workers.price if workers is not None else None
+        self.tensor: CostTensor = cost_tensor(demands.layers, self.space, build=build)
 
-    def fronts(self) -> "Iterator[HardwareFront]":
-        """Per demand the accelerators that none beats in latency and energy; those that fit the device's budget."""
+    def _each(self, work: Callable[["CostTensor", Rows], list[Any]]) -> list[Any]:
+        """What `work` gives for every demand, a block of them at a time where workers share them."""
         d = self.demands
-        for counts, live, crossing in zip(d.counts, d.live_bytes, d.host_bytes, strict=True):
-            yield self.tensor.hardware_front(counts, float(live), OBJECTIVES, host_bytes=float(crossing))
+        if self._workers is None:
+            return work(self.tensor, (d.counts, d.live_bytes, d.host_bytes))
+        cuts = [len(d) * i // BLOCKS for i in range(BLOCKS + 1)]
+        blocks = [(d.counts[a:b], d.live_bytes[a:b], d.host_bytes[a:b]) for a, b in itertools.pairwise(cuts)]
+        return list(itertools.chain.from_iterable(self._workers.map(work, self.tensor, blocks)))
 
     def points(self) -> Points:
         """The fronts of all demands, one after the other."""
-        demand, latency, energy, names = [], [], [], []
-        gaps = np.full(len(self.demands), np.nan)
-        for at, front in enumerate(self.fronts()):
-            gaps[at] = self.gap(at, front)
-            demand.append(np.full(len(front), at))
-            latency.append(front.latency_ms)
-            energy.append(front.energy_mj)
-            names += [front.accelerator(i).name for i in range(len(front))]
-        found = [np.concatenate(parts) for parts in (demand, latency, energy)]
-        return Points(found[0], found[1], found[2], tuple(names), gaps)
-
-    def gap(self, at: int, front: "HardwareFront") -> float:
-        """Of the least energy-delay product on a demand's front, over all accelerators."""
-        from cosearch.hardware import hull
-
-        if not len(front):
-            return float("nan")
-        d = self.demands
-        bound = self.tensor.edp_bound(d.counts[at], float(d.live_bytes[at]), None, float(d.host_bytes[at]))
-        return hull.gap(float(front.edp.min()), bound)
+        found: list[Points] = self._each(_points)
+        return Points(
+            np.repeat(np.arange(len(found)), [len(part.names) for part in found]),
+            np.concatenate([part.latency_ms for part in found]),
+            np.concatenate([part.energy_mj for part in found]),
+            tuple(itertools.chain.from_iterable(part.names for part in found)),
+            np.concatenate([part.gap for part in found]),
+        )
 
     def costs(self, default_for: int) -> DeviceCosts:
         """default_for: the demand whose accelerator of least energy-delay product is the default.
 
         Raises: InfeasibleError if that demand fits no accelerator.
         """
-        latency, energy, gaps = np.full((3, len(self.demands)), np.nan)
-        names: list[str] = []
-        chosen: HardwareFront | None = None
-        for at, front in enumerate(self.fronts()):
-            if not len(front):
-                names.append("")
-                continue
-            best = front.take([int(np.argmin(front.edp))])
-            gaps[at] = self.gap(at, front)
-            latency[at], energy[at] = best.latency_ms[0], best.energy_mj[0]
-            names.append(best.accelerator(0).name)
-            if at == default_for:
-                chosen = best
+        found: list[tuple[float, float, float, Accelerator | None]] = self._each(_least_edp)
+        chosen = found[default_for][3]
         if chosen is None:
             raise InfeasibleError(f"{self.name}: no accelerator runs the network that its default is chosen for")
+        latency, energy, gaps = np.array([figures[:3] for figures in found]).T
+        names = ["" if accelerator is None else accelerator.name for *_, accelerator in found]
         *default, default_gap = self._on(chosen)
-        return DeviceCosts(
-            chosen.accelerator(0).name,
-            (default[0], default[1]),
-            (latency, energy),
-            tuple(names),
-            (default_gap, gaps),
-        )
+        return DeviceCosts(chosen.name, (default[0], default[1]), (latency, energy), tuple(names), (default_gap, gaps))
 
     def default_costs(self, default_for: int) -> tuple[str, Floats]:
         """The default accelerator's name, and latency_ms, energy_mj and gap [3, demands] on it; see `costs`."""
@@ -181,21 +180,61 @@ class Device:
         chosen = self.tensor.best_accelerator(
             d.counts[default_for], "edp", live_activation_bytes=live, host_bytes=crossing
         )
-        return chosen.accelerator(0).name, self._on(chosen)
+        return chosen.accelerator(0).name, self._on(chosen.accelerator(0))
 
-    def _on(self, chosen: "HardwareFront") -> Floats:
+    def _on(self, chosen: "Accelerator") -> Floats:
         """Every demand on one accelerator, its mapping policy the one of least energy-delay product: [3, demands]
         latency_ms, energy_mj and the gap of their product.
         """
         from cosearch.hardware import accelerator_tensor
         from cosearch.hardware.tables import NestSpace
 
-        only = accelerator_tensor(self.demands.layers, chosen.accelerator(0))
+        only = accelerator_tensor(self.demands.layers, chosen)
         # engines that share buffers choose policy and residency for whole networks, which is quick for all at once
         found = one_by_one(only, self.demands) if isinstance(self.space, NestSpace) else at_once(only, self.demands)
         latency, energy, bound = found
         found[:, ~np.isfinite(latency)] = np.nan
         return np.stack([latency, energy, np.maximum(0.0, latency * energy / bound - 1)])
+
+
+def _fronts(tensor: "CostTensor", rows: Rows) -> "Iterator[tuple[HardwareFront, float]]":
+    """Per demand the accelerators that none beats in latency and energy, of those that fit the device's budget; and the
+    gap of the least energy-delay product among them, NaN if there is none.
+    """
+    from cosearch.hardware import hull
+
+    for counts, live, crossing in zip(*rows, strict=True):
+        front = tensor.hardware_front(counts, float(live), OBJECTIVES, host_bytes=float(crossing))
+        gap = float("nan")
+        if len(front):
+            gap = hull.gap(float(front.edp.min()), tensor.edp_bound(counts, float(live), None, float(crossing)))
+        yield front, gap
+
+
+def _points(tensor: "CostTensor", rows: Rows) -> list[Points]:
+    """The front of each demand."""
+    return [
+        Points(
+            np.zeros(len(front), np.int64),
+            front.latency_ms,
+            front.energy_mj,
+            tuple(front.accelerator(i).name for i in range(len(front))),
+            np.array([gap]),
+        )
+        for front, gap in _fronts(tensor, rows)
+    ]
+
+
+def _least_edp(tensor: "CostTensor", rows: Rows) -> "list[tuple[float, float, float, Accelerator | None]]":
+    """Per demand latency_ms, energy_mj, gap, accelerator of least energy-delay product: NaN, None if none."""
+    found: list[tuple[float, float, float, Accelerator | None]] = []
+    for front, gap in _fronts(tensor, rows):
+        if not len(front):
+            found.append((np.nan, np.nan, gap, None))
+            continue
+        best = front.take([int(np.argmin(front.edp))])
+        found.append((float(best.latency_ms[0]), float(best.energy_mj[0]), gap, best.accelerator(0)))
+    return found
 
 
 def one_by_one(only: "CostTensor", d: Demands) -> Floats:

@@ -1,11 +1,9 @@
 """What is recommended: one bar of accuracy for all searches."""
 
-from dataclasses import dataclass, field
-from typing import Any
-
 import numpy as np
 
-from cosearch.comparison import shortlist
+from cosearch.comparison import designs_of
+from cosearch.shortlist import shortlist
 from cosearch.strategies.base import Candidate, Told
 from cosearch.strategies.objectives import Objectives
 
@@ -23,21 +21,22 @@ class OnePoint:
         return np.array([{"energy_mj": self.energy_mj}[name]])
 
 
-@dataclass
-class FakeProblem:
-    objectives: Objectives = field(default_factory=lambda: Objectives(("accuracy", "energy_mj")))
+OBJECTIVES = Objectives(("accuracy", "energy_mj"))
 
 
 def told(*rows: tuple[str, float | None, float]) -> list[Told]:
     return [Told(Candidate(i, {"a": name}, 0), accuracy, OnePoint(mj)) for i, (name, accuracy, mj) in enumerate(rows)]
 
 
-def chosen(found: dict[str, list[Told]], images: int, problem: Any = None) -> dict[str, str]:
-    return {name: names[0] for name, names in listed(found, images, 1, problem).items()}
+def chosen(found: dict[str, list[Told]], images: int, objectives: Objectives = OBJECTIVES) -> dict[str, str]:
+    return {name: names[0] for name, names in listed(found, images, 1, objectives).items()}
 
 
-def listed(found: dict[str, list[Told]], images: int, length: int, problem: Any = None) -> dict[str, list[str]]:
-    lists = shortlist(found, problem or FakeProblem(), images, length)
+def listed(
+    found: dict[str, list[Told]], images: int, length: int, objectives: Objectives = OBJECTIVES
+) -> dict[str, list[str]]:
+    designs = {name: designs_of(told, objectives.costs) for name, told in found.items()}
+    lists = shortlist(designs, objectives, images, length)
     return {name: [arch["a"] for arch, _ in designs] for name, designs in lists.items()}
 
 
@@ -61,7 +60,7 @@ def test_few_images_lower_the_bar():
 
 
 def test_a_minimum_accuracy_raises_the_bar_and_what_misses_it_gives_its_best():
-    strict = FakeProblem(Objectives(("accuracy", "energy_mj"), min_accuracy=0.97))
+    strict = Objectives(("accuracy", "energy_mj"), min_accuracy=0.97)
     assert chosen(FOUND, 10_000, strict) == {"co-search": "best", "conv-only": "conv"}
 
 

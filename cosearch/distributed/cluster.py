@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 import shutil
 import signal
 import tempfile
@@ -22,6 +23,7 @@ from cosearch.finalists import Training
 from cosearch.hardware.tables import AcceleratorSpace
 from cosearch.hardware.tensor import CostTensor
 from cosearch.runs import RunDirectory
+from cosearch.shortlist import Halving, Lists
 from cosearch.workload import Layer
 
 PROBE_SECONDS = 5.0
@@ -30,6 +32,8 @@ HELLO_SECONDS = 120.0
 """How long a node has to start a worker."""
 REFRESH_SECONDS = 2.0
 """How often the nodes are counted."""
+AUTH_MODE = "RAY_AUTH_MODE"
+CHECK_ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 FOLDER = "cosearch-ray"
 """Beginning of the names of temporary folders; the process that made it comes next."""
 
@@ -120,11 +124,30 @@ class Cluster:
 
         return price(self, layers, space, policies, progress)
 
+    def map(self, work: Callable[[Any, Any], Any], shared: Any, parts: Sequence[Any]) -> list[Any]:
+        """An importable function of what is shared and of each part, as tasks. Returns: its values, in order."""
+        from cosearch.distributed.tasks import each
+
+        return each(self, work, shared, parts)
+
     def train_all(self, run: RunDirectory, trainings: Sequence[Training], on_epochs: Callable[[int], None]) -> None:
         """What `cosearch.finalists.train_all` does, here."""
         from cosearch.distributed.training import train_all
 
         train_all(self, run, trainings, on_epochs)
+
+    def halve(
+        self,
+        run: RunDirectory,
+        halving: Halving,
+        lists: Lists,
+        trainings: Sequence[Training],
+        on_epochs: Callable[[int], None],
+    ) -> None:
+        """The short trainings of a halving, decided by a scheduler of Tune's."""
+        from cosearch.distributed.training import halve
+
+        halve(self, run, halving, lists, trainings, on_epochs)
 
     def store(self, value: Any) -> Any:
         """Put a value into the object store, from where each node fetches it once. Returns: its reference."""
@@ -156,7 +179,10 @@ def connected(config: RunConfig) -> Iterator[Cluster]:
         return
     with _temporary_folder() as folder:
         options: dict[str, Any]
+        authentication: dict[str, str] = {}
         if config.ray == "local":
+            if AUTH_MODE not in os.environ:  # a token of this run alone: Ray would leave one in the home directory
+                authentication = {AUTH_MODE: "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
             # by default workers give way to everything else on the machine, which this process does not
             os.environ.setdefault("RAY_worker_niceness", "0")
             cores = len(os.sched_getaffinity(0))
@@ -168,26 +194,30 @@ def connected(config: RunConfig) -> Iterator[Cluster]:
                 "_node_ip_address": "127.0.0.1",  # no look at the network
             }
         else:
-            options = {"address": _answering(config.ray)}
-        try:
-            with _own_signals():
-                _start(config.ray, options)
-            if config.ray != "local":
-                _require_cosearch()
-            yield Cluster(config.ray.startswith("ray://"))
-        finally:
-            ray.shutdown()
+            found = _answering(config.ray)
+            options, authentication = {"address": found}, {AUTH_MODE: _auth_mode(config.ray, found)}
+        with _authenticating(authentication):
+            try:
+                with _own_signals():
+                    _start(config.ray, options)
+                if config.ray != "local":
+                    _require_cosearch()
+                yield Cluster(config.ray.startswith("ray://"))
+            finally:
+                ray.shutdown()
 
 
 def _start(address: str, options: dict[str, Any]) -> None:
-    """Raises: ConfigError with the first line of what Ray says, for whatever reason it does not start."""
+    """Raises: ConfigError with what Ray says, in a line, for whatever reason it does not start."""
     import ray
 
     try:
         ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # of no common class: other versions, ports in use, long paths, time-outs
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(f"--ray {address}: Ray does not start ({first})") from error
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        # "Initialization failure from server:" is followed by a traceback
+        said = lines[-1] if lines[0].endswith(":") else lines[0]
+        raise ConfigError(f"--ray {address}: Ray does not start ({said.strip()})") from error
 
 
 @contextmanager
@@ -243,6 +273,60 @@ def _answering(address: str) -> str:
                 f"it with {how}"
             ) from None
     return found
+
+
+def _auth_mode(address: str, found: str) -> str:
+    """Whether the cluster that answers asks for a token: token or disabled, as Ray calls it.
+
+    A process that sends and expects tokens and a cluster that does not, or the other way round, would refuse each
+    other's calls without a word, so that nothing ever runs.
+    Raises: ConfigError if it does, and there is none.
+    """
+    import grpc
+    from ray import _raylet
+
+    method = "/ray.rpc.RayletDriver/ClusterInfo" if found.startswith("ray://") else CHECK_ALIVE
+    with grpc.insecure_channel(found.removeprefix("ray://")) as channel:
+        try:
+            channel.unary_unary(method)(b"", timeout=PROBE_SECONDS)
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+                inside: Any = _raylet  # compiled, without types
+                if not inside.AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
+                    raise ConfigError(
+                        f"--ray {address}: the cluster at {found} asks for a token: put what ray get-auth-token prints "
+                        "there into RAY_AUTH_TOKEN"
+                    ) from None
+                return "token"
+    return "disabled"
+
+
+@contextmanager
+def _authenticating(settings: Mapping[str, str]) -> Iterator[None]:
+    """Settings of Ray's token authentication, for a while.
+
+    Ray turns it on for the rest of a process that starts a cluster of its own: the next cluster, without tokens, could
+    not be used then.
+    """
+    from ray import _raylet
+
+    inside: Any = _raylet  # compiled, without types
+
+    def set_all(values: Mapping[str, str | None]) -> None:
+        for name, value in values.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        inside.Config.initialize("")  # reads the environment again, as Ray itself makes it do
+        inside.AuthenticationTokenLoader.instance().reset_cache()
+
+    before = {name: os.environ.get(name) for name in settings}
+    set_all(settings)
+    try:
+        yield
+    finally:
+        set_all(before)
 
 
 def _require_cosearch() -> None:

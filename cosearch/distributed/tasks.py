@@ -1,11 +1,11 @@
-"""Short work as Ray tasks: evaluations of a search, and hardware fronts of many networks.
+"""Short work as Ray tasks: evaluations of a search, blocks of layers to price, blocks of networks of a table.
 
 What they need (supernet, images, cost tensor) lies in the object store and is unpacked once per worker process.
 """
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from itertools import pairwise
@@ -14,7 +14,7 @@ from typing import Any, Self
 import ray
 
 from cosearch.distributed.cluster import Cluster, Share
-from cosearch.distributed.packing import unpack
+from cosearch.distributed.packing import pack, unpack
 from cosearch.evaluators import PATIENCE_SECONDS, Evaluation, evaluate
 from cosearch.hardware.tables import AcceleratorSpace, Floats
 from cosearch.hardware.tensor import CostTensor, cost_tensor, joined
@@ -95,25 +95,52 @@ def price(
     """The cost tensor of layers, priced in blocks of neighbours, which no kernel treats otherwise than apart."""
     count = min(len(layers), BLOCKS * max(1, cluster.slots(Share())))
     cuts = [len(layers) * i // count for i in range(count + 1)]
-    task, stored = ray.remote(num_cpus=1, max_retries=RETRIES)(_price), [cluster.store(space)]
-    pending = [task.remote(stored, layers[a:b], policies) for a, b in pairwise(cuts)]
-    size = {reference: b - a for reference, (a, b) in zip(pending, pairwise(cuts), strict=True)}
-    waiting, done = list(pending), 0
-    while waiting:
-        ready, waiting = ray.wait(waiting, timeout=PATIENCE_SECONDS)
-        done += sum(size[reference] for reference in ready)
+    blocks = [(layers[a:b], policies) for a, b in pairwise(cuts)]
+
+    def on_block(block: tuple[tuple[Layer, ...], tuple[float, ...]]) -> None:
+        done.append(len(block[0]))
         if progress is not None:
-            progress(done, len(layers))
-        if not ready:
-            cluster.check()
-    return joined(layers, space, policies, ray.get(pending))
+            progress(sum(done), len(layers))
+
+    done: list[int] = []
+    return joined(layers, space, policies, each(cluster, _price, space, blocks, on_block))
 
 
 def _price(
-    space: list[Any], layers: tuple[Layer, ...], policies: tuple[float, ...]
+    space: AcceleratorSpace, block: tuple[tuple[Layer, ...], tuple[float, ...]]
 ) -> tuple[dict[str, list[Floats]], dict[str, list[Floats]]]:
-    tensor = cost_tensor(layers, fetch(space[0]), cache=False, policies=policies)
+    layers, policies = block
+    tensor = cost_tensor(layers, space, cache=False, policies=policies)
     return tensor.latency, tensor.energy
+
+
+def each(
+    cluster: Cluster,
+    work: Callable[[Any, Any], Any],
+    shared: Any,
+    parts: Sequence[Any],
+    on_part: Callable[[Any], None] = lambda part: None,
+) -> list[Any]:
+    """An importable function of what is shared and of each part, a task of one CPU a part. Returns: in their order.
+
+    on_part: called with a part that is done.
+    """
+    task = ray.remote(num_cpus=1, max_retries=RETRIES)(_apply)
+    stored = [ray.put(pack(shared))]  # until this returns
+    pending = [task.remote(work, stored, part) for part in parts]
+    part_of = dict(zip(pending, parts, strict=True))
+    waiting = list(pending)
+    while waiting:
+        ready, waiting = ray.wait(waiting, timeout=PATIENCE_SECONDS)
+        for reference in ready:
+            on_part(part_of[reference])
+        if not ready:
+            cluster.check()
+    return list(ray.get(pending))
+
+
+def _apply(work: Callable[[Any, Any], Any], shared: list[Any], part: Any) -> Any:
+    return work(fetch(shared[0]), part)
 
 
 def settled(future: "Future[Evaluation]") -> "Future[Evaluation]":

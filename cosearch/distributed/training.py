@@ -1,9 +1,13 @@
-"""Finalists trained as trials of Ray Tune. Workers return files; this process writes them into the run directory."""
+"""Finalists trained, and halved, as trials of Ray Tune. Workers return files; this process writes them into the run
+directory.
+"""
 
+import json
+import queue
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +16,19 @@ from cosearch.distributed.cluster import Cluster, Share
 from cosearch.distributed.trials import Report, Trials
 from cosearch.errors import CosearchError
 from cosearch.evaluators import PATIENCE_SECONDS
-from cosearch.finalists import FOLDER, Training, load_trained, train
+from cosearch.finalists import FOLDER, Trained, Training, load_trained, train
 from cosearch.problem import load_data_and_space
 from cosearch.runs import RunDirectory, write_atomic
+from cosearch.shortlist import Halving, Lists
 
 LOOK_SECONDS = 0.5
 """How often progress is shown."""
 SUFFIXES = (".safetensors", ".integer.safetensors", ".json")
 """Files of a training; the last one says that it is done."""
+Files = dict[str, bytes] | CosearchError
+"""By their names in the run directory; or what the training ended with."""
+Stored = tuple[RunConfig, Any, Any, dict[str, bytes], dict[str, float]]
+"""Options, images, space, inherited files, known scores."""
 
 
 def train_all(
@@ -32,46 +41,113 @@ def train_all(
     open_trainings = [t for t in trainings if load_trained(run, t) is None]
     if not open_trainings:
         return
-    share = Share(run.config.ray_cpus or 1.0, cluster.share.gpus)
-    config = run.config.model_copy(update={"torch_device": share.device})
-    inherited = {str(f.relative_to(run.path)): f.read_bytes() for f in (run.path / FOLDER).glob("*.safetensors")}
-    stored = cluster.store((config, *load_data_and_space(config), inherited))
+    share, stored = _share(cluster, run), _stored(cluster, run, {})
     epochs: list[int] = []
     with Trials(cluster, share, _train, stored, 1, epochs.append) as trials:
-        longest_first = sorted(open_trainings, key=lambda t: (-t.operations, t.name))
-        pending = {trials.submit_job(training) for training in longest_first}
-        shown, last = 0, time.monotonic()
-        while pending:
-            done, pending = wait(pending, LOOK_SECONDS, FIRST_COMPLETED)
-            for future in done:
-                _keep(run, future.result())
-            if len(epochs) > shown or done:
-                last = time.monotonic()
-                on_epochs(len(epochs) - shown)
-                shown = len(epochs)
-            elif time.monotonic() - last > PATIENCE_SECONDS:
-                trials.check()
+        pending = {trials.submit_job(training) for training in _longest_first(open_trainings)}
+        for future in _settled(trials, pending, epochs, on_epochs):
+            _keep(run, future.result())
 
 
-def _keep(run: RunDirectory, files: dict[str, bytes] | CosearchError) -> None:
+def halve(
+    cluster: Cluster,
+    run: RunDirectory,
+    halving: Halving,
+    lists: Lists,
+    trainings: Sequence[Training],
+    on_epochs: Callable[[int], None],
+) -> None:
+    """Do the short trainings by which lists of designs are halved until one is left of each.
+
+    A scheduler of Tune's decides who goes on (`cosearch.distributed.searcher.Rungs`). trainings: of the first heat.
+    Results of them that the run has from an interrupted time count again.
+    Raises: CosearchError with the message of a training that fails.
+    """
+    found = {training.name: load_trained(run, training) for training in trainings}
+    known = {name: trained.integer_accuracy for name, trained in found.items() if trained is not None}
+    stored = _stored(cluster, run, known)
+    epochs: list[int] = []
+    values: queue.SimpleQueue[Files] = queue.SimpleQueue()
+
+    def keep_all() -> None:
+        while not values.empty():
+            _keep(run, values.get())
+
+    with Trials(
+        cluster, _share(cluster, run), _heat, stored, 1, epochs.append, (halving.of(lists), lists), values.put
+    ) as trials:
+        pending = {trials.submit_job(training) for training in _longest_first(trainings)}
+        for future in _settled(trials, pending, epochs, on_epochs, keep_all):
+            future.result()
+    keep_all()
+
+
+def _share(cluster: Cluster, run: RunDirectory) -> Share:
+    return Share(run.config.ray_cpus or 1.0, cluster.share.gpus)
+
+
+def _stored(cluster: Cluster, run: RunDirectory, scores: dict[str, float]) -> Any:
+    """What all trainings share. scores: that are known, by the name of the training."""
+    config = run.config.model_copy(update={"torch_device": cluster.share.device})
+    inherited = {str(f.relative_to(run.path)): f.read_bytes() for f in (run.path / FOLDER).glob("*.safetensors")}
+    return cluster.store((config, *load_data_and_space(config), inherited, scores))
+
+
+def _longest_first(trainings: Sequence[Training]) -> list[Training]:
+    return sorted(trainings, key=lambda t: (-t.operations, t.name))
+
+
+def _settled(
+    trials: Trials,
+    pending: "set[Future[Any]]",
+    epochs: list[int],
+    on_epochs: Callable[[int], None],
+    meanwhile: Callable[[], None] = lambda: None,
+) -> "Iterator[Future[Any]]":
+    """Futures as they are done. epochs: grows in another thread; meanwhile: called every time that is looked at."""
+    shown, last = 0, time.monotonic()
+    while pending:
+        done, pending = wait(pending, LOOK_SECONDS, FIRST_COMPLETED)
+        meanwhile()
+        yield from done
+        new = sum(epochs[shown:])
+        shown += len(epochs[shown:])
+        if new or done:
+            last = time.monotonic()
+            on_epochs(new)
+        elif time.monotonic() - last > PATIENCE_SECONDS:
+            trials.check()
+
+
+def _keep(run: RunDirectory, files: Files) -> None:
     if isinstance(files, CosearchError):
         raise files
     for name, content in files.items():
         write_atomic(run.path / name, content)
 
 
-def _train(
-    stored: tuple[RunConfig, Any, Any, dict[str, bytes]], training: Training, on_epoch: Report
-) -> dict[str, bytes] | CosearchError:
-    """Train in a folder of the worker. Returns: the files, by their names in the run directory."""
-    config, dataset, space, inherited = stored
+def _heat(stored: Stored, training: Training, on_epochs: Report) -> tuple[Files, float]:
+    """A short training and its score; at once where that is known."""
+    if training.name in stored[-1]:
+        on_epochs(training.heat)
+        return {}, stored[-1][training.name]
+    files, _ = _train(stored, training, on_epochs)
+    if isinstance(files, CosearchError):
+        return files, 0.0
+    found = Trained(**json.loads(files[f"{training.name}.json"])[training.scored_on])
+    return files, found.integer_accuracy
+
+
+def _train(stored: Stored, training: Training, on_epochs: Report) -> tuple[Files, None]:
+    """Train in a folder of the worker. Returns: the files."""
+    config, dataset, space, inherited, _ = stored
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory(Path(folder), config)
         for name, content in inherited.items():
             write_atomic(run.path / name, content)
         try:
-            train(run, dataset, space, training, on_epoch)
+            train(run, dataset, space, training, lambda _: on_epochs(1))
         except CosearchError as error:  # trying again would end the same way
-            return error
+            return error, None
         files = [f"{training.name}{suffix}" for suffix in SUFFIXES]
-        return {name: (run.path / name).read_bytes() for name in files if (run.path / name).is_file()}
+        return {name: (run.path / name).read_bytes() for name in files if (run.path / name).is_file()}, None

@@ -1,6 +1,6 @@
 """Long work as trials of Ray Tune: stand-alone trainings, of a search or of finalists.
 
-Tune runs in an actor of its own, with a searcher that hands out what was submitted and a folder that nothing is ever
+Tune runs in an actor of its own, with a searcher that makes a trial for each job and a folder that nothing is ever
 restored from: what is done stands in the run directory. A trial hands its value over itself, so that Tune carries
 no weights. Actors are used again, and none of Tune's loggers run: for a trial of one second they take longer than it.
 """
@@ -13,9 +13,9 @@ import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -25,11 +25,15 @@ from cosearch.distributed.cluster import FOLDER, Cluster, Share
 from cosearch.distributed.tasks import RETRIES, here
 from cosearch.errors import RunError
 from cosearch.evaluators import Evaluation, evaluate
+from cosearch.shortlist import Halving, Lists
 from cosearch.strategies.base import Candidate, Failure
 
+if TYPE_CHECKING:
+    from cosearch.distributed.searcher import Rungs
+
 Report = Callable[[int], None]
-Work = Callable[[Any, Any, Report], Any]
-"""(value from the object store, job, on_epoch) -> result."""
+Work = Callable[[Any, Any, Report], tuple[Any, float | None]]
+"""(value from the object store, job, on_epochs) -> result, and its score if a scheduler decides by it."""
 TUNE_OPTIONS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # of a folder that is never read
@@ -37,13 +41,15 @@ TUNE_OPTIONS = {
     "TUNE_WARN_THRESHOLD_S": "1000000000",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
+WAITING = 16
+"""Trials that wait for resources at least, so that nodes that join find some."""
 POLL_SECONDS = 1.0
 CLOSING_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class Event:
-    """What a trial did. kind: epochs, done or failed."""
+    """What a trial did. kind: epochs, value (of a heat), done or failed."""
 
     kind: str
     number: int
@@ -54,7 +60,9 @@ class Trials:
     """Does jobs as Tune trials.
 
     work: an importable function; stored: what all jobs share, as `Cluster.store` gives it; threads: of torch in each.
-    on_epochs: called with a number of epochs, from a thread of its own.
+    on_epochs: called with a number of epochs, from a thread of its own. halving: a rule and the lists that it begins
+    with; the jobs are then a `Training` for each network, and end when Tune's scheduler leaves them out. on_value:
+    called with the result of each heat, as on_epochs is.
     """
 
     def __init__(
@@ -65,8 +73,10 @@ class Trials:
         stored: Any,
         threads: int,
         on_epochs: Report | None = None,
+        halving: tuple[Halving, Lists] | None = None,
+        on_value: Callable[[Any], None] | None = None,
     ) -> None:
-        self._cluster, self._share, self._on_epochs = cluster, share, on_epochs
+        self._cluster, self._share, self._on_epochs, self._on_value = cluster, share, on_epochs, on_value
         self._futures: dict[int, Future[Any]] = {}
         self._submitted, self._closed = 0, False
         self._folder = None if cluster.remote else tempfile.mkdtemp(prefix=f"{FOLDER}-{os.getpid()}-")
@@ -75,7 +85,7 @@ class Trials:
             node = ray.get_runtime_context().get_node_id()
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
         actor: Any = ray.remote(**options)(_Tune)
-        self._tune = actor.remote(work, [stored], share, threads, cluster.slots(share))
+        self._tune = actor.remote(work, [stored], share, threads, cluster.slots(share), halving)
         self._ended = self._tune.run.remote([self._tune], self._folder)
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
@@ -127,6 +137,9 @@ class Trials:
         if event.kind == "epochs":
             if self._on_epochs is not None:
                 self._on_epochs(event.value)
+        elif event.kind == "value":
+            if self._on_value is not None:
+                self._on_value(event.value)
         elif event.kind == "done":
             self._futures.pop(event.number).set_result(event.value)
         elif event.number in self._futures:
@@ -159,37 +172,60 @@ def _settle(result: "Future[Evaluation]", done: "Future[Evaluation]") -> None:
     result.set_result(done.result() if error is None else Evaluation(Failure(str(error)), 0.0))
 
 
-def _accuracy(source: AccuracySource, arch: Any, _: Report) -> Evaluation:
-    return evaluate(source, arch, here())
+def _accuracy(source: AccuracySource, arch: Any, _: Report) -> tuple[Evaluation, None]:
+    return evaluate(source, arch, here()), None
 
 
 class _Tune:
     """The actor in which Tune runs; its other methods are called while `run` is."""
 
-    def __init__(self, work: Work, stored: list[Any], share: Share, threads: int, slots: int) -> None:
+    def __init__(
+        self,
+        work: Work,
+        stored: list[Any],
+        share: Share,
+        threads: int,
+        slots: int,
+        halving: tuple[Halving, Lists] | None,
+    ) -> None:
         self._config = {"work": work, "stored": stored, "threads": threads, "device": share.device}
-        self._share, self._slots = share, slots
+        self._share, self._slots, self._halving = share, slots, halving
         self._jobs: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._taken: dict[str, tuple[int, Any]] = {}
+        self._unannounced: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._settled: set[int] = set()
         self._closed = threading.Event()
+        self._rungs: Rungs | None = None
 
     def submit(self, number: int, job: Any) -> None:
         self._jobs.put((number, job))
+        self._unannounced.put(None)
+
+    def take(self, trial_id: str) -> tuple[int, Any]:
+        """The job of a trial, the next one if it has none yet; of a network in a heat, its training there."""
+        number, job = self._of(trial_id)
+        return number, replace(job, heat=self._rungs.epochs) if self._rungs is not None else job
+
+    def _of(self, trial_id: str) -> tuple[int, Any]:
+        if trial_id not in self._taken:
+            self._taken[trial_id] = self._jobs.get_nowait()  # there is one: trials are as many as jobs
+        return self._taken[trial_id]
 
     def deliver(self, number: int, value: Any) -> None:
         """A trial's value; that of a trial done twice, because its node was lost at the end, is the same."""
-        if number not in self._settled:
-            self._settled.add(number)
-            self._events.put(Event("done", number, value))
+        if self._rungs is not None:
+            self._events.put(Event("value", number, value))
+        else:
+            self._settle(Event("done", number, value))
 
     def epochs(self, number: int, n: int) -> None:
         self._events.put(Event("epochs", number, n))
 
-    def failed(self, number: int, reason: str) -> None:
-        if number not in self._settled:
-            self._settled.add(number)
-            self._events.put(Event("failed", number, reason))
+    def _settle(self, event: Event) -> None:
+        if event.number not in self._settled:
+            self._settled.add(event.number)
+            self._events.put(event)
 
     def events(self) -> list[Event]:
         """What happened since the last call; waits a little for something."""
@@ -203,23 +239,38 @@ class _Tune:
     def close(self) -> None:
         self._closed.set()
 
-    def next_job(self) -> tuple[int, Any] | None:
-        try:
-            return self._jobs.get_nowait()
-        except queue.Empty:
-            return None
-
     @property
     def closed(self) -> bool:
         return self._closed.is_set()
 
+    def announced(self) -> bool:
+        try:
+            self._unannounced.get_nowait()
+        except queue.Empty:
+            return False
+        return True
+
+    def taken(self, trial_id: str) -> Any:
+        return self._of(trial_id)[1]
+
+    def ended(self, trial_id: str, error: bool) -> None:
+        """error: every time; also one that never began stands for a job."""
+        number, _ = self._of(trial_id)
+        del self._taken[trial_id]
+        if error:
+            self._settle(Event("failed", number, "its training failed every time it was tried: see Ray's logs"))
+        else:
+            self._settle(Event("done", number, None))
+
     def run(self, me: list[Any], folder: str | None) -> None:
         """Everything that is submitted, until it is closed. folder: for Tune; None makes one and removes it."""
-        os.environ.update(TUNE_OPTIONS, TUNE_MAX_PENDING_TRIALS_PG=str(2 * self._slots))
+        os.environ.update(TUNE_OPTIONS, TUNE_MAX_PENDING_TRIALS_PG=str(max(WAITING, 2 * self._slots)))
         from ray import tune
 
-        from cosearch.distributed.searcher import Submitted, Trial
+        from cosearch.distributed.searcher import Newest, Rungs, Submitted, Trial
 
+        if self._halving is not None:
+            self._rungs = Rungs(self, *self._halving)
         own = folder or tempfile.mkdtemp(prefix=f"{FOLDER}-{os.getpid()}-")
         try:
             tune.run(
@@ -227,6 +278,7 @@ class _Tune:
                 name="trials",
                 storage_path=own,
                 search_alg=Submitted(self, {**self._config, "tune": me[0]}),
+                scheduler=self._rungs or Newest(),
                 num_samples=-1,
                 resources_per_trial={"cpu": self._share.cpus, "gpu": self._share.gpus},
                 max_failures=RETRIES,

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cosearch.blueprint import Blueprint
-from cosearch.comparison import Choice
 from cosearch.costs import AcceleratorCosts
 from cosearch.errors import ConfigError, RunError, nearest
 from cosearch.export.network import NetworkDescription
@@ -25,6 +24,7 @@ from cosearch.hardware.pricing import RESIDENCIES
 from cosearch.hardware.report import point_report
 from cosearch.problem import Problem
 from cosearch.runs import RunDirectory, tensor_bytes, to_json, write_atomic
+from cosearch.shortlist import Choice
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from cosearch.comparison import Choice
 from cosearch.costs import AcceleratorCosts, host_bytes
 from cosearch.errors import CosearchError, HardwareError
 from cosearch.hardware.accelerator import RESOURCES, Accelerator, Resources
 from cosearch.hardware.tables import EngineTable, NestSpace, SharedTable
 from cosearch.hardware.tensor import NetworkCost, accelerator_tensor
 from cosearch.problem import Problem
+from cosearch.shortlist import Choice
 from cosearch.strategies.objectives import product
 from cosearch.workload import distinct_layers
 from search_spaces.decisions import Arch, arch_key

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from cosearch.accuracy import AccuracySource, PredictorAccuracy
-from cosearch.comparison import Choice
 from cosearch.costs import AcceleratorCosts, MeasuredCosts, NetworkFront, host_bytes
 from cosearch.errors import CosearchError
 from cosearch.hardware.report import LayerRow, point_report
@@ -31,6 +30,7 @@ from cosearch.report.searching import Matrix, entries
 from cosearch.report.sequential import beside_sequential
 from cosearch.report.trials import Trial, read_trials
 from cosearch.runs import RunDirectory
+from cosearch.shortlist import Choice
 from cosearch.strategies.auto import DEAR_SOURCES
 from cosearch.strategies.objectives import Objectives
 from cosearch.tables import where

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from hwbench_data.costing import Workers
 from hwbench_data.store import Block, Card, Metric
 
 Progress = Callable[[str], None]
@@ -43,7 +44,7 @@ class Request:
     """What a recipe is asked for.
 
     folder: where the table will be written. limit: only the first networks. measure: how many networks to time on this
-    machine; 0 takes the shipped measurements.
+    machine; 0 takes the shipped measurements. workers: who prices, if not this process.
     """
 
     folder: Path
@@ -51,6 +52,7 @@ class Request:
     seed: int = 0
     measure: int = 0
     progress: Progress = lambda text: None
+    workers: Workers | None = None
 
 
 @dataclass(frozen=True)

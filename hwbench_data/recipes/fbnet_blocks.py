@@ -39,7 +39,7 @@ def build(request: Request) -> Built:
         counted["macs"].append(demands.macs[:-1])
         for name in MODELLED:
             request.progress(f"{name} {side}x{side}")
-            default, costs, gaps[name][f"{side}x{side}"] = _on_default(Device(name, demands))
+            default, costs, gaps[name][f"{side}x{side}"] = _on_default(Device(name, demands, request.workers))
             defaults[name][f"{side}x{side}"] = default
             for metric, values in zip(COSTS, costs, strict=True):
                 columns.setdefault((name, metric, ""), []).append(values[:-1])

@@ -52,7 +52,7 @@ def build(request: Request) -> Built:
         start, networks = len(labels), []
         for name in DEVICES:
             request.progress(f"{problem.space} {name}")
-            names, network, costs, gap = _pairs(problem, Device(name, problem.demands))
+            names, network, costs, gap = _pairs(problem, Device(name, problem.demands, request.workers))
             gaps[name][problem.space] = gap_facts(gap)
             ids = np.arange(len(labels), len(labels) + len(names))
             labels += names

@@ -39,7 +39,7 @@ def build(request: Request) -> Built:
         gaps: dict[str, dict[str, dict[str, float]]] = {}
         for side, asked in demands.items():
             request.progress(f"{name} {side}x{side}")
-            costs = Device(name, asked).costs(int(asked.of[-1]))
+            costs = Device(name, asked, request.workers).costs(int(asked.of[-1]))
             of = asked.of[:count]
             for accelerator, values in (("default", costs.default), ("best", costs.best)):
                 for metric, column in zip(COSTS, values, strict=True):

@@ -58,7 +58,7 @@ def build(request: Request) -> Built:
     devices: dict[str, dict[str, Any]] = {}
     for name in DEVICES:
         request.progress(name)
-        default, costs = Device(name, priced).default_costs(int(priced.of[-1]))
+        default, costs = Device(name, priced, request.workers).default_costs(int(priced.of[-1]))
         size = f"{SIDE}x{SIDE}"
         devices[name] = modelled(name, {size: default}, {size: gap_facts(costs[2][priced.of[:count]])})
         for metric, values in zip(COSTS, costs[:2], strict=True):

@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import pytest
 
 import cosearch
 import cosearch.engine
+from cosearch import finalists
 from cosearch.config import RunConfig
 from cosearch.distributed.cluster import Cluster, Share, connected
 from cosearch.errors import ConfigError, RunError
@@ -139,6 +141,36 @@ def test_through_a_client_trainings_are_trials_of_tune_too(machines, options, tm
     assert not list(Path(tempfile.gettempdir()).glob(f"cosearch-ray-{os.getpid()}-*"))
 
 
+def test_tune_halves_candidates_as_this_process_does(machines, options, tmp_path, monkeypatch):
+    """The same short trainings, decided by Tune's scheduler alone; from half of their results it goes on."""
+    trained: list[Any] = []
+    monkeypatch.setattr(Cluster, "train_all", _noting(Cluster.train_all, trained))
+    same = {**options, "finalist_candidates": 3, "finalist_epochs": 6, "finalist_seeds": 1, "trials": 12}
+    cosearch.run(**{**same, "out": tmp_path / "here"})
+    cosearch.run(**same, ray="auto", ray_order="batch", batch=4)
+    here, there = (
+        {f.name: f.read_bytes() for f in (run / "finalists").glob("*.json")} for run in (tmp_path / "here", same["out"])
+    )
+    assert there == here
+    assert len([name for name in here if "-heat" in name]) == 5
+    assert [t.heat for t in trained] == [0]
+    assert (same["out"] / "best/network.json").read_bytes() == (tmp_path / "here/best/network.json").read_bytes()
+    for name in sorted(n for n in here if "-heat" in n)[::2]:
+        (same["out"] / "finalists" / name).unlink()
+    (same["out"] / "result.json").unlink()
+    cosearch.resume(same["out"])
+    assert {f.name: f.read_bytes() for f in (same["out"] / "finalists").glob("*.json")} == here
+    assert [t.heat for t in trained] == [0]
+
+
+def _noting(train_all: Any, trained: list[Any]) -> Any:
+    def noting(cluster: Any, run: Any, trainings: Any, on_epochs: Any) -> None:
+        trained.extend(t for t in trainings if finalists.load_trained(run, t) is None)
+        train_all(cluster, run, trainings, on_epochs)
+
+    return noting
+
+
 # -- faults --
 
 
@@ -182,6 +214,29 @@ def test_a_worker_that_dies_is_replaced_and_one_that_always_does_is_a_failure(ma
     assert {state for layer, state in states if layer != "conv_k5_e6"} == {"COMPLETE"}
     reasons = {t.user_attrs["reason"] for t in trials_of(options["out"]) if t.state.name == "FAIL"}
     assert all("its worker died 2 times" in reason for reason in reasons)
+
+
+def test_a_search_whose_driver_is_killed_goes_on(options, tmp_path, monkeypatch):
+    """Ray of its own, so that it dies with the driver; what is left in the temporary folder goes with the next.
+
+    The tests after this one show that this process can use another cluster then.
+    """
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    names = {k: v for k, v in options.items() if k not in ("quiet", "baselines")}
+    command = [sys.executable, "-m", "cosearch.cli", "run", "--quiet", "--no-baselines", "--ray", "local"]
+    command += [f"--{k.replace('_', '-')}={v}" for k, v in names.items()]
+    command += ["--trials", "60", "--ray-order", "async", "--finalist-seeds", "1"]
+    kill_when(command, lambda: trials_in(options["out"]) >= 3)
+    assert 3 <= trials_in(options["out"]) < 60
+    cosearch.resume(options["out"])
+    require_whole(options["out"], 60)
+    assert not [p for p in Path(tempfile.gettempdir()).glob("cosearch-ray-*") if not _alive(p)]
+    assert not (tmp_path / "home").exists()  # Ray would keep a token there
+    assert not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN"} & os.environ.keys()
+
+
+def _alive(folder: Path) -> bool:
+    return Path(f"/proc/{folder.name.split('-')[2]}").exists()
 
 
 def test_trials_of_tune_are_tried_again_and_end_with_a_reason(machines, tmp_path):
@@ -243,6 +298,31 @@ def test_something_else_at_the_address_is_no_ray(options):
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"ray://127.0.0.1:{other.getsockname()[1]}"
         assert f"no Ray answers at {address}" in refused(options, ray=address)
+
+
+def test_a_cluster_that_asks_for_a_token_is_named_where_there_is_none(tmp_path, monkeypatch):
+    import grpc
+
+    from cosearch.distributed.cluster import _auth_mode, _authenticating
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    class Guard(grpc.GenericRpcHandler):
+        def service(self, details: Any) -> Any:
+            code = grpc.StatusCode.UNAUTHENTICATED
+            return grpc.unary_unary_rpc_method_handler(lambda request, context: context.abort(code, "no token"))
+
+    server = grpc.server(ThreadPoolExecutor(1), [Guard()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with pytest.raises(ConfigError, match=r"asks for a token: put what ray get-auth-token prints there"):
+            _auth_mode("auto", f"127.0.0.1:{port}")
+        with _authenticating({"RAY_AUTH_TOKEN": "0" * 40}):
+            assert _auth_mode("auto", f"ray://127.0.0.1:{port}") == "token"
+    finally:
+        server.stop(None)
+    assert "RAY_AUTH_TOKEN" not in os.environ
 
 
 def test_resources_that_no_node_has_are_named(machines, options):
@@ -329,6 +409,25 @@ def test_a_cost_tensor_priced_in_blocks_is_the_whole_one(machines):
             np.testing.assert_array_equal(found.energy[kind][case], whole.energy[kind][case])
 
 
+@pytest.mark.parametrize("name", ["nasbench201", "joint"])
+def test_a_table_built_on_ray_is_the_one_built_here(machines, tmp_path, monkeypatch, name):
+    import hwbench_data.recipes.joint
+    import hwbench_data.recipes.nasbench201
+    from hwbench_data.building import build_table
+
+    monkeypatch.setattr(hwbench_data.recipes.nasbench201, "MODELLED", {"gpu": "", "pim": ""})
+    monkeypatch.setattr(hwbench_data.recipes.common, "MODELLED", {"gpu": "", "pim": ""})
+    monkeypatch.setattr(hwbench_data.recipes.joint, "DEVICES", ("ecp5-85f",))
+    lines = []
+    for where, folder in ((None, "here"), ("auto", "there")):
+        monkeypatch.setenv("COSEARCH_CACHE", str(tmp_path / f"cache-{folder}"))  # no tensor of the other's
+        lines.append(list(build_table(name, tmp_path / folder, limit=30, ray=where))[1:])
+    for file in sorted((tmp_path / "here").iterdir()):
+        assert (tmp_path / "there" / file.name).read_bytes() == file.read_bytes(), file.name
+    assert lines[0] == lines[1]
+    assert not ray.is_initialized()
+
+
 def test_a_value_is_stored_once(machines):
     with connected(RunConfig(ray="auto")) as cluster:
         value = {"weights": np.zeros(1000)}
@@ -340,23 +439,3 @@ def test_sigterm_stays_ours(machines):
     before = signal.getsignal(signal.SIGTERM)
     with connected(RunConfig(ray="auto")):
         assert signal.getsignal(signal.SIGTERM) is before
-
-
-# -- last: it connects this process to another Ray --
-
-
-def test_a_search_whose_driver_is_killed_goes_on(options, tmp_path):
-    """Ray of its own, so that it dies with the driver; what is left in the temporary folder goes with the next."""
-    names = {k: v for k, v in options.items() if k not in ("quiet", "baselines")}
-    command = [sys.executable, "-m", "cosearch.cli", "run", "--quiet", "--no-baselines", "--ray", "local"]
-    command += [f"--{k.replace('_', '-')}={v}" for k, v in names.items()]
-    command += ["--trials", "60", "--ray-order", "async", "--finalist-seeds", "1"]
-    kill_when(command, lambda: trials_in(options["out"]) >= 3)
-    assert 3 <= trials_in(options["out"]) < 60
-    cosearch.resume(options["out"])
-    require_whole(options["out"], 60)
-    assert not [p for p in Path(tempfile.gettempdir()).glob("cosearch-ray-*") if not _alive(p)]
-
-
-def _alive(folder: Path) -> bool:
-    return Path(f"/proc/{folder.name.split('-')[2]}").exists()
