@@ -75,25 +75,24 @@ def measure(kind: str, workers: int, evaluations: int) -> dict[str, float]:
         with connected(RunConfig(ray="local")) as cluster, chosen(cluster, Sleeper(), 1) as evaluator:
             run = RunDirectory.create(folder / "run", RunConfig())
             log = TrialLog(run, "co-search", SPACE, OBJECTIVES)
-            begun, wall, busy = _search(log, evaluator, workers, evaluations)
+            figures = _search(log, evaluator, workers, evaluations)
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
-    return {
-        "evaluations": evaluations, "wall_s": wall, "start_up_s": begun - started,
-        "driver_cpu_ms": 1e3 * busy / evaluations, "load": os.getloadavg()[0],
-    }  # fmt: skip
+    figures["start_up_s"] -= started
+    return {"evaluations": evaluations, **figures, "load": os.getloadavg()[0]}
 
 
-def _search(log: TrialLog, evaluator: Any, workers: int, evaluations: int) -> tuple[float, float, float]:
+def _search(log: TrialLog, evaluator: Any, workers: int, evaluations: int) -> dict[str, float]:
     """The loop of `cosearch.engine`, results in any order.
 
-    Returns: when every worker had given a result; wall and processor seconds of so many results after that.
+    Returns: when every worker had given a result; of so many results after that, wall seconds and processor ms each, of
+    this process and of Tune's.
     """
     strategy: Any = make("random", SPACE, {"latency_ms": _latency}, OBJECTIVES, 0)
     pending, told = Pending(evaluator, "async", 1), strategy.history.told
     nodes: set[str] = set()
-    trials, wall, busy = SPACE.size, 0.0, 0.0
+    trials, wall, busy, tune = SPACE.size, 0.0, 0.0, 0.0
     while len(told) < trials:
         for candidate in strategy.ask(n) if (n := pending.wanted(len(told), trials)) else []:
             pending.submit(candidate)
@@ -103,8 +102,26 @@ def _search(log: TrialLog, evaluator: Any, workers: int, evaluations: int) -> tu
             strategy.tell(candidate, outcome)
             nodes.add(evaluation.node)
             if len(nodes) == workers and not wall:
-                trials, wall, busy = len(told) + evaluations, time.monotonic(), time.process_time()
-    return wall, time.monotonic() - wall, time.process_time() - busy
+                trials, wall = len(told) + evaluations, time.monotonic()
+                busy, tune = time.process_time(), _processor_seconds("ray::_Tune")
+    return {
+        "start_up_s": wall, "wall_s": time.monotonic() - wall,
+        "driver_cpu_ms": 1e3 * (time.process_time() - busy) / evaluations,
+        "tune_cpu_ms": 1e3 * (_processor_seconds("ray::_Tune") - tune) / evaluations,
+    }  # fmt: skip
+
+
+def _processor_seconds(name: str) -> float:
+    """Of the processes whose command begins so."""
+    ticks = 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if (folder / "cmdline").read_bytes().startswith(name.encode()):
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                ticks += int(fields[11]) + int(fields[12])
+        except OSError:
+            continue  # it has ended
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def parts() -> dict[str, float]:
@@ -217,17 +234,18 @@ def page(figures: dict[str, Any]) -> str:
         "moment counts as a whole, less than a second of the wall time. Load: running processes on the machine at the "
         "end, which others used too; wall times are as good as that is small.", "",
         "| how | workers | evaluations | start-up | wall time | efficiency | overhead of a trial | driver, CPU a trial "
-        "| load |", "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| Tune's process, CPU a trial | load |", "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]  # fmt: skip
     for kind in KINDS:
         for workers in WORKERS:
             if (row := figures["runs"].get(f"{kind} {workers}")) is None:
-                lines.append(f"| {kind} | {workers} | not measured | | | | | | |")
+                lines.append(f"| {kind} | {workers} | not measured | | | | | | | |")
                 continue
             efficiency, overhead = rates(row, workers)
+            own = f"{row['tune_cpu_ms']:.1f} ms" if kind == "tune" else ""
             lines.append(
                 f"| {kind} | {workers} | {row['evaluations']} | {row['start_up_s']:.1f} s | {row['wall_s']:.1f} s | "
-                f"{efficiency:.3f} | {overhead:.0f} ms | {row['driver_cpu_ms']:.1f} ms | {row['load']:.1f} |"
+                f"{efficiency:.3f} | {overhead:.0f} ms | {row['driver_cpu_ms']:.1f} ms | {own} | {row['load']:.1f} |"
             )
     lines.append("")
     for kind, (least, most) in REQUIRED.items():

@@ -174,13 +174,17 @@ def _noting(train_all: Any, trained: list[Any]) -> Any:
 # -- faults --
 
 
-def test_a_node_that_is_killed_costs_nothing(machines, options, monkeypatch):
-    """Results in any order; a node joins before, and dies in the middle of the search."""
-    node = add_node(machines)
-    use_source(monkeypatch, lambda source: sources.Slow(source, 0.3))
+def test_a_node_joins_and_is_killed_and_costs_nothing(machines, options, monkeypatch, tmp_path):
+    """Results in any order. The search waits for a third process, which only the node that joins has, until it dies."""
+    (tmp_path / "processes").mkdir()
+    use_source(monkeypatch, lambda source: sources.Gathering(source, tmp_path / "processes", 0.3))
     killed = []
 
     def kill() -> None:
+        while not list((tmp_path / "processes").iterdir()):
+            time.sleep(0.01)
+        assert not trials_in(options["out"])
+        node = add_node(machines)
         while trials_in(options["out"]) < 5:
             time.sleep(0.01)
         killed.append(trials_in(options["out"]))
