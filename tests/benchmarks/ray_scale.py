@@ -242,7 +242,7 @@ def page(figures: dict[str, Any]) -> str:
                 lines.append(f"| {kind} | {workers} | not measured | | | | | | | |")
                 continue
             efficiency, overhead = rates(row, workers)
-            own = f"{row['tune_cpu_ms']:.1f} ms" if kind == "tune" else ""
+            own = f"{row['tune_cpu_ms']:.1f} ms" if row.get("tune_cpu_ms") else ""
             lines.append(
                 f"| {kind} | {workers} | {row['evaluations']} | {row['start_up_s']:.1f} s | {row['wall_s']:.1f} s | "
                 f"{efficiency:.3f} | {overhead:.0f} ms | {row['driver_cpu_ms']:.1f} ms | {own} | {row['load']:.1f} |"

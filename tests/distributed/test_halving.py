@@ -125,3 +125,24 @@ def test_a_free_actor_goes_to_the_newest_trial_that_waits():
     for trial in trials:
         scheduler.on_trial_complete(None, trial, {})
     assert scheduler.choose_trial_to_run(None) is None
+
+
+def test_a_trial_keeps_its_job_and_jobs_keep_their_order():
+    from cosearch.distributed.cluster import Share
+    from cosearch.distributed.trials import _Tune
+
+    tune = _Tune(lambda *_: None, [], Share(), 1, 2, None)
+    assert not tune.announced()
+    for number, job in enumerate("abc"):
+        tune.submit(number, job)
+    assert [tune.announced() for _ in range(4)] == [True, True, True, False]  # a trial for each job
+    assert tune.take("late") == (0, "a")
+    assert tune.take("early") == (1, "b")
+    assert tune.take("late") == (0, "a")  # tried again
+    tune.deliver(1, "done")
+    tune.deliver(1, "done")  # by a node that was lost at the end
+    tune.ended("early", error=False)
+    tune.ended("late", error=True)
+    tune.ended("never began", error=True)
+    events = [(e.kind, e.number) for e in tune.events()]
+    assert events == [("done", 1), ("failed", 0), ("failed", 2)]
