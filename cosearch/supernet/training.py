@@ -7,7 +7,7 @@ as if it had not been interrupted.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -131,12 +131,23 @@ def rate_at(recipe: Recipe, step: int, total: int) -> float:
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
+FULL_RATE_INPUTS = 64
+"""A classifier of more inputs learns more slowly: a step moves a logit by the rate times the sum of squared inputs."""
+
+
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     """Weight decay on convolution and classifier weights only: pulling an adder weight to 0 is not neutral."""
     adders = {id(p) for p in adder_parameters(model)}
-    decayed = [p for p in model.parameters() if p.ndim > 1 and id(p) not in adders]
+    classifier = model.classifier.weight if isinstance(model, Network | Supernet) else None
+    decayed = [p for p in model.parameters() if p.ndim > 1 and id(p) not in adders and p is not classifier]
     rest = [p for p in model.parameters() if p.ndim <= 1 or id(p) in adders]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
+    if classifier is not None:
+        scale = min(1.0, FULL_RATE_INPUTS / classifier.shape[1])
+        groups.append({"params": [classifier], "weight_decay": recipe.weight_decay, "rate_scale": scale})
     return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=True, foreach=True)
 
 
@@ -148,7 +159,7 @@ def adder_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("rate_scale", 1.0)
 
 
 def train_network(

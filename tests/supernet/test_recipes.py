@@ -283,6 +283,20 @@ def test_gains_of_one_are_the_identity_and_the_extremes_keep_their_weights():
     assert torch.equal(transform(full[:2, :3], full), out[:2, :3])
 
 
+def test_gradients_of_a_transform_are_those_of_indexing():
+    transform = LaplaceTransform(5).double()
+    full = torch.randn(6, 4, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        transform.gains.copy_(torch.tensor([0.5, 2.0, 1.0, 3.0, 0.1]))
+    view = full[:4, :, 1:2, 1:2].clone().requires_grad_()
+    width = (full.max() - full.min()) / 5
+    bins = ((view.detach() - full.min()) / width).long().clamp(0, 4)
+    expected = torch.autograd.grad((view * transform.gains[bins]).pow(3).sum(), [view, transform.gains])
+    found = torch.autograd.grad(transform(view, full).pow(3).sum(), [view, transform.gains])
+    for a, b in zip(found, expected, strict=True):
+        assert torch.allclose(a, b, rtol=1e-12)
+
+
 def test_laplace_distance_is_least_for_laplacian_weights_and_ignores_scale():
     rng = np.random.default_rng(0)
     laplace, normal = (torch.from_numpy(d.rvs(size=4000, random_state=rng)) for d in (stats.laplace, stats.norm))
@@ -291,6 +305,15 @@ def test_laplace_distance_is_least_for_laplacian_weights_and_ignores_scale():
     n = 999
     quantiles = torch.from_numpy(stats.laplace.ppf((np.arange(n) + 0.5) / n))
     assert float(laplace_distance(quantiles)) < 0.005
+
+
+def test_the_gradient_of_the_laplace_distance_is_that_of_its_formula():
+    weights = torch.randn(7, 3, 1, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    ordered = weights.flatten().sort().values
+    level = (torch.arange(21, dtype=torch.float64) + 0.5) / 21 - 0.5
+    written_out = (ordered / ordered.abs().mean() + level.sign() * torch.log1p(-2 * level.abs())).abs().mean()
+    assert float(laplace_distance(weights)) == pytest.approx(float(written_out))
+    assert torch.autograd.gradcheck(laplace_distance, (weights,))
 
 
 def test_learning_the_gains_makes_gaussian_weights_laplacian():

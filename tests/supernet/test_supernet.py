@@ -13,10 +13,10 @@ from cosearch.config import RunConfig
 from cosearch.data import Split
 from cosearch.errors import ConfigError, DataError, RunError
 from cosearch.integer import to_integer
-from cosearch.macro import BlockChoice
+from cosearch.macro import BlockChoice, Macro
 from cosearch.runs import RunDirectory
 from cosearch.supernet import arithmetic
-from cosearch.supernet.blocks import calibrate, set_simulation
+from cosearch.supernet.blocks import Network, calibrate, set_simulation
 from cosearch.supernet.checkpoint import load, restore, save
 from cosearch.supernet.elastic import Supernet
 from cosearch.supernet.recipes import sandwich, uniform
@@ -28,6 +28,7 @@ from cosearch.supernet.training import (
     batches,
     make_optimizer,
     rate_at,
+    set_rate,
     torch_device,
     train_network,
     train_supernet_epoch,
@@ -283,14 +284,25 @@ def test_the_rate_warms_up_and_falls_to_zero():
 
 def test_weight_decay_spares_adders_and_norms():
     network = SPACE.build({p.name: "add_k3_e1" for p in SPACE.macro.positions})
-    decayed, rest = make_optimizer(network, Recipe(1)).param_groups
+    decayed, rest, last = make_optimizer(network, Recipe(1)).param_groups
     adders = [unit.weight for unit in network.units() if unit.op == "add"]
     ids = {id(p) for p in decayed["params"]}
-    assert decayed["weight_decay"] > 0
+    assert decayed["weight_decay"] == last["weight_decay"] > 0
     assert rest["weight_decay"] == 0
     assert not ids & {id(p) for p in adders}
     assert id(network.unit("stem").weight) in ids
     assert id(network.unit("stem").bn.weight) not in ids
+
+
+def test_wide_classifiers_learn_more_slowly():
+    for head, share in ((64, 1.0), (32, 1.0), (256, 0.25)):
+        network = Network(Macro((1, 8, 8), 10, 4, 2, ((4, 1, 1),), head).blueprint([None]))
+        optimizer = make_optimizer(network, Recipe(4, learning_rate=0.2))
+        set_rate(optimizer, 0.1)
+        rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+        assert rates.pop(id(network.classifier.weight)) == pytest.approx(0.1 * share)
+        assert set(rates.values()) == {0.1}
+        assert len(rates) == len(list(network.parameters())) - 1
 
 
 def test_training_twice_gives_the_same_weights_and_reports_epochs(digits):
