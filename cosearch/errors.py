@@ -42,7 +42,7 @@ class OperatorError(CosearchError, ValueError):
     """An argument of a torch operator that makes no sense; names the argument and says what is allowed."""
 
 
-class InfeasibleError(CosearchError):
+class InfeasibleError(CosearchError, ValueError):
     """Constraints that no candidate can meet; says the best value that can be reached."""
 
 

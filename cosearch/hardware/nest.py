@@ -70,11 +70,12 @@ def unrollings(axis: Axis, bounds: dict[str, int]) -> list[dict[str, int]]:
     return list(unique.values())
 
 
-def _splits(trips: int, levels: int) -> list[tuple[int, ...]]:
+@lru_cache(maxsize=65536)
+def _splits(trips: int, levels: int) -> tuple[tuple[int, ...], ...]:
     """Ordered factorisations of a trip count over `levels` levels."""
     if levels == 1:
-        return [(trips,)]
-    return [(d, *rest) for d in divisors(trips) for rest in _splits(trips // d, levels - 1)]
+        return ((trips,),)
+    return tuple((d, *rest) for d in divisors(trips) for rest in _splits(trips // d, levels - 1))
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ def enumerate_nests(layer: Layer, engine: Engine, names: Sequence[str], limits: 
                 across[at_level[axis.level], _AT[dim]] *= factor
         fanouts.append(across)
         trips = trips_left(bounds, spatial)
-        ways = [_level_splits(dim, trips[dim], homes[dim], len(names)) for dim in DIMS]
+        check_covered(space, trips)
+        ways = [_level_splits(trips[dim], homes[dim], len(names)) for dim in DIMS]
         starts.append(np.cumsum([found, *map(len, ways)]))
         found = int(starts[-1][-1])
         splits += ways
@@ -128,13 +130,8 @@ def enumerate_nests(layer: Layer, engine: Engine, names: Sequence[str], limits: 
 
 
 @lru_cache(maxsize=65536)
-def _level_splits(dim: str, trips: int, homes: tuple[int, ...], levels: int) -> Floats:
-    """Ways to split trips over the levels that a dimension is tiled at: [way, level].
-
-    Raises: HardwareError if it is tiled at none.
-    """
-    if trips > 1 and not homes:
-        raise HardwareError(f"the mapspace tiles no level along {dim}, which has {trips} iterations left")
+def _level_splits(trips: int, homes: tuple[int, ...], levels: int) -> Floats:
+    """Ways to split trips over the levels that a dimension is tiled at: [way, level]."""
     if not homes:
         return np.ones((1, levels))
     ways = np.array(_splits(trips, len(homes)), float)
@@ -179,6 +176,13 @@ def spatial_options(space: Mapspace, bounds: dict[str, int]) -> Iterator[tuple[d
     # an unrolling that only leaves out a part of another one is never better
     kept = [s for s, u in zip(every, used, strict=True) if not any(set(u) < set(other) for other in used)]
     yield from kept
+
+
+def check_covered(space: Mapspace, trips: dict[str, int]) -> None:
+    """Raises: HardwareError naming a dimension that has iterations left and is tiled at no level."""
+    for dim, left in trips.items():
+        if left > 1 and not any(dim in t.dims for t in space.tiled):
+            raise HardwareError(f"the mapspace tiles no level along {dim}, which has {left} iterations left")
 
 
 def trips_left(bounds: dict[str, int], spatial: Sequence[dict[str, int]]) -> dict[str, int]:
@@ -227,7 +231,7 @@ def nests_in(layer: Layer, engine: Engine) -> int:
     return tilings * math.prod(len(t.orders) for t in space.tiled)
 
 
-def _memories(levels: Sequence[MemoryLevel], engine: Engine) -> Memories:
+def memories_of(levels: Sequence[MemoryLevel], engine: Engine) -> Memories:
     """A hierarchy as the compiled analysis takes it."""
 
     def array(values: Iterable[float]) -> Floats:
@@ -249,7 +253,7 @@ def _memories(levels: Sequence[MemoryLevel], engine: Engine) -> Memories:
     )
 
 
-def _work(layer: Layer, engine: Engine, resident: Sequence[str]) -> Work:
+def work_of(layer: Layer, engine: Engine, resident: Sequence[str]) -> Work:
     """A layer as the compiled analysis takes it."""
     bounds = loop_bounds(layer)
     widths = (layer.weight_width * layer.has_weights, layer.input_bits, layer.accumulator_bits, layer.output_bits)
@@ -263,7 +267,7 @@ def _work(layer: Layer, engine: Engine, resident: Sequence[str]) -> Work:
     )
 
 
-def _terms(layer: Layer, accelerator: Accelerator, engine: Engine, levels: int) -> Terms:
+def terms_of(layer: Layer, accelerator: Accelerator, engine: Engine, levels: int) -> Terms:
     """What prices the layer's mappings on an engine besides their traffic."""
     operations = layer.macs * accelerator.energies.operation_pj(layer, engine.fabric)
     return Terms(
@@ -311,8 +315,8 @@ def price_nests(
     """
     shape = len(n.orders), len(n.temporal)
     cycles, pj = np.empty(shape), np.empty(shape)
-    problem = _problem(layer, engine, _memories(levels, engine), n, resident)
-    terms = _terms(layer, accelerator, engine, len(levels))
+    problem = _problem(layer, engine, memories_of(levels, engine), n, resident)
+    terms = terms_of(layer, accelerator, engine, len(levels))
 
     cuts = np.linspace(0, len(n.temporal), _PARTS + 1).astype(int).tolist()
     parts = iter(list(pairwise(cuts)))  # threads take the next part when they are done with one
@@ -329,7 +333,7 @@ def price_nests(
             other = pool.submit(work)
             work()
             other.result()
-    return _totals(accelerator, cycles.reshape(-1), pj.reshape(-1))
+    return totals(accelerator, cycles.reshape(-1), pj.reshape(-1))
 
 
 def front_of_nests(
@@ -345,7 +349,7 @@ def front_of_nests(
 
     rooms: [level] the largest on offer, in bits. Sorted by array cycles.
     """
-    memories = _memories(levels, engine)._replace(room=rooms)
+    memories = memories_of(levels, engine)._replace(room=rooms)
     fill_from = _fill_from(engine, len(levels))
     terms = Terms(float(engine.cycles_per_operation(layer)), float(engine.fill_cycles), fill_from, 0.0, 0.0)
     problem, none = _problem(layer, engine, memories, n, resident), np.empty((0, 0))
@@ -360,7 +364,7 @@ _Problem = tuple[Floats, Floats, Orders, Chains, Memories, Work]
 
 
 def _problem(layer: Layer, engine: Engine, memories: Memories, n: Nests, resident: Sequence[str]) -> _Problem:
-    work = _work(layer, engine, resident)
+    work = work_of(layer, engine, resident)
     return n.temporal, n.spatial, orders_of(n.orders), chains(memories, work), memories, work
 
 
@@ -369,7 +373,7 @@ def _scratch(problem: _Problem) -> Nest:
     return scratch(temporal.shape[1], len(links.links), orders.sequences.shape[1])
 
 
-def _totals(accelerator: Accelerator, cycles: Floats, pj: Floats) -> Totals:
+def totals(accelerator: Accelerator, cycles: Floats, pj: Floats) -> Totals:
     ms = cycles / (accelerator.clock_mhz * 1e3)
     mj = pj * 1e-9
     return Totals(ms, mj + accelerator.static_power_w * ms if accelerator.static_power_w else mj)

@@ -19,9 +19,10 @@ Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 compiled = njit(cache=True, nogil=True, error_model="numpy")
-_WITHIN: dict[str, Any] = {"forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+_WITHIN: dict[str, Any] = {"forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False}
 inlined = njit(error_model="numpy", **_WITHIN)
-"""For what only compiled functions call: passing this many arrays would take longer than what is done with them."""
+"""For what only compiled functions call: passing this many arrays, and counting references to each of them, would take
+longer than what is done with them. Such a function allocates nothing."""
 
 _P, _Q, _R, _S = 4, 5, 6, 7
 BOTH = 2
@@ -216,12 +217,12 @@ def _edge(out: float, kernel: float, stride: int, dilation: int) -> float:  # pr
 
 
 @inlined
-def _up(bits: float, unit: float) -> float:  # pragma: no cover
+def up(bits: float, unit: float) -> float:  # pragma: no cover
     return np.ceil(bits / unit - 1e-9) * unit if unit > 0.0 else bits
 
 
 @inlined
-def _tile(tensor: int, reach: Floats, window: Ints) -> float:  # pragma: no cover
+def tile_words(tensor: int, reach: Floats, window: Ints) -> float:  # pragma: no cover
     if tensor == 0:
         return reach[1] * reach[2] * reach[3] * reach[_R] * reach[_S]
     if tensor == 2:
@@ -238,7 +239,7 @@ def _may_fit(reach: Floats, limits: Limits) -> bool:  # pragma: no cover
         bits = 0.0
         for x in range(3):
             if limits.takes[level, x]:
-                bits += _tile(x, reach[level], limits.window) * limits.widths[x]
+                bits += tile_words(x, reach[level], limits.window) * limits.widths[x]
         if bits > limits.room[level]:
             return False
     return True
@@ -357,7 +358,7 @@ def _look(time: Floats, space: Floats, holds: Mask, work: Work, s: Nest) -> floa
             if holds[level, x]:
                 own[level, x], rest[level, x] = inner, same
                 inner, same = 1.0, 1.0
-                s.tile[level, x] = _tile(x, s.reach[level], work.window)
+                s.tile[level, x] = tile_words(x, s.reach[level], work.window)
     return steps
 
 
@@ -418,7 +419,7 @@ def _first_like(o: int, chosen: Ints, s: Nest) -> int:  # pragma: no cover
 
 
 @inlined
-def _slide(d: int, step: float, reach: Floats, tile: float, window: Ints) -> float:  # pragma: no cover
+def slide(d: int, step: float, reach: Floats, tile: float, window: Ints) -> float:  # pragma: no cover
     """Words that each next tile adds in a sweep of the innermost loop along a sliding dimension (`cost._slide`)."""
     vertical = d in (_P, _R)
     stride, dilation = (window[0], window[1]) if vertical else (window[2], window[3])
@@ -457,7 +458,7 @@ def _climb(
                 continue
             trips = s.exact[level, d]
             if x == 1 and d >= _P and not started and memories.slides[child]:
-                new = _slide(d, s.below[level, d], s.reach[child], s.tile[child, 1], window)
+                new = slide(d, s.below[level, d], s.reach[child], s.tile[child, 1], window)
                 slid = trips - 1.0
             else:
                 whole *= trips
@@ -473,9 +474,9 @@ def _add(
 ) -> None:  # pragma: no cover
     """Transfers of `bits` each, `times` times over all instances."""
     row, width = memories.row[level], memories.port[level, way]
-    s.rows[way, level, x] += _up(bits, row) * times
+    s.rows[way, level, x] += up(bits, row) * times
     unit = width if row > 0.0 and width < np.inf else 0.0
-    s.ports[way, level] += _up(bits, unit) * times * s.slack[level, x]
+    s.ports[way, level] += up(bits, unit) * times * s.slack[level, x]
 
 
 @inlined
@@ -484,7 +485,7 @@ def _first(memories: Memories, s: Nest, level: int, way: int, bits: float, times
     width = memories.port[level, way]
     if width == np.inf:
         return 0.0
-    moved = _up(bits, width if memories.row[level] > 0.0 else 0.0)
+    moved = up(bits, width if memories.row[level] > 0.0 else 0.0)
     s.ports[way, level] -= moved * times
     return moved / width
 
@@ -702,7 +703,7 @@ def _enter(front: Floats, found: int) -> int:  # pragma: no cover
     return kept + 1
 
 
-@inlined
+@compiled
 def _doubled(front: Floats) -> Floats:  # pragma: no cover
     rows, columns = front.shape
     larger = np.empty((2 * rows, columns))

@@ -9,8 +9,9 @@ import numpy as np
 
 from cosearch.errors import HardwareError
 from cosearch.hardware import split
-from cosearch.hardware.accelerator import RESOURCES, Accelerator, Engine, Resources
+from cosearch.hardware.accelerator import RESOURCES, Accelerator, Engine, MemoryLevel, Resources
 from cosearch.hardware.array import Bounds, enumerate_tiles, mapping_of, unrollings
+from cosearch.hardware.compose import compose, composes
 from cosearch.hardware.cost import Cost, engine_of, evaluate, hierarchy
 from cosearch.hardware.mapping import Mapping
 from cosearch.hardware.nest import (
@@ -46,6 +47,9 @@ from cosearch.hardware.tables import (
 )
 from cosearch.workload import Layer
 
+_MOST_ENUMERATED = 100_000
+"""Mappings up to which pricing all of them takes less time than composing them."""
+
 
 def best(
     layer: Layer,
@@ -77,16 +81,45 @@ def _best_nest(
     layer: Layer, accelerator: Accelerator, engine: Engine, objective: Objective, residency: Residency
 ) -> Mapping:
     levels = beside(hierarchy(accelerator, engine), residency)
-    names = [level.name for level in levels]
-    limits = tile_limits(layer, levels, np.array([room_bits(level) for level in levels]), residency.tensors)
-    nests = allowed(enumerate_nests(layer, engine, names, limits), residency)
-    at = best_of(objective, price_nests(layer, accelerator, engine, levels, nests, residency.tensors))
-    if at is None:
+    deep = composes(levels) and nests_in(layer, engine) > _MOST_ENUMERATED
+    search = _composed if deep else _enumerated
+    mapping = search(layer, accelerator, engine, levels, objective, residency)
+    if mapping is None:
         raise HardwareError(
             f"layer {layer.name!r}: no mapping fits accelerator {accelerator.name!r}; give it larger buffers "
             f"({', '.join(f'{level.name} {level.capacity_bytes:g} B' for level in levels[:-1])})"
         )
-    return nest_mapping(nests, at, names)
+    return mapping
+
+
+def _enumerated(
+    layer: Layer,
+    accelerator: Accelerator,
+    engine: Engine,
+    levels: Sequence[MemoryLevel],
+    objective: Objective,
+    residency: Residency,
+) -> Mapping | None:
+    """Every mapping priced: quicker where there are few."""
+    names = [level.name for level in levels]
+    limits = tile_limits(layer, levels, np.array([room_bits(level) for level in levels]), residency.tensors)
+    nests = allowed(enumerate_nests(layer, engine, names, limits), residency)
+    at = best_of(objective, price_nests(layer, accelerator, engine, levels, nests, residency.tensors))
+    return None if at is None else nest_mapping(nests, at, names)
+
+
+def _composed(
+    layer: Layer,
+    accelerator: Accelerator,
+    engine: Engine,
+    levels: Sequence[MemoryLevel],
+    objective: Objective,
+    residency: Residency,
+) -> Mapping | None:
+    """Level by level, front by front: the time and memory of the rest."""
+    front = compose(layer, accelerator, engine, levels, residency)
+    at = best_of(objective, front.totals)
+    return None if at is None else front.mappings[at]
 
 
 def _best_tiling(
