@@ -21,6 +21,7 @@ from cosearch.hardware.technology import Technology, resized
 if TYPE_CHECKING:
     from cosearch.hardware.bounds import LowerBound, lower_bound
     from cosearch.hardware.cost import Cost, Nests, evaluate
+    from cosearch.hardware.explicit import MappingBatch, evaluate_many
     from cosearch.hardware.joint import JointFront, joint_front
     from cosearch.hardware.mapping import LevelLoops, Mapping
     from cosearch.hardware.relaxed import Descent, RelaxedCost, descend, relaxed_cost
@@ -49,6 +50,8 @@ _LAZY = {
     "descend": "relaxed",
     "relaxed_cost": "relaxed",
     "evaluate": "cost",
+    "evaluate_many": "explicit",
+    "MappingBatch": "explicit",
     "joint_front": "joint",
     "layer_report": "report",
     "lower_bound": "bounds",
@@ -75,6 +78,7 @@ __all__ = [
     "LevelLoops",
     "LowerBound",
     "Mapping",
+    "MappingBatch",
     "Mapspace",
     "MemoryLevel",
     "Nests",
@@ -92,6 +96,7 @@ __all__ = [
     "cost_tensor",
     "descend",
     "evaluate",
+    "evaluate_many",
     "grid",
     "joint_front",
     "layer_report",

@@ -301,6 +301,19 @@ class Totals:
     energy_mj: Floats
 
 
+def in_parts(rows: int, mappings: int, work: Callable[[Iterator[tuple[int, int]]], None]) -> None:
+    """Share the rows of a batch, (first, one past the last) at a time, on two threads if they are many mappings."""
+    cuts = np.linspace(0, rows, _PARTS + 1).astype(int).tolist()
+    parts = iter(list(pairwise(cuts)))  # threads take the next part when they are done with one
+    if mappings < _THREADED:
+        work(parts)
+        return
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(work, parts)
+        work(parts)
+        other.result()
+
+
 def price_nests(
     layer: Layer,
     accelerator: Accelerator,
@@ -318,21 +331,12 @@ def price_nests(
     problem = _problem(layer, engine, memories_of(levels, engine), n, resident)
     terms = terms_of(layer, accelerator, engine, len(levels))
 
-    cuts = np.linspace(0, len(n.temporal), _PARTS + 1).astype(int).tolist()
-    parts = iter(list(pairwise(cuts)))  # threads take the next part when they are done with one
-
-    def work() -> None:
+    def work(parts: Iterator[tuple[int, int]]) -> None:
         own = _scratch(problem)
         for start, stop in parts:
             analyse(*problem, terms, _NOTHING_CHARGED, start, stop, True, own, cycles, pj, _NO_FRONT)
 
-    if len(n) < _THREADED:
-        work()
-    else:
-        with ThreadPoolExecutor(1) as pool:
-            other = pool.submit(work)
-            work()
-            other.result()
+    in_parts(len(n.temporal), len(n), work)
     return totals(accelerator, cycles.reshape(-1), pj.reshape(-1))
 
 

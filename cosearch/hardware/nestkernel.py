@@ -782,3 +782,79 @@ def analyse(
             point[rooms + count] = o * size + b
             found = _enter(front, found)
     return found, front
+
+
+@inlined
+def _well_formed(
+    time: Floats, space: Floats, order: Ints, bounds: Floats, orders: Ints, trips: Ints
+) -> bool:  # pragma: no cover
+    """Whether a mapping's loops cover a layer without idle iterations, and each has its place in its level's order.
+
+    Fills in the loops of each level that iterate, in order, and how many there are.
+    """
+    count = len(time)
+    for d in range(8):
+        extent, outermost = 1.0, 1.0
+        for level in range(count):
+            t, across = time[level, d], space[level, d]
+            if not (t >= 1.0 and across >= 1.0 and t == np.floor(t) and across == np.floor(across)):
+                return False
+            extent *= t * across
+            if t > 1.0:
+                outermost = t
+        if extent < bounds[d] or (outermost > 1.0 and extent / outermost * (outermost - 1.0) >= bounds[d]):
+            return False
+    for level in range(count):
+        seen, found = 0, 0
+        for position in range(8):
+            d = order[level, position]
+            if d < 0:
+                break
+            if d > 7 or seen >> d & 1:
+                return False
+            seen |= 1 << d
+            if time[level, d] != 1.0:
+                orders[level, found] = d
+                found += 1
+        for d in range(8):
+            if time[level, d] != 1.0 and not seen >> d & 1:
+                return False
+        trips[level] = found
+    return True
+
+
+@compiled
+def price_each(
+    temporal: Floats,
+    spatial: Floats,
+    order: Ints,
+    chains: Chains,
+    memories: Memories,
+    work: Work,
+    terms: Terms,
+    start: int,
+    stop: int,
+    s: Nest,
+    cycles: Floats,
+    energy_pj: Floats,
+) -> None:  # pragma: no cover
+    """What mappings start..stop - 1 cost, each with loop orders of its own.
+
+    temporal, spatial: [b, level, 8]; order: [b, level, 8], -1 after the last dimension. s: `scratch`. cycles,
+    energy_pj: [b], infinite where a mapping does not fit, not a number where it is malformed.
+    """
+    count = temporal.shape[1]
+    for b in range(start, stop):
+        time, space = temporal[b], spatial[b]
+        if not _well_formed(time, space, order[b], work.bounds, s.loops[:, 0], s.trips):
+            cycles[b], energy_pj[b] = np.nan, np.nan
+            continue
+        steps = _look(time, space, memories.holds, work, s)
+        _footprints(chains, work, s)
+        if not _fits(space, memories, s):
+            cycles[b], energy_pj[b] = np.inf, np.inf
+            continue
+        for level in range(1, count):
+            _climb(level, 0, time, chains.links, memories, work.window, s)
+        ends = _traffic(memories, work, chains, s)
+        cycles[b], energy_pj[b] = _price(steps, _fills(time, terms.fill_from), ends, memories, terms, s)

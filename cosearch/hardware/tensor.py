@@ -565,6 +565,8 @@ class CostTensor:
         """Latency and energy of many networks on a list of accelerators, [network, accelerator], nothing resident.
 
         accelerators: as `cosearch.hardware.sweep.grid` takes them; its `Grid` streams what does not fit memory.
+
+        Infinite where a network cannot run: `reason` says why.
         """
         from cosearch.hardware.sweep import grid
 
@@ -736,6 +738,41 @@ class CostTensor:
                 if counts[index] and not np.isfinite(self.latency[kind][0][at]).any():
                     return f"layer {self.layers[index].name!r} fits no mapping"
         return ""
+
+    def reason(self, counts_row: ArrayLike, accelerator: int | Sequence[int]) -> str:
+        """Why a network cannot run on an accelerator of the space, naming a layer; empty if it can, nothing resident.
+
+        accelerator: a row of the list that `networks` takes, or a column of what it returns without one.
+        """
+        counts = self._counts(counts_row)
+        if self._unserved(counts):
+            return self._unserved(counts)
+        if isinstance(accelerator, int | np.integer):
+            accelerator = divmod(int(accelerator), len(self.engines[self.kinds[0]]))
+        shared, *engines = (int(i) for i in accelerator)
+        for kind, engine in zip(self.kinds, engines, strict=True):
+            rows = np.flatnonzero(counts[self.rows[kind]])
+            if len(rows) and engine < 0:
+                layer = self.layers[self.rows[kind][rows[0]]]
+                return f"layer {layer.name!r}: the accelerator has no {kind!r} engine, which {layer.kind!r} layers need"
+            column = self.tables[0].of_shared[shared]
+            stuck = [i for i in rows if not np.isfinite(self.latency[kind][0][i, column, :, engine]).any()]
+            if stuck:
+                return self._refusal(
+                    self.layers[self.rows[kind][stuck[0]]], kind, shared, dict(zip(self.kinds, engines, strict=True))
+                )
+        return ""
+
+    def _refusal(self, layer: Layer, kind: str, shared: int, engines: dict[str, int]) -> str:
+        """What keeps a layer off an accelerator on which it is infeasible."""
+        reached, clock = self.engines[kind].fmax_mhz[engines[kind]], self.shared.clock_mhz[shared]
+        if reached < clock:
+            return f"layer {layer.name!r}: its engine reaches {reached:g} MHz, the accelerator runs at {clock:g}"
+        try:
+            best(layer, self.space.accelerator(shared, {name: at for name, at in engines.items() if at >= 0}))
+        except HardwareError as error:
+            return str(error) if f"layer {layer.name!r}" in str(error) else f"layer {layer.name!r}: {error}"
+        return f"layer {layer.name!r} fits no mapping"
 
     def evaluate_on(
         self,

@@ -10,7 +10,7 @@ Energies and areas come from `cosearch.hardware.technology`; wires, control and 
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import product
@@ -60,12 +60,25 @@ class Template:
         return {name: tuple(values) for name, values in self.document["choices"].items()}
 
     def build(self, parameters: Mapping[str, Any], accounting: Accounting = "element") -> Accelerator:
+        """Raises: what `check` raises; ConfigError for a technology, HardwareError for a value that cannot be."""
+        self.check(parameters, accounting)
+        try:
+            return self._built(parameters, accounting)
+        except ConfigError:
+            raise
+        except (ArithmeticError, TypeError, ValueError) as error:
+            chosen = ", ".join(f"{name}={value!r}" for name, value in parameters.items())
+            raise HardwareError(f"template {self.name!r} with {chosen or 'its defaults'}: {error}") from error
+
+    def check(self, names: Iterable[str], accounting: str) -> None:
         """Raises: ConfigError for a parameter that the template does not have, or an accounting that does not exist."""
         if accounting not in ACCOUNTINGS:
             raise ConfigError(f"accounting={accounting!r}, expected one of {', '.join(ACCOUNTINGS)}")
-        for name in parameters:
+        for name in names:
             if name not in self.parameters:
                 raise ConfigError(f"template {self.name!r} has no {name!r}: {nearest(name, self.parameters)}")
+
+    def _built(self, parameters: Mapping[str, Any], accounting: Accounting) -> Accelerator:
         values = {**self.parameters, **parameters}
         values |= {key: int(amount(self.document[key], values)) for key in ("rows", "cols")}
         tech = Technology(values["nm"])
@@ -184,7 +197,8 @@ def _read(path: Path) -> Template:
         raise HardwareError(f"{path}: expected format 'cosearch.template' and version 1")
     template = Template(str(document.get("name", path.stem)), document)
     try:
-        template.build({name: values[0] for name, values in template.choices.items()})
+        template.check(template.choices, "element")
+        template._built({}, "element")
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise HardwareError(f"{path}: the template lacks or misnames something ({error!r})") from error
     return template
@@ -213,12 +227,18 @@ def space(
 
     template: a name or a template file. choices: replaces some of the template's own. accounting: see `build`.
 
-    Raises: what `build` raises.
+    A choice with which no accelerator can be built stops nothing: every layer is infeasible on that accelerator, and
+    `AsicSpace.accelerator` says why.
+
+    Raises: what `load_template` raises; ConfigError for a parameter that the template does not have, or an accounting
+        that does not exist; HardwareError if no accelerator of the space can be built.
     """
     found = load_template(template)
     merged = {**found.choices, **{name: tuple(values) for name, values in (choices or {}).items()}}
-    found.build({name: values[0] for name, values in merged.items()}, accounting)
-    return AsicSpace(template, tuple(merged.items()), accounting)
+    found.check(merged, accounting)
+    made = AsicSpace(template, tuple(merged.items()), accounting)
+    _ = made.first  # raises if there is none
+    return made
 
 
 @dataclass(frozen=True)
@@ -259,21 +279,50 @@ class AsicSpace:
     def __len__(self) -> int:
         return math.prod(len(values) for _, values in self.choice_items)
 
+    def _entries(self) -> Iterator[Accelerator | HardwareError]:
+        names = [name for name, _ in self.choice_items]
+        for values in product(*(values for _, values in self.choice_items)):
+            try:
+                yield self.template.build(dict(zip(names, values, strict=True)), self.accounting)
+            except (ConfigError, HardwareError) as error:
+                yield HardwareError(str(error))
+
+    @cached_property
+    def entries(self) -> tuple[Accelerator | HardwareError, ...]:
+        """Every accelerator, or why it cannot be built."""
+        return tuple(self._entries())
+
     @cached_property
     def accelerators(self) -> tuple[Accelerator, ...]:
-        names = [name for name, _ in self.choice_items]
-        grid = product(*(values for _, values in self.choice_items))
-        return tuple(self.template.build(dict(zip(names, values, strict=True)), self.accounting) for values in grid)
+        """Those that can be built."""
+        return tuple(entry for entry in self.entries if isinstance(entry, Accelerator))
+
+    @cached_property
+    def first(self) -> Accelerator:
+        """The first that can be built.
+
+        Raises: HardwareError that says what is wrong with the last entry if there is none.
+        """
+        reason = f"template {self.name!r}: a parameter has no choices"
+        for entry in self._entries():
+            if isinstance(entry, Accelerator):
+                return entry
+            reason = str(entry)
+        raise HardwareError(reason)
+
+    @cached_property
+    def _built(self) -> list[int]:
+        return [i for i, entry in enumerate(self.entries) if isinstance(entry, Accelerator)]
 
     def engines(self, kind: str) -> "EngineTable":
         from cosearch.hardware.nestfront import resident_bits
         from cosearch.hardware.tables import engine_table
 
-        engines = [
-            replace(a.engines[0], resources=Resources(area_um2=round((a.area_mm2 or 0.0) * 1e6)))
-            for a in self.accelerators
-        ]
-        resident = [resident_bits(a) for a in self.accelerators]
+        nothing = replace(self.first.engines[0], resources=Resources())
+        engines, resident = [nothing] * len(self), [(-1, -1)] * len(self)
+        for i, a in zip(self._built, self.accelerators, strict=True):
+            engines[i] = replace(a.engines[0], resources=Resources(area_um2=round((a.area_mm2 or 0.0) * 1e6)))
+            resident[i] = resident_bits(a)
         return engine_table(kind, engines, [math.inf] * len(engines), resident)
 
     @cached_property
@@ -292,7 +341,7 @@ class AsicSpace:
         """Leakage differs between accelerators and is in their layers' energies already."""
         from cosearch.hardware.tables import Prices
 
-        return Prices(self.accelerators[0].energies, 0.0, silicon_costs()["dram_pj_per_bit"], 0.0)
+        return Prices(self.first.energies, 0.0, silicon_costs()["dram_pj_per_bit"], 0.0)
 
     @cached_property
     def _fleet(self) -> "Fleet":
@@ -301,10 +350,19 @@ class AsicSpace:
         return Fleet(self.accelerators)
 
     def layer_costs(self, layer: Layer, policies: Sequence[float], residency: "Residency") -> "tuple[Floats, Floats]":
-        return self._fleet.costs(layer, policies, residency)
+        """latency_ms and energy_mj, [policy, accelerator]; infinite on what cannot be built."""
+        import numpy as np
+
+        latency, energy = (np.full((len(policies), len(self)), math.inf) for _ in range(2))
+        latency[:, self._built], energy[:, self._built] = self._fleet.costs(layer, policies, residency)
+        return latency, energy
 
     def accelerator(self, shared: int, engines: Mapping[str, int]) -> Accelerator:
-        return self.accelerators[engines[self.name]]
+        """Raises: HardwareError that says why it cannot be built."""
+        entry = self.entries[engines[self.name]]
+        if isinstance(entry, HardwareError):
+            raise entry
+        return entry
 
     def describe(self) -> dict[str, Any]:
         """What decides every cost in this space, as JSON."""

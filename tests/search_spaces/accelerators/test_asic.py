@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cosearch.errors import ConfigError, HardwareError, UnknownNameError
@@ -136,3 +137,59 @@ def test_networks_keep_what_fits_on_chip(template, choices):
     assert sum(row.energy_mj for row in rows) == pytest.approx(cost.energy_mj)
     for i, (layer, mapping) in enumerate(front.mappings(0)):
         assert evaluate(layer, front.accelerator(0), mapping).cycles > 0, i
+
+
+BAD = {"size": (8,), "scratchpad_depth": (0, 1024, "64 KiB"), "dram_bits_per_cycle": (64.0, 0.0), "clock_mhz": (500.0,)}
+
+
+def test_what_cannot_be_built_does_not_stop_a_sweep():
+    """Of six accelerators one can be built; the others are infeasible, and say why."""
+    space = asic.space("gemmini", choices={"accumulator_depth": (256,), **BAD})
+    tensor = cost_tensor((LAYER,), space, cache=False)
+    latency, energy = tensor.networks([[1]])
+    assert np.isfinite(latency).tolist() == np.isfinite(energy).tolist() == [[False, False, True, False, False, False]]
+    alone = asic.space(
+        "gemmini",
+        choices={
+            "accumulator_depth": (256,),
+            "size": (8,),
+            "scratchpad_depth": (1024,),
+            "dram_bits_per_cycle": (64.0,),
+        },
+    )
+    np.testing.assert_array_equal(latency[0, 2], cost_tensor((LAYER,), alone, cache=False).networks([[1]])[0][0, 0])
+    reasons = [tensor.reason([1], i) for i in range(6)]
+    assert reasons[2] == ""
+    assert all(
+        reason.startswith(f"layer {LAYER.name!r}: template 'gemmini'") for i, reason in enumerate(reasons) if i != 2
+    )
+    assert "memory level 'scratchpad': capacity_bytes=0" in reasons[0]
+    assert "memory level 'dram': read_bits_per_cycle=0" in reasons[3]
+    assert "scratchpad_depth='64 KiB'" in reasons[4]
+    assert len(tensor.hardware_front([1], 0.0)) == 1
+    assert tensor.best_accelerator([1]).accelerator(0) == space.accelerators[0]
+    with pytest.raises(HardwareError, match="capacity_bytes=0"):
+        space.accelerator(0, {"gemmini": 0})
+
+
+def test_a_space_of_which_nothing_can_be_built_is_refused():
+    with pytest.raises(HardwareError, match=r"scratchpad_depth=0.*capacity_bytes=0"):
+        asic.space("gemmini", choices={"scratchpad_depth": (0,)})
+
+
+def test_the_reason_names_the_layer_and_the_memories():
+    """A buffer too small for the second layer."""
+    large = Layer("large", K=8, C=4096, P=1, Q=1, R=3, S=3)
+    space = asic.space(
+        "tpu-os", choices={"rows": (8,), "cols": (8,), "buffer_kib": (0.03125, 64), "dram_bits_per_cycle": (64.0,)}
+    )
+    layers = (Layer("small", K=2), large)
+    tensor = cost_tensor(layers, space, cache=False)
+    latency, _ = tensor.networks([[1, 1], [1, 0]])
+    for network, counts in enumerate(([1, 1], [1, 0])):
+        for at in range(2):
+            assert (tensor.reason(counts, at) == "") == np.isfinite(latency[network, at])
+    assert "'large'" in tensor.reason([1, 1], 0)
+    assert "no mapping fits" in tensor.reason([1, 1], 0)
+    unserved = cost_tensor((Layer("shifted", "shift"),), space, cache=False)
+    assert unserved.reason([1], 0).startswith("layer 'shifted': tpu-os has no engine for 'shift' layers")
