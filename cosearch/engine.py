@@ -7,7 +7,7 @@ directory and skip what is there already, so that `resume` is the same road walk
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,8 +100,7 @@ def run(config: RunConfig | None = None, **options: Any) -> Result:
         _reserve(cluster, problem)
         reporter.say(_plan(problem))
         kept = config.with_absolute_paths().model_copy(update={"out": out.resolve()})
-        run_directory = RunDirectory.create(out, kept)
-        with run_directory.locked():
+        with RunDirectory.begin(out, kept) as run_directory:
             run_directory.write_json(INPUTS, fingerprint(problem))
             return _carry_out(run_directory, problem, cluster, reporter, started)
 
@@ -212,14 +211,14 @@ def _carry_out(
     run.log("start", threads=config.threads, seed=config.seed, versions=versions())
     try:
         default = default_accelerator(problem)
-        with _timed(seconds, "supernet"):
+        with _timed(run, seconds, "supernet"):
             accuracy = _accuracy_source(run, problem, reporter, deadline)
         evaluator = cluster.evaluator(accuracy) if cluster is not None else Threads(accuracy, at_once)
-        with _timed(seconds, "search"), evaluator:
+        with _timed(run, seconds, "search"), evaluator:
             found = _searches(run, problem, evaluator, getattr(accuracy, "gradient", None), reporter, deadline)
-        with _timed(seconds, "finalists"):
+        with _timed(run, seconds, "finalists"):
             chosen, trained = _finalists(run, found, problem, accuracy.images, cluster, reporter, deadline)
-        with _timed(seconds, "comparing"):
+        with _timed(run, seconds, "comparing"):
             designs = [design(problem, name, chosen[name], found[name], trained[name]) for name in chosen]
             designs += _on_default(designs, problem, default)
             lines = tuple(notes(problem, chosen, designs, reporter))
@@ -253,8 +252,9 @@ def _leave_report(
         reporter.say(f"The report was interrupted; {again}")
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        run.log("report failed", reason=reason)
         reporter.say(f"The report failed ({reason}); {again}")
+        with suppress(RunError):  # the disk may be what failed
+            run.log("report failed", reason=reason)
 
 
 def find_report_details(run: RunDirectory, reporter: Reporter) -> None:
@@ -275,7 +275,8 @@ def find_report_details(run: RunDirectory, reporter: Reporter) -> None:
 
 
 @contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+def _timed(run: RunDirectory, seconds: dict[str, float], name: str) -> Iterator[None]:
+    run.log("phase", name=name)
     started = time.monotonic()
     yield
     seconds[name] = time.monotonic() - started

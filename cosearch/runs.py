@@ -4,6 +4,7 @@ config.yaml, study.db (Optuna), log.jsonl, supernet.safetensors, finalists/, fro
 Every file is written beside its place, flushed to disk and renamed, so that a reader finds the old or the new one.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -13,7 +14,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,23 +34,45 @@ METADATA = "cosearch"
 
 PARTIAL = ".partial"
 """How a file's name ends while it is written."""
+LOCK, LOG = ".lock", "log.jsonl"
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write, fsync, rename: the file is never half there."""
+    """Write, fsync, rename: the file is never half there, and once there it stays.
+
+    Raises: RunError if it cannot be written; what was there before still is.
+    """
     data = content.encode() if isinstance(content, str) else content
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the name, too, is on the disk
+        finally:
+            os.close(folder)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Raises: RunError for an OSError: a full disk, a read-only folder."""
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        yield
+    except OSError as error:
+        raise RunError(
+            f"cannot write {path} ({error.strerror}): what was there is unharmed; mend this, then give the command "
+            "again (a run goes on with: cosearch resume RUN)"
+        ) from None
 
 
 def versions() -> dict[str, str]:
@@ -94,29 +117,46 @@ class RunDirectory:
         self._started = time.monotonic()
 
     @classmethod
-    def create(cls, path: Path, config: RunConfig) -> "RunDirectory":
-        """Raises: RunError if the directory holds something already, or cannot be made."""
+    @contextmanager
+    def begin(cls, path: Path, config: RunConfig) -> Iterator["RunDirectory"]:
+        """Make a run directory and hold it for this process.
+
+        Raises: RunError if it holds something already, cannot be made, or another process holds it.
+        """
         cls.require_free(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"cannot make the run directory {path} ({error.strerror}): choose another --out") from None
         run = cls(path, config)
-        write_atomic(path / "config.yaml", config.to_yaml())
-        return run
+        with run.locked():
+            cls.require_free(path)  # another process may have begun a run here since
+            write_atomic(path / "config.yaml", config.to_yaml())
+            yield run
+
+    @classmethod
+    def create(cls, path: Path, config: RunConfig) -> "RunDirectory":
+        """`begin` without holding it."""
+        with cls.begin(path, config) as run:
+            return run
 
     @staticmethod
     def require_free(path: Path) -> None:
         """Raises: RunError if a run cannot begin there. An empty folder is free: a run may have been killed in it."""
-        taken = not path.is_dir() or any(not file.name.endswith(PARTIAL) for file in path.iterdir())
+        left = (LOCK, PARTIAL)
+        taken = not path.is_dir() or any(not file.name.endswith(left) for file in path.iterdir())
         if path.exists() and taken:
             raise RunError(f"{path} exists: choose another --out, or continue it with: cosearch resume {path}")
 
     @classmethod
     def open(cls, path: Path) -> "RunDirectory":
-        """Raises: RunError if it is no run directory."""
+        """Raises: RunError if it is no run directory, or a link in it leads out of it."""
         if not (path / "config.yaml").is_file():
             raise RunError(f"{path} is not a run directory (it has no config.yaml): give the --out of an earlier run")
+        inside = path.resolve()
+        for file in path.rglob("*"):
+            if file.is_symlink() and not file.resolve().is_relative_to(inside):
+                raise RunError(f"{file} leads out of {path}: a run's files are its own; put the file itself there")
         return cls(path, RunConfig.make(read_yaml(path / "config.yaml")))
 
     def reconfigure(self, config: RunConfig) -> None:
@@ -129,20 +169,46 @@ class RunDirectory:
 
         Raises: RunError if another process holds it.
         """
-        with (self.path / ".lock").open("a+") as file:
+        with ExitStack() as held:
+            with _writing(self.path / LOCK):
+                file = held.enter_context((self.path / LOCK).open("a+"))
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise RunError(f"{self.path} is in use by another process: wait for it or stop it") from None
-            for left_by_a_killed_process in self.path.rglob(f".*{PARTIAL}"):
-                left_by_a_killed_process.unlink(missing_ok=True)
+            self._clear_away()
             yield
 
+    def _clear_away(self) -> None:
+        """What a killed process left: files half written, and half a line of the log.
+
+        Raises: RunError.
+        """
+        for file in self.path.rglob(f".*{PARTIAL}"):
+            with _writing(file):
+                file.unlink(missing_ok=True)
+        log = self.path / LOG
+        with _writing(log):
+            if log.is_file() and not (content := log.read_bytes()).endswith(b"\n"):
+                os.truncate(log, content.rfind(b"\n") + 1)
+
     def log(self, event: str, **details: Any) -> None:
-        """Append one line to log.jsonl; `cosearch/export/schemas/log.schema.json` describes every event."""
+        """Append one line to log.jsonl; `cosearch/export/schemas/log.schema.json` describes every event.
+
+        Raises: RunError if it cannot be written; no half line stays.
+        """
         line = {"time": round(time.time(), 3), "event": event, **details}
-        with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        content = (json.dumps(line, allow_nan=False) + "\n").encode()
+        path = self.path / LOG
+        with _writing(path), path.open("ab", buffering=0) as file:
+            size = file.tell()
+            try:
+                written = file.write(content)
+                if written != len(content):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                os.truncate(path, size)
+                raise
 
     def write_json(self, name: str, data: Any) -> None:
         write_atomic(self.path / name, to_json(data))

@@ -1,16 +1,25 @@
-"""Real runs, killed by SIGKILL at random moments and resumed; what must hold after each kill and at the end."""
+"""Real runs, killed and resumed; what must hold after each kill and at the end.
 
+The moments of kills hang on what a run has done, which its log and its files tell, not on the clock alone.
+"""
+
+import contextlib
 import json
+import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import yaml
 from safetensors import safe_open
 
@@ -26,60 +35,124 @@ REPRODUCIBLE = (
 STUDIES = ("co-search", "conv-only", "random search")
 
 
+PHASES = ("preparing", "supernet", "search", "finalists", "comparing", "report")
+
+
 @dataclass(frozen=True)
-class Kill:
-    """phase: what the run was doing, as its files tell. seconds: after its process was started."""
+class Moment:
+    """When to strike: in a phase of the run, after so many changes of its files and then so many seconds.
+
+    A phase that is over sooner is no miss: the process is struck as soon as the next one is seen.
+    """
 
     phase: str
-    seconds: float
+    changes: int = 0
+    seconds: float = 0.0
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "cosearch.cli", *arguments]
+    """The command line, but that every epoch of a supernet leaves a checkpoint: see `main`."""
+    return [sys.executable, "-m", "tests.killing", *arguments]
 
 
 def options_of(config: Mapping[str, Any]) -> list[str]:
     return [f"--{name.replace('_', '-')}={value}" for name, value in config.items()]
 
 
-def killed(arguments: list[str], seconds: float) -> bool:
-    """Start a process and kill it after so many seconds. Returns: False if it had ended by then, as it should.
+def finish(arguments: list[str]) -> None:
+    """Raises: AssertionError with what the process said if it failed."""
+    done = subprocess.run(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stderr
 
-    Raises: AssertionError with what it said if it failed.
+
+def struck(arguments: list[str], folder: Path, moment: Moment, by: signal.Signals = signal.SIGKILL) -> str | None:
+    """Start a process that works in a folder and strike it at a moment.
+
+    Returns: the phase in which it was struck, None if it had ended, as it should, before the moment came.
+    Raises: AssertionError with what it said if it failed, or did not end politely where it could.
     """
+    before = _log_size(folder)
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    try:
-        _, said = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        return True
+    left, seen = moment.changes, None
+    while process.poll() is None:
+        phase = phase_of(folder, before)
+        if PHASES.index(phase) > PHASES.index(moment.phase):
+            break
+        if phase == moment.phase:
+            now = _state(folder)
+            left -= seen is not None and now != seen
+            seen = now
+            if left <= 0:
+                time.sleep(moment.seconds)
+                break
+        time.sleep(0.001)
+    phase = phase_of(folder, before)
+    process.send_signal(by)
+    _, said = process.communicate()
+    if process.returncode == -signal.SIGKILL:
+        return phase
+    if process.returncode != 0 and by != signal.SIGKILL:
+        lines = said.strip().splitlines()
+        assert process.returncode in (3, 130), said
+        assert lines, "it ended without a word"
+        assert lines[-1].startswith("cosearch: "), said
+        assert "Traceback" not in said, said
+        return phase
     assert process.returncode == 0, said
-    return False
+    return None
 
 
-def run_through_kills(out: Path, config: Mapping[str, Any], rng: np.random.Generator, within: float) -> list[Kill]:
-    """Start a run, kill it at moments uniform in 0 to `within` seconds, resume it, until it is finished."""
-    kills = []
-    while True:
-        begun = (out / "config.yaml").exists()
-        again = command("resume", "--quiet", str(out))
-        job = again if begun else command("run", *options_of(config), "--out", str(out))
-        seconds = float(rng.uniform(0, within))
-        if not killed(job, seconds):
-            return kills
-        kills.append(Kill(phase_of(out), seconds))
+def _log_size(run: Path) -> int:
+    return (run / "log.jsonl").stat().st_size if (run / "log.jsonl").exists() else 0
+
+
+def _state(folder: Path) -> frozenset[tuple[str, int, int]]:
+    """Of all files, also those that are being written: another value, another state."""
+    found = set()
+    for at, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                facts = os.stat(os.path.join(at, name))
+                found.add((os.path.join(at, name), facts.st_size, facts.st_mtime_ns))
+    return frozenset(found)
+
+
+def phase_of(run: Path, since: int) -> str:
+    """What the process is doing that has written the log from a byte on."""
+    if not (run / "log.jsonl").exists():
+        return "preparing"
+    with (run / "log.jsonl").open("rb") as file:
+        file.seek(since)
+        lines = [json.loads(line) for line in file.read().splitlines(keepends=True) if line.endswith(b"\n")]
+    phases = ["report" if line["event"] == "finished" else line.get("name") for line in lines]
+    return next((phase for phase in reversed(phases) if phase in PHASES), "preparing")
+
+
+def phase_lengths(run: Path) -> dict[str, float]:
+    """Seconds that the phases of a run without interruption took, by its log; of the report, which it does not hold,
+    those until report.html was there.
+    """
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    lengths = next(line["seconds"] for line in lines if line["event"] == "finished")
+    return {**lengths, "report": (run / "report.html").stat().st_mtime - lines[-1]["time"]}
+
+
+def run_through(out: Path, config: Mapping[str, Any], moments: Iterable[Moment]) -> list[str]:
+    """Begin a run, kill it at each moment and resume it. Returns: the phases in which it was killed."""
+    phases = []
+    for moment in moments:
+        phase = struck(begin_or_resume(out, config), out, moment)
         require_intact(out)
+        if phase is not None:
+            phases.append(phase)
+    finish(begin_or_resume(out, config))
+    return phases
 
 
-def phase_of(run: Path) -> str:
-    if (run / "result.json").exists():
-        return "report" if not (run / "report.html").exists() else "after the end"
-    if (run / "finalists").is_dir():
-        return "finalists"
-    if (run / "study.db").exists():
-        return "search"
-    return "supernet" if (run / "inputs.json").exists() else "preparing"
+def begin_or_resume(out: Path, config: Mapping[str, Any]) -> list[str]:
+    if (out / "config.yaml").exists():
+        return command("resume", "--quiet", str(out))
+    return command("run", "--quiet", *options_of(config), "--out", str(out))
 
 
 def require_intact(folder: Path) -> None:
@@ -101,9 +174,25 @@ def require_intact(folder: Path) -> None:
                 assert tensors.keys()
         elif file.suffix == ".html":
             assert file.read_text().rstrip().endswith("</html>")
+        elif file.suffix == ".csv":
+            assert file.read_text().endswith("\n")
+        elif file.suffix == ".npz":
+            with np.load(file, allow_pickle=False) as arrays:
+                assert all(arrays[name].size for name in arrays)
+        elif file.suffix == ".onnx":
+            onnx.checker.check_model(onnx.load(file))
         elif file.suffix == ".db":
-            with sqlite3.connect(file) as database:
-                assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            _require_intact_database(file)
+
+
+def _require_intact_database(file: Path) -> None:
+    """Of a copy: looking at a database mends it, which is for the resumed run to do."""
+    with tempfile.TemporaryDirectory() as folder:
+        for part in (file, file.with_name(f"{file.name}-journal")):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copy(part, folder)
+        with contextlib.closing(sqlite3.connect(Path(folder) / file.name)) as database:
+            assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
 def trials_of(run: Path) -> dict[str, list[Any]]:
@@ -126,3 +215,15 @@ def require_same(run: Path, reference: Path) -> None:
         assert ours[name] == theirs[name], name
     left = [str(file) for file in run.rglob(".*") if file.is_file() and file.name != ".lock"]
     assert not left, left
+
+
+def main() -> None:
+    """`cosearch` with a checkpoint after every epoch of a supernet, so that short trainings, too, are resumed midway."""
+    from cosearch import cli, engine
+
+    engine.CHECKPOINT_SECONDS = 0.0
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cosearch.errors import CosearchError, RunError
+from cosearch.errors import CosearchError
 from cosearch.report.facts import FINISHED, read_facts, read_log, state_of
 from cosearch.report.kept import read_details
 from cosearch.report.page import run_page
@@ -51,8 +51,5 @@ def compare(runs: "Comparison | Sequence[Path | str]", to: Path | str = "compare
     Returns: the file. Raises: what `read_several` raises; RunError if the page cannot be written.
     """
     compared = runs if isinstance(runs, Comparison) else read_several(runs)
-    try:
-        write_atomic(Path(to), several_page(compared))
-    except OSError as error:
-        raise RunError(f"cannot write {to} ({error.strerror}): choose another --to") from None
+    write_atomic(Path(to), several_page(compared))
     return Path(to)

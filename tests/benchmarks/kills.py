@@ -1,115 +1,185 @@
 """Kill real runs at random moments, resume them, and hold what they end with against a run that was never killed.
 
-``python -m tests.benchmarks.kills [--kills 50] [--seed 0]`` does so until there were so many kills of searches, then as
-many as a fifth of that of exports and reports of a finished run, and writes docs/benchmarks/kills.md.
+``python -m tests.benchmarks.kills [--runs 5] [--seed 0] [--folder F]`` goes through so many runs, ten kills each; ends one
+run by ten SIGTERMs; then kills exports and reports of the finished run, three times each kind and run. It writes
+docs/benchmarks/kills.md. What is done is kept in the folder; given again, the command goes on there.
 """
 
 import argparse
+import json
+import os
+import resource
 import shutil
+import signal
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from cosearch.runs import to_json, write_atomic
 from tests import killing, tiny_space
 from tests.benchmarks.machine import stamp
+from tests.killing import Moment
 
 REPORT = Path(__file__).parents[2] / "docs" / "benchmarks" / "kills.md"
 CONFIG = {
     "space": tiny_space.NAME,
     "device": "ecp5-25f",
-    "trials": 40,
-    "supernet_epochs": 6,
+    "trials": 24,
+    "supernet_epochs": 8,
     "finalist_epochs": 4,
-    "finalist_seeds": 2,
+    "finalist_seeds": 1,
     "threads": 1,
     "torch_device": "cpu",
 }
+ONE_RUN = (
+    "supernet", "supernet", "supernet", "search", "search", "search", "finalists", "finalists", "comparing", "report",
+)  # fmt: skip
+AFTER = {
+    "export": ("export", "RUN", "--what", "all", "--to", "TO"),
+    "export of a trial": ("export", "RUN", "--trial", "7", "--what", "all", "--to", "TO"),
+    "report": ("report", "RUN"),
+}
 
 
-def seconds_of(arguments: list[str]) -> float:
-    started = time.monotonic()
-    assert not killed_never(arguments)
-    return time.monotonic() - started
-
-
-def killed_never(arguments: list[str]) -> bool:
-    return killing.killed(arguments, 3600.0)
+def moments(rng: np.random.Generator, lengths: dict[str, float], phases: tuple[str, ...]) -> list[Moment]:
+    """For each phase a moment at random: uniform in the time that it takes, or just after some change of its files."""
+    return [
+        Moment(phase, seconds=float(rng.uniform(0, lengths[phase])))
+        if rng.random() < 0.5
+        else Moment(phase, int(rng.integers(1, 9)), float(rng.uniform(0, 0.02)))
+        for phase in phases
+    ]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file() and f.name != ".lock"}
 
 
-def searches(folder: Path, kills: int, rng: np.random.Generator) -> tuple[Counter[str], int, float]:
-    """(kills by phase, runs, seconds of a run without a kill)."""
-    reference = folder / "reference"
-    length = seconds_of(killing.command("run", *killing.options_of(CONFIG), "--out", str(reference)))
+def killed_run(reference: Path, rng: np.random.Generator) -> Counter[str]:
+    """Kills on the way of one run, by phase; it must end as the reference."""
+    out = reference.parent / "killed"
+    shutil.rmtree(out, ignore_errors=True)
+    phases = killing.run_through(out, CONFIG, moments(rng, killing.phase_lengths(reference), ONE_RUN))
+    killing.require_same(out, reference)
+    return Counter(phases)
+
+
+def terminated_run(reference: Path, rng: np.random.Generator) -> Counter[str]:
+    """SIGTERMs on the way of one run, by phase: each ends it in one line."""
+    out = reference.parent / "terminated"
+    shutil.rmtree(out, ignore_errors=True)
     phases: Counter[str] = Counter()
-    runs = 0
-    while phases.total() < kills:
-        out = folder / f"run{runs}"
-        phases.update(kill.phase for kill in killing.run_through_kills(out, CONFIG, rng, length))
-        killing.require_same(out, reference)
-        shutil.rmtree(out)
-        runs += 1
-        print(f"{runs} runs finished as the one never killed, {phases.total()} kills: {dict(phases)}", flush=True)
-    return phases, runs, length
+    for moment in moments(rng, killing.phase_lengths(reference), ONE_RUN):
+        phase = killing.struck(killing.begin_or_resume(out, CONFIG), out, moment, signal.SIGTERM)
+        killing.require_intact(out)
+        phases.update([phase] if phase else [])
+    killing.finish(killing.begin_or_resume(out, CONFIG))
+    killing.require_same(out, reference)
+    return phases
 
 
-def after_the_end(run: Path, kills: int, rng: np.random.Generator) -> Counter[str]:
-    """Kills of exports and reports, which leave the run as it was."""
-    before = contents(run)
-    done: Counter[str] = Counter()
-    for what, arguments in {
-        "export": ("export", str(run), "--what", "all", "--to", str(run.parent / "exported")),
-        "report": ("report", str(run)),
-    }.items():
-        job = killing.command(*arguments)
-        length = seconds_of(job)
-        while done[what] < -(-kills // 2):
-            shutil.rmtree(run.parent / "exported", ignore_errors=True)
-            done[what] += killing.killed(job, float(rng.uniform(0, length)))
-            for folder in (run, run.parent / "exported"):
-                killing.require_intact(folder)
-        assert not killed_never(job)
-        changed = {name for name in before if before[name] != contents(run)[name]} - {"report.html", "log.jsonl"}
-        assert not changed, changed
-        print(f"{what}: {done[what]} kills, the run is as it was", flush=True)
-    return done
+def after_the_end(reference: Path, what: str, rng: np.random.Generator, kills: int) -> Counter[str]:
+    """Kills of an export or a report of a finished run, which leave it as it was."""
+    exported = reference.parent / "exported"
+    before = contents(reference)
+    places = {"RUN": str(reference), "TO": str(exported)}
+    job = killing.command(*(places.get(part, part) for part in AFTER[what]))
+    shutil.rmtree(exported, ignore_errors=True)
+    started = time.monotonic()
+    killing.finish(job)
+    length, expected = time.monotonic() - started, contents(exported)
+    done = 0
+    while done < kills:
+        shutil.rmtree(exported, ignore_errors=True)
+        [moment] = moments(rng, {"preparing": length}, ("preparing",))
+        done += killing.struck(job, reference if what == "report" else exported, moment) is not None
+        for folder in (reference, exported):
+            killing.require_intact(folder)
+    killing.finish(job)
+    assert contents(exported) == expected, what
+    changed = {name for name, content in before.items() if content != contents(reference)[name]}
+    assert changed <= {"report.html"}, changed
+    return Counter({what: done})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="[default: a new one, removed at the end]")
     arguments = parser.parse_args()
-    rng = np.random.default_rng(arguments.seed)
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        phases, runs, length = searches(Path(folder), arguments.kills, rng)
-        phases += after_the_end(Path(folder) / "reference", arguments.kills // 5, rng)
+    with tempfile.TemporaryDirectory() as scratch:
+        carry_out(arguments.folder or Path(scratch), arguments.runs, arguments.seed)
+
+
+def carry_out(folder: Path, runs: int, seed: int) -> None:
+    folder.mkdir(exist_ok=True)
+    os.environ["COSEARCH_CACHE"] = str(folder / "cache")
+    reference = folder / "reference"
+    if not (reference / "report.html").exists():
+        shutil.rmtree(reference, ignore_errors=True)
+        killing.finish(killing.begin_or_resume(reference, CONFIG))
+    jobs: dict[str, Callable[[np.random.Generator], Counter[str]]] = {
+        **{f"run {n}": lambda rng: killed_run(reference, rng) for n in range(runs)},
+        "terminated": lambda rng: terminated_run(reference, rng),
+        **{what: lambda rng, what=what: after_the_end(reference, what, rng, 3 * runs) for what in AFTER},
+    }
+    kept = folder / "results.json"
+    results = json.loads(kept.read_text()) if kept.exists() else {}
+    for number, (name, job) in enumerate(jobs.items()):
+        if name not in results:
+            started = time.monotonic(), _processor()
+            found = job(np.random.default_rng([seed, number]))
+            took = {"minutes": (time.monotonic() - started[0]) / 60, "processor": (_processor() - started[1]) / 60}
+            results[name] = {"kills": dict(found), **took}
+            write_atomic(kept, to_json(results))
+            print(f"{name}: {dict(found)}, ends as the one never struck, {took['minutes']:.1f} minutes", flush=True)
+    REPORT.write_text(report(results, killing.phase_lengths(reference)), encoding="utf-8")
+    print(f"written to {REPORT}")
+
+
+def _processor() -> float:
+    """Seconds, of this process and those that it waited for."""
+    found = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in found)
+
+
+def report(results: dict[str, dict[str, Any]], lengths: dict[str, float]) -> str:
+    struck = sum((Counter(result["kills"]) for result in results.values()), Counter())
+    ended = Counter(results["terminated"]["kills"])
+    kills = struck - ended
+    runs = sum(name.startswith("run ") for name in results)
+    minutes, processor = (sum(result[of] for result in results.values()) for of in ("minutes", "processor"))
     lines = [
         "# Killed and resumed",
         "",
-        "Searches on real digits, killed with SIGKILL at uniformly random moments and resumed until they finish. After",
-        "every kill each file of the run directory is whole; at the end these are byte for byte those of a run never",
-        "killed: " + ", ".join(killing.REPRODUCIBLE) + "; and so is every trial.",
+        "Searches on real digits, killed with SIGKILL and resumed until they finish. The moments are random: half of them",
+        "uniform in the time that a phase takes, half of them within 20 ms of some change of the files. After every kill",
+        "each file of the run directory is whole; at the end these are byte for byte those of a run never killed:",
+        ", ".join(killing.REPRODUCIBLE) + "; and so is every trial of every study.",
+        "Exports and reports of the finished run are killed too, given again, and end as ever.",
         "Made by `python -m tests.benchmarks.kills`.",
         "",
         stamp(),
         "",
-        f"{runs} searches, {phases.total()} kills, none lost; a search without a kill takes {length:.0f} s; the whole "
-        f"took {(time.monotonic() - started) / 60:.0f} minutes.",
+        f"**{kills.total()} kills survived**, {runs} runs; nothing lost, doubled or half written. A run without a kill "
+        f"took {sum(lengths.values()):.0f} s; all took {minutes / 60:.1f} hours, {processor:.0f} minutes of one "
+        "processor's time.",
         "",
         "| killed while | kills |",
         "| --- | --- |",
-        *(f"| {phase} | {n} |" for phase, n in sorted(phases.items())),
+        *(f"| {phase} | {n} |" for phase in dict.fromkeys((*killing.PHASES, *AFTER)) if (n := kills[phase])),
+        "",
+        f"One more run got {ended.total()} SIGTERMs on its way ("
+        + ", ".join(f"{phase} {n}" for phase, n in ended.items())
+        + "): each ended it in one line with exit status 3, or 130 while it was preparing; its end was the same.",
     ]
-    REPORT.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(f"written to {REPORT}")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
