@@ -8,9 +8,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from cosearch.errors import ConfigError, nearest
+from cosearch.errors import ConfigError, DataError, nearest
+from cosearch.reading import MOST_YAML_BYTES, parse_yaml, read
 
-MAX_YAML_BYTES = 1 << 20
 DATASETS = ("digits", "shapes", "cifar10", "cifar100")
 FILE_SUFFIXES = (".csv", ".json", ".yaml", ".yml")
 """A device with one of these endings is a file."""
@@ -236,13 +236,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises: ConfigError if it is unreadable, too large or not a mapping.
     """
     try:
-        if path.stat().st_size > MAX_YAML_BYTES:
-            raise ConfigError(f"{path} is larger than 1 MiB: a configuration is a few lines")
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = read(path, parse_yaml, MOST_YAML_BYTES)
     except OSError as error:
         raise ConfigError(f"cannot read {path} ({error.strerror}): check the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except DataError as error:
+        raise ConfigError(f"{path} {error}: expected a configuration of a few lines") from None
     if data is None:
         return {}
     if not isinstance(data, dict):

@@ -5,7 +5,6 @@ by its rules; `MeasuredCosts` predicts latency (and
 energy) on one device from a table of measurements, and has no accelerator axis.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from cosearch.hardware.accelerator import Accelerator
 from cosearch.hardware.published import PublishedCost, PublishedDevice
 from cosearch.hardware.report import NetworkReport, network_report
 from cosearch.hardware.tensor import CONSTRAINTS, CostTensor, HardwareFront, NetworkCost, cost_tensor
+from cosearch.reading import parse_json
 from cosearch.strategies.objectives import Objectives, derive, excess, is_known, split_limit, tightest
 from cosearch.workload import Layer, Workload, count_layers
 from search_spaces import accelerators
@@ -397,9 +397,9 @@ def parse_arch(text: str, space: Decisions) -> Arch:
     """
     if text.lstrip().startswith("{"):
         try:
-            arch = json.loads(text)
-        except ValueError as error:
-            raise ConfigError(f"arch {text[:60]!r} is not JSON ({error})") from error
+            arch = parse_json(text)
+        except DataError as error:
+            raise ConfigError(f"arch {text[:60]!r} {error}") from None
     else:
         pairs = [part.split("=", 1) for part in text.split(";") if part.strip()]
         if any(len(pair) != 2 for pair in pairs):

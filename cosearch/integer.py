@@ -23,6 +23,7 @@ from cosearch.blueprint import ACCUMULATOR_BITS, ACTIVATION_BITS, Conv, Linear, 
 from cosearch.data import Split
 from cosearch.errors import CosearchError, RunError
 from cosearch.operators.adder import add_conv2d
+from cosearch.reading import parse_json
 from cosearch.supernet import arithmetic
 from cosearch.supernet.blocks import Network, Unit, Watched
 from cosearch.workload import INPUT
@@ -395,7 +396,7 @@ def from_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
         raise ValueError(f"step {name!r} is of unknown kind {data['kind']!r}")
 
     try:
-        structure = json.loads(metadata["network"])
+        structure = parse_json(metadata["network"])
         steps = tuple(step(data) for data in structure["steps"])
         reads = tuple(tuple(int(j) for j in sources) for sources in structure["reads"])
         if len(reads) != len(steps) or any(not INPUT <= j < i for i, sources in enumerate(reads) for j in sources):

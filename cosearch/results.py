@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from cosearch.errors import RunError
+from cosearch.reading import parse_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -152,6 +153,8 @@ def read_result(run: "RunDirectory") -> Result:
     data = run.read_json("result.json")
     try:
         front = pd.read_csv(io.StringIO((run.path / "front.csv").read_text(encoding="utf-8")))
+        for arch in front["arch"]:
+            parse_json(str(arch))
         designs = tuple(Design.from_json(design) for design in data["designs"])
         return Result(
             str(run.path), front, designs, tuple(data["notes"]), tuple(data["objectives"]), str(data["costs_are"])

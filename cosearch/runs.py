@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cosearch.config import RunConfig, read_yaml
-from cosearch.errors import ConfigError, RunError
+from cosearch.errors import ConfigError, DataError, RunError
+from cosearch.reading import parse_json, read
 from cosearch.strategies.base import Candidate, Failure
 from cosearch.strategies.objectives import Objectives
 from search_spaces.decisions import Decisions
@@ -217,10 +218,10 @@ class RunDirectory:
         """Raises: RunError if the file is missing or damaged."""
         path = self.path / name
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return read(path, parse_json)
         except FileNotFoundError:
             raise RunError(f"{path} is missing: finish the run with: cosearch resume {self.path}") from None
-        except (ValueError, RecursionError) as error:
+        except (OSError, DataError) as error:
             raise RunError(f"{path} is damaged ({error}): remove it and run: cosearch resume {self.path}") from None
 
     def save_tensors(self, name: str, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str]) -> None:
@@ -238,7 +239,7 @@ class RunDirectory:
             return None
         try:
             with safe_open(path, framework="pt") as file:
-                described = json.loads((file.metadata() or {}).get(METADATA, "{}"))
+                described = parse_json((file.metadata() or {}).get(METADATA, "{}"))
                 return {key: file.get_tensor(key) for key in file.keys()}, described  # noqa: SIM118
         except (SafetensorError, OSError, ValueError) as error:
             raise RunError(f"{path} is damaged ({error}): remove it and run: cosearch resume {self.path}") from None
@@ -329,7 +330,7 @@ class TrialLog:
         from optuna.trial import TrialState
 
         for trial in self._recorded:
-            arch = json.loads(trial.user_attrs["arch"])
+            arch = parse_json(trial.user_attrs["arch"])
             try:
                 self.space.check(arch)
             except ConfigError as error:

@@ -14,7 +14,6 @@ Trace with the batch that is to be priced: the second operand of an attention pr
 Importing this module imports neither torch nor onnx.
 """
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -40,6 +39,7 @@ from cosearch.models.recorder import (
     sized_file,
     words,
 )
+from cosearch.reading import parse_json, read
 from cosearch.registry import load_object
 from cosearch.workload import INPUT, Layer, Workload
 
@@ -360,9 +360,9 @@ def read_report(spec: str | Path, input_shape: Sequence[int] | None = None) -> t
 def _read_json(path: str) -> Workload:
     file = sized_file(path, LARGEST_JSON_BYTES)
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # not JSON, or not text
-        raise DataError(f"{path!r} is not a workload file ({error}): expected what Workload.to_json gives") from error
+        document = read(file, parse_json)
+    except DataError as error:
+        raise DataError(f"{path!r} is not a workload file ({error}): expected what Workload.to_json gives") from None
     return Workload.from_json(document)
 
 

@@ -1,32 +1,82 @@
 """Reading pickles that others publish, without running what they say: plain containers, numbers and what is admitted.
 
-A pickle names classes and functions to call. Here every name is refused except those of numpy's array format, where a
-caller asks for arrays, and the classes that a caller lists, which become plain `Record`s without any of their code.
+A pickle is a program that names classes and functions to call. Here it is first looked through without being run, and
+refused if it would take much more memory than it has bytes, or nests so deeply that the interpreter's own stack ends.
+Then every name is refused except those of numpy's array format, where a caller asks for arrays, and the classes that a
+caller lists, which become plain `Record`s without any of their code. Arrays, too, are made here, not by the pickle.
 """
 
 import io
 import pickle
-from collections.abc import Collection
+import pickletools
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
+
+import numpy as np
 
 from cosearch.errors import DataError
 
-_ARRAYS = frozenset(
-    {
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy.core.multiarray", "scalar"),
-        ("numpy._core.multiarray", "scalar"),
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        ("_codecs", "encode"),
-    }
-)
-_CONTAINERS = frozenset({("collections", "OrderedDict")})
+MOST_OPERATIONS = 5_000_000
+"""Of one pickle: about as many as HW-NAS-Bench's has five times over; looking through them takes some seconds."""
+MOST_DEPTH = 100
+"""Of containers in each other. Hashing nested tuples takes the interpreter's stack: the process would crash."""
+
+_FILLS = frozenset({"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"})
+_STORES = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
+_READS = frozenset({"GET", "BINGET", "LONG_BINGET"})
 
 
 class Record:
     """Stands for an object of an admitted class: its attributes, none of its code."""
+
+
+class _Kind:
+    """Stands for a numpy dtype of numbers, text or objects; of its state only the byte order counts."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        if not (isinstance(code, str) and re.fullmatch(r"[<>|=]?[?biufcSUO]\d{0,4}", code)):
+            raise DataError(f"has an array of {code!r:.80}, expected numbers or text")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: Any) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array(np.ndarray):
+    """An array whose shape, type and bytes are checked when they come."""
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, kind, fortran, data = state
+        super().__setstate__((1, shape, kind.dtype, bool(fortran), data))  # type: ignore[arg-type]
+
+
+def _reconstruct(*_: Any) -> _Array:
+    return np.ndarray.__new__(_Array, 0, np.int8)
+
+
+def _scalar(kind: _Kind, data: bytes) -> Any:
+    [value] = np.frombuffer(data, kind.dtype)
+    return value
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise DataError(f"asks for the encoding {encoding!r:.40}, which an array never does: refused")
+    return text.encode("latin1")
+
+
+_CONTAINERS: Mapping[tuple[str, str], Callable[..., Any]] = {("collections", "OrderedDict"): OrderedDict}
+_ARRAYS: Mapping[tuple[str, str], Callable[..., Any]] = {
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy._core.multiarray", "scalar"): _scalar,
+    ("numpy", "ndarray"): Record,
+    ("numpy", "dtype"): _Kind,
+    ("_codecs", "encode"): _encode,
+}
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -35,14 +85,14 @@ class _PlainUnpickler(pickle.Unpickler):
     ) -> None:
         super().__init__(io.BytesIO(content), encoding=encoding)
         self._what, self._records = what, records
-        self._admitted = _CONTAINERS | (_ARRAYS if arrays else frozenset())
+        self._admitted = {**_CONTAINERS, **(_ARRAYS if arrays else {})}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in self._records:
             return Record
         if (module, name) not in self._admitted:
             raise DataError(f"asks to load {module}.{name}, which {self._what} never does: refused")
-        return super().find_class(module, name)
+        return self._admitted[module, name]
 
 
 def load_plain(
@@ -52,18 +102,70 @@ def load_plain(
     arrays: bool = False,
     records: Collection[tuple[str, str]] = (),
     encoding: str = "ASCII",
+    installed: bool = False,
 ) -> Any:
     """The value of a pickle.
 
     what: what the file should be, for messages. arrays: admit numpy arrays and scalars. records: (module, name) of the
-    classes whose objects become `Record`s. encoding: of Python 2's strings, as `pickle.load` takes it.
+    classes whose objects become `Record`s. encoding: of Python 2's strings, as `pickle.load` takes it. installed: the
+    file came with an installed package, whose code is trusted with more than memory; it is not looked through.
 
-    Raises: DataError if the pickle names anything else, or is cut short or damaged.
+    Raises: DataError if the pickle names anything else, is larger or deeper than such files are, or is cut short or
+    damaged.
     """
     try:
+        if not installed:
+            _look_through(content)
         return _PlainUnpickler(content, what, arrays, records, encoding).load()
     except DataError:
         raise
     except Exception as error:
         # a damaged pickle can raise almost anything
         raise DataError(f"is not {what} ({type(error).__name__}: {error})") from error
+
+
+def _look_through(content: bytes) -> None:
+    """Follow a pickle's stack without making anything; of each value only its depth is known.
+
+    Raises: DataError, or other errors for what is no pickle.
+    """
+    stack: list[int] = []
+    marks: list[int] = []
+    memo: dict[int, int] = {}
+    for count, (operation, argument, _) in enumerate(pickletools.genops(content)):
+        name, place = operation.name, argument if isinstance(argument, int) else 0
+        if count >= MOST_OPERATIONS:
+            raise DataError(f"has more than {MOST_OPERATIONS:,} operations: refused")
+        if name == "MARK":
+            marks.append(len(stack))
+        elif name == "MEMOIZE":
+            memo[len(memo)] = stack[-1]
+        elif name in _STORES:
+            if not 0 <= place <= count:  # the unpickler would make room for all places before
+                raise DataError(f"keeps a value at place {place} of its memory after {count} operations: refused")
+            memo[place] = stack[-1]
+        elif name in _READS:
+            stack.append(memo[place])
+        elif name == "POP" and marks and marks[-1] == len(stack):
+            marks.pop()
+        else:
+            _follow(operation, stack, marks)
+
+
+def _follow(operation: Any, stack: list[int], marks: list[int]) -> None:
+    """Take from the stack what an operation takes, and put there the depths of what it puts."""
+    before = operation.stack_before
+    takes = len(before)
+    if pickletools.markobject in before:
+        takes = before.index(pickletools.markobject) + len(stack) - marks.pop()
+    if takes > len(stack):
+        raise ValueError("its stack is empty")
+    taken = stack[len(stack) - takes :]
+    del stack[len(stack) - takes :]
+    if operation.name in _FILLS:
+        depth = max(taken[0], 1 + max(taken[1:], default=-1))
+    else:
+        depth = 1 + max(taken, default=-1)
+    if depth > MOST_DEPTH:
+        raise DataError(f"is nested deeper than {MOST_DEPTH} levels: refused")
+    stack.extend([depth] * len(operation.stack_after))

@@ -3,7 +3,6 @@
 This module imports neither torch nor anything else that is slow.
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -11,7 +10,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from cosearch.errors import HardwareError
+from cosearch.errors import DataError, HardwareError
+from cosearch.reading import parse_json
 
 if TYPE_CHECKING:
     import torch
@@ -266,9 +266,9 @@ class Workload:
         """Raises: HardwareError if the document is not a workload of a version this code reads."""
         if isinstance(data, str):
             try:
-                data = json.loads(data)
-            except (ValueError, RecursionError) as error:
-                raise HardwareError(f"a workload document is JSON: {error}") from error
+                data = parse_json(data)
+            except DataError as error:
+                raise HardwareError(f"a workload document {error}") from None
         if not isinstance(data, dict) or data.get("format") != "cosearch.workload" or data.get("version") != 1:
             raise HardwareError("expected a JSON object with format 'cosearch.workload' and version 1")
         try:

@@ -130,7 +130,7 @@ def _records(path: Path) -> list[Any]:
     collecting = gc.isenabled()
     gc.disable()  # 140,000 small objects that all stay: looking for garbage among them takes twice the time
     try:
-        records = load_plain(path.read_bytes(), f"{PACKAGE}'s data file", records=_CLASSES)
+        records = load_plain(path.read_bytes(), f"{PACKAGE}'s data file", records=_CLASSES, installed=True)
         return [records[key] for key in _keys()]
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror}): reinstall {PACKAGE}") from None

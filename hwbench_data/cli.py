@@ -270,14 +270,15 @@ def _load(name: str) -> "Table":
 
 def _network(text: str) -> Any:
     """A notation, or the JSON of an arch."""
-    from cosearch.errors import ConfigError
+    from cosearch.errors import ConfigError, DataError
+    from cosearch.reading import parse_json
 
     if not text.lstrip().startswith("{"):
         return text
     try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"--arch {text[:60]!r} is not JSON: {error}") from None
+        return parse_json(text)
+    except DataError as error:
+        raise ConfigError(f"--arch {text[:60]!r} {error}") from None
 
 
 def _conditions(image: str | None, accelerator: str | None, more: Sequence[str] | None) -> dict[str, str]:

@@ -106,7 +106,7 @@ class GraphFigures:
         if dataset not in self._files:
             path = self._path(dataset)
             try:
-                records = load_plain(path.read_bytes(), f"{PACKAGE}'s data", arrays=True)
+                records = load_plain(path.read_bytes(), f"{PACKAGE}'s data", arrays=True, installed=True)
                 self._files[dataset] = {_label(int(code)): record for code, record in records.items()}
             except OSError as error:
                 raise DataError(f"cannot read {path} ({error.strerror}): reinstall {PACKAGE}") from None

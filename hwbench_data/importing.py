@@ -13,7 +13,6 @@ of index -> accuracy, likewise). Pickles are read without running anything in th
 """
 
 import io
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from cosearch.errors import ConfigError, CosearchError, DataError, nearest
+from cosearch.reading import parse_json, parse_yaml, read
 from cosearch.unpickling import load_plain
 from hwbench_data.networks import Cells, Listed, Networks
 from hwbench_data.store import ANY, SOURCES, Block, Card, Floats, Metric, checksum, write
@@ -72,12 +72,10 @@ class Content:
 
 def read_map(path: Path) -> ColumnMap:
     """Raises: DataError for a map that cannot be read or misses something."""
-    import yaml
-
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{path} is not a readable map ({' '.join(str(error).split())})") from error
+        data = read(path, parse_yaml)
+    except (OSError, DataError) as error:
+        raise DataError(f"{path} is not a readable map ({error})") from error
     return checked_map(data, str(path))
 
 
@@ -282,8 +280,8 @@ def _npy(path: Path) -> Any:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return read(path, lambda text: parse_json(text, missing=True))
+    except (OSError, DataError) as error:
         raise DataError(f"{path} is not a readable JSON file ({error})") from error
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cosearch.errors import ConfigError, CosearchError, DataError, UnknownNameError, nearest
+from cosearch.reading import parse_json
 from hwbench_data.measuring import Measurement, Protocol, machine, measure, network_models
 from hwbench_data.networks import Cells, parse_notation
 from search_spaces import networks
@@ -85,6 +86,6 @@ def _arch(text: str, space: str, found: Any) -> Arch:
     cells = Cells()
     if space == "nasbench201" and (text.isdecimal() or text.startswith("|")):
         return cells.arch(cells.index(int(text) if text.isdecimal() else text))
-    arch = json.loads(text) if text.startswith("{") else parse_notation(text)
+    arch = parse_json(text) if text.startswith("{") else parse_notation(text)
     found.check(arch)
     return dict(arch)

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cosearch.errors import DataError
+from cosearch.reading import parse_json, read
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -246,7 +247,7 @@ def read_card(folder: Path) -> Card:
     """Raises: DataError if there is no table in a folder, or its card is damaged."""
     path = folder / _CARD
     try:
-        return Card.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return Card.from_json(read(path, parse_json))
     except FileNotFoundError:
         raise DataError(f"no table in {folder}: expected a folder with {_CARD} and {_TABLE}") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from cosearch.errors import DataError, UnknownNameError
+from cosearch.reading import parse_json
 from predictors.base import Arrays
 
 FORMAT = "cosearch.predictor"
@@ -106,7 +107,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Arrays]:
         with safe_open(str(path), "numpy") as file:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        card = json.loads(metadata["card"])
+        card = parse_json(metadata["card"])
     except (SafetensorError, OSError, ValueError, KeyError, RecursionError) as error:
         raise DataError(f"{path} is not a predictor file, or was cut short ({error})") from error
     if not isinstance(card, dict) or card.get("format") != FORMAT:

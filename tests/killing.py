@@ -218,7 +218,7 @@ def require_same(run: Path, reference: Path) -> None:
 
 
 def main() -> None:
-    """`cosearch` with a checkpoint after every epoch of a supernet, so that short trainings, too, are resumed midway."""
+    """`cosearch` with a checkpoint after every epoch of a supernet, so that short trainings are resumed midway too."""
     from cosearch import cli, engine
 
     engine.CHECKPOINT_SECONDS = 0.0

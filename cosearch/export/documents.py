@@ -3,27 +3,24 @@
 Each document is a JSON object with a format and a version, described by a JSON Schema in `schemas/`.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cosearch.errors import CosearchError, RunError, nearest
+from cosearch.errors import CosearchError, DataError, RunError, nearest
 from cosearch.export.network import NetworkDescription
 from cosearch.export.network_mapping import NetworkCost, NetworkMapping
 from cosearch.export.schema import check
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.hardware.mapping import Mapping as LayerMapping
 from cosearch.notebook import html_table
+from cosearch.reading import parse_json, read
 from cosearch.workload import Workload
 
 if TYPE_CHECKING:
     from cosearch.supernet.blocks import Network
 
-MOST_BYTES = 16 << 20
-MOST_DEPTH = 32
-MOST_DIGITS = 300  # more is beyond floating point
 VERSION = 1
 Document = NetworkDescription | Workload | Accelerator | NetworkMapping | LayerMapping
 
@@ -97,39 +94,14 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises: RunError.
     """
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise RunError(f"{path} is larger than {MOST_BYTES >> 20} MiB: no document of a design is")
-        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant, parse_int=_whole)
+        data = read(path, parse_json)
     except OSError as error:
         raise RunError(f"cannot read {path} ({error.strerror}): check the path") from None
-    except (ValueError, RecursionError) as error:
-        raise RunError(f"{path} is not valid JSON ({' '.join(str(error).split()):.200}): export it again") from None
+    except DataError as error:
+        raise RunError(f"{path} {error}: no document of a design does; export it again") from None
     if not isinstance(data, dict):
         raise RunError(f"{path} holds a {type(data).__name__}, expected a JSON object with a format and a version")
-    if _deeper(data, MOST_DEPTH):
-        raise RunError(f"{path} is nested deeper than {MOST_DEPTH} levels: no document of a design is")
     return data
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _whole(digits: str) -> int:
-    if len(digits) > MOST_DIGITS:
-        raise ValueError(f"a number of {len(digits)} digits")
-    return int(digits)
-
-
-def _deeper(data: Any, most: int) -> bool:
-    """Whether lists and objects are nested more than `most` times."""
-    level = [data]
-    for _ in range(most):
-        inner = [value for value in level if isinstance(value, dict | list)]
-        level = [item for value in inner for item in (value.values() if isinstance(value, dict) else value)]
-        if not level:
-            return False
-    return any(isinstance(value, dict | list) for value in level)
 
 
 def read_document(path: Path) -> Document:

@@ -3,7 +3,6 @@
 This module imports neither torch nor numpy.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cosearch.errors import HardwareError
 from cosearch.hardware.sparsity import ZEROS, seen, time_share
+from cosearch.reading import parse_json
 from cosearch.workload import KINDS, SPARSITIES, Layer
 
 if TYPE_CHECKING:
@@ -376,7 +376,7 @@ class Accelerator:
     def from_json(cls, data: Mapping[str, Any] | str) -> "Accelerator":
         """Raises: HardwareError if the document is not an accelerator of a version that this code reads."""
         try:
-            document = dict(json.loads(data) if isinstance(data, str) else data)
+            document = dict(parse_json(data) if isinstance(data, str) else data)
         except (TypeError, ValueError) as error:
             raise HardwareError(f"expected a JSON object that describes an accelerator: {error}") from error
         if document.pop("format", None) != "cosearch.accelerator" or document.pop("version", None) != 1:

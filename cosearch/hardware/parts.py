@@ -11,7 +11,6 @@ A part is a JSON or YAML document::
 Its own costs override those of the tables that it includes. This module imports nothing slow.
 """
 
-import json
 import math
 import reprlib
 from collections.abc import Mapping
@@ -20,8 +19,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cosearch.errors import HardwareError, UnknownNameError, nearest
+from cosearch.errors import DataError, HardwareError, UnknownNameError, nearest
 from cosearch.hardware.accelerator import RESOURCES, Resources
+from cosearch.reading import parse_json, parse_yaml, read
 
 DATA = Path(__file__).parent / "data"
 _brief = reprlib.Repr()
@@ -110,17 +110,11 @@ def _builtin(name: str) -> Part:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".json":
-            document = json.loads(text)
-        else:
-            import yaml
-
-            document = yaml.safe_load(text)
-    except (OSError, ValueError) as error:
-        raise HardwareError(f"{path}: cannot be read ({error})") from error
-    except Exception as error:  # yaml's errors have no common base that ValueError covers
-        raise HardwareError(f"{path}: is not YAML ({type(error).__name__})") from error
+        document = read(path, parse_json if path.suffix == ".json" else parse_yaml)
+    except OSError as error:
+        raise HardwareError(f"{path}: cannot be read ({error.strerror})") from error
+    except DataError as error:
+        raise HardwareError(f"{path} {error}") from None
     if not isinstance(document, dict):
         raise HardwareError(f"{path}: expected an object, got {type(document).__name__}")
     return document

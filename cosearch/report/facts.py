@@ -11,6 +11,7 @@ from typing import Any
 from cosearch.config import RunConfig
 from cosearch.errors import RunError
 from cosearch.hardware.accelerator import Accelerator
+from cosearch.reading import parse_json, read
 from cosearch.report.kept import read_details
 from cosearch.report.trials import Trial, read_trials
 from cosearch.results import Design, Result, read_result
@@ -113,7 +114,7 @@ def read_log(path: Path) -> tuple[dict[str, Any], ...]:
         return ()
     for line in lines:
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
         except ValueError:
             continue
         if isinstance(entry, dict):
@@ -146,7 +147,7 @@ def _trained(run: RunDirectory) -> Iterator[Trained]:
     found: dict[str, tuple[dict[str, Any], list[float]]] = {}
     for file in sorted((run.path / "finalists").glob("*.json")):
         try:
-            data = json.loads(file.read_text(encoding="utf-8"))
+            data = read(file, parse_json)
             correct = data["test"]["correct"]
             entry = found.setdefault(json.dumps(data["arch"]), (data["arch"], []))
             entry[1].append(correct.count("1") / len(correct))

@@ -1,9 +1,9 @@
 """report.json: what a report shows that takes time to find out, kept for the result that it belongs to."""
 
 import hashlib
-import json
 from typing import Any
 
+from cosearch.reading import parse_json, read
 from cosearch.runs import RunDirectory
 
 FILE = "report.json"
@@ -19,7 +19,7 @@ def key_of(run: RunDirectory) -> str:
 def read_details(run: RunDirectory) -> dict[str, Any] | None:
     """What is kept for the run's result; None if there is nothing, or of another result or version."""
     try:
-        data = json.loads((run.path / FILE).read_text(encoding="utf-8"))
+        data = read(run.path / FILE, parse_json)
         fits = (data["format"], data["version"], data["of"]) == (FORMAT, VERSION, key_of(run))
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -8,7 +8,6 @@ amount is a number, a parameter (or rows, cols), a product of these ``[4, "accum
 Energies and areas come from `cosearch.hardware.technology`; wires, control and pads are not in the area.
 """
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cosearch.errors import ConfigError, HardwareError, UnknownNameError, nearest
+from cosearch.errors import ConfigError, DataError, HardwareError, UnknownNameError, nearest
 from cosearch.hardware.accelerator import (
     ACCOUNTINGS,
     Accelerator,
@@ -31,6 +30,7 @@ from cosearch.hardware.accelerator import (
 )
 from cosearch.hardware.parts import UnitCost, read_costs
 from cosearch.hardware.technology import Technology, memories_um2, silicon_costs
+from cosearch.reading import parse_json, read
 from cosearch.workload import Layer
 
 if TYPE_CHECKING:
@@ -190,9 +190,11 @@ def _builtin(name: str) -> Template:
 
 def _read(path: Path) -> Template:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise HardwareError(f"{path}: cannot be read ({error})") from error
+        document = read(path, parse_json)
+    except OSError as error:
+        raise HardwareError(f"{path}: cannot be read ({error.strerror})") from error
+    except DataError as error:
+        raise HardwareError(f"{path} {error}") from None
     if not isinstance(document, dict) or document.get("format") != "cosearch.template" or document.get("version") != 1:
         raise HardwareError(f"{path}: expected format 'cosearch.template' and version 1")
     template = Template(str(document.get("name", path.stem)), document)

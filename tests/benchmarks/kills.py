@@ -1,8 +1,8 @@
 """Kill real runs at random moments, resume them, and hold what they end with against a run that was never killed.
 
-``python -m tests.benchmarks.kills [--runs 5] [--seed 0] [--folder F]`` goes through so many runs, ten kills each; ends one
-run by ten SIGTERMs; then kills exports and reports of the finished run, three times each kind and run. It writes
-docs/benchmarks/kills.md. What is done is kept in the folder; given again, the command goes on there.
+``python -m tests.benchmarks.kills [--runs 5] [--seed 0] [--folder F]`` goes through so many runs, ten kills each;
+ends one run by ten SIGTERMs; then kills exports and reports of the finished run, three times each kind and run. It
+writes docs/benchmarks/kills.md. What is done is kept in the folder; given again, the command goes on there.
 """
 
 import argparse
@@ -158,9 +158,9 @@ def report(results: dict[str, dict[str, Any]], lengths: dict[str, float]) -> str
     lines = [
         "# Killed and resumed",
         "",
-        "Searches on real digits, killed with SIGKILL and resumed until they finish. The moments are random: half of them",
-        "uniform in the time that a phase takes, half of them within 20 ms of some change of the files. After every kill",
-        "each file of the run directory is whole; at the end these are byte for byte those of a run never killed:",
+        "Searches on real digits, killed with SIGKILL and resumed until they finish. The moments are random: half of",
+        "them uniform in the time that a phase takes, half of them within 20 ms of some change of the files. After each",
+        "kill every file of the run directory is whole; at the end these are byte for byte those of a run never killed:",
         ", ".join(killing.REPRODUCIBLE) + "; and so is every trial of every study.",
         "Exports and reports of the finished run are killed too, given again, and end as ever.",
         "Made by `python -m tests.benchmarks.kills`.",

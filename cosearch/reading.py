@@ -1,0 +1,100 @@
+"""JSON and YAML that anyone may have written: of limited size and depth, with finite numbers, and never code."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cosearch.errors import DataError
+
+MOST_BYTES = 16 << 20
+"""Of a document."""
+MOST_YAML_BYTES = 1 << 20
+"""YAML is written by hand, and its parser takes seconds for a megabyte."""
+MOST_DEPTH = 32
+"""Of lists and objects in each other; no document that cosearch writes or reads has half of that."""
+MOST_DIGITS = 300
+"""Of a whole number: more is beyond floating point."""
+
+
+def parse_json(text: str, missing: bool = False) -> Any:
+    """The value of a JSON text. missing: NaN stands for a number that is missing.
+
+    Raises: DataError if it is none, is too large or too deep, or has a number that is not finite.
+    """
+    if len(text) > MOST_BYTES:
+        raise DataError(f"has {len(text) >> 20} MiB, at most {MOST_BYTES >> 20} are read")
+
+    def constant(name: str) -> float:
+        if name == "NaN" and missing:
+            return math.nan
+        raise DataError(f"{name} is no JSON number")
+
+    try:
+        data = json.loads(text, parse_constant=constant, parse_int=_whole, parse_float=_finite)
+    except DataError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"is not valid JSON ({error})") from None
+    return _shallow(data)
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise DataError(f"has a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise DataError(f"has a number beyond floating point ({digits:.20})")
+    return value
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text, of plain values only.
+
+    Raises: DataError if it is none, or is too large or too deep.
+    """
+    import yaml
+
+    if len(text) > MOST_YAML_BYTES:
+        raise DataError(f"has {len(text):,} characters, at most {MOST_YAML_BYTES:,} are read as YAML")
+    try:
+        data = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise DataError(f"is not valid YAML ({' '.join(str(error).split())})") from None
+    return _shallow(data)
+
+
+def _shallow(data: Any) -> Any:
+    if deeper(data, MOST_DEPTH):
+        raise DataError(f"is nested deeper than {MOST_DEPTH} levels")
+    return data
+
+
+def deeper(data: Any, most: int) -> bool:
+    """Whether lists and objects are nested more than `most` times; each is looked at once a level."""
+    level = [data]
+    for _ in range(most):
+        inner = {id(value): value for value in level if isinstance(value, dict | list)}.values()
+        level = [item for value in inner for item in (value.values() if isinstance(value, dict) else value)]
+        if not level:
+            return False
+    return any(isinstance(value, dict | list) for value in level)
+
+
+def read(path: Path, parse: Callable[[str], Any], most_bytes: int = MOST_BYTES) -> Any:
+    """What a file of UTF-8 text holds.
+
+    Raises: DataError, what `parse` raises, OSError.
+    """
+    if path.stat().st_size > most_bytes:
+        raise DataError(f"has {path.stat().st_size >> 20} MiB, at most {most_bytes >> 20} are read")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"is not text ({error})") from None
+    return parse(text)
