@@ -77,8 +77,8 @@ def design(problem: Problem, name: str, choice: Choice, told: Sequence[Told], tr
         arch,
         accelerator,
         {n: float(front.metric(n)[point]) for n in metrics if np.isfinite(front.metric(n)[point])},
-        tuple(t.correct for t in trained),
-        tuple(t.float_accuracy for t in trained),
+        tuple(t.correct for t in trained if not t.failed),
+        tuple(t.float_accuracy for t in trained if not t.failed),
         seen,
         **mapped,
     )
@@ -107,6 +107,16 @@ def notes(problem: Problem, chosen: Mapping[str, Choice], designs: Sequence[Desi
         lines.append(f"{CONV_ONLY}: no network of only convolutions meets the limits")
     if CONV_ONLY in chosen and isinstance(problem.costs, AcceleratorCosts):
         lines.append(_sensitivity(problem, chosen, reporter))
+    return lines
+
+
+def failures(trained: Mapping[str, Sequence[Trained]]) -> list[str]:
+    """A line for each design of which trainings have failed."""
+    lines = []
+    for name, results in trained.items():
+        reasons = [t.failed for t in results if t.failed]
+        if reasons:
+            lines.append(f"{name}: {len(reasons)} of {len(results)} trainings failed and are left out ({reasons[0]})")
     return lines
 
 

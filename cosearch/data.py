@@ -8,7 +8,7 @@ to 224x224 with 1 or 3 channels.
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     mirror: bool = False
+    _opened: list[bool] = field(default_factory=list, compare=False, repr=False)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -72,7 +73,23 @@ class Dataset:
         )
 
     def open_test(self) -> Split:
+        """The test images, once: whoever needs them again takes a sealed copy, and so shows that it does.
+
+        Raises: DataError if they were opened before.
+        """
+        if self.opened:
+            raise DataError(f"{self.name}: the test images were opened before: they are for the end, once")
+        self._opened.append(True)
         return self._test
+
+    @property
+    def opened(self) -> bool:
+        """Whether somebody has seen the test images."""
+        return bool(self._opened)
+
+    def sealed(self) -> "Dataset":
+        """The same data, its test images not opened yet."""
+        return replace(self, _opened=[])
 
 
 def load_dataset(name: str, data_dir: Path | None = None, seed: int = 0) -> Dataset:
@@ -144,6 +161,8 @@ def _npz(path: Path) -> _Raw:
         raise DataError(
             f"{path} is not a readable .npz file ({error}): write it with numpy.savez(path, x=..., y=...)"
         ) from error
+    if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+        raise DataError(f"{path} holds files that are no arrays: write it with numpy.savez(path, x=..., y=...)")
     if "x" not in arrays or "y" not in arrays:
         raise DataError(f"{path} holds {sorted(found)}, expected arrays 'x' (images) and 'y' (integer labels)")
     if ("x_test" in arrays) != ("y_test" in arrays):

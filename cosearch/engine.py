@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from cosearch.comparison import (
     default_accelerator,
     design,
     designs_of,
+    failures,
     front_table,
     notes,
     on_default,
@@ -36,6 +37,7 @@ from cosearch.finalists import Trained, Training, inherit, load_trained, train_a
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.problem import Problem, fingerprint, prepare
 from cosearch.progress import Phase, Reporter
+from cosearch.report.facts import read_log
 from cosearch.results import Design, Result, read_result
 from cosearch.runs import RunDirectory, TrialLog, versions, write_atomic
 from cosearch.shortlist import Choice, Halving, Lists, networks, shortlist
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
 
 CHECKPOINT_SECONDS = 30.0
 """A supernet's training is saved after the epoch in which this much time has passed since the last time."""
+MOST_HALVINGS = 4
+"""Of a supernet's learning rate, when its training diverges."""
 PARALLEL_PIXELS = 32 * 32
 """Images from this size on use several threads per operation; for smaller ones the threads wait for each other."""
 
@@ -130,7 +134,7 @@ def _reserve(cluster: "Cluster | None", problem: Problem) -> None:
         cluster.reserve(Share(config.ray_cpus or threads, config.ray_gpus))
 
 
-INPUTS = "inputs.json"
+INPUTS, SUPERNET = "inputs.json", "supernet.safetensors"
 
 
 def _plan(problem: Problem) -> str:
@@ -216,12 +220,14 @@ def _carry_out(
         evaluator = cluster.evaluator(accuracy) if cluster is not None else Threads(accuracy, at_once)
         with _timed(run, seconds, "search"), evaluator:
             found = _searches(run, problem, evaluator, getattr(accuracy, "gradient", None), reporter, deadline)
+        _require_sealed(problem)
         with _timed(run, seconds, "finalists"):
             chosen, trained = _finalists(run, found, problem, accuracy.images, cluster, reporter, deadline)
         with _timed(run, seconds, "comparing"):
             designs = [design(problem, name, chosen[name], found[name], trained[name]) for name in chosen]
+            _require_sealed(problem)
             designs += _on_default(designs, problem, default)
-            lines = tuple(notes(problem, chosen, designs, reporter))
+            lines = (*failures(trained), *notes(problem, chosen, designs, reporter))
             table = front_table(found[CO_SEARCH], problem)
             result = Result(str(run.path), table, tuple(designs), lines, problem.objectives.names, problem.costs_are)
             _write(run, problem, result, chosen[CO_SEARCH])
@@ -268,7 +274,7 @@ def find_report_details(run: RunDirectory, reporter: Reporter) -> None:
     if (run.path / INPUTS).is_file():
         _require_same_inputs(run, fingerprint(problem))
     accuracy = None
-    if run.config.accuracy != "supernet" or (run.path / "supernet.safetensors").is_file():
+    if run.config.accuracy != "supernet" or (run.path / SUPERNET).is_file():
         start_threads(run.config.threads, _pixels(problem))
         accuracy = _accuracy_source(run, problem, Reporter(quiet=True), float("inf"))
     find_details(run, problem, _finalist(run, problem), accuracy, reporter)
@@ -302,7 +308,31 @@ def _accuracy_source(run: RunDirectory, problem: Problem, reporter: Reporter, de
 
 
 def _trained_supernet(run: RunDirectory, problem: Problem, device: str, reporter: Reporter, deadline: float) -> Any:
-    """Train the space's supernet, or go on from its checkpoint."""
+    """Train the space's supernet, or go on from its checkpoint. One that diverges begins again at half the rate.
+
+    Raises: DivergedError if it still does after some times.
+    """
+    from cosearch.supernet.training import DivergedError
+
+    while True:
+        halved = sum(line.get("event") == "diverged" for line in read_log(run.path))
+        try:
+            return _train_supernet(run, problem, device, reporter, deadline, 0.5**halved)
+        except DivergedError as error:
+            if halved >= MOST_HALVINGS:
+                raise
+            (run.path / SUPERNET).unlink(missing_ok=True)
+            run.log("diverged", reason=str(error))
+            reporter.say(f"{error}: it begins again at half the learning rate")
+
+
+def _train_supernet(
+    run: RunDirectory, problem: Problem, device: str, reporter: Reporter, deadline: float, slower: float
+) -> Any:
+    """slower: than the recipe says, the learning rate.
+
+    Raises: DivergedError, and StoppedError when time is up.
+    """
     from cosearch.supernet import recipes
     from cosearch.supernet.checkpoint import restore, save
     from cosearch.supernet.training import make_optimizer, train_supernet_epoch
@@ -310,7 +340,8 @@ def _trained_supernet(run: RunDirectory, problem: Problem, device: str, reporter
     config, space, dataset = problem.config, problem.space, problem.dataset
     assert dataset is not None
     recipe = recipes.of_run(config, space, device, _within(problem))
-    settings = recipe.settings
+    settings = replace(recipe.settings, learning_rate=slower * recipe.settings.learning_rate)
+    recipe = replace(recipe, settings=settings)
     optimizer = make_optimizer(recipe.supernet, settings)
     done = restore(run, recipe, optimizer, space.name)
 
@@ -327,6 +358,12 @@ def _trained_supernet(run: RunDirectory, problem: Problem, device: str, reporter
             if now > deadline:
                 raise _out_of_time(run)
     return recipe.supernet
+
+
+def _require_sealed(problem: Problem) -> None:
+    """Raises: RunError if the test images were looked at before the networks to test are chosen and trained."""
+    if problem.dataset is not None and problem.dataset.opened:
+        raise RunError(f"the test images of {problem.dataset.name} were opened during the search: its results are void")
 
 
 def _within(problem: Problem) -> Callable[[Arch], bool] | None:
@@ -472,6 +509,12 @@ def _finalists(
     results = {
         name: [_result(run, training) for training in _trainings([arch], problem)] for name, (arch, _) in chosen.items()
     }
+    for name, trained in results.items():
+        if all(t.failed for t in trained):
+            raise CosearchError(
+                f"all {len(trained)} trainings of {name}'s network failed ({trained[0].failed}): give more "
+                "--finalist-candidates, or another --seed"
+            )
     return chosen, results
 
 
@@ -553,7 +596,7 @@ def _write(run: RunDirectory, problem: Problem, result: Result, finalist: Choice
     arch, _ = finalist
     write_atomic(run.path / "front.csv", result.front.to_csv(index=False))
     # the weights of the first seed, not of the best on the test images
-    training = _trainings([arch], problem)[0] if problem.config.trains else None
+    training = _first_good(run, _trainings([arch], problem)) if problem.config.trains else None
     write_design(run, problem, finalist, training, WHAT, run.path / "best")
     run.write_json(
         "result.json",
@@ -569,6 +612,18 @@ def _write(run: RunDirectory, problem: Problem, result: Result, finalist: Choice
             "notes": list(result.notes),
         },
     )
+
+
+def _first_good(run: RunDirectory, trainings: Sequence[Training]) -> Training:
+    """The first of the trainings that is done and did not diverge.
+
+    Raises: RunError if there is none.
+    """
+    done = [(t, found) for t in trainings if (found := load_trained(run, t)) is not None]
+    good = [training for training, found in done if not found.failed]
+    if not good:
+        raise RunError(f"the network has no weights: {done[0][1].failed}")
+    return good[0]
 
 
 def export_design(
@@ -594,11 +649,12 @@ def export_design(
         choice = _chosen(run_directory, problem, trial, front)
         training = None
         if config.trains and set(TRAINED) & set(what):
-            training = _trainings([choice[0]], problem)[0]
-            if load_trained(run_directory, training) is None:
-                inherit(run_directory, problem.space, [training.arch])
+            trainings = _trainings([choice[0]], problem)
+            if load_trained(run_directory, trainings[0]) is None:
+                inherit(run_directory, problem.space, [choice[0]])
                 with reporter.phase("training the network, epochs", config.finalist_epochs) as phase:
-                    train_all(run_directory, [training], 1, phase.advance)
+                    train_all(run_directory, trainings[:1], 1, phase.advance)
+            training = _first_good(run_directory, trainings)
         return write_design(run_directory, problem, choice, training, what, Path(to))
 
 

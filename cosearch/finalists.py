@@ -58,14 +58,17 @@ class Trained:
     """What a training reached on the images that it was scored on.
 
     correct: one character an image, 1 where the integer network is right. float_accuracy: of the network it came from.
+    failed: why there is no network, if the training diverged.
     """
 
     correct: str
     float_accuracy: float
+    failed: str = ""
 
     @property
     def integer_accuracy(self) -> float:
-        return self.correct.count("1") / len(self.correct)
+        """0 for a training that diverged: it loses every comparison."""
+        return 0.0 if self.failed else self.correct.count("1") / len(self.correct)
 
 
 def load_trained(run: RunDirectory, training: Training) -> Trained | None:
@@ -196,15 +199,15 @@ def _watch(run: RunDirectory, processes: "Sequence[subprocess.Popen[str]]", on_e
 def train(run: RunDirectory, dataset: Any, space: Any, training: Training, on_epoch: Callable[[int], None]) -> Trained:
     """Train one finalist, convert it to integers, and open the test split; in a heat, score the validation images.
 
-    The result file is written last: a training without it is done again.
+    A training that diverges is a result, too. The result file is written last: a training without it is done again.
     """
     import torch
 
     from cosearch.integer import integer_predictions, to_integer, to_tensors
     from cosearch.supernet.blocks import calibrate
-    from cosearch.supernet.training import accuracy, finalist_recipe, torch_device, train_network
+    from cosearch.supernet.training import DivergedError, accuracy, finalist_recipe, torch_device, train_network
 
-    config = run.config
+    config, dataset = run.config, dataset.sealed()
     device = torch_device(config.torch_device)
     split, epochs = dataset.train if training.heat else dataset.development(), training.epochs(config)
     inherits = config.finalist_start == "supernet"
@@ -217,8 +220,14 @@ def train(run: RunDirectory, dataset: Any, space: Any, training: Training, on_ep
     teacher = _inherited(run, space, TEACHER, device) if config.distil else None
     if teacher is not None:
         calibrate(teacher, torch.from_numpy(split.x).to(device))
-    train_network(network, split, recipe, training.seed, dataset.mirror, device, on_epoch, teacher)
-    scored = dataset.validation if training.heat else dataset.open_test()
+    described = {"arch": training.arch, "seed": training.seed, "epochs": epochs}
+    try:
+        train_network(network, split, recipe, training.seed, dataset.mirror, device, on_epoch, teacher)
+    except DivergedError as error:
+        result = Trained("", 0.0, str(error))
+        run.write_json(f"{training.name}.json", {**described, training.scored_on: asdict(result)})
+        return result
+    scored = dataset.validation if training.heat else open_test(run, dataset, training)
     float_accuracy = accuracy(network, scored, device)
     integer = to_integer(network, torch.from_numpy(split.x))
     right = integer_predictions(integer, torch.from_numpy(scored.x)) == torch.from_numpy(scored.y)
@@ -227,9 +236,17 @@ def train(run: RunDirectory, dataset: Any, space: Any, training: Training, on_ep
         metadata = {"format": "cosearch.network", "version": "1", "arch": json.dumps(training.arch)}
         run.save_tensors(f"{training.name}.safetensors", network.state_dict(), metadata)
         run.save_tensors(f"{training.name}.integer.safetensors", *to_tensors(integer))
-    described = {"arch": training.arch, "seed": training.seed, "epochs": epochs}
     run.write_json(f"{training.name}.json", {**described, training.scored_on: asdict(result)})
     return result
+
+
+def open_test(run: RunDirectory, dataset: Any, training: Training) -> Any:
+    """The test images for a network that is trained to the end; the run's log says that they were opened, and for what.
+
+    Nothing else of the project opens them.
+    """
+    run.log("test", training=training.name.removeprefix(f"{FOLDER}/"))
+    return dataset.open_test()
 
 
 def _main() -> int:

@@ -24,7 +24,7 @@ def parse_json(text: str, missing: bool = False) -> Any:
     Raises: DataError if it is none, is too large or too deep, or has a number that is not finite.
     """
     if len(text) > MOST_BYTES:
-        raise DataError(f"has {len(text) >> 20} MiB, at most {MOST_BYTES >> 20} are read")
+        raise DataError(f"has {len(text):,} characters, at most {MOST_BYTES:,} are read")
 
     def constant(name: str) -> float:
         if name == "NaN" and missing:
@@ -63,7 +63,14 @@ def parse_yaml(text: str) -> Any:
     if len(text) > MOST_YAML_BYTES:
         raise DataError(f"has {len(text):,} characters, at most {MOST_YAML_BYTES:,} are read as YAML")
     try:
+        depth = 0
+        for event in yaml.parse(text, yaml.SafeLoader):  # before deep texts take the parser minutes
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MOST_DEPTH:
+                raise DataError(f"is nested deeper than {MOST_DEPTH} levels")
         data = yaml.safe_load(text)
+    except DataError:
+        raise
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DataError(f"is not valid YAML ({' '.join(str(error).split())})") from None
     return _shallow(data)
@@ -92,7 +99,7 @@ def read(path: Path, parse: Callable[[str], Any], most_bytes: int = MOST_BYTES) 
     Raises: DataError, what `parse` raises, OSError.
     """
     if path.stat().st_size > most_bytes:
-        raise DataError(f"has {path.stat().st_size >> 20} MiB, at most {most_bytes >> 20} are read")
+        raise DataError(f"has {path.stat().st_size:,} bytes, at most {most_bytes:,} are read")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

@@ -64,6 +64,18 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             os.close(folder)
 
 
+def write_within(folder: Path, name: str, content: bytes | str) -> Path:
+    """Write a file of a folder whose name may come from data. Returns: the file.
+
+    Raises: RunError if the name leads out of the folder, or the file cannot be written.
+    """
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()) or path.resolve() == folder.resolve():
+        raise RunError(f"{name!r:.200} leads out of {folder}: refused")
+    write_atomic(path, content)
+    return path
+
+
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
     """Raises: RunError for an OSError: a full disk, a read-only folder."""
@@ -211,8 +223,12 @@ class RunDirectory:
                 os.truncate(path, size)
                 raise
 
+    def write(self, name: str, content: bytes | str) -> None:
+        """Raises: RunError if it cannot be written, or the name leads out of the directory."""
+        write_within(self.path, name, content)
+
     def write_json(self, name: str, data: Any) -> None:
-        write_atomic(self.path / name, to_json(data))
+        self.write(name, to_json(data))
 
     def read_json(self, name: str) -> Any:
         """Raises: RunError if the file is missing or damaged."""
@@ -225,7 +241,7 @@ class RunDirectory:
             raise RunError(f"{path} is damaged ({error}): remove it and run: cosearch resume {self.path}") from None
 
     def save_tensors(self, name: str, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str]) -> None:
-        write_atomic(self.path / name, tensor_bytes(tensors, metadata))
+        self.write(name, tensor_bytes(tensors, metadata))
 
     def load_tensors(self, name: str) -> tuple[dict[str, "Tensor"], dict[str, str]] | None:
         """Tensors and metadata, or None if the file is not there.

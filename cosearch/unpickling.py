@@ -56,6 +56,10 @@ def _reconstruct(*_: Any) -> _Array:
     return np.ndarray.__new__(_Array, 0, np.int8)
 
 
+def _frombuffer(data: Any, kind: _Kind, shape: Any, order: str) -> Any:
+    return np.frombuffer(data, kind.dtype).reshape(shape, order="F" if order == "F" else "C")
+
+
 def _scalar(kind: _Kind, data: bytes) -> Any:
     [value] = np.frombuffer(data, kind.dtype)
     return value
@@ -73,6 +77,8 @@ _ARRAYS: Mapping[tuple[str, str], Callable[..., Any]] = {
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy.core.multiarray", "scalar"): _scalar,
     ("numpy._core.multiarray", "scalar"): _scalar,
+    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
+    ("numpy._core.numeric", "_frombuffer"): _frombuffer,
     ("numpy", "ndarray"): Record,
     ("numpy", "dtype"): _Kind,
     ("_codecs", "encode"): _encode,

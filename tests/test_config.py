@@ -195,8 +195,8 @@ def test_a_huge_value_is_not_printed_in_full(tmp_path):
         ("just text", "holds a str"),
         ("!!python/object/apply:os.system ['true']", "not valid YAML"),
         ("\x00", "not valid YAML"),
-        ("a: " + "[" * 3000, "not valid YAML"),
-        ("x" * (2**20 + 1), "larger than 1 MiB"),
+        ("a: " + "[" * 300_000, "nested deeper than 32 levels"),
+        ("x" * (2**20 + 1), "at most 1,048,576 are read"),
     ],
 )
 def test_files_that_are_no_configuration(tmp_path, content, match):

@@ -35,7 +35,7 @@ def save(path: Path, **arrays) -> str:
 
 def test_digits_are_split_into_three_stratified_standardised_parts(digits):
     everything = load_digits()
-    parts = (digits.train, digits.validation, digits.open_test())
+    parts = (digits.train, digits.validation, digits.sealed().open_test())
     assert sum(map(len, parts)) == 1797
     assert digits.input_shape == (1, 8, 8)
     assert digits.classes == tuple("0123456789")
@@ -57,7 +57,7 @@ def test_every_real_image_lands_in_exactly_one_split_with_its_own_label(digits):
     for image, label in zip(np.round(raw * 16).astype(int), bunch.target, strict=True):
         label_of.setdefault(image.tobytes(), []).append(int(label))
     found: dict[bytes, list[int]] = {}
-    for part in (digits.train, digits.validation, digits.open_test()):
+    for part in (digits.train, digits.validation, digits.sealed().open_test()):
         low, high = part.x.min(), part.x.max()
         for image, label in zip(np.round((part.x[:, 0] - low) / (high - low) * 16).astype(int), part.y, strict=True):
             found.setdefault(image.tobytes(), []).append(int(label))
@@ -67,8 +67,8 @@ def test_every_real_image_lands_in_exactly_one_split_with_its_own_label(digits):
 def test_the_same_seed_gives_the_same_split_and_another_seed_another(digits):
     again, other = load_dataset("digits", seed=0), load_dataset("digits", seed=1)
     assert np.array_equal(again.validation.x, digits.validation.x)
-    assert np.array_equal(again.open_test().y, digits.open_test().y)
-    assert rows(other.open_test()) != rows(digits.open_test())
+    assert np.array_equal(again.sealed().open_test().y, digits.sealed().open_test().y)
+    assert rows(other.sealed().open_test()) != rows(digits.sealed().open_test())
     assert again.content_hash == other.content_hash == digits.content_hash
 
 
@@ -76,7 +76,7 @@ def test_development_is_train_and_validation(digits):
     development = digits.development()
     assert len(development) == len(digits.train) + len(digits.validation)
     assert rows(development) == rows(digits.train) | rows(digits.validation)
-    assert not rows(development) & rows(digits.open_test())
+    assert not rows(development) & rows(digits.sealed().open_test())
 
 
 @pytest.mark.parametrize("layout", ["nhw", "nhwc", "nchw", "nhwc3", "nchw3"])
@@ -103,11 +103,11 @@ def test_labels_may_be_any_integers_and_keep_their_names(tmp_path):
 def test_a_given_test_set_is_the_test_split(tmp_path):
     x, y = real(300)
     found = load_dataset(save(tmp_path / "a.npz", x=x[:200], y=y[:200] * 3, x_test=x[200:], y_test=y[200:] * 3))
-    assert len(found.open_test()) == 100
-    assert np.array_equal(found.open_test().y, y[200:])
+    assert len(found.sealed().open_test()) == 100
+    assert np.array_equal(found.sealed().open_test().y, y[200:])
     assert len(found.train) + len(found.validation) == 200
     plain = (x[200:, None] - x[200:].mean()) / x[200:].std()
-    assert np.corrcoef(found.open_test().x.ravel(), plain.ravel())[0, 1] > 0.9999
+    assert np.corrcoef(found.sealed().open_test().x.ravel(), plain.ravel())[0, 1] > 0.9999
 
 
 def test_content_hash_sees_every_pixel_and_label(tmp_path):
@@ -196,7 +196,7 @@ def test_cifar10_batches_are_read_plane_by_plane(tmp_path, nested):
     found = load_dataset("cifar10", tmp_path)
     assert found.input_shape == (3, 32, 32)
     assert found.mirror
-    assert len(found.open_test()) == 60
+    assert len(found.sealed().open_test()) == 60
     assert len(found.validation) == 30
 
 
@@ -372,7 +372,7 @@ def test_split_properties(counts, seed, given_test):
     x = np.tile(np.arange(len(y), dtype=np.float64)[:, None, None], (1, 8, 8))
     test = {"x_test": x[:9] + 1000, "y_test": y[:9]} if given_test else {}
     found = data._split("set", data._Raw(x, y, None, **test), seed)
-    parts = (found.train, found.validation, found.open_test())
+    parts = (found.train, found.validation, found.sealed().open_test())
     assert abs(found.train.x.mean()) < 1e-4
     everything = np.concatenate([part.x[:, 0, 0, 0] for part in parts])
     numbers = np.split(np.argsort(np.argsort(everything)), np.cumsum([len(part) for part in parts])[:2])
@@ -387,3 +387,13 @@ def test_split_properties(counts, seed, given_test):
         assert abs(np.count_nonzero(found.validation.y == label) - (0.1 if given_test else 0.2) * n) <= 1
     if given_test:
         assert np.array_equal(numbers[2], np.arange(len(y), len(y) + 9))
+
+
+def test_the_test_images_open_once(digits):
+    sealed = digits.sealed()
+    assert not sealed.opened
+    assert len(sealed.open_test())
+    assert sealed.opened
+    with pytest.raises(DataError, match="opened before"):
+        sealed.open_test()
+    assert not digits.sealed().opened

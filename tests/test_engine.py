@@ -3,11 +3,9 @@
 import itertools
 import json
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jsonschema
@@ -28,7 +26,7 @@ from cosearch.hardware import Accelerator
 from cosearch.results import Result
 from cosearch.runs import RunDirectory
 from cosearch.workload import Workload
-from tests import tiny_space
+from tests import killing, tiny_space
 
 STUDIES = ("co-search", "conv-only", "random search")
 SMALL = {
@@ -304,46 +302,38 @@ def same(a: Path | str, b: Path | str, names=REPRODUCIBLE) -> None:
 # -- the same seed, interruption, extension --
 
 
-def test_the_same_seed_gives_the_same_files_and_a_killed_run_catches_up(finished, options, tmp_path):
-    """Killed while the supernet trains, then while it searches, then left to finish: equal to the uninterrupted run."""
+def test_a_run_killed_in_every_phase_ends_as_one_that_was_not(finished, options, tmp_path):
+    """Also the same seed twice: equal files, trials, weights and designs."""
     out = tmp_path / "killed"
-    arguments = [f"--{k.replace('_', '-')}={v}" for k, v in options.items() if k != "quiet"]
-    begin = [sys.executable, "-m", "cosearch.cli", "run", "--quiet", "--out", str(out), *arguments]
-    kill_when(begin, lambda: "supernet" in text_of(out / "log.jsonl"))
-    assert not (out / "study.db").exists()
-    kill_when([sys.executable, "-m", "cosearch.cli", "resume", "--quiet", str(out)], lambda: trials_in(out) >= 4)
-    assert 4 <= trials_in(out) < 24
+    rng = np.random.default_rng(11)
+    moments = [
+        killing.Moment("supernet", int(rng.integers(2, 12))),
+        killing.Moment("search", int(rng.integers(4, 30))),
+        killing.Moment("search", int(rng.integers(4, 30))),
+        killing.Moment("finalists", int(rng.integers(1, 4))),
+        killing.Moment("comparing", seconds=float(rng.uniform(0, 0.5))),
+    ]
+    for moment in moments:
+        assert killing.struck(killing.begin_or_resume(out, options), out, moment) == moment.phase
+        killing.require_intact(out)
     cosearch.resume(out)
-    same(out, finished.path, (*REPRODUCIBLE, "best/weights.safetensors", "supernet.safetensors"))
-    for name in STUDIES:
-        assert [t.params for t in study(out, name).trials] == [t.params for t in study(finished.path, name).trials]
+    killing.require_same(out, Path(finished.path))
     assert cosearch.load(out).designs == finished.designs
 
 
-def text_of(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
-
-
-def trials_in(run: Path) -> int:
-    if not (run / "study.db").exists():
-        return 0
-    try:
-        with sqlite3.connect(f"file:{run / 'study.db'}?mode=ro", uri=True) as database:
-            return int(database.execute("SELECT COUNT(*) FROM trials").fetchone()[0])
-    except sqlite3.OperationalError:  # not made yet, or being written
-        return 0
-
-
-def kill_when(command: list[str], reached) -> None:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not reached():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stderr.close()
+def test_killed_exports_and_reports_leave_the_run_as_it_was(finished, tmp_path):
+    run, exported = tmp_path / "run", tmp_path / "exported"
+    shutil.copytree(finished.path, run)
+    (run / "report.json").unlink()  # it is found again, and then the page is made
+    before = contents(run)
+    jobs = {"report": (run, ("report", str(run))), "export": (exported, ("export", str(run), "--to", str(exported)))}
+    for folder, arguments in jobs.values():
+        assert killing.struck(killing.command(*arguments, "--quiet"), folder, killing.Moment("preparing", 1))
+        killing.require_intact(run)
+        killing.require_intact(exported)
+        assert {name for name, content in before.items() if contents(run)[name] != content} <= {"report.html"}
+    cosearch.export_design(run, exported)
+    assert contents(exported) == contents(run / "best")
 
 
 def test_extending_a_run_equals_asking_for_more_at_once(table_run, tmp_path, monkeypatch):

@@ -1,27 +1,11 @@
-"""A few random kills, and that the check after them would see a file that is half there."""
+"""That the check after a kill would see a file that is half there; runs are killed in test_engine.py."""
 
 import json
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tests import killing
-from tests.benchmarks.kills import CONFIG
-
-SMALL = {**CONFIG, "trials": 12, "supernet_epochs": 3, "finalist_epochs": 2, "finalist_seeds": 1}
-
-
-@pytest.mark.slow
-def test_a_run_through_random_kills_ends_as_one_without(tmp_path, monkeypatch):
-    monkeypatch.setenv("COSEARCH_CACHE", str(tmp_path / "cache"))
-    reference, out = tmp_path / "reference", tmp_path / "run"
-    started = time.monotonic()
-    assert not killing.killed(killing.command("run", *killing.options_of(SMALL), "--out", str(reference)), 600)
-    kills = killing.run_through_kills(out, SMALL, np.random.default_rng(5), 0.7 * (time.monotonic() - started))
-    assert kills
-    killing.require_same(out, reference)
 
 
 @pytest.mark.parametrize(
@@ -47,3 +31,15 @@ def test_what_a_killed_process_left_half_written_goes(tmp_path):
     left.write_bytes(b"half")
     with run.locked():
         assert {p.name for p in Path(run.path / "best").iterdir()} == {"model.onnx"}
+
+
+def test_half_a_line_of_the_log_goes(tmp_path):
+    from cosearch.config import RunConfig
+    from cosearch.runs import RunDirectory
+
+    run = RunDirectory.create(tmp_path / "run", RunConfig.make({}))
+    run.log("supernet", epoch=1, loss=0.5)
+    whole = (run.path / "log.jsonl").read_bytes()
+    (run.path / "log.jsonl").write_bytes(whole + b'{"time": 17')
+    with run.locked():
+        assert (run.path / "log.jsonl").read_bytes() == whole

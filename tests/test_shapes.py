@@ -39,7 +39,7 @@ def test_the_whole_dataset_is_generated_in_seconds():
 
 
 def test_splits_are_balanced_large_enough_and_do_not_overlap(dataset):
-    parts = (dataset.train, dataset.validation, dataset.open_test())
+    parts = (dataset.train, dataset.validation, dataset.sealed().open_test())
     assert [len(part) for part in parts] == [6120, 2040, 2040]
     assert all(len(set(np.bincount(part.y))) == 1 for part in parts)
     assert len(dataset.classes) == 12

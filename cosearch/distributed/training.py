@@ -18,7 +18,8 @@ from cosearch.errors import CosearchError
 from cosearch.evaluators import PATIENCE_SECONDS
 from cosearch.finalists import FOLDER, Trained, Training, load_trained, train
 from cosearch.problem import load_data_and_space
-from cosearch.runs import RunDirectory, write_atomic
+from cosearch.reading import parse_json
+from cosearch.runs import LOG, RunDirectory, write_atomic
 from cosearch.shortlist import Halving, Lists
 
 LOOK_SECONDS = 0.5
@@ -123,7 +124,11 @@ def _keep(run: RunDirectory, files: Files) -> None:
     if isinstance(files, CosearchError):
         raise files
     for name, content in files.items():
-        write_atomic(run.path / name, content)
+        if name == LOG:
+            for line in content.splitlines():
+                run.log(**{k: v for k, v in parse_json(line.decode()).items() if k != "time"})
+        else:
+            run.write(name, content)
 
 
 def _heat(stored: Stored, training: Training, on_epochs: Report) -> tuple[Files, float]:
@@ -149,5 +154,5 @@ def _train(stored: Stored, training: Training, on_epochs: Report) -> tuple[Files
             train(run, dataset, space, training, lambda _: on_epochs(1))
         except CosearchError as error:  # trying again would end the same way
             return error, None
-        files = [f"{training.name}{suffix}" for suffix in SUFFIXES]
+        files = [*(f"{training.name}{suffix}" for suffix in SUFFIXES), LOG]
         return {name: (run.path / name).read_bytes() for name in files if (run.path / name).is_file()}, None

@@ -23,7 +23,7 @@ from cosearch.finalists import Training
 from cosearch.hardware.pricing import RESIDENCIES
 from cosearch.hardware.report import point_report
 from cosearch.problem import Problem
-from cosearch.runs import RunDirectory, tensor_bytes, to_json, write_atomic
+from cosearch.runs import RunDirectory, tensor_bytes, to_json, write_within
 from cosearch.shortlist import Choice
 
 if TYPE_CHECKING:
@@ -68,9 +68,7 @@ def write_design(
         contents |= _trained(run, problem.space.blueprint(choice[0]), training, what)
     if set(OTHER_TOOLS) & set(what):
         contents |= _for_other_tools(problem, choice, what)
-    for name, content in contents.items():
-        write_atomic(to / name, content)
-    return [to / name for name in contents]
+    return [write_within(to, name, content) for name, content in contents.items()]
 
 
 def _for_other_tools(problem: Problem, choice: Choice, what: Sequence[str]) -> dict[str, bytes]:

@@ -1,5 +1,6 @@
 """How good the networks of a supernet are: cut out, batch-norm re-calibrated, measured; many in one call."""
 
+import math
 from collections.abc import Iterable
 from typing import Literal
 
@@ -23,7 +24,9 @@ def evaluate(
     simulate: bool = True,
     batch_size: int = 512,
 ) -> list[float]:
-    """Accuracy of each network, in [0, 1]. The images are moved to the supernet's device once for all of them.
+    """Accuracy of each network, in [0, 1]; NaN for one whose outputs are not all finite.
+
+    The images are moved to the supernet's device once for all networks.
 
     calibration: N x C x H x W, for batch-norm statistics and ranges. images: M x C x H x W; labels: M.
     precision: bf16 runs convolutions in bfloat16. simulate: weights and activations as 8-bit hardware has them.
@@ -36,9 +39,7 @@ def evaluate(
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             calibrate(network, calibration, batch_size)
             set_simulation(network, simulate)
-            right = [
-                (network(x).argmax(1) == y).sum()
-                for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True)
-            ]
-        found.append(float(torch.stack(right).sum()) / len(labels))
+            logits = torch.cat([network(x) for x in images.split(batch_size)])
+        right = float((logits.argmax(1) == labels).sum()) / len(labels)
+        found.append(right if bool(torch.isfinite(logits).all()) else math.nan)
     return found

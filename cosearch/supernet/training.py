@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class DivergedError(CosearchError):
-    """The loss became NaN or infinite; the weights of the last checkpoint are good."""
+    """The loss or a weight became NaN or infinite."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def train_network(
 
     teacher: in evaluation mode; half of the loss is then the cross-entropy to what it says (Hinton et al., 2015, at
     temperature 1).
-    Raises: DivergedError if the loss is not finite.
+    Raises: DivergedError if the loss or, in the end, a weight is not finite.
     """
     network.to(device).train()
     optimizer = make_optimizer(network, recipe)
@@ -202,6 +202,7 @@ def train_network(
             optimizer.step()
         if on_epoch:
             on_epoch(epoch + 1)
+    require_finite_weights(list(network.parameters()), f"the last of {recipe.epochs} epochs", recipe.learning_rate)
     calibrate(network, everything)
     set_simulation(network, False)
 
@@ -214,10 +215,7 @@ def _says(teacher: nn.Module, x: Tensor) -> Tensor:
 def require_finite(loss: Tensor, where: str, rate: float) -> None:
     """Raises: DivergedError if the loss is NaN or infinite."""
     if not bool(torch.isfinite(loss)):
-        raise DivergedError(
-            f"the loss became {float(loss)} in {where} at learning rate {rate:.3g}: lower the learning rate; "
-            "the last checkpoint is kept"
-        )
+        raise DivergedError(f"training diverged: the loss became {float(loss)} in {where} at learning rate {rate:.3g}")
 
 
 def require_finite_weights(parameters: Sequence[nn.Parameter], where: str, rate: float) -> None:
@@ -227,8 +225,7 @@ def require_finite_weights(parameters: Sequence[nn.Parameter], where: str, rate:
     """
     if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
         raise DivergedError(
-            f"a weight became infinite or NaN in {where} at learning rate {rate:.3g}: lower the learning rate; "
-            "the last checkpoint is kept"
+            f"training diverged: a weight became infinite or NaN in {where} at learning rate {rate:.3g}"
         )
 
 

@@ -1,0 +1,305 @@
+"""Files that are made to harm: each is refused in one line, soon, with little memory, and nothing in it is run."""
+
+import io
+import json
+import pickle
+import pickletools
+import resource
+import struct
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cosearch
+from cosearch.config import read_yaml
+from cosearch.costs import parse_arch, read_table
+from cosearch.data import load_dataset
+from cosearch.errors import CosearchError, DataError
+from cosearch.hardware.accelerator import Accelerator
+from cosearch.hardware.parts import load_device
+from cosearch.models.onnx_file import read_report
+from cosearch.reading import parse_json, parse_yaml
+from cosearch.unpickling import load_plain
+from cosearch.workload import Workload
+from tests import tiny_space
+
+SECONDS, MEBIBYTES = 5.0, 400
+"""Of processor time and of memory beyond what was there, to refuse one file."""
+
+
+def refused(read, *arguments) -> str:
+    """What the refusal says. The peak of memory only grows, so that a case after a large one may go unseen: rarely."""
+    started, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CosearchError) as caught:
+        read(*arguments)
+    assert time.process_time() - started < SECONDS
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < MEBIBYTES
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def proto(content: bytes) -> bytes:
+    return b"\x80\x04" + content + b"."
+
+
+def array_of(dtype: bytes, state: bytes) -> bytes:
+    """A pickled array by hand: the constructor, then what it is filled with."""
+    made = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85C\x01btR"
+    kind = b"cnumpy\ndtype\n(X" + struct.pack("<I", len(dtype)) + dtype + b"\x89\x88tR"
+    return proto(made + b"(K\x01" + state.replace(b"KIND", kind) + b"tb")
+
+
+PICKLES = {
+    "a place of the memo far out": proto(b"Nr\xff\xff\xff\x7f"),
+    "the same in text": b"Np2000000000\n.",
+    "bytes that are not there": proto(b"\x96" + struct.pack("<Q", 1 << 40)),
+    "a string that is not there": proto(b"\x8d" + struct.pack("<Q", 1 << 60)),
+    "a frame that is not there": proto(b"\x95" + struct.pack("<Q", 1 << 62) + b"N"),
+    "tuples in tuples as a key": proto(b"})" + b"\x85" * 1_000_000 + b"K\x01s"),
+    "lists in lists": proto(b"]" * 100_000 + b"a" * 99_999),
+    "a huge array from a shape": proto(b"cnumpy\nndarray\nJ\xff\xff\xff\x7f\x85R0cnumpy\nload\n"),
+    "an array larger than its bytes": array_of(b"f8", b"J\xff\xff\xff\x7f\x85KIND\x89C\x00"),
+    "elements of a gibibyte": array_of(b"V1073741824", b"K\x01\x85KIND\x89C\x00"),
+    "fields": array_of(b"f8,f8", b"K\x00\x85KIND\x89C\x00"),
+    "another codec": proto(b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x04\x00\x00\x00zlibtR"),
+    "a number of many digits": b"I" + b"9" * 1_000_000 + b"\n.",
+    "nothing on the stack": b"((t\x85\x85R.",
+    "persistent ids": b"Pa\n.",
+}
+
+
+@pytest.mark.parametrize("content", PICKLES.values(), ids=PICKLES)
+def test_pickle_bombs(content):
+    refused(load_plain, content, "a table")
+    refused(lambda: load_plain(content, "a table", arrays=True))
+
+
+def test_a_pickle_that_would_crash_the_interpreter_does_not_reach_it(tmp_path):
+    """The tuples above in a process of its own, with the check and without."""
+    (tmp_path / "deep.pickle").write_bytes(PICKLES["tuples in tuples as a key"])
+    code = "import sys; from cosearch.unpickling import load_plain as f; f(open(sys.argv[1], 'rb').read(), 'x'{})"
+    for more, crashes in (("", False), (", installed=True", True)):
+        arguments = [sys.executable, "-c", code.format(more), str(tmp_path / "deep.pickle")]
+        done = subprocess.run(arguments, capture_output=True, text=True)
+        assert (done.returncode < 0) == crashes, done.stderr
+        assert crashes or "nested deeper than 100 levels" in done.stderr
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_honest_arrays_come_through(protocol):
+    value = {
+        "plain": np.arange(6.0).reshape(2, 3),
+        "columns": np.asfortranarray(np.arange(6, dtype=">i4").reshape(2, 3)),
+        "number": np.float32(2.5),
+        "text": np.array(["a", "bc"]),
+        "objects": np.array([{"a": 1}, None], object),
+        "flags": np.array([True, False]),
+    }
+    content = pickletools.optimize(pickle.dumps(value, protocol)) if protocol > 1 else pickle.dumps(value, protocol)
+    found = load_plain(content, "a table", arrays=True)
+    for name, expected in value.items():
+        np.testing.assert_array_equal(found[name], expected)
+        assert np.asarray(found[name]).dtype.newbyteorder("=") == np.asarray(expected).dtype.newbyteorder("=")
+
+
+def test_operations_are_counted(monkeypatch):
+    monkeypatch.setattr("cosearch.unpickling.MOST_OPERATIONS", 1000)
+    assert "more than 1,000 operations" in refused(load_plain, proto(b"N0" * 600 + b"N"), "a table")
+    assert load_plain(proto(b"N0" * 400 + b"N"), "a table") is None
+
+
+JSON = {
+    "deep lists": "[" * 500_000,
+    "deep objects": '{"a":' * 200_000,
+    "deep and closed": "[" * 200 + "]" * 200,
+    "NaN": '{"a": NaN}',
+    "infinity": '{"a": -Infinity}',
+    "a float beyond floating point": '{"a": 1e999}',
+    "a whole number beyond it": '{"a": ' + "9" * 1_000_000 + "}",
+    "17 MiB": '"' + "a" * (17 << 20) + '"',
+    "half a character": '{"a": "\\ud800',
+}
+
+
+@pytest.mark.parametrize("text", JSON.values(), ids=JSON)
+def test_json_that_harms(text, tmp_path):
+    refused(parse_json, text)
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    for read in (cosearch.load, lambda p: load_device(str(p))):
+        refused(read, path)
+    if len(text) < 1 << 20:
+        refused(Workload.from_json, text)
+        refused(Accelerator.from_json, text)
+        refused(parse_arch, '{"a": ' + text, tiny_space.space())
+
+
+YAML = {
+    "a command": "!!python/object/apply:os.system ['touch ran']",
+    "an object": "a: !!python/object:os.stat_result {}",
+    "a module": "!!python/module:os",
+    "deep lists": "[" * 500_000,
+    "deep blocks": "- " * 100_000 + "a",
+    "itself": "a: &a [*a]",
+    "2 MiB": "a: " + "b" * (2 << 20),
+    "a billion laughs": "a: &a [x, x]\n"
+    + "".join(f"{k}: &{k} [*{j}, *{j}]\n" for j, k in zip("abcdefghij", "bcdefghijk", strict=True)),
+}
+
+
+@pytest.mark.parametrize("text", YAML.values(), ids=YAML)
+def test_yaml_that_harms(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    if text != YAML["a billion laughs"]:  # no harm until somebody prints it
+        refused(parse_yaml, text)
+    refused(lambda: cosearch.run(cosearch.config.RunConfig.make(read_yaml(path))))
+    refused(load_device, str(path))
+    assert [p.name for p in tmp_path.iterdir()] == ["x.yaml"]
+
+
+def zipped(**members: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+    return buffer.getvalue()
+
+
+def header(shape: str, dtype: str = "<f4") -> bytes:
+    text = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+
+
+def claimed(content: bytes, size: int) -> bytes:
+    """The archive's directory says that its members unpack to that size."""
+    at = content.rindex(b"PK\x01\x02")
+    return content[: at + 24] + struct.pack("<I", size) + content[at + 28 :]
+
+
+ARCHIVES = {
+    "a thousandfold": zipped(x=bytes(100 << 20), y=b""),
+    "huge dimensions": zipped(x=header("(1000000, 1000, 1000)"), y=header("(1,)", "<i8") + bytes(8)),
+    "dimensions that overflow": zipped(x=header("(4294967296, 4294967296, 16)"), y=b""),
+    "a negative dimension": zipped(x=header("(-1, 8, 8)"), y=b""),
+    "objects": zipped(x=header("(1,)", "|O") + pickle.dumps([1]), y=b""),
+    "a header that is code": zipped(x=header("__import__('os').abort()"), y=b""),
+    "a size that is a lie": claimed(zipped(x=header("(100, 8, 8)"), y=b""), 10),
+    "no archive": b"PK\x03\x04" + bytes(100),
+    "an archive in itself": zipped(x=zipped(x=bytes(1000))),
+    "names that lead out": zipped(**{"../../x": header("(1,)") + bytes(4)}),
+}
+
+
+@pytest.mark.parametrize("content", ARCHIVES.values(), ids=ARCHIVES)
+def test_archives_that_harm(content, tmp_path):
+    path = tmp_path / "in" / "data.npz"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    refused(load_dataset, str(path))
+    assert [p.name for p in tmp_path.rglob("*")] == ["in", "data.npz"]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999", "-1", "1e400"])
+def test_measurements_that_are_no_numbers(value, tmp_path):
+    arch = ";".join(f"{k}={v[0]}" for k, v in tiny_space.space().choices.items())
+    (tmp_path / "t.csv").write_text(f"arch,latency_ms\n{arch},{value}\n")
+    assert "expected a number of at least 0" in refused(
+        read_table, tmp_path / "t.csv", tiny_space.space(), "latency_ms"
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"\x08\x07", b"\xff" * 1000, b"\x3a\xff\xff\xff\xff\x7f" + bytes(10)])
+def test_onnx_that_is_none(content, tmp_path):
+    (tmp_path / "x.onnx").write_bytes(content)
+    refused(read_report, tmp_path / "x.onnx")
+
+
+def test_huge_dimensions_in_a_workload():
+    layer = {"name": "a", "kind": "mac", "K": 2**62, "C": 2**62, "P": 2**62, "Q": 2**62, "R": 9, "S": 9}
+    document = {"format": "cosearch.workload", "version": 1, "name": "x", "layers": [layer], "inputs": [[-1]]}
+    try:
+        workload = Workload.from_json(json.dumps(document))
+    except CosearchError:
+        return
+    assert workload.macs > 0  # Python's whole numbers do not overflow
+
+
+NAMES = (
+    "\u202egnp.exe",
+    "😀 データ",
+    "a\nb",
+    "'; rm -rf ~; '",
+    "$(touch ran)",
+    "--help",
+    "<script>alert(1)</script>",
+    "%s%n{0}",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_only_names(name, tmp_path, monkeypatch):
+    """As a file, as a folder of images, as an option: told back on one line, never run or formatted."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / f"{name}.npz".replace("/", "_")
+    path.write_bytes(b"no archive")
+    refused(load_dataset, str(path))
+    refused(load_dataset, name)
+    refused(load_device, name)
+    refused(parse_arch, name, tiny_space.space())
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_class_names_are_escaped_wherever_they_are_shown(tmp_path):
+    """A dataset whose class folders carry markup, through a whole run to its report."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    data, names = tmp_path / "data", ("<script>alert(1)<", '"><img src=x onerror=alert(2)>', "a & b")
+    for number, name in enumerate(names):
+        (data / name).mkdir(parents=True)
+        for i in range(60):
+            image = rng.integers(0, 80, (8, 8)) + 80 * number
+            Image.fromarray(image.astype(np.uint8)).save(data / name / f"{i}.png")
+    result = cosearch.run(
+        space=tiny_space.NAME, device="ecp5-25f", data=str(data), trials=4, supernet_epochs=1, finalist_epochs=1,
+        finalist_seeds=1, baselines=False, threads=1, torch_device="cpu", quiet=True, out=tmp_path / "run",
+    )  # fmt: skip
+    page = (Path(result.path) / "report.html").read_text()
+    for name in names:
+        assert name not in page
+    assert "&lt;script&gt;alert(1)&lt;" in page  # it is shown, as text
+    assert "<img src=x" not in result._repr_html_()
+    assert set(json.loads((Path(result.path) / "best/network.json").read_text())["classes"]) == set(names)
+
+
+def test_a_network_file_does_not_choose_code(tmp_path):
+    """The space that a document names is not imported."""
+    document = {
+        "format": "cosearch.network",
+        "version": 1,
+        "space": "antigravity:fly",
+        "arch": {},
+        "input_shape": [1, 8, 8],
+        "steps": [],
+    }
+    (tmp_path / "x.json").write_text(json.dumps(document))
+    with pytest.raises(CosearchError):
+        cosearch.load(tmp_path / "x.json")
+    assert "antigravity" not in sys.modules
+
+
+def test_the_checks_would_see_a_reader_that_is_slow_or_greedy(monkeypatch):
+    def greedy():
+        np.ones(200 << 20)
+        raise DataError("no")
+
+    monkeypatch.setitem(globals(), "MEBIBYTES", 100)
+    with pytest.raises(AssertionError):
+        refused(greedy)
