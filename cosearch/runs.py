@@ -261,6 +261,30 @@ class RunDirectory:
             raise RunError(f"{path} is damaged ({error}): remove it and run: cosearch resume {self.path}") from None
 
 
+_UNWRITABLE = ("disk is full", "readonly database", "unable to open", "disk I/O error")
+"""What SQLite says where the disk is at fault, and not the file."""
+
+
+@contextmanager
+def _database(database: Path, run: Path) -> Iterator[None]:
+    """Raises: RunError for a study that is damaged, or cannot be written: then it is as it was."""
+    try:
+        yield
+    except Exception as error:
+        # errors of SQLite, SQLAlchemy, Alembic and Optuna, each caused by the one before
+        whole = " ".join(str(found) for found in (error, error.__cause__, error.__context__) if found)
+        reason = next((reason for reason in _UNWRITABLE if reason in whole), None)
+        if reason is not None:
+            raise RunError(
+                f"cannot write {database} ({reason}): what was there is unharmed; mend this and go on with: "
+                f"cosearch resume {run}"
+            ) from None
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RunError(
+            f"{database} is damaged ({first}): remove it and search again with: cosearch resume {run}"
+        ) from error
+
+
 class TrialLog:
     """One Optuna study in study.db; a finished trial is written at once: a crash loses none and doubles none."""
 
@@ -271,21 +295,16 @@ class TrialLog:
         self.space, self.objectives = space, objectives
         directions: Any = objectives.directions
         database = (run.path / "study.db").resolve()
-        try:
+        with _database(database, run.path):
             self.study: optuna.Study = optuna.create_study(
                 study_name=name, storage=study_url(database.parent), directions=directions, load_if_exists=True
             )
             self._recorded = self.study.trials
-        except Exception as error:
-            # a damaged database raises errors of SQLite, SQLAlchemy, Alembic and Optuna
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise RunError(
-                f"{database} is damaged ({first}): remove it and search again with: cosearch resume {run.path}"
-            ) from error
-        if not self._recorded:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                self.study.set_metric_names(list(objectives.names))
+            if not self._recorded:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                    self.study.set_metric_names(list(objectives.names))
+        self._place = database, run.path
         self._distributions: dict[str, optuna.distributions.BaseDistribution] = {
             key: optuna.distributions.CategoricalDistribution(options) for key, options in space.choices.items()
         }
@@ -315,15 +334,15 @@ class TrialLog:
             attributes["reason"] = result.reason
         else:
             attributes["accuracy"] = result["accuracy"]  # also where it is no objective
-        self.study.add_trial(
-            create_trial(
-                state=TrialState.FAIL if failed else TrialState.COMPLETE,
-                values=None if isinstance(result, Failure) else [result[name] for name in self.objectives.names],
-                params=candidate.arch,
-                distributions=self._distributions,
-                user_attrs=attributes,
-            )
+        trial = create_trial(
+            state=TrialState.FAIL if failed else TrialState.COMPLETE,
+            values=None if isinstance(result, Failure) else [result[name] for name in self.objectives.names],
+            params=candidate.arch,
+            distributions=self._distributions,
+            user_attrs=attributes,
         )
+        with _database(*self._place):
+            self.study.add_trial(trial)
 
     def replay(self, strategy: Any) -> list[Candidate]:
         """Tell a strategy the trials that were recorded before this log was opened.

@@ -151,7 +151,7 @@ def _processor() -> float:
 
 def report(results: dict[str, dict[str, Any]], lengths: dict[str, float]) -> str:
     struck = sum((Counter(result["kills"]) for result in results.values()), Counter())
-    ended = Counter(results["terminated"]["kills"])
+    ended = Counter(results.get("terminated", {}).get("kills", {}))
     kills = struck - ended
     runs = sum(name.startswith("run ") for name in results)
     minutes, processor = (sum(result[of] for result in results.values()) for of in ("minutes", "processor"))
@@ -174,11 +174,14 @@ def report(results: dict[str, dict[str, Any]], lengths: dict[str, float]) -> str
         "| killed while | kills |",
         "| --- | --- |",
         *(f"| {phase} | {n} |" for phase in dict.fromkeys((*killing.PHASES, *AFTER)) if (n := kills[phase])),
-        "",
-        f"One more run got {ended.total()} SIGTERMs on its way ("
-        + ", ".join(f"{phase} {n}" for phase, n in ended.items())
-        + "): each ended it in one line with exit status 3, or 130 while it was preparing; its end was the same.",
     ]
+    if ended:
+        where = ", ".join(f"{phase} {n}" for phase, n in ended.items())
+        lines += [
+            "",
+            f"One more run got {ended.total()} SIGTERMs on its way ({where}): each ended it in one line with exit "
+            "status 3, or 130 while it was preparing; its end was the same.",
+        ]
     return "\n".join(lines) + "\n"
 
 
