@@ -198,17 +198,21 @@ class Device:
 
 
 def _fronts(tensor: "CostTensor", rows: Rows) -> "Iterator[tuple[HardwareFront, float]]":
-    """Per demand the accelerators that none beats in latency and energy, of those that fit the device's budget; and the
-    gap of the least energy-delay product among them, NaN if there is none.
+    """Per demand the accelerators that none beats in latency and energy, of those that fit the device's budget; and
+    their gap.
     """
-    from cosearch.hardware import hull
-
     for counts, live, crossing in zip(*rows, strict=True):
         front = tensor.hardware_front(counts, float(live), OBJECTIVES, host_bytes=float(crossing))
-        gap = float("nan")
-        if len(front):
-            gap = hull.gap(float(front.edp.min()), tensor.edp_bound(counts, float(live), None, float(crossing)))
-        yield front, gap
+        yield front, gap_of(tensor, front, counts, float(live), float(crossing))
+
+
+def gap_of(tensor: "CostTensor", front: "HardwareFront", counts: Ints, live: float, crossing: float) -> float:
+    """Of the least energy-delay product on a demand's front, over all accelerators; NaN if there is none."""
+    from cosearch.hardware import hull
+
+    if not len(front):
+        return float("nan")
+    return hull.gap(float(front.edp.min()), tensor.edp_bound(counts, live, None, crossing))
 
 
 def _points(tensor: "CostTensor", rows: Rows) -> list[Points]:

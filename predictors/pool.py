@@ -281,7 +281,7 @@ class PooledPredictor:
     @property
     def view_odds(self) -> Floats:
         """[views] probability of each, given the measurements."""
-        return np.bincount(self._views, self.odds)
+        return np.bincount(self._views, self.odds).astype(float)
 
     def predict(self, X: npt.ArrayLike) -> tuple[Floats, Floats]:
         """X: [m, d]. Returns: mean [m], not below a tenth of the least latency seen, and standard deviation [m]."""

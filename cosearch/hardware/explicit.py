@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -85,8 +86,8 @@ class MappingBatch:
         return Mapping(tuple(levels))
 
 
-def _bound(value: float) -> float:
-    """A whole number as one: `LevelLoops` refuses others."""
+def _bound(value: float) -> Any:
+    """A whole number as an int; another as it is, which `LevelLoops` refuses."""
     return int(value) if float(value).is_integer() else value
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from cosearch.costs import host_bytes
 from cosearch.workload import Layer, Workload, count_layers, distinct_layers
-from hwbench_data.costing import Demands, Device
+from hwbench_data.costing import Demands, Device, gap_of
 from hwbench_data.recipes.common import COSTS, COUNTS, MODELLED, Built, Request, provenance
 from hwbench_data.store import ANY, Block, Card, Floats
 from search_spaces.networks import fbnet
@@ -105,11 +105,12 @@ def _on_default(device: Device) -> tuple[str, tuple[Floats, Floats], float]:
     from cosearch.hardware.pricing import RESIDENCIES, Residency
 
     d = device.demands
-    front = device.tensor.hardware_front(d.counts[-1], float(d.live_bytes[-1]), host_bytes=float(d.host_bytes[-1]))
+    largest = d.counts[-1], float(d.live_bytes[-1]), float(d.host_bytes[-1])
+    front = device.tensor.hardware_front(largest[0], largest[1], host_bytes=largest[2])
     best = front.take([int(np.argmin(front.edp))])
     where = np.array([[int(best.shared[0]), *best.engines[0].tolist()]])
     accelerator = best.accelerator(0)
     inside = accelerator.engines[0].form is not None and RESIDENCIES[int(best.residency[0])].weights
     latency, energy = grid(device.tensor, where, residency=Residency(inside, False)).networks(d.counts)
     found = [np.where(np.isfinite(values[:, 0]), values[:, 0], np.nan) for values in (latency, energy)]
-    return accelerator.name, (found[0], found[1]), round(device.gap(len(d) - 1, front), 6)
+    return accelerator.name, (found[0], found[1]), round(gap_of(device.tensor, front, *largest), 6)
