@@ -59,7 +59,7 @@ class Deadly:
         return float(self.source(arch))
 
 
-def fail_or_die(folder: Path, job: str, on_epoch: Any) -> str:
+def fail_or_die(folder: Path, job: str, on_epoch: Any) -> tuple[str, None]:
     """Work of a trial: what its job says."""
     if job == "raise":
         raise ValueError("as it was told to")
@@ -67,4 +67,4 @@ def fail_or_die(folder: Path, job: str, on_epoch: Any) -> str:
         (folder / "died").touch()
         os.kill(os.getpid(), signal.SIGKILL)
     on_epoch(1)
-    return job
+    return job, None
