@@ -532,6 +532,12 @@ def speed_lines(record: dict[str, Any]) -> list[str]:
         "| --- | --- | --- |",
         *(f"| {name} | {entry['ratio']:.2f} | {entry['networks']} |" for name, entry in record["path ratio"].items()),
         "",
+        *(evaluation_lines(record["evaluation seconds"]) if "evaluation seconds" in record else []),
+    ]
+
+
+def evaluation_lines(seconds: dict[str, Any]) -> list[str]:
+    return [
         "A sub-network cut out, calibrated on 256 and measured on 1,000 images of 16x16, in 8-bit simulation: CPU",
         "seconds of one thread, of six sampled networks and of the largest of additions alone (on two free cores the",
         "clock shows between half of it and all; other work ran meanwhile, under which CPU seconds nearly double):",
@@ -540,7 +546,7 @@ def speed_lines(record: dict[str, Any]) -> list[str]:
         "| --- | --- | --- | --- |",
         *(
             f"| {name} | {found['mean']:.2f} | {found['most']:.2f} | {found['additions alone']:.2f} |"
-            for name, found in record.get("evaluation seconds", {}).items()
+            for name, found in seconds.items()
         ),
         "",
     ]
