@@ -206,7 +206,11 @@ def test_trust_tells_what_is_measured_and_what_is_not(finished):
     assert sum(map(int, said.groups())) == len(units)
     assert int(said[1]) == sum(unit["status"] == "measured" for unit in units)
     assert "rank correlation not measured in this run" in text
-    assert "network first, accelerator second not measured in this run" in text
+    rows = {row["search"]: row for row in read_details(RunDirectory.open(finished))["sequential"]["rows"]}
+    assert set(rows) == {"co-search", "random search"}
+    assert f"random search, all 12 evaluations: {rows['random search']['ratio']:.2f}x" in text
+    mean, low, high = rows["random search"]["interval"]
+    assert f"cut into 2 searches of 6 evaluations: {mean:.2f}x, 95% interval {low:.2f} to {high:.2f}" in text
 
 
 def test_reproduce_names_seed_versions_and_data(finished):
