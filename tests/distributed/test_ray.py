@@ -9,12 +9,13 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,6 @@ from cosearch.distributed.cluster import Cluster, Share, connected
 from cosearch.errors import ConfigError, RunError
 from tests import tiny_space
 from tests.distributed import sources
-from tests.test_engine import kill_when, trials_in
 
 ray = pytest.importorskip("ray")
 
@@ -218,6 +218,27 @@ def test_a_worker_that_dies_is_replaced_and_one_that_always_does_is_a_failure(ma
     assert {state for layer, state in states if layer != "conv_k5_e6"} == {"COMPLETE"}
     reasons = {t.user_attrs["reason"] for t in trials_of(options["out"]) if t.state.name == "FAIL"}
     assert all("its worker died 2 times" in reason for reason in reasons)
+
+
+def trials_in(run: Path) -> int:
+    if not (run / "study.db").exists():
+        return 0
+    try:
+        with sqlite3.connect(f"file:{run / 'study.db'}?mode=ro", uri=True) as database:
+            return int(database.execute("SELECT COUNT(*) FROM trials").fetchone()[0])
+    except sqlite3.OperationalError:  # not made yet, or being written
+        return 0
+
+
+def kill_when(command: list[str], reached: Callable[[], bool]) -> None:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not reached():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
 
 
 def test_a_search_whose_driver_is_killed_goes_on(options, tmp_path, monkeypatch):
