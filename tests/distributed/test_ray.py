@@ -178,6 +178,8 @@ def test_a_node_joins_and_is_killed_and_costs_nothing(machines, options, monkeyp
     """Results in any order. The search waits for a third process, which only the node that joins has, until it dies."""
     (tmp_path / "processes").mkdir()
     use_source(monkeypatch, lambda source: sources.Gathering(source, tmp_path / "processes", 0.3))
+    # this node is started by a thread, which must set no handlers of signals; the test itself ends it
+    monkeypatch.setattr(machines, "_shutdown_at_exit", False)
     killed = []
 
     def kill() -> None:
