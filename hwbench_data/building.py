@@ -11,7 +11,7 @@ from cosearch.errors import DataError
 from hwbench_data import library
 from hwbench_data.costing import Workers
 from hwbench_data.recipes.common import Request
-from hwbench_data.store import SOURCES, Store, checksum, write
+from hwbench_data.store import LIST, SOURCES, Ints, Store, checksum, write
 
 RELATIVE = 1e-12
 """How far a modelled figure may lie from the shipped one."""
@@ -57,11 +57,12 @@ def _workers(ray: str | None) -> AbstractContextManager[Workers | None]:
 
 
 def compare(ours: Store, shipped: Store) -> str:
-    """One line: how modelled figures differ.
+    """One line: how modelled figures differ. Networks that are listed are found by their names, others by their index.
 
     Raises: DataError if some differ by more than `RELATIVE`, or stand in one table only.
     """
     size = max(int(store.card.networks["count"]) for store in (ours, shipped))
+    there = _places(ours, shipped, size)
     new = sorted(set(ours.groups) - set(shipped.groups))
     if new:
         raise DataError(f"{ours.folder}: {', '.join(new[0])} is not in {shipped.folder}")
@@ -71,16 +72,27 @@ def compare(ours: Store, shipped: Store) -> str:
         assert mine is not None
         assert theirs is not None
         both = np.isfinite(mine.values) & (mine.sources == SOURCES.index("modelled"))
-        if (both & ~np.isfinite(theirs.values)).any():
+        expected = np.where(there >= 0, theirs.values[there], np.nan)
+        if (both & ~np.isfinite(expected)).any():
             raise DataError(f"{ours.folder}: {', '.join(key)} has networks that {shipped.folder} lacks")
-        distance = np.abs(mine.values[both] - theirs.values[both])
-        off = distance > RELATIVE * np.abs(theirs.values[both])
+        distance = np.abs(mine.values[both] - expected[both])
+        off = distance > RELATIVE * np.abs(expected[both])
         if off.any():
             at = int(np.flatnonzero(both)[np.argmax(distance)])
             raise DataError(
-                f"{', '.join(key)} of network {at} is {mine.values[at]!r}, shipped {theirs.values[at]!r}: the cost "
+                f"{', '.join(key)} of network {at} is {mine.values[at]!r}, shipped {expected[at]!r}: the cost "
                 "model or the versions on the card differ"
             )
         equal += int((distance == 0).sum())
         close += int((distance > 0).sum())
     return f"modelled figures equal the shipped table's: {equal} bit for bit, {close} within {RELATIVE:g}"
+
+
+def _places(ours: Store, shipped: Store, size: int) -> Ints:
+    """[size] where the shipped table has each of our networks; -1 where it does not."""
+    if LIST not in ours.card.files:
+        return np.arange(size)
+    known, labels = {label: i for i, label in enumerate(shipped.labels())}, ours.labels()
+    places = np.full(size, -1)
+    places[: len(labels)] = [known.get(label, -1) for label in labels]
+    return places

@@ -28,7 +28,7 @@ FORMAT, VERSION = "cosearch.table", 1
 SOURCES = ("measured", "modelled", "predicted", "published")
 ANY = "any"
 """The device of what does not depend on one, and the value of a condition that does not matter."""
-_TABLE, _CARD, _LIST = "table.parquet", "card.json", "networks.parquet"
+_TABLE, _CARD, LIST = "table.parquet", "card.json", "networks.parquet"
 
 
 @dataclass(frozen=True)
@@ -226,9 +226,9 @@ class Store:
         import pyarrow.parquet as pq
 
         try:
-            return list(pq.read_table(self.folder / _LIST, columns=["label"])["label"].to_pylist())
+            return list(pq.read_table(self.folder / LIST, columns=["label"])["label"].to_pylist())
         except (OSError, ValueError, KeyError) as error:
-            raise DataError(f"{self.folder / _LIST} is not a readable list of networks ({error})") from error
+            raise DataError(f"{self.folder / LIST} is not a readable list of networks ({error})") from error
 
     def arrow(self) -> Any:
         """The whole table as an Arrow table."""
@@ -324,8 +324,8 @@ def write(
     files = {_TABLE: checksum(folder / _TABLE), **(extras or {})}
     if labels is not None:
         listed = pa.table({"label": pa.array(labels, pa.string())})
-        pq.write_table(listed, folder / _LIST, compression="zstd", compression_level=12)
-        files[_LIST] = checksum(folder / _LIST)
+        pq.write_table(listed, folder / LIST, compression="zstd", compression_level=12)
+        files[LIST] = checksum(folder / LIST)
     written = Card(**{**vars(card), "files": files})
     (folder / _CARD).write_text(json.dumps(written.to_json(), indent=1) + "\n", encoding="utf-8")
     return written

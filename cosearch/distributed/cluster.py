@@ -216,7 +216,7 @@ def _start(address: str, options: dict[str, Any]) -> None:
     except Exception as error:  # of no common class: other versions, ports in use, long paths, time-outs
         lines = str(error).strip().splitlines() or [type(error).__name__]
         # "Initialization failure from server:" is followed by a traceback
-        said = lines[-1] if lines[0].endswith(":") else lines[0]
+        said = lines[-1] if lines[0].startswith("Initialization failure") else lines[0]
         raise ConfigError(f"--ray {address}: Ray does not start ({said.strip()})") from error
 
 

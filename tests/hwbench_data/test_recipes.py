@@ -96,6 +96,10 @@ def test_all_devices_built_again_give_the_shipped_figures(tmp_path: Path) -> Non
     assert "modelled figures equal" in list(build_table("nasbench201", tmp_path / "nb", limit=40))[-1]
 
 
+def test_a_part_of_a_table_that_lists_its_networks_is_compared_by_name(tmp_path):
+    assert "modelled figures equal" in list(build_table("joint", tmp_path / "joint", limit=3))[-1]
+
+
 def test_the_joint_table_has_the_exact_joint_front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(joint, "DEVICES", ("gpu", "cpu"))
     monkeypatch.setattr(joint, "MODELLED", {name: name for name in ("gpu", "cpu")})
