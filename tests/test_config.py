@@ -210,7 +210,7 @@ def test_missing_binary_and_empty_files(tmp_path):
     with pytest.raises(ConfigError, match="check the path"):
         read_yaml(tmp_path / "absent.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match="not valid YAML"):
+    with pytest.raises(ConfigError, match="is not text"):
         read_yaml(tmp_path / "binary.yaml")
     with pytest.raises(ConfigError, match="cannot read"):
         read_yaml(tmp_path)

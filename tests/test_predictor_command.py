@@ -81,7 +81,7 @@ def test_what_cannot_be_done(tmp_path):
     with pytest.raises(DataError, match="is not a predictor file"):
         run("predictor", "evaluate", table)
     run("predictor", "train", csv(tmp_path / "v.csv", range(9)), "--model", "ridge", "-o", tmp_path / "p")
-    with pytest.raises(ConfigError, match="is not JSON"):
+    with pytest.raises(ConfigError, match="is not valid JSON"):
         run("predict", "--device", tmp_path / "p", "--arch", '{"0-1')
     with pytest.raises(ConfigError, match="decision '0-2' is missing"):
         run("predict", "--device", tmp_path / "p", "--arch", "0-1=none")

@@ -190,7 +190,7 @@ def _cost(layer: Layer, accelerator: Accelerator, entry: LayerMapping, residency
     form = engine_of(layer, accelerator).form
     if form is None:
         raise HardwareError(f"layer {layer.name!r:.80}: no loop nest is given, and its engine needs one")
-    closed = form.cost(layer)
+    closed = form.cost(layer, residency.weights)
     return closed.latency_ms, closed.energy_mj
 
 

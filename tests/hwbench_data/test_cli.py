@@ -105,7 +105,7 @@ def test_import_check_and_query_an_own_table(run, tmp_path: Path, monkeypatch) -
         (("query", "nasbench201", "--index", "15625"), "networks 0 to 15624"),
         (("query", "nasbench201", "--index", "1", "--device", "zcu12"), "did you mean 'zcu102'"),
         (("query", "nasbench201", "--arch", "|conv~0|"), "expected |op~0|"),
-        (("query", "nasbench201", "--arch", "{"), "is not JSON"),
+        (("query", "nasbench201", "--arch", "{"), "is not valid JSON"),
         (("front", "nasbench201", "--device", "pim", "--objectives", "latency"), "did you mean 'latency_ms'"),
         (("front", "nasbench201", "--device", "pim", "--constraint", "max_latency_ms"), "expected max_METRIC=N"),
         (("front", "nasbench201", "--device", "pim", "--where", "size=3"), "no condition 'size'"),

@@ -113,7 +113,7 @@ def test_a_part_file_defines_a_device(tmp_path):
     with pytest.raises(HardwareError, match="lut, ff, dsp"):
         load_device(str(path))
     path.write_text("{")
-    with pytest.raises(HardwareError, match="cannot be read"):
+    with pytest.raises(HardwareError, match="is not valid JSON"):
         load_device(str(path))
 
 
