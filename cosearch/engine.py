@@ -37,9 +37,8 @@ from cosearch.finalists import Trained, Training, inherit, load_trained, train_a
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.problem import Problem, fingerprint, prepare
 from cosearch.progress import Phase, Reporter
-from cosearch.report.facts import read_log
 from cosearch.results import Design, Result, read_result
-from cosearch.runs import RunDirectory, TrialLog, versions, write_atomic
+from cosearch.runs import RunDirectory, TrialLog, read_log, versions, write_atomic
 from cosearch.shortlist import Choice, Halving, Lists, networks, shortlist
 from cosearch.strategies import STRATEGIES, Objectives, make
 from cosearch.strategies.base import Candidate, Failure, Told

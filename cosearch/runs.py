@@ -265,6 +265,23 @@ _UNWRITABLE = ("disk is full", "readonly database", "unable to open", "disk I/O 
 """What SQLite says where the disk is at fault, and not the file."""
 
 
+def read_log(path: Path) -> tuple[dict[str, Any], ...]:
+    """Lines of log.jsonl that are whole: the last one may just be written."""
+    entries = []
+    try:
+        lines = (path / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ()
+    for line in lines:
+        try:
+            entry = parse_json(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict):
+            entries.append(entry)
+    return tuple(entries)
+
+
 @contextmanager
 def _database(database: Path, run: Path) -> Iterator[None]:
     """Raises: RunError for a study that is damaged, or cannot be written: then it is as it was."""

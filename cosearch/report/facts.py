@@ -15,7 +15,7 @@ from cosearch.reading import parse_json, read
 from cosearch.report.kept import read_details
 from cosearch.report.trials import Trial, read_trials
 from cosearch.results import Design, Result, read_result
-from cosearch.runs import RunDirectory
+from cosearch.runs import RunDirectory, read_log
 
 FINISHED, GOING_ON, STOPPED = "finished", "going on", "stopped"
 
@@ -103,23 +103,6 @@ def read_facts(path: Path, no_details: str = "") -> Facts:
         classes=tuple(run.read_json("best/network.json").get("classes", ())) if finished and network.is_file() else (),
         trained=tuple(_trained(run)),
     )
-
-
-def read_log(path: Path) -> tuple[dict[str, Any], ...]:
-    """Lines of log.jsonl that are whole: the last one may just be written."""
-    entries = []
-    try:
-        lines = (path / "log.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ()
-    for line in lines:
-        try:
-            entry = parse_json(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict):
-            entries.append(entry)
-    return tuple(entries)
 
 
 def state_of(run: RunDirectory, log: tuple[dict[str, Any], ...]) -> str:

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cosearch.errors import CosearchError
-from cosearch.report.facts import FINISHED, read_facts, read_log, state_of
+from cosearch.report.facts import FINISHED, read_facts, state_of
 from cosearch.report.kept import read_details
 from cosearch.report.page import run_page
 from cosearch.report.several import Comparison, comparison, several_page
-from cosearch.runs import RunDirectory, write_atomic
+from cosearch.runs import RunDirectory, read_log, write_atomic
 
 FILE = "report.html"
 
