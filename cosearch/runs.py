@@ -6,6 +6,7 @@ Every file is written beside its place, flushed to disk and renamed, so that a r
 
 import errno
 import fcntl
+import glob
 import json
 import os
 import platform
@@ -62,6 +63,16 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             os.fsync(folder)  # the name, too, is on the disk
         finally:
             os.close(folder)
+
+
+def clear_partial(path: Path) -> None:
+    """Remove what killed processes left of a file half written, where no other process writes it.
+
+    Raises: RunError.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*{PARTIAL}"):
+        with _writing(left):
+            left.unlink(missing_ok=True)
 
 
 def write_within(folder: Path, name: str, content: bytes | str) -> Path:

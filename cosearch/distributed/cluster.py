@@ -34,6 +34,10 @@ REFRESH_SECONDS = 2.0
 """How often the nodes are counted."""
 AUTH_MODE = "RAY_AUTH_MODE"
 CHECK_ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
+CLIENT_ATTEMPTS = 4
+"""How often the server of a client is asked for: Ray's proxy forks it, and now and then it dies in that
+(https://github.com/ray-project/ray/issues/63202, about one time in 14)."""
+DIED_IN_FORK = "Starting Ray client server failed"
 FOLDER = "cosearch-ray"
 """Beginning of the names of temporary folders; the process that made it comes next."""
 
@@ -211,13 +215,17 @@ def _start(address: str, options: dict[str, Any]) -> None:
     """Raises: ConfigError with what Ray says, in a line, for whatever reason it does not start."""
     import ray
 
-    try:
-        ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
-    except Exception as error:  # of no common class: other versions, ports in use, long paths, time-outs
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        # "Initialization failure from server:" is followed by a traceback
-        said = lines[-1] if lines[0].startswith("Initialization failure") else lines[0]
-        raise ConfigError(f"--ray {address}: Ray does not start ({said.strip()})") from error
+    for attempt in range(1, CLIENT_ATTEMPTS + 1):
+        try:
+            ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+            return
+        except Exception as error:  # of no common class: other versions, ports in use, long paths, time-outs
+            if DIED_IN_FORK in str(error) and attempt < CLIENT_ATTEMPTS:
+                continue
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            # "Initialization failure from server:" is followed by a traceback
+            said = lines[-1] if lines[0].startswith("Initialization failure") else lines[0]
+            raise ConfigError(f"--ray {address}: Ray does not start ({said.strip()})") from error
 
 
 @contextmanager

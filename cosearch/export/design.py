@@ -23,7 +23,7 @@ from cosearch.finalists import Training
 from cosearch.hardware.pricing import RESIDENCIES
 from cosearch.hardware.report import point_report
 from cosearch.problem import Problem
-from cosearch.runs import RunDirectory, tensor_bytes, to_json, write_within
+from cosearch.runs import RunDirectory, clear_partial, tensor_bytes, to_json, write_within
 from cosearch.shortlist import Choice
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ def write_design(
         contents |= _trained(run, problem.space.blueprint(choice[0]), training, what)
     if set(OTHER_TOOLS) & set(what):
         contents |= _for_other_tools(problem, choice, what)
+    for name in contents:
+        clear_partial(to / name)
     return [write_within(to, name, content) for name, content in contents.items()]
 
 

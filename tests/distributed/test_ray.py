@@ -3,6 +3,7 @@
 Runs are real ones of a space of 100 networks. Each test that kills a node adds it first.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -325,6 +326,27 @@ def test_something_else_at_the_address_is_no_ray(options):
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"ray://127.0.0.1:{other.getsockname()[1]}"
         assert f"no Ray answers at {address}" in refused(options, ray=address)
+
+
+@pytest.mark.parametrize(("deaths", "message"), [(3, ""), (4, "not start .*Starting Ray client server failed")])
+def test_a_client_server_that_dies_in_its_fork_is_asked_for_again(monkeypatch, deaths, message):
+    """As Ray's proxy says it."""
+    from cosearch.distributed.cluster import _start
+
+    calls: list[str] = []
+
+    def init(address: str, **_: Any) -> None:
+        calls.append(address)
+        if len(calls) <= deaths:
+            raise ConnectionAbortedError(
+                "Initialization failure from server:\nTraceback (most recent call last):\nRuntimeError: Starting Ray "
+                "client server failed. See ray_client_server_23000.err for detailed logs.\n"
+            )
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(ConfigError, match=message) if message else contextlib.nullcontext():
+        _start("ray://a:1", {"address": "ray://a:1"})
+    assert len(calls) == 4
 
 
 def test_a_cluster_that_asks_for_a_token_is_named_where_there_is_none(tmp_path, monkeypatch):
