@@ -1,4 +1,4 @@
-"""What Tune sees: a search algorithm that announces jobs, schedulers, and trials that do one job each.
+"""What Tune sees: a search algorithm that announces jobs, schedulers, what ends it, and trials that do one job each.
 
 Apart from `cosearch.distributed.trials`, because importing Tune takes a second, which only its own process and those of
 its trials need.
@@ -11,6 +11,7 @@ from ray import tune
 from ray.tune.experiment import Trial as Record
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
+from ray.tune.stopper import Stopper
 
 from cosearch.distributed.tasks import fetch
 from cosearch.shortlist import Halving, Lists, networks
@@ -53,6 +54,23 @@ class Submitted(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         raise NotImplementedError("Tune's folder is not restored from")
+
+
+class Closing(Stopper):
+    """Ends everything when nothing more is wanted, also what runs."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._source.closed
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune writes it into its folder, which is not restored from."""
+        return {}
 
 
 class Newest(FIFOScheduler):

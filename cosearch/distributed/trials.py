@@ -111,10 +111,10 @@ class Trials:
     def __exit__(self, *_: object) -> None:
         self._closed = True
         try:
-            if self._folder is None:  # on another machine, where Tune removes it
-                ray.get(self._tune.close.remote())
-                ray.wait([self._ended], timeout=CLOSING_SECONDS)
-            ray.kill(self._tune)  # and with it its trials
+            # Tune gives back what it reserved for trials; killed, it would hold that as long as this process runs
+            ray.get(self._tune.close.remote())
+            ray.wait([self._ended], timeout=CLOSING_SECONDS)
+            ray.kill(self._tune)  # and with it what is left of its trials
         except ray.exceptions.RayError:
             pass  # it is gone already
         self._listener.join(2 * POLL_SECONDS)
@@ -267,7 +267,7 @@ class _Tune:
         os.environ.update(TUNE_OPTIONS, TUNE_MAX_PENDING_TRIALS_PG=str(max(WAITING, 2 * self._slots)))
         from ray import tune
 
-        from cosearch.distributed.searcher import Newest, Rungs, Submitted, Trial
+        from cosearch.distributed.searcher import Closing, Newest, Rungs, Submitted, Trial
 
         if self._halving is not None:
             self._rungs = Rungs(self, *self._halving)
@@ -279,6 +279,7 @@ class _Tune:
                 storage_path=own,
                 search_alg=Submitted(self, {**self._config, "tune": me[0]}),
                 scheduler=self._rungs or Newest(),
+                stop=Closing(self),
                 num_samples=-1,
                 resources_per_trial={"cpu": self._share.cpus, "gpu": self._share.gpus},
                 max_failures=RETRIES,

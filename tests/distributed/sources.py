@@ -68,4 +68,6 @@ def fail_or_die(folder: Path, job: str, on_epoch: Any) -> tuple[str, None]:
         (folder / "died").touch()
         os.kill(os.getpid(), signal.SIGKILL)
     on_epoch(1)
+    if job == "stay":
+        time.sleep(600)
     return job, None

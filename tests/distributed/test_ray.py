@@ -282,6 +282,26 @@ def test_trials_of_tune_are_tried_again_and_end_with_a_reason(machines, tmp_path
     assert epochs == [1, 1]
 
 
+@pytest.mark.parametrize("jobs", [["done", "done"], ["stay", "stay", "stay"]])
+def test_what_tune_reserved_is_free_again(machines, tmp_path, jobs):
+    """What comes next would wait for it for ever."""
+    from cosearch.distributed.trials import Trials
+
+    epochs: list[int] = []
+    with connected(RunConfig(ray="auto")) as cluster:
+        with Trials(cluster, Share(), sources.fail_or_die, cluster.store(tmp_path), 1, epochs.append) as trials:
+            futures = [trials.submit_job(job) for job in jobs]
+            if "stay" in jobs:
+                while len(epochs) < cluster.slots(Share()):
+                    time.sleep(0.05)
+            else:
+                assert [future.result(timeout=300) for future in futures] == jobs
+            closed = time.monotonic()
+        assert time.monotonic() - closed < 20
+        assert {group["state"] for group in ray.util.placement_group_table().values()} <= {"REMOVED"}
+        assert ray.get(ray.remote(num_cpus=2)(lambda: "runs").remote(), timeout=60) == "runs"
+
+
 def test_nodes_may_join_and_leave(machines, monkeypatch):
     monkeypatch.setattr("cosearch.distributed.cluster.REFRESH_SECONDS", 0.0)
     with connected(RunConfig(ray="auto")) as cluster:
