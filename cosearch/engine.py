@@ -38,10 +38,11 @@ from cosearch.hardware.accelerator import Accelerator
 from cosearch.problem import Problem, fingerprint, prepare
 from cosearch.progress import Phase, Reporter
 from cosearch.results import Design, Result, read_result
-from cosearch.runs import RunDirectory, TrialLog, read_log, versions, write_atomic
+from cosearch.runs import RunDirectory, TrialLog, read_log, versions
 from cosearch.shortlist import Choice, Halving, Lists, networks, shortlist
 from cosearch.strategies import STRATEGIES, Objectives, make
 from cosearch.strategies.base import Candidate, Failure, Told
+from cosearch.writing import write_atomic
 from search_spaces.decisions import Arch, arch_key
 
 if TYPE_CHECKING:

@@ -185,10 +185,5 @@ def _report(fitted: "ArchPredictor", target: str) -> None:
 
 
 def _write(fitted: "ArchPredictor", path: Path, table: Path, target: str) -> None:
-    from cosearch.errors import ConfigError
-
-    try:
-        fitted.save(path, data={"table": table.name}, target=target)
-    except OSError as error:
-        raise ConfigError(f"cannot write {path} ({error.strerror}): choose another --output") from error
+    fitted.save(path, data={"table": table.name}, target=target)
     typer.echo(f"Wrote {path}; use it with: cosearch predict --device {path} --arch ...")

@@ -6,12 +6,10 @@ Every file is written beside its place, flushed to disk and renamed, so that a r
 
 import errno
 import fcntl
-import glob
 import json
 import os
 import platform
 import shlex
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -24,6 +22,7 @@ from cosearch.errors import ConfigError, DataError, RunError
 from cosearch.reading import parse_json, read
 from cosearch.strategies.base import Candidate, Failure
 from cosearch.strategies.objectives import Objectives
+from cosearch.writing import PARTIAL, write_atomic, write_within, writing
 from search_spaces.decisions import Decisions
 
 if TYPE_CHECKING:
@@ -34,69 +33,7 @@ METADATA = "cosearch"
 """The one entry of a tensor file's metadata; it holds a JSON object."""
 
 
-PARTIAL = ".partial"
-"""How a file's name ends while it is written."""
 LOCK, LOG = ".lock", "log.jsonl"
-
-
-def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write, fsync, rename: the file is never half there, and once there it stays.
-
-    Raises: RunError if it cannot be written; what was there before still is.
-    """
-    data = content.encode() if isinstance(content, str) else content
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the name, too, is on the disk
-        finally:
-            os.close(folder)
-
-
-def clear_partial(path: Path) -> None:
-    """Remove what killed processes left of a file half written, where no other process writes it.
-
-    Raises: RunError.
-    """
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*{PARTIAL}"):
-        with _writing(left):
-            left.unlink(missing_ok=True)
-
-
-def write_within(folder: Path, name: str, content: bytes | str) -> Path:
-    """Write a file of a folder whose name may come from data. Returns: the file.
-
-    Raises: RunError if the name leads out of the folder, or the file cannot be written.
-    """
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()) or path.resolve() == folder.resolve():
-        raise RunError(f"{name!r:.200} leads out of {folder}: refused")
-    write_atomic(path, content)
-    return path
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Raises: RunError for an OSError: a full disk, a read-only folder."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(
-            f"cannot write {path} ({error.strerror}): what was there is unharmed; mend this, then give the command "
-            "again (a run goes on with: cosearch resume RUN)"
-        ) from None
 
 
 def versions() -> dict[str, str]:
@@ -194,7 +131,7 @@ class RunDirectory:
         Raises: RunError if another process holds it.
         """
         with ExitStack() as held:
-            with _writing(self.path / LOCK):
+            with writing(self.path / LOCK):
                 file = held.enter_context((self.path / LOCK).open("a+"))
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -209,10 +146,10 @@ class RunDirectory:
         Raises: RunError.
         """
         for file in self.path.rglob(f".*{PARTIAL}"):
-            with _writing(file):
+            with writing(file):
                 file.unlink(missing_ok=True)
         log = self.path / LOG
-        with _writing(log):
+        with writing(log):
             if log.is_file() and not (content := log.read_bytes()).endswith(b"\n"):
                 os.truncate(log, content.rfind(b"\n") + 1)
 
@@ -224,7 +161,7 @@ class RunDirectory:
         line = {"time": round(time.time(), 3), "event": event, **details}
         content = (json.dumps(line, allow_nan=False) + "\n").encode()
         path = self.path / LOG
-        with _writing(path), path.open("ab", buffering=0) as file:
+        with writing(path), path.open("ab", buffering=0) as file:
             size = file.tell()
             try:
                 written = file.write(content)

@@ -166,9 +166,10 @@ def front(
     names = tuple(part.strip() for part in objectives.split(",")) if objectives else None
     found = table.front(names, limits, device, **conditions)
     if plot is not None:
+        from cosearch.writing import write_atomic
         from hwbench_data.plot import front_page
 
-        plot.write_text(front_page(found, conditions), encoding="utf-8")
+        write_atomic(plot, front_page(found, conditions))
     _print_selection(f"Front of {table.name} on {device}: {len(found)} networks", found, form)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from cosearch.errors import ConfigError, CosearchError, DataError, UnknownNameError, nearest
 from cosearch.reading import parse_json
+from cosearch.writing import write_atomic
 from hwbench_data.measuring import Measurement, Protocol, machine, measure, network_models
 from hwbench_data.networks import Cells, parse_notation
 from search_spaces import networks
@@ -50,7 +51,7 @@ def measure_file(
     except OSError as error:
         raise DataError(f"cannot write {out} ({error.strerror})") from None
     facts = {**machine(), "protocol": vars(protocol), "space": space, "input": image}
-    out.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    write_atomic(out.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
     yield f"{out}: {measured} of {len(wanted)} networks measured on {facts['processor']}"
 
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from cosearch.errors import DataError
 from cosearch.reading import parse_json, read
+from cosearch.writing import replacing, write_atomic
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -286,12 +287,12 @@ def write(
 
     labels: notations, where networks are listed. extras: size and checksum of further files of the folder.
 
-    Raises: DataError for an empty table, a value that is not finite, or a key that occurs twice.
+    Raises: DataError for an empty table, a value that is not finite, or a key that occurs twice; RunError if a file
+    cannot be written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    folder.mkdir(parents=True, exist_ok=True)
     text = pa.dictionary(pa.int32(), pa.string())
     names = ("device", "metric", *card.conditions)
     schema = pa.schema(
@@ -304,7 +305,7 @@ def write(
         "use_dictionary": [*names, "value", "source"],
         "column_encoding": {"network": "DELTA_BINARY_PACKED"},  # 0, 1, 2, ...: next to nothing
     }
-    with pq.ParquetWriter(folder / _TABLE, schema, **options) as writer:
+    with replacing(folder / _TABLE) as draft, pq.ParquetWriter(draft, schema, **options) as writer:
         for block in blocks:
             if block.key in seen:
                 raise DataError(f"{', '.join(block.key)} occurs twice: rows of one metric and device go together")
@@ -319,13 +320,14 @@ def write(
             sources = pa.DictionaryArray.from_arrays(pa.array(block.sources.astype(np.int32)), pa.array(SOURCES))
             columns = [pa.array(block.networks.astype(np.int32)), *same, pa.array(block.values), sources]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=n)
-    if not seen:
-        raise DataError(f"{card.name}: no rows to write")
+        if not seen:
+            raise DataError(f"{card.name}: no rows to write")
     files = {_TABLE: checksum(folder / _TABLE), **(extras or {})}
     if labels is not None:
         listed = pa.table({"label": pa.array(labels, pa.string())})
-        pq.write_table(listed, folder / LIST, compression="zstd", compression_level=12)
+        with replacing(folder / LIST) as draft:
+            pq.write_table(listed, draft, compression="zstd", compression_level=12)
         files[LIST] = checksum(folder / LIST)
     written = Card(**{**vars(card), "files": files})
-    (folder / _CARD).write_text(json.dumps(written.to_json(), indent=1) + "\n", encoding="utf-8")
+    write_atomic(folder / _CARD, json.dumps(written.to_json(), indent=1) + "\n")  # last: it tells which files belong
     return written

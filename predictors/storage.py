@@ -15,6 +15,7 @@ import numpy as np
 
 from cosearch.errors import DataError, UnknownNameError
 from cosearch.reading import parse_json
+from cosearch.writing import write_atomic
 from predictors.base import Arrays
 
 FORMAT = "cosearch.predictor"
@@ -40,7 +41,7 @@ class Storable(Protocol):
 def save(predictor: Storable, path: Path | str, card: Mapping[str, Any]) -> None:
     """Write a fitted predictor. card: JSON values about its data, score and floor; the date is added.
 
-    Raises: DataError if it was not fitted or the card is not JSON.
+    Raises: DataError if it was not fitted or the card is not JSON; RunError if the file cannot be written.
     """
     from safetensors.numpy import save as encode
 
@@ -52,7 +53,7 @@ def save(predictor: Storable, path: Path | str, card: Mapping[str, Any]) -> None
     except (TypeError, ValueError) as error:
         raise DataError(f"the card of a predictor holds JSON values only ({error})") from error
     metadata = {"card": text, "sha256": _digest(text, arrays)}
-    Path(path).write_bytes(encode(arrays, metadata))
+    write_atomic(Path(path), encode(arrays, metadata))
 
 
 def load(path: Path | str) -> Any:

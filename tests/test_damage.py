@@ -13,7 +13,8 @@ import yaml
 import cosearch
 from cosearch.config import RunConfig
 from cosearch.errors import RunError
-from cosearch.runs import RunDirectory, write_atomic, write_within
+from cosearch.runs import RunDirectory
+from cosearch.writing import write_atomic, write_within
 from tests import killing, tiny_space
 
 SMALL = {

@@ -23,7 +23,8 @@ def test_half_a_file_is_seen(tmp_path, name, content):
 
 def test_what_a_killed_process_left_half_written_goes(tmp_path):
     from cosearch.config import RunConfig
-    from cosearch.runs import RunDirectory, write_atomic
+    from cosearch.runs import RunDirectory
+    from cosearch.writing import write_atomic
 
     run = RunDirectory.create(tmp_path / "run", RunConfig.make({}))
     left = run.path / "best" / ".model.onnx.x1y2.partial"

@@ -19,8 +19,9 @@ from cosearch.evaluators import PATIENCE_SECONDS
 from cosearch.finalists import FOLDER, Trained, Training, load_trained, train
 from cosearch.problem import load_data_and_space
 from cosearch.reading import parse_json
-from cosearch.runs import LOG, RunDirectory, write_atomic
+from cosearch.runs import LOG, RunDirectory
 from cosearch.shortlist import Halving, Lists
+from cosearch.writing import write_atomic
 
 LOOK_SECONDS = 0.5
 """How often progress is shown."""

@@ -23,8 +23,9 @@ from cosearch.finalists import Training
 from cosearch.hardware.pricing import RESIDENCIES
 from cosearch.hardware.report import point_report
 from cosearch.problem import Problem
-from cosearch.runs import RunDirectory, clear_partial, tensor_bytes, to_json, write_within
+from cosearch.runs import RunDirectory, tensor_bytes, to_json
 from cosearch.shortlist import Choice
+from cosearch.writing import clear_partial, write_within
 
 if TYPE_CHECKING:
     from torch import Tensor

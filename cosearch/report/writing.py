@@ -8,7 +8,8 @@ from cosearch.report.facts import FINISHED, read_facts, state_of
 from cosearch.report.kept import read_details
 from cosearch.report.page import run_page
 from cosearch.report.several import Comparison, comparison, several_page
-from cosearch.runs import RunDirectory, read_log, write_atomic
+from cosearch.runs import RunDirectory, read_log
+from cosearch.writing import write_atomic
 
 FILE = "report.html"
 

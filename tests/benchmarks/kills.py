@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from cosearch.runs import to_json, write_atomic
+from cosearch.runs import to_json
+from cosearch.writing import write_atomic
 from tests import killing, tiny_space
 from tests.benchmarks.machine import stamp
 from tests.killing import Moment

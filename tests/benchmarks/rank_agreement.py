@@ -26,7 +26,7 @@ from cosearch.costs import AcceleratorCosts
 from cosearch.data import Dataset, Split, load_dataset
 from cosearch.hardware.tensor import cost_tensor
 from cosearch.operators.adder import scale_add_gradients
-from cosearch.runs import to_json, write_atomic
+from cosearch.runs import to_json
 from cosearch.seeding import numpy_stream
 from cosearch.strategies import Objectives
 from cosearch.supernet import recipes
@@ -40,6 +40,7 @@ from cosearch.supernet.training import (
     train_network,
     train_supernet_epoch,
 )
+from cosearch.writing import write_atomic
 from search_spaces import accelerators, networks
 from search_spaces.decisions import arch_key
 from tests.benchmarks.machine import stamp

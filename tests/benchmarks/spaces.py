@@ -16,7 +16,8 @@ from typing import Any
 
 import cosearch
 from cosearch.errors import RunError
-from cosearch.runs import to_json, write_atomic
+from cosearch.runs import to_json
+from cosearch.writing import write_atomic
 from search_spaces.networks import SPACES
 from tests.benchmarks.machine import stamp
 

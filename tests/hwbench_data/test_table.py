@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hwbench_data
-from cosearch.errors import ConfigError, CosearchError, DataError, InfeasibleError, UnknownNameError
+from cosearch.errors import ConfigError, CosearchError, DataError, InfeasibleError, RunError, UnknownNameError
 from hwbench_data.checking import check_table
 from hwbench_data.store import ANY, Block, Card, Metric, Store, write
 from hwbench_data.table import _undominated
@@ -235,6 +236,20 @@ def test_equal_networks_with_two_answers_are_found(tmp_path: Path) -> None:
     values = np.arange(15625.0)
     write(tmp_path / "cells", cells, [Block.full(("chip", "latency_ms", "8x8"), values, "measured")])
     assert any("equal networks" in text for text in check_table(hwbench_data.load(tmp_path / "cells")))
+
+
+def test_a_full_disk_spares_the_table_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "toy"
+    write(folder, card(), blocks(), LABELS)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match=r"cannot write .*table.parquet \(No space left on device\)"):
+        write(folder, card(), blocks()[:2], LABELS)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_files_laid_out_otherwise_are_refused(tmp_path: Path) -> None:

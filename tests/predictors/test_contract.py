@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from cosearch.errors import DataError
+from cosearch.errors import DataError, RunError
 from predictors import PREDICTORS, find
 from predictors.base import Predictor
 from predictors.storage import load, load_with_card, read_card
@@ -122,6 +122,15 @@ def saved(tmp_path):
     path = tmp_path / "p.safetensors"
     find("ridge")(log=True).fit(X[TRAIN], LATENCY[TRAIN]).save(path, data="toy")
     return path
+
+
+def test_a_predictor_that_cannot_be_written_spares_the_old_file(tmp_path):
+    path = tmp_path / "file" / "p.safetensors"
+    fitted = find("ridge")(log=True).fit(X[TRAIN], LATENCY[TRAIN])
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(RunError, match=r"cannot write .*p.safetensors"):
+        fitted.save(path, data="toy")
+    assert (tmp_path / "file").read_text() == "no folder"
 
 
 def test_an_altered_file_is_refused(saved):
