@@ -101,7 +101,8 @@ def run(config: RunConfig | None = None, **options: Any) -> Result:
     started = time.monotonic()
     with _workers(config) as cluster:
         problem = prepare(config, reporter, cluster.price if cluster is not None else None)
-        _reserve(cluster, problem)
+        if cluster is not None:
+            cluster.reserve(config, _threads_of_one(problem))
         reporter.say(_plan(problem))
         kept = config.with_absolute_paths().model_copy(update={"out": out.resolve()})
         with RunDirectory.begin(out, kept) as run_directory:
@@ -124,14 +125,11 @@ def _workers(config: RunConfig) -> "AbstractContextManager[Cluster | None]":
     return connected(config)
 
 
-def _reserve(cluster: "Cluster | None", problem: Problem) -> None:
-    """Raises: ConfigError if no node has what one evaluation needs."""
-    if cluster is not None:
-        from cosearch.distributed.cluster import Share
-
-        config = problem.config
-        threads = config.threads // evaluations_at_once(config.threads, _pixels(problem))
-        cluster.reserve(Share(config.ray_cpus or threads, config.ray_gpus))
+def _threads_of_one(problem: Problem) -> int:
+    """CPU threads that one evaluation makes use of."""
+    config = problem.config
+    looked_up = config.accuracy in ("table", "predictor")
+    return 1 if looked_up else config.threads // evaluations_at_once(config.threads, _pixels(problem))
 
 
 INPUTS, SUPERNET = "inputs.json", "supernet.safetensors"
@@ -174,7 +172,8 @@ def resume(path: Path | str, trials: int | None = None, quiet: bool | None = Non
     started = time.monotonic()
     with run_directory.locked(), _workers(config) as cluster:
         problem = prepare(config, reporter, cluster.price if cluster is not None else None)
-        _reserve(cluster, problem)
+        if cluster is not None:
+            cluster.reserve(config, _threads_of_one(problem))
         if (run_directory.path / INPUTS).is_file():
             _require_same_inputs(run_directory, fingerprint(problem))
         else:
@@ -431,9 +430,9 @@ def _search(
     log = TrialLog(run, name, space, objectives)
     history = strategy.history
     pending = Pending(evaluator, config.order, config.group)
-    for candidate in log.replay(strategy):
-        pending.submit(candidate)
-    with reporter.phase(f"{name}: {strategy_name}", trials, len(history.told)) as phase:
+    with reporter.phase(f"{name}: {strategy_name}", trials) as phase:
+        for candidate in log.replay(strategy, phase.advance):
+            pending.submit(candidate)
         while len(history.told) < trials:
             wanted = pending.wanted(len(history.told), trials)
             try:

@@ -12,7 +12,7 @@ import platform
 import shlex
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -309,12 +309,12 @@ class TrialLog:
         with _database(*self._place):
             self.study.add_trial(trial)
 
-    def replay(self, strategy: Any) -> list[Candidate]:
+    def replay(self, strategy: Any, on_trial: Callable[[], None] = lambda: None) -> list[Candidate]:
         """Tell a strategy the trials that were recorded before this log was opened.
 
         Where results came in any order, proposals are asked again between the same results as then, which gives the
         same, so that what was under evaluation when the run ended has its number and network again.
-        Returns: the candidates that were asked and have no result.
+        on_trial: called after each. Returns: the candidates that were asked and have no result.
         Raises: RunError if a trial is of another space.
         """
         pending: dict[int, Candidate] = {}
@@ -323,6 +323,7 @@ class TrialLog:
                 pending |= {again.number: again for again in strategy.ask(1)}
             pending.pop(candidate.number, None)
             strategy.tell(candidate, result)
+            on_trial()
         return list(pending.values())
 
     def _finished(self) -> Iterator[tuple[Candidate, dict[str, float] | Failure, int]]:

@@ -26,18 +26,19 @@ from cosearch.runs import RunDirectory
 from cosearch.shortlist import Halving, Lists
 from cosearch.workload import Layer
 
-PROBE_SECONDS = 5.0
+PROBE_SECONDS = 3.0
 """How long an address has to answer; Ray's own client would wait for minutes."""
 HELLO_SECONDS = 120.0
 """How long a node has to start a worker."""
 REFRESH_SECONDS = 2.0
 """How often the nodes are counted."""
 AUTH_MODE = "RAY_AUTH_MODE"
-CHECK_ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
+CLUSTER_INFO, CHECK_ALIVE = "/ray.rpc.RayletDriver/ClusterInfo", "/ray.rpc.NodeInfoGcsService/CheckAlive"
 CLIENT_ATTEMPTS = 4
 """How often the server of a client is asked for: Ray's proxy forks it, and now and then it dies in that
 (https://github.com/ray-project/ray/issues/63202, about one time in 14)."""
-DIED_IN_FORK = "Starting Ray client server failed"
+DIED_IN_FORK = ("Starting Ray client server failed", "ZombieProcess", "NoSuchProcess")
+"""What Ray says then: the last two if it looks at the process while it dies."""
 FOLDER = "cosearch-ray"
 """Beginning of the names of temporary folders; the process that made it comes next."""
 
@@ -71,24 +72,32 @@ class Cluster:
         self._nodes: tuple[float, list[dict[str, Any]]] = (-REFRESH_SECONDS, [])
         self._stored: dict[int, tuple[Any, Any]] = {}
 
-    def reserve(self, share: Share) -> None:
-        """Raises: ConfigError naming what is missing if no node can give one share."""
-        self.share = share
-        lacking = self._lacking()
+    def reserve(self, config: RunConfig, threads: int = 1) -> None:
+        """Set the share of one evaluation: what the run asks for, else a CPU a thread where a node has as many.
+
+        threads: that an evaluation makes use of.
+        Raises: ConfigError naming what is missing if no node can give one share.
+        """
+        largest = max((node["Resources"].get("CPU", 0.0) for node in self.nodes()), default=0.0)
+        self.share = Share(config.ray_cpus or max(1.0, min(float(threads), largest)), config.ray_gpus)
+        lacking = self._lacking(self.share)
         if lacking:
             raise ConfigError(f"{lacking}: lower --ray-cpus or --ray-gpus, or add a node that has them")
 
-    def check(self) -> None:
-        """Raises: RunError naming what is missing if no node is left that can give a share."""
-        lacking = self._lacking()
+    def check(self, share: Share | None = None) -> None:
+        """share: None takes that of an evaluation.
+
+        Raises: RunError naming what is missing if no node is left that can give a share.
+        """
+        lacking = self._lacking(share or self.share)
         if lacking:
             raise RunError(f"{lacking}: add a node and continue with cosearch resume")
 
-    def _lacking(self) -> str:
+    def _lacking(self, share: Share) -> str:
         nodes = self.nodes()
-        if any(self.share.times(node["Resources"]) for node in nodes):
+        if any(share.times(node["Resources"]) for node in nodes):
             return ""
-        wanted = {"CPU": self.share.cpus, "GPU": self.share.gpus}
+        wanted = {"CPU": share.cpus, "GPU": share.gpus}
         most = {name: max((n["Resources"].get(name, 0.0) for n in nodes), default=0.0) for name in wanted}
         asked = " and ".join(f"{value:g} {name}" for name, value in wanted.items() if value)
         have = " and ".join(f"{most[name]:g} {name}" for name, value in wanted.items() if value)
@@ -166,9 +175,9 @@ class Cluster:
 
 @contextmanager
 def connected(config: RunConfig) -> Iterator[Cluster]:
-    """Ray as `--ray` says. One that this process is connected to already is used, and left running.
+    """Ray as `--ray` says, found to have what the run asks for. One that is connected already is left running.
 
-    Raises: ConfigError if Ray is not installed, not there, of another version, or has no cosearch.
+    Raises: ConfigError if Ray is not installed, not there, of another version, has no cosearch or is too small.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     # Ray means to change what no GPU means; this is its new meaning already, without its warning
@@ -179,7 +188,9 @@ def connected(config: RunConfig) -> Iterator[Cluster]:
         raise ConfigError("--ray needs Ray, which is not installed: pip install '.[ray]'") from None
     assert config.ray is not None
     if ray.is_initialized():
-        yield Cluster(ray.util.client.ray.is_connected())
+        cluster = Cluster(ray.util.client.ray.is_connected())
+        cluster.reserve(config)
+        yield cluster
         return
     with _temporary_folder() as folder:
         options: dict[str, Any]
@@ -204,9 +215,11 @@ def connected(config: RunConfig) -> Iterator[Cluster]:
             try:
                 with _own_signals():
                     _start(config.ray, options)
+                cluster = Cluster(config.ray.startswith("ray://"))
+                cluster.reserve(config)
                 if config.ray != "local":
                     _require_cosearch()
-                yield Cluster(config.ray.startswith("ray://"))
+                yield cluster
             finally:
                 ray.shutdown()
 
@@ -220,7 +233,7 @@ def _start(address: str, options: dict[str, Any]) -> None:
             ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
             return
         except Exception as error:  # of no common class: other versions, ports in use, long paths, time-outs
-            if DIED_IN_FORK in str(error) and attempt < CLIENT_ATTEMPTS:
+            if attempt < CLIENT_ATTEMPTS and any(words in str(error) for words in DIED_IN_FORK):
                 continue
             lines = str(error).strip().splitlines() or [type(error).__name__]
             # "Initialization failure from server:" is followed by a traceback
@@ -288,15 +301,20 @@ def _auth_mode(address: str, found: str) -> str:
 
     A process that sends and expects tokens and a cluster that does not, or the other way round, would refuse each
     other's calls without a word, so that nothing ever runs.
-    Raises: ConfigError if it does, and there is none.
+    Raises: ConfigError if it does, and there is none, or if what answers is not that server of Ray's.
     """
     import grpc
     from ray import _raylet
+    from ray.core.generated import ray_client_pb2
 
-    method = "/ray.rpc.RayletDriver/ClusterInfo" if found.startswith("ray://") else CHECK_ALIVE
+    client = found.startswith("ray://")
+    method, asked = CHECK_ALIVE, b""
+    if client:
+        ping: Any = ray_client_pb2  # made by protoc, without types
+        method, asked = CLUSTER_INFO, ping.ClusterInfoRequest(type=ping.ClusterInfoType.PING).SerializeToString()
     with grpc.insecure_channel(found.removeprefix("ray://")) as channel:
         try:
-            channel.unary_unary(method)(b"", timeout=PROBE_SECONDS)
+            channel.unary_unary(method)(asked, timeout=PROBE_SECONDS)
         except grpc.RpcError as error:
             if error.code() == grpc.StatusCode.UNAUTHENTICATED:
                 inside: Any = _raylet  # compiled, without types
@@ -306,6 +324,11 @@ def _auth_mode(address: str, found: str) -> str:
                         "there into RAY_AUTH_TOKEN"
                     ) from None
                 return "token"
+            what, option = ("client server", "--ray-client-server-port") if client else ("cluster", "--port")
+            raise ConfigError(
+                f"--ray {address}: what answers at {found} is no Ray {what} ({error.code().name}): give the port that "
+                f"ray start --head {option} opened"
+            ) from None
     return "disabled"
 
 

@@ -22,6 +22,8 @@ from cosearch.strategies.base import Candidate, Failure
 from cosearch.workload import Layer
 from search_spaces.decisions import Arch
 
+ONE_CPU = Share()
+"""What a block of pricing, or of a table, takes."""
 RETRIES = 3
 """How often work whose worker or node died is done again elsewhere."""
 BLOCKS = 2
@@ -93,7 +95,7 @@ def price(
     progress: Callable[[int, int], None] | None,
 ) -> CostTensor:
     """The cost tensor of layers, priced in blocks of neighbours, which no kernel treats otherwise than apart."""
-    count = min(len(layers), BLOCKS * max(1, cluster.slots(Share())))
+    count = min(len(layers), BLOCKS * max(1, cluster.slots(ONE_CPU)))
     cuts = [len(layers) * i // count for i in range(count + 1)]
     blocks = [(layers[a:b], policies) for a, b in pairwise(cuts)]
 
@@ -125,7 +127,7 @@ def each(
 
     on_part: called with a part that is done.
     """
-    task = ray.remote(num_cpus=1, max_retries=RETRIES)(_apply)
+    task = ray.remote(num_cpus=ONE_CPU.cpus, max_retries=RETRIES)(_apply)
     stored = [ray.put(pack(shared))]  # until this returns
     pending = [task.remote(work, stored, part) for part in parts]
     part_of = dict(zip(pending, parts, strict=True))
@@ -135,7 +137,7 @@ def each(
         for reference in ready:
             on_part(part_of[reference])
         if not ready:
-            cluster.check()
+            cluster.check(ONE_CPU)
     return list(ray.get(pending))
 
 

@@ -63,8 +63,10 @@ def composed(layer, accelerator, residency=NOTHING_RESIDENT):
 
 def assert_equal(layer, accelerator, residency=NOTHING_RESIDENT):
     expected, found = every(layer, accelerator, residency), composed(layer, accelerator, residency)
-    rows = front(found.totals.latency_ms, found.totals.energy_mj)
-    np.testing.assert_allclose(rows, front(expected.latency_ms, expected.energy_mj), rtol=1e-11)
+    rows, truth = front(found.totals.latency_ms, found.totals.energy_mj), front(expected.latency_ms, expected.energy_mj)
+    # latencies equal but for the last bit are one point in one front and two in the other: compared by what they reach
+    for one, other in ((rows, truth), (truth, rows)):
+        assert (one[:, None] * (1 - 1e-11) <= other).all(axis=2).any(axis=0).all(), (rows, truth)
 
 
 @pytest.mark.parametrize("layer", TOYS, ids=lambda layer: layer.name)
