@@ -155,12 +155,15 @@ def show(
 def report(
     run_directory: Annotated[Path, typer.Argument(help="A run directory; the run may be going on.")],
     quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make report.html, one page that works offline: what was found, how, and how far to trust it."""
     from cosearch.report.writing import write_report
 
     made = write_report(run_directory, quiet)
-    if not quiet:
+    if as_json:
+        _print_json({"report": str(made)})
+    elif not quiet:
         print(made)
 
 
@@ -169,15 +172,19 @@ def compare(
     run_directories: Annotated[list[Path], typer.Argument(help="Two or more finished run directories.")],
     to: Annotated[Path, typer.Option(help="Where to write the page.")] = Path("compare.html"),
     quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Set runs side by side, on the terminal and as one page; runs that differ in their seed are taken together."""
+    from cosearch.report.several import to_json
     from cosearch.report.writing import compare as make
     from cosearch.report.writing import read_several
     from cosearch.tables import print_comparison
 
     compared = read_several(run_directories)
     made = make(compared, to)
-    if not quiet:
+    if as_json:
+        _print_json({**_plain(to_json(compared)), "page": str(made)})
+    elif not quiet:
         print_comparison(compared)
         print(made)
 
@@ -372,6 +379,8 @@ def main() -> None:
     """Entry point. Exit status: 0, 2 for an error that a user can mend, 3 for a run stopped on request."""
     # threads that wait for each other sleep: on a busy machine spinning ones cost far more than they save
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # a module:object of the working directory is found, after all that is installed
+    sys.path.append(str(Path.cwd()))
     signal.signal(signal.SIGTERM, _terminate)
     try:
         sys.exit(app(standalone_mode=False) or 0)

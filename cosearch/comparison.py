@@ -14,15 +14,14 @@ from cosearch.hardware.repricing import sensitivity
 from cosearch.hardware.tensor import NetworkCost
 from cosearch.problem import Problem
 from cosearch.progress import Reporter
-from cosearch.results import AT_DEFAULT, Design, bought
+from cosearch.results import AT_DEFAULT, CO_SEARCH, CONV_ONLY, Design, bought
 from cosearch.shortlist import Choice, Designs
 from cosearch.strategies.base import Told
 from cosearch.strategies.objectives import MAXIMISED, undominated
+from search_spaces.decisions import arch_key
 
 if TYPE_CHECKING:
     import pandas as pd
-
-CO_SEARCH, CONV_ONLY, RANDOM = "co-search", "conv-only", "random search"
 
 
 def designs_of(told: Sequence[Told], costs: Sequence[str]) -> Designs:
@@ -35,15 +34,17 @@ def designs_of(told: Sequence[Told], costs: Sequence[str]) -> Designs:
 
 
 def front_table(told: Sequence[Told], problem: Problem) -> "pd.DataFrame":
-    """The front of everything evaluated, best accuracy first. Accuracies are the search's own."""
+    """The front of everything evaluated, best accuracy first. Accuracies are the search's own; trial: in study.db."""
     import pandas as pd
 
     metrics = tuple(dict.fromkeys((*problem.objectives.costs, *problem.costs.metrics)))
     designs = designs_of(told, metrics)
+    trial = {arch_key(t.candidate.arch): number for number, t in enumerate(told)}
     columns, rows = designs.columns, designs.rows
     keep = np.flatnonzero(undominated(problem.objectives.minimised({n: columns[n] for n in problem.objectives.names})))
     table = pd.DataFrame({"accuracy": columns["accuracy"][keep], **{n: columns[n][keep] for n in metrics}})
     table["accuracy_source"] = problem.config.accuracy
+    table["trial"] = [trial[arch_key(rows[i][0])] for i in keep]
     if isinstance(problem.costs, AcceleratorCosts):
         table["accelerator"] = [problem.costs.accelerator(*rows[i]).name for i in keep]
     table["arch"] = [json.dumps(rows[i][0]) for i in keep]

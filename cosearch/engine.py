@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,6 @@ import numpy as np
 from cosearch import registry
 from cosearch.accuracy import AccuracySource, SupernetAccuracy, TrainAccuracy
 from cosearch.comparison import (
-    CO_SEARCH,
-    CONV_ONLY,
-    RANDOM,
     default_accelerator,
     design,
     designs_of,
@@ -30,14 +28,14 @@ from cosearch.comparison import (
 )
 from cosearch.config import RunConfig
 from cosearch.costs import AcceleratorCosts
-from cosearch.errors import ConfigError, CosearchError, InfeasibleError, RunError, StoppedError
+from cosearch.errors import ConfigError, CosearchError, InfeasibleError, RunError, StoppedError, command_line
 from cosearch.evaluators import Evaluation, Evaluator, Pending, Threads
 from cosearch.export.design import TRAINED, WHAT, write_design
 from cosearch.finalists import Trained, Training, inherit, load_trained, train_all
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.problem import Problem, fingerprint, prepare
 from cosearch.progress import Phase, Reporter
-from cosearch.results import Design, Result, read_result
+from cosearch.results import CO_SEARCH, CONV_ONLY, RANDOM, Design, Result, read_result
 from cosearch.runs import RunDirectory, TrialLog, read_log, versions
 from cosearch.shortlist import Choice, Halving, Lists, networks, shortlist
 from cosearch.strategies import STRATEGIES, Objectives, make
@@ -235,7 +233,7 @@ def _carry_out(
         raise
     except KeyboardInterrupt:
         run.log("stopped", reason="interrupted")
-        raise StoppedError(f"interrupted; what was done is kept, continue with: cosearch resume {run.path}") from None
+        raise StoppedError(f"interrupted; what was done is kept, continue with: {run.resume_command}") from None
     run.log("finished", seconds={name: round(value, 2) for name, value in seconds.items()})
     reporter.say("Time by phase: " + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))
     _leave_report(run, problem, chosen[CO_SEARCH], accuracy, reporter)
@@ -249,7 +247,7 @@ def _leave_report(
     from cosearch.report.details import find_details
     from cosearch.report.writing import write_page
 
-    again = f"the run is finished; make the report with: cosearch report {run.path}"
+    again = f"the run is finished; make the report with: {command_line('report', run.path)}"
     try:
         find_details(run, problem, finalist, accuracy, reporter)
         write_page(run.path)
@@ -276,7 +274,9 @@ def find_report_details(run: RunDirectory, reporter: Reporter) -> None:
     if run.config.accuracy != "supernet" or (run.path / SUPERNET).is_file():
         start_threads(run.config.threads, _pixels(problem))
         accuracy = _accuracy_source(run, problem, Reporter(quiet=True), float("inf"))
-    find_details(run, problem, _finalist(run, problem), accuracy, reporter)
+    finalist = load_run(run.path).finalist
+    choice = finalist.arch, _point_of(problem, finalist.arch, finalist.accelerator)
+    find_details(run, problem, choice, accuracy, reporter)
 
 
 @contextmanager
@@ -374,7 +374,7 @@ def _within(problem: Problem) -> Callable[[Arch], bool] | None:
 
 
 def _out_of_time(run: RunDirectory) -> StoppedError:
-    return StoppedError(f"stopped by --minutes; what was done is kept, continue with: cosearch resume {run.path}")
+    return StoppedError(f"stopped by --minutes; what was done is kept, continue with: {run.resume_command}")
 
 
 def _searches(
@@ -593,7 +593,8 @@ def _trainings(archs: Sequence[Arch], problem: Problem, heat: int = 0) -> list[T
 def _write(run: RunDirectory, problem: Problem, result: Result, finalist: Choice) -> None:
     """front.csv, best/ and, last, result.json: a run with it is finished."""
     arch, _ = finalist
-    write_atomic(run.path / "front.csv", result.front.to_csv(index=False))
+    front = result.front.to_csv(index=False)
+    write_atomic(run.path / "front.csv", front)
     # the weights of the first seed, not of the best on the test images
     training = _first_good(run, _trainings([arch], problem)) if problem.config.trains else None
     write_design(run, problem, finalist, training, WHAT, run.path / "best")
@@ -607,6 +608,7 @@ def _write(run: RunDirectory, problem: Problem, result: Result, finalist: Choice
             "data_hash": problem.dataset.content_hash if problem.dataset is not None else None,
             "objectives": list(problem.objectives.names),
             "costs_are": problem.costs_are,
+            "front_sha256": sha256(front.encode()).hexdigest(),
             "designs": [d.to_json() for d in result.designs],
             "notes": list(result.notes),
         },
@@ -644,51 +646,68 @@ def export_design(
     config = run_directory.config
     reporter = Reporter(config.quiet if quiet is None else quiet)
     with run_directory.locked():
+        arch, accelerator = _asked(run_directory, trial, front)
+        _require_no_other(Path(to), run_directory, arch, accelerator)
         problem = prepare(config, reporter)
-        choice = _chosen(run_directory, problem, trial, front)
+        choice = arch, _point_of(problem, arch, accelerator)
         training = None
         if config.trains and set(TRAINED) & set(what):
-            trainings = _trainings([choice[0]], problem)
+            trainings = _trainings([arch], problem)
             if load_trained(run_directory, trainings[0]) is None:
-                inherit(run_directory, problem.space, [choice[0]])
+                inherit(run_directory, problem.space, [arch])
                 with reporter.phase("training the network, epochs", config.finalist_epochs) as phase:
                     train_all(run_directory, trainings[:1], 1, phase.advance)
             training = _first_good(run_directory, trainings)
         return write_design(run_directory, problem, choice, training, what, Path(to))
 
 
-def _chosen(run: RunDirectory, problem: Problem, trial: int | None, front: int | None) -> Choice:
-    """Raises: ConfigError if both are given, or there is no such trial or row."""
+def _asked(run: RunDirectory, trial: int | None, front: int | None) -> tuple[Arch, str]:
+    """Network and accelerator, by name, of a trial, of a row of front.csv or, without both, of the finalist.
+
+    Raises: ConfigError if both are given, there is no such trial or row, or the trial failed.
+    """
     if trial is not None and front is not None:
         raise ConfigError("--trial and --front both name a design: give one of them")
-    if front is not None:
-        return _of_front(run, problem, front)
-    return _finalist(run, problem) if trial is None else _of_trial(run, problem, trial)
+    if trial is not None:
+        return _of_trial(run, trial)
+    result = load_run(run.path)
+    if front is None:
+        return result.finalist.arch, result.finalist.accelerator
+    table = result.front
+    if not 0 <= front < len(table):
+        raise ConfigError(f"--front {front}: {run.path / 'front.csv'} has rows 0 to {len(table) - 1}")
+    accelerator = str(table["accelerator"].iloc[front]) if "accelerator" in table else ""
+    return json.loads(table["arch"].iloc[front]), accelerator
 
 
-def _of_front(run: RunDirectory, problem: Problem, row: int) -> Choice:
-    table = load_run(run.path).front
-    if not 0 <= row < len(table):
-        raise ConfigError(f"--front {row}: {run.path / 'front.csv'} has rows 0 to {len(table) - 1}")
-    arch = json.loads(table["arch"].iloc[row])
-    return arch, _point_of(problem, arch, table["accelerator"].iloc[row] if "accelerator" in table else "")
+def _of_trial(run: RunDirectory, number: int) -> tuple[Arch, str]:
+    from cosearch.report.trials import read_trials
 
-
-def _finalist(run: RunDirectory, problem: Problem) -> Choice:
-    finalist = load_run(run.path).finalist
-    return finalist.arch, _point_of(problem, finalist.arch, finalist.accelerator)
-
-
-def _of_trial(run: RunDirectory, problem: Problem, number: int) -> Choice:
-    """Raises: ConfigError if there is no such trial, or it failed."""
-    trials = TrialLog(run, CO_SEARCH, problem.space, problem.objectives).study.trials
+    trials = read_trials(run.path, run.config.objectives)[1].get(CO_SEARCH, [])
     if not 0 <= number < len(trials):
-        raise ConfigError(f"--trial {number}: {run.path} has trials 0 to {len(trials) - 1}")
-    attributes = trials[number].user_attrs
-    if "accuracy" not in attributes:
-        raise ConfigError(f"--trial {number} failed ({attributes.get('reason', 'no reason is known')}): choose another")
-    arch = json.loads(attributes["arch"])
-    return arch, _point_of(problem, arch, json.loads(attributes["accelerator"]) or "")
+        known = f"has trials 0 to {len(trials) - 1}" if trials else "has no trials yet"
+        raise ConfigError(f"--trial {number}: {run.path} {known}")
+    trial = trials[number]
+    if trial.accuracy is None:
+        raise ConfigError(f"--trial {number} failed ({trial.reason or 'no reason is known'}): choose another")
+    return trial.arch, trial.accelerator
+
+
+def _require_no_other(to: Path, run: RunDirectory, arch: Arch, accelerator: str) -> None:
+    """Raises: ConfigError if a design in a folder would be overwritten by another one, or a run's own files."""
+    if to.resolve().is_relative_to(run.path.resolve()):
+        raise ConfigError(f"--to {to} is inside of the run directory, whose files are its own: choose another folder")
+    if to.exists() and not to.is_dir():
+        raise ConfigError(f"--to {to} is a file: choose a folder")
+    from cosearch.export.documents import read_json
+
+    asked = {"network": ("arch", dict(arch)), "accelerator": ("name", accelerator)}
+    for name, (field, value) in asked.items():
+        path = to / f"{name}.json"
+        if path.is_file() and read_json(path).get(field) != value:
+            raise ConfigError(
+                f"--to {to} holds another design ({path.name} is of another {name}): choose another folder"
+            )
 
 
 def _point_of(problem: Problem, arch: Arch, accelerator: str) -> int:
@@ -745,7 +764,9 @@ def load_network(path: Path | str) -> "Classifier":
     described = run_directory.read_json("best/network.json")
     loaded = run_directory.load_tensors("best/integer.safetensors")
     if loaded is None:
-        raise RunError(f"{path}/best/integer.safetensors is missing: finish the run with: cosearch resume {path}")
+        raise RunError(
+            f"{path}/best/integer.safetensors is missing: finish the run with: {run_directory.resume_command}"
+        )
     mean, std = tuple(described["pixel_mean"]), tuple(described["pixel_std"])
     return Classifier(from_tensors(*loaded), mean, std, tuple(described["classes"]))
 

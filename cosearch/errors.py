@@ -1,6 +1,7 @@
 """The errors a user can meet. Each message says what was got, what was expected and what to do next."""
 
 import difflib
+import shlex
 from collections.abc import Iterable
 
 MOST_CHARACTERS = 1500
@@ -61,3 +62,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
+
+
+def command_line(*words: object) -> str:
+    """A command of cosearch that can be copied into a shell, whatever its paths are called."""
+    return shlex.join(["cosearch", *map(str, words)])

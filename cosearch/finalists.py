@@ -118,7 +118,7 @@ def _inherited(run: RunDirectory, space: Any, name: str, device: str) -> Any:
 
     loaded = run.load_tensors(name)
     if loaded is None:
-        raise RunError(f"{run.path / name} is missing: cosearch resume {run.path}")
+        raise RunError(f"{run.path / name} is missing: {run.resume_command}")
     tensors, metadata = loaded
     network = Network(space.blueprint(json.loads(metadata["arch"])), seed=None)
     network.load_state_dict(tensors)

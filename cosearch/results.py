@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from cosearch.errors import RunError
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from cosearch.runs import RunDirectory
 
 Z95 = 1.959963984540054
+CO_SEARCH, CONV_ONLY, RANDOM = "co-search", "conv-only", "random search"
+"""The searches of a run."""
 AT_DEFAULT = " @ default"
 """Ending of the name of a design that runs on the default accelerator."""
 
@@ -152,7 +155,10 @@ def read_result(run: "RunDirectory") -> Result:
 
     data = run.read_json("result.json")
     try:
-        front = pd.read_csv(io.StringIO((run.path / "front.csv").read_text(encoding="utf-8")))
+        content = (run.path / "front.csv").read_bytes()
+        if "front_sha256" in data and sha256(content).hexdigest() != data["front_sha256"]:
+            raise ValueError("front.csv was changed after the run")
+        front = pd.read_csv(io.BytesIO(content))
         for arch in front["arch"]:
             parse_json(str(arch))
         designs = tuple(Design.from_json(design) for design in data["designs"])
@@ -162,7 +168,7 @@ def read_result(run: "RunDirectory") -> Result:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{run.path}: front.csv or result.json is missing or damaged ({error}): write them again with: "
-            f"cosearch resume {run.path}"
+            f"{run.resume_command}"
         ) from error
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cosearch.config import RunConfig, read_yaml
-from cosearch.errors import ConfigError, DataError, RunError
+from cosearch.errors import ConfigError, DataError, RunError, command_line
 from cosearch.reading import parse_json, read
 from cosearch.strategies.base import Candidate, Failure
 from cosearch.strategies.objectives import Objectives
@@ -77,6 +77,10 @@ class RunDirectory:
         self.path, self.config = path, config
         self._started = time.monotonic()
 
+    @property
+    def resume_command(self) -> str:
+        return command_line("resume", self.path)
+
     @classmethod
     @contextmanager
     def begin(cls, path: Path, config: RunConfig) -> Iterator["RunDirectory"]:
@@ -107,7 +111,7 @@ class RunDirectory:
         left = (LOCK, PARTIAL)
         taken = not path.is_dir() or any(not file.name.endswith(left) for file in path.iterdir())
         if path.exists() and taken:
-            raise RunError(f"{path} exists: choose another --out, or continue it with: cosearch resume {path}")
+            raise RunError(f"{path} exists: choose another --out, or continue it with: {command_line('resume', path)}")
 
     @classmethod
     def open(cls, path: Path) -> "RunDirectory":
@@ -184,9 +188,9 @@ class RunDirectory:
         try:
             return read(path, parse_json)
         except FileNotFoundError:
-            raise RunError(f"{path} is missing: finish the run with: cosearch resume {self.path}") from None
+            raise RunError(f"{path} is missing: finish the run with: {self.resume_command}") from None
         except (OSError, DataError) as error:
-            raise RunError(f"{path} is damaged ({error}): remove it and run: cosearch resume {self.path}") from None
+            raise RunError(f"{path} is damaged ({error}): remove it and run: {self.resume_command}") from None
 
     def save_tensors(self, name: str, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str]) -> None:
         self.write(name, tensor_bytes(tensors, metadata))
@@ -206,7 +210,7 @@ class RunDirectory:
                 described = parse_json((file.metadata() or {}).get(METADATA, "{}"))
                 return {key: file.get_tensor(key) for key in file.keys()}, described  # noqa: SIM118
         except (SafetensorError, OSError, ValueError) as error:
-            raise RunError(f"{path} is damaged ({error}): remove it and run: cosearch resume {self.path}") from None
+            raise RunError(f"{path} is damaged ({error}): remove it and run: {self.resume_command}") from None
 
 
 _UNWRITABLE = ("disk is full", "readonly database", "unable to open", "disk I/O error")
@@ -242,11 +246,11 @@ def _database(database: Path, run: Path) -> Iterator[None]:
         if reason is not None:
             raise RunError(
                 f"cannot write {database} ({reason}): what was there is unharmed; mend this and go on with: "
-                f"cosearch resume {run}"
+                f"{command_line('resume', run)}"
             ) from None
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RunError(
-            f"{database} is damaged ({first}): remove it and search again with: cosearch resume {run}"
+            f"{database} is damaged ({first}): remove it and search again with: {command_line('resume', run)}"
         ) from error
 
 

@@ -124,11 +124,13 @@ def print_result(result: Result) -> None:
 
 def print_comparison(compared: "Comparison") -> None:
     """What the page of several runs begins with."""
-    from cosearch.report.several import by_configuration, by_run, sentences, warnings
+    from cosearch.report.several import by_configuration, by_run, configurations, sentences, warnings
 
     out = console(150)
     for warning in warnings(compared):
         out.print(f"[bold]{warning}[/bold]")
+    for name, apart in configurations(compared):
+        out.print(f"{name}: {apart}", markup=False)
     out.print(_table("The finalists of each configuration", *by_configuration(compared)))
     out.print(_table("The finalist of each run", *by_run(compared)))
     for sentence in sentences(compared):

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from cosearch.errors import DataError, HardwareError
+from cosearch.notebook import html_table
 from cosearch.reading import parse_json
 
 if TYPE_CHECKING:
@@ -210,6 +211,17 @@ class Workload:
 
     def __len__(self) -> int:
         return len(self.layers)
+
+    def _repr_html_(self) -> str:
+        def extents(*values: int) -> str:
+            return " x ".join(map(str, values))
+
+        layers = [
+            (x.name, x.kind, extents(x.K, x.C), extents(x.P, x.Q), extents(x.R, x.S), f"{x.macs:,}")
+            for x in self.layers
+        ]
+        columns = ("layer", "kind", "channels out x in", "output", "kernel", "operations")
+        return html_table(f"{self.name}: {len(self)} layers", columns, layers)
 
     @property
     def macs(self) -> int:

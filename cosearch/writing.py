@@ -77,6 +77,6 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunError(
-            f"cannot write {path} ({error.strerror}): what was there is unharmed; mend this, then give the command "
-            "again (a run goes on with: cosearch resume RUN)"
+            f"cannot write {path} ({error.strerror}): what was there is unharmed; mend this or write elsewhere, then "
+            "give the command again (a run goes on with cosearch resume)"
         ) from None

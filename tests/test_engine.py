@@ -878,7 +878,51 @@ def test_other_tools_files_are_written_on_request(finished, tmp_path, monkeypatc
     ],
 )
 def test_exports_that_cannot_be(finished, tmp_path, monkeypatch, capsys, arguments, words):
+    """Nothing is priced to find it out."""
+    monkeypatch.setattr(cosearch.engine, "prepare", lambda *_: pytest.fail("it was prepared"))
     out = tmp_path / "out"
     assert command(monkeypatch, "export", finished.path, "--to", str(out), *arguments) == 2
     assert words in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_an_export_overwrites_no_other_design(finished, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    designs = ("network", "accelerator")
+    other = int((finished.front["arch"].map(json.loads) != finished.finalist.arch).idxmax())
+    cosearch.export_design(finished.path, out, what=designs)
+    before = contents(out)
+    cosearch.export_design(finished.path, out, what=designs)
+    monkeypatch.setattr(cosearch.engine, "prepare", lambda *_: pytest.fail("it was prepared"))
+    for to, words in (
+        (out, "holds another design (network.json is of another network)"),
+        (Path(finished.path) / "best", "is inside of the run directory"),
+        (out / "network.json", "is a file: choose a folder"),
+    ):
+        assert command(monkeypatch, "export", finished.path, "--to", str(to), "--front", str(other)) == 2
+        assert words in capsys.readouterr().err
+    assert contents(out) == before
+
+
+def test_rows_of_the_front_name_their_trial(finished):
+    trials = study(finished.path).trials
+    assert len(finished.front)
+    for row in finished.front.itertuples():
+        assert json.loads(row.arch) == json.loads(trials[row.trial].user_attrs["arch"])
+        assert row.accuracy == trials[row.trial].user_attrs["accuracy"]
+
+
+def test_a_front_that_was_edited_is_noticed(finished, tmp_path, monkeypatch, capsys):
+    copy = tmp_path / "a copy"
+    shutil.copytree(finished.path, copy)
+    front = copy / "front.csv"
+    front.write_text(front.read_text().replace("0.", "1.", 1))
+    assert command(monkeypatch, "show", str(copy)) == 2
+    said = capsys.readouterr().err
+    assert "front.csv was changed after the run" in said
+    assert f"cosearch resume '{copy}'" in said  # as a shell takes it
+
+
+def test_a_file_of_a_run_is_not_the_run(finished):
+    with pytest.raises(RunError, match=r"is one file of a run: load the run directory"):
+        cosearch.load(Path(finished.path) / "result.json")

@@ -121,6 +121,16 @@ def test_completion_is_installed_and_completes(tmp_path):
     assert done.stdout.split() == ["export"]
 
 
+def test_a_module_of_the_working_directory_is_found(tmp_path):
+    (tmp_path / "my_network.py").write_text("import torch\n\ndef net():\n    return torch.nn.Conv2d(8, 8, 3)\n")
+    (tmp_path / "json.py").write_text("raise RuntimeError('what is installed goes before')\n")
+    entry = str(Path(sys.executable).parent / "cosearch")
+    words = [entry, "cost", "--model", "my_network:net", "--input-shape", "1,8,6,6", "--device", "ecp5-25f", "--json"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["layers"]) == 1
+
+
 def test_without_a_command_there_is_help_and_no_odd_line(monkeypatch, capsys):
     assert command(monkeypatch) == 2
     said = capsys.readouterr()

@@ -14,7 +14,6 @@ from cosearch.export.network_mapping import NetworkCost, NetworkMapping
 from cosearch.export.schema import check
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.hardware.mapping import Mapping as LayerMapping
-from cosearch.notebook import html_table
 from cosearch.reading import parse_json, read
 from cosearch.workload import Workload
 
@@ -67,25 +66,7 @@ class SavedDesign:
         return self.mapping.cost(self.workload, self.accelerator)
 
     def _repr_html_(self) -> str:
-        if self.mapping is None:
-            layers = [(layer.name, layer.kind, f"{layer.macs:,}") for layer in self.workload.layers]
-            return html_table(f"{self.workload.name}", ("layer", "kind", "operations"), layers)
-        rows = [
-            (
-                entry.layer,
-                entry.engine,
-                f"{entry.cycles:,.0f}",
-                f"{entry.latency_ms:.4g}",
-                f"{entry.energy_mj:.4g}",
-                f"{entry.utilisation:.1%}",
-                entry.bound,
-            )
-            for entry in self.mapping.layers
-        ]
-        total = (f"{self.mapping.latency_ms:.4g}", f"{self.mapping.energy_mj:.4g}")
-        rows.append(("network, with host transfer", "", "", *total, "", ""))
-        columns = ("layer", "engine", "cycles", "ms", "mJ", "utilisation", "limited by")
-        return html_table(f"{self.workload.name} on {self.mapping.accelerator}, modelled", columns, rows)
+        return (self.workload if self.mapping is None else self.mapping)._repr_html_()
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -111,6 +92,8 @@ def read_document(path: Path) -> Document:
     """
     data = read_json(path)
     form = str(data.get("format"))
+    if form == "cosearch.result":
+        raise RunError(f"{path} is one file of a run: load the run directory {path.parent}")
     if form not in _READERS:
         raise RunError(f"{path} has format {form!r:.80}: {nearest(form[:80], _READERS)}")
     if data.get("version") != VERSION:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from cosearch.blueprint import Blueprint, Conv, Linear, Norm, Pool, Step, Sum, down
 from cosearch.errors import ConfigError
 from cosearch.export.schema import check
+from cosearch.notebook import html_table
 from cosearch.workload import INPUT, Workload
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ class NetworkDescription:
 
     def workload(self, name: str) -> Workload:
         return self.blueprint.workload(name)
+
+    def _repr_html_(self) -> str:
+        return html_table(f"{self.space}: network", ("decision", "choice"), [(k, str(v)) for k, v in self.arch.items()])
 
     def to_json(self) -> dict[str, Any]:
         described = {

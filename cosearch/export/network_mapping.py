@@ -4,6 +4,7 @@ The document says what every layer costs, and holds all that is needed to price 
 from workload, accelerator and loop nests to latency and energy without a search.
 """
 
+import math
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from cosearch.hardware.pricing import Residency, columns, host_cost, vector_cost
 from cosearch.hardware.report import LayerRow
 from cosearch.hardware.single import one_accelerator
 from cosearch.hardware.tables import tables_of
+from cosearch.notebook import html_table
 from cosearch.workload import Layer, Workload
 
 FORMAT = "cosearch.network_mapping"
@@ -119,6 +121,24 @@ class NetworkMapping:
         ms, mj = _host_cost(accelerator, host_bytes(workload))
         return NetworkCost(ms + sum(cost[0] for cost in costs), mj + sum(cost[1] for cost in costs), costs)
 
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                entry.layer,
+                entry.engine,
+                f"{entry.cycles:,.0f}",
+                f"{entry.latency_ms:.4g}",
+                f"{entry.energy_mj:.4g}",
+                f"{entry.utilisation:.1%}",
+                entry.bound,
+            )
+            for entry in self.layers
+        ]
+        total = (f"{self.latency_ms:.4g}", f"{self.energy_mj:.4g}")
+        rows.append(("network, with host transfer", "", "", *total, "", ""))
+        columns = ("layer", "engine", "cycles", "ms", "mJ", "utilisation", "limited by")
+        return html_table(f"mapping on {self.accelerator}, modelled", columns, rows)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
@@ -136,9 +156,16 @@ class NetworkMapping:
 
     @classmethod
     def from_json(cls, data: Dict[str, Any]) -> "NetworkMapping":
-        """Raises: RunError if the document is not a network's mapping; HardwareError if a loop nest is malformed."""
+        """Raises: RunError if the document is not a network's mapping; HardwareError if a loop nest is malformed, or
+        the total is not the sum of its parts.
+        """
         check(data, "mapping")
         total, host = data["total"], data["host_transfer"]
+        layers = tuple(_layer_from_json(entry) for entry in data["layers"])
+        for name in ("latency_ms", "energy_mj"):
+            parts = float(host[name]) + sum(getattr(layer, name) for layer in layers)
+            if not math.isclose(parts, total[name], rel_tol=1e-9):
+                raise HardwareError(f"total.{name} is {total[name]:.6g}, layers and host transfer sum to {parts:.6g}")
         return cls(
             data["accelerator"],
             tuple(data["resident"]),
@@ -147,7 +174,7 @@ class NetworkMapping:
             float(host["bytes"]),
             float(host["latency_ms"]),
             float(host["energy_mj"]),
-            tuple(_layer_from_json(entry) for entry in data["layers"]),
+            layers,
         )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cosearch.errors import HardwareError
 from cosearch.hardware.sparsity import ZEROS, seen, time_share
+from cosearch.notebook import html_table
 from cosearch.reading import parse_json
 from cosearch.workload import KINDS, SPARSITIES, Layer
 
@@ -354,6 +355,15 @@ class Accelerator:
                         f"accelerator {self.name!r}: the mapspace of engine {engine.name!r} names level {name!r}, "
                         f"its levels are {', '.join(names)}"
                     )
+
+    def _repr_html_(self) -> str:
+        engines = [
+            (e.name, ", ".join(e.kinds), f"{e.rows} x {e.cols}", e.dataflow, ", ".join(x.name for x in e.levels))
+            for e in self.engines
+        ]
+        shared = ", ".join(level.name for level in self.levels)
+        title = f"{self.name}, {self.clock_mhz:g} MHz, shared memories: {shared}"
+        return html_table(title, ("engine", "arithmetic", "elements", "dataflow", "own memories"), engines)
 
     def engine_for(self, kind: str) -> Engine | None:
         return next((engine for engine in self.engines if kind in engine.kinds), None)

@@ -56,11 +56,10 @@ def front_points(facts: Facts) -> list[dict[str, Any]]:
         return []
     front = facts.result.front
     names = [n for n in (*facts.result.objectives, *USUAL, "params", "macs") if n in front]
-    trial = {network(t.arch): t.number for t in facts.searches.get("co-search", ())}
     points = []
     for i, row in enumerate(front_rows(facts, MOST_FRONT)):
         said = network(json.loads(row["arch"]))
-        where = f", trial {trial[said]}" if said in trial else ""
+        where = f", trial {row['trial']}" if "trial" in row else ""
         about = [("accelerator", str(row["accelerator"]))] if "accelerator" in front else []
         point = {"id": i, "v": finite(row, names), "t": f"Pareto front, row {i}{where}"}
         points.append({**point, "n": [*about, ("network", said)]})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cosearch.config import RunConfig
-from cosearch.errors import RunError
+from cosearch.errors import RunError, command_line
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.reading import parse_json, read
 from cosearch.report.kept import read_details
@@ -143,5 +143,6 @@ def _trained(run: RunDirectory) -> Iterator[Trained]:
 def require_finished(facts: Facts) -> Result:
     """Raises: RunError if the run has no result yet."""
     if facts.result is None:
-        raise RunError(f"{facts.path} is {facts.state}, not finished: finish it with: cosearch resume {facts.path}")
+        command = command_line("resume", facts.path)
+        raise RunError(f"{facts.path} is {facts.state}, not finished: finish it with: {command}")
     return facts.result

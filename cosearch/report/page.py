@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cosearch.config import RunConfig
+from cosearch.errors import command_line
 from cosearch.report.charts import (
     accuracy_chart,
     changes_charts,
@@ -37,12 +38,11 @@ from cosearch.report.markup import Markup, facts_list, fold, join, table, tag
 from cosearch.report.picture import picture
 from cosearch.report.shell import Section, bullets, code, meter, page, paragraph, tiles
 from cosearch.report.trust import trust
-from cosearch.results import AT_DEFAULT, Design, Result
+from cosearch.results import AT_DEFAULT, RANDOM, Design, Result
 from cosearch.runs import dashboard_command
 from cosearch.strategies.objectives import split_limit
 from cosearch.tables import USUAL, number
 
-CO_SEARCH = "co-search"
 FRONT_ROWS = 200
 
 
@@ -106,7 +106,7 @@ def _so_far(facts: Facts) -> Markup:
     hint = (
         "The run is going on; cosearch report makes this page again with what is there then."
         if facts.state == GOING_ON
-        else f"Nothing works on this run now. Finish it with: cosearch resume {facts.path}"
+        else f"Nothing works on this run now. Finish it with: {command_line('resume', facts.path)}"
     )
     return join(
         paragraph("There is no finalist before the searches and the finalists' trainings are finished."),
@@ -164,7 +164,11 @@ def _taken(facts: Facts, finalist: Design) -> Iterator[tuple[Any, Any]]:
     yield "files", tag("ul", files)
     if facts.classes:
         yield "what it tells apart", f"{len(facts.classes)} classes: {', '.join(facts.classes[:40])}"
-    yield "another design", code(f"cosearch export {facts.path} --front ROW --to DIR")
+    yield "another design", code(_export_command(facts))
+
+
+def _export_command(facts: Facts) -> str:
+    return command_line("export", facts.path, "--front", "ROW", "--to", "DIR")
 
 
 def _metrics(result: Result) -> list[str]:
@@ -219,11 +223,10 @@ def _front_table(facts: Facts) -> Markup | None:
         return None
     front = facts.result.front
     names = [n for n in dict.fromkeys((*facts.result.objectives, *USUAL, "params", "macs")) if n in front]
-    trial = {network(t.arch): t.number for t in facts.searches.get(CO_SEARCH, ())}
     rows = []
     for i, row in enumerate(front_rows(facts, FRONT_ROWS)):
         said = network(json.loads(row["arch"]))
-        cells: list[Any] = [i, trial.get(said, "-"), *(number(n, row[n]) for n in names)]
+        cells: list[Any] = [i, row.get("trial", "-"), *(number(n, row[n]) for n in names)]
         if "accelerator" in front:
             cells.append(code(str(row["accelerator"])))
         rows.append([*cells, code(said)])
@@ -236,7 +239,7 @@ def _front_table(facts: Facts) -> Markup | None:
         paragraph(
             f"{more}Accuracies are those of the search ({front['accuracy_source'].iloc[0]}); the file is ",
             tag("a", "front.csv", href="front.csv"),
-            f". A design leaves with: cosearch export {facts.path} --front ROW --to DIR",
+            f". A design leaves with: {_export_command(facts)}",
             kind="quiet small",
         ),
         printed=True,
@@ -278,7 +281,7 @@ def _searches_table(facts: Facts, reached: dict[str, float]) -> Markup | None:
         rows.append(
             [
                 name,
-                why.split(":")[0] if why else ("random" if name == "random search" else asked),
+                why.split(":")[0] if why else ("random" if name == RANDOM else asked),
                 len(trials),
                 len(failed),
                 number("accuracy", max(accuracies)) if accuracies else "-",
@@ -371,9 +374,9 @@ def _layers(facts: Facts) -> Section:
     worst = max(rows, key=lambda row: row["latency_ms"])
     body = join(
         paragraph(
-            f"{len(rows)} layers, {count(sum(row['macs'] for row in rows))} operations; {total_ms:.4g} ms and "
-            f"{total_mj:.4g} mJ with the transfer of input and output. {_stays(described)} The slowest layer is "
-            f"{worst['name']} ({percent(worst['latency_ms'] / total_ms)} of the latency)."
+            f"{len(rows)} layers, {count(sum(row['macs'] for row in rows))} operations, residual sums and pooling too; "
+            f"{total_ms:.4g} ms and {total_mj:.4g} mJ with the transfer of input and output. {_stays(described)} "
+            f"The slowest layer is {worst['name']} ({percent(worst['latency_ms'] / total_ms)} of the latency)."
         ),
         tag("div", layer_charts(rows), class_="pair"),
         fold("All layers as a table", table(head, cells, range(4, 9)), printed=True),
@@ -406,7 +409,7 @@ def _not_there(facts: Facts, given: str) -> Markup:
     """Why something is not on the page."""
     if facts.details is not None:
         return paragraph(given)
-    reason = facts.no_details or f"it has not been worked out yet: cosearch report {facts.path}"
+    reason = facts.no_details or f"it has not been worked out yet: {command_line('report', facts.path)}"
     return paragraph(f"Not known here: {reason}", kind="quiet")
 
 
@@ -557,7 +560,10 @@ def _reproduce(facts: Facts) -> Section:
     start, end = facts.last("start"), facts.last("finished")
     versions = start.get("versions", {})
     pairs: list[tuple[Any, Any]] = [
-        ("again, from its configuration", code(f"cosearch run --config {facts.path}/config.yaml --out NEW")),
+        (
+            "again, from its configuration",
+            code(command_line("run", "--config", facts.path / "config.yaml", "--out", "NEW")),
+        ),
         ("the same as options", code(command(facts.config))),
         ("seed", facts.config.seed),
         ("threads", start.get("threads", facts.config.threads)),

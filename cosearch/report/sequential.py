@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cosearch.comparison import CO_SEARCH, RANDOM
 from cosearch.costs import AcceleratorCosts
 from cosearch.errors import CosearchError
 from cosearch.hardware.tensor import NetworkCost
@@ -19,6 +18,7 @@ from cosearch.problem import Problem
 from cosearch.report.changes import costs_on
 from cosearch.report.searching import mean_interval
 from cosearch.report.trials import Trial
+from cosearch.results import CO_SEARCH, RANDOM
 from cosearch.strategies.objectives import one_standard_error, product
 from search_spaces.decisions import arch_key
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from string import ascii_uppercase
 from typing import Any
 
 import numpy as np
@@ -19,20 +20,22 @@ from cosearch.report.markup import Markup, facts_list, fold, join, table, tag
 from cosearch.report.page import command
 from cosearch.report.searching import Matrix, attainment, difference_interval, front_of, mean_interval
 from cosearch.report.shell import Section, bullets, chart, code, page, paragraph
-from cosearch.results import Design
+from cosearch.results import CO_SEARCH, CONV_ONLY, RANDOM, Design
 from cosearch.strategies.objectives import MAXIMISED
 from cosearch.tables import USUAL, number
 
-OF_NO_MATTER = frozenset({"seed", "out", "quiet", "minutes", "threads", "torch_device"})
-"""Options in which the runs of one group may differ."""
-CO_SEARCH, RANDOM = "co-search", "random search"
+OF_NO_MATTER = frozenset(
+    {"seed", "out", "quiet", "minutes", "threads", "torch_device", "ray", "ray_cpus", "ray_gpus", "ray_order"}
+)
+"""Options in which the runs of one group may differ; of the order of results `RunConfig.order` says what matters."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in nothing but their seed. name: what sets them apart from the other groups."""
+    """Runs that differ in nothing but their seed. name: A, B, ...; apart: what sets them apart from other groups."""
 
     name: str
+    apart: str
     runs: tuple[Facts, ...]
 
     @cached_property
@@ -58,16 +61,24 @@ def grouped(runs: Sequence[Facts]) -> tuple[Group, ...]:
     """Runs by configuration, in order of first appearance."""
     kinds: dict[str, list[Facts]] = {}
     for run in runs:
-        same = run.config.model_dump_json(exclude=set(OF_NO_MATTER))
+        same = run.config.model_dump_json(exclude=set(OF_NO_MATTER)) + run.config.order
         kinds.setdefault(same, []).append(run)
     apart = differing([members[0].config for members in kinds.values()])
     named = [", ".join(f"{n} {_said(members[0].config, n)}" for n in apart) for members in kinds.values()]
-    return tuple(Group(name or "all runs", tuple(members)) for name, members in zip(named, kinds.values(), strict=True))
+    return tuple(
+        Group(_label(i) if len(kinds) > 1 else "all runs", name, tuple(members))
+        for i, (name, members) in enumerate(zip(named, kinds.values(), strict=True))
+    )
+
+
+def _label(i: int) -> str:
+    """A to Z, then A1, B1 and on."""
+    return ascii_uppercase[i % 26] + (str(i // 26) if i >= 26 else "")
 
 
 def differing(configs: Sequence[RunConfig]) -> list[str]:
     """The options of weight that are not the same everywhere."""
-    names = [name for name in RunConfig.model_fields if name not in OF_NO_MATTER]
+    names = [*(name for name in RunConfig.model_fields if name not in OF_NO_MATTER), "order"]
     return [name for name in names if len({_said(config, name) for config in configs}) > 1]
 
 
@@ -168,8 +179,13 @@ def by_run(compared: Comparison) -> tuple[list[str], Rows]:
 
 
 def sentences(compared: Comparison) -> list[str]:
-    """What sets the configurations apart from the first one, and joint search from random search."""
-    return [*_differences(compared), *_beside_random(compared, curves_over_runs(compared))]
+    """What sets the configurations apart from the first one, and joint search from the other searches."""
+    return [*_differences(compared), *_beside_baselines(compared, curves_over_runs(compared))]
+
+
+def configurations(compared: Comparison) -> list[tuple[str, str]]:
+    """(name, what sets it apart) of each configuration; none if there is one."""
+    return [(group.name, group.apart) for group in compared.groups if group.apart]
 
 
 def _found(compared: Comparison) -> Section:
@@ -177,6 +193,7 @@ def _found(compared: Comparison) -> Section:
     differences = list(_differences(compared))
     body = join(
         (tag("p", text, class_="warning") for text in warnings(compared)),
+        facts_list(configurations(compared)),
         table(*groups, range(1, len(groups[0])), "The finalists of each configuration"),
         tag("h3", "Configurations beside the first one") if differences else None,
         bullets(differences) if differences else None,
@@ -236,6 +253,34 @@ def warnings(compared: Comparison) -> Iterator[str]:
     if asked != set(compared.objectives):
         left = ", ".join(sorted(asked - set(compared.objectives)))
         yield f"Not every run optimised {left}: fronts and hypervolumes leave it out."
+
+
+def to_json(compared: Comparison) -> dict[str, Any]:
+    """What a script needs of a comparison: configurations, the finalist of each run, and the sentences.
+
+    hypervolume: of each search of a run at its end, as a part of one box for all runs.
+    """
+    apart, curves = differing([run.config for run in compared.runs]), curves_over_runs(compared)
+
+    def one(group: int, at: int, run: Facts) -> dict[str, Any]:
+        [finalist, *_] = require_finished(run).to_json()["designs"]
+        whole = {n: c for (g, n), c in curves.items() if g == group and len(c) == len(compared.groups[group].runs)}
+        reached = {name: found[at][-1][1] for name, found in whole.items()}
+        return {"path": str(run.path), "seed": run.config.seed, "finalist": finalist, "hypervolume": reached}
+
+    return {
+        "objectives": list(compared.objectives),
+        "configurations": [
+            {
+                "name": group.name,
+                "apart": {name: _said(group.runs[0].config, name) for name in apart},
+                "runs": [one(i, at, run) for at, run in enumerate(group.runs)],
+            }
+            for i, group in enumerate(compared.groups)
+        ],
+        "warnings": list(warnings(compared)),
+        "sentences": sentences(compared),
+    }
 
 
 # -- fronts and attainment --
@@ -378,8 +423,8 @@ def _search(compared: Comparison) -> Section:
             ],
             (2, 3),
         ),
-        tag("h3", "Joint search beside random search at equal evaluations"),
-        bullets(_beside_random(compared, curves)),
+        tag("h3", "Joint search beside the other searches at equal evaluations"),
+        bullets(_beside_baselines(compared, curves)),
     )
     return Section("search", "Search", "How the searches went", body)
 
@@ -389,21 +434,23 @@ def _mean(values: Sequence[float]) -> str:
     return f"{mean:.4f}" if len(values) < 2 else f"{mean:.4f} [{low:.4f}, {high:.4f}]"
 
 
-def _beside_random(compared: Comparison, curves: dict[tuple[int, str], list[Curve]]) -> Iterator[str]:
-    """Paired within each run: both searches of a run had the same accuracies to ask for."""
+def _beside_baselines(compared: Comparison, curves: dict[tuple[int, str], list[Curve]]) -> Iterator[str]:
+    """Paired within each run: the searches of a run had the same accuracies to ask for."""
     for i, group in enumerate(compared.groups):
-        ours, theirs = curves.get((i, CO_SEARCH), []), curves.get((i, RANDOM), [])
-        if not ours or len(ours) != len(theirs):
-            yield f"{group.name}: not measured in these runs"
-            continue
-        gains = [a[-1][1] - b[-1][1] for a, b in zip(ours, theirs, strict=True)]
-        mean, low, high = mean_interval(gains)
-        ahead = sum(gain > 0 for gain in gains)
-        spread = _interval(low, high, "+.4f")
-        yield (
-            f"{group.name}: joint search dominates {mean:+.4f} of the box beside random search at equal evaluations"
-            f"{spread}, ahead in {ahead} of {plural(len(gains), 'run')}"
-        )
+        ours = curves.get((i, CO_SEARCH), [])
+        for baseline in (RANDOM, CONV_ONLY):
+            theirs = curves.get((i, baseline), [])
+            if not ours or len(ours) != len(theirs):
+                if baseline == RANDOM:
+                    yield f"{group.name}: not measured in these runs"
+                continue
+            gains = [a[-1][1] - b[-1][1] for a, b in zip(ours, theirs, strict=True)]
+            mean, low, high = mean_interval(gains)
+            ahead = sum(gain > 0 for gain in gains)
+            yield (
+                f"{group.name}: joint search dominates {mean:+.4f} of the box beside {baseline} at equal evaluations"
+                f"{_interval(low, high, '+.4f')}, ahead in {ahead} of {plural(len(gains), 'run')}"
+            )
 
 
 # -- how far to trust it, and how to reproduce it --

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cosearch.errors import RunError
+from cosearch.errors import RunError, command_line
 from cosearch.runs import study_url
 
 
@@ -50,7 +50,8 @@ def read_trials(run: Path, planned: tuple[str, ...]) -> tuple[tuple[str, ...], d
     except Exception as error:
         # a damaged database raises errors of SQLite, SQLAlchemy, Alembic and Optuna
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RunError(f"{path} cannot be read ({first}): resume the run, or remove it and search again") from error
+        again = command_line("resume", run)
+        raise RunError(f"{path} is no study of a run ({first}): remove it and search again with: {again}") from error
 
 
 def _trial(trial: Any, objectives: tuple[str, ...]) -> Trial:

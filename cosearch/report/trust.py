@@ -10,7 +10,7 @@ from cosearch.report.facts import Facts
 from cosearch.report.labels import percent, plural, title
 from cosearch.report.markup import Markup, fold, join, table
 from cosearch.report.shell import Section, paragraph
-from cosearch.results import AT_DEFAULT, Design, Result, accuracy_difference
+from cosearch.results import AT_DEFAULT, CO_SEARCH, CONV_ONLY, RANDOM, Design, Result, accuracy_difference
 from cosearch.tables import gap_words, policy_words
 from search_spaces.decisions import arch_key
 
@@ -31,9 +31,10 @@ def _answers(facts: Facts) -> Iterator[tuple[str, Any]]:
     yield "the search's accuracies beside training alone", _ranks(facts)
     yield "error of predictors", _predictors(facts)
     yield "the mapper beside exhaustive search", _mapper(facts)
-    yield "joint search beside random search, equal evaluations", _beside_random(facts)
+    for other in (RANDOM, CONV_ONLY):
+        yield f"joint search beside {other}, equal evaluations", _beside_search(facts, other)
     if result is not None:
-        others = [d for d in result.designs[1:] if d.name not in ("random search",)]
+        others = [d for d in result.designs[1:] if d.name not in (RANDOM, CONV_ONLY)]
         for design in others:
             yield f"joint search beside {design.name}", _beside(result.finalist, design)
     yield "joint choice beside network first, accelerator second", _beside_sequential(facts)
@@ -126,21 +127,21 @@ def _mapper(facts: Facts) -> str:
     )
 
 
-def _beside_random(facts: Facts) -> str:
+def _beside_search(facts: Facts, theirs: str) -> str:
+    """Both searches in numbers: the dominated part of one box, and their finalists."""
     found = moves(facts)
     n = {name: len(trials) for name, trials in facts.searches.items()}
-    ours, theirs = "co-search", "random search"
     said = []
     within = common_box(list(found.searches.values()), len(facts.objectives))
-    if within is not None and n.get(ours) and n.get(ours) == n.get(theirs):
+    if within is not None and n.get(CO_SEARCH) and n.get(CO_SEARCH) == n.get(theirs):
         reached = {name: curve[-1][1] for name, curve in hypervolume_curves(found.searches, n, within).items()}
-        if ours in reached and theirs in reached:
+        if CO_SEARCH in reached and theirs in reached:
             said.append(
-                f"hypervolume {reached[ours]:.4f} beside {reached[theirs]:.4f} after {n[ours]} evaluations each"
+                f"hypervolume {reached[CO_SEARCH]:.4f} beside {reached[theirs]:.4f} after {n[theirs]} evaluations each"
             )
-    random = next((d for d in facts.result.designs if d.name == theirs), None) if facts.result is not None else None
-    if random is not None and facts.result is not None:
-        said.append(_beside(facts.result.finalist, random))
+    other = next((d for d in facts.result.designs if d.name == theirs), None) if facts.result is not None else None
+    if other is not None and facts.result is not None:
+        said.append(_beside(facts.result.finalist, other))
     if not said:
         return NOT_MEASURED
     return "; ".join(said) + "; one search each, so there is no interval over searches"

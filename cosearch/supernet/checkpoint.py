@@ -71,9 +71,7 @@ def load(run: "RunDirectory", space: Any) -> Supernet:
     recipe = of_run(run.config, space, "cpu")
     done, asked = restore(run, recipe, make_optimizer(recipe.supernet, recipe.settings), space.name), recipe.settings
     if done < asked.epochs:
-        raise RunError(
-            f"{run.path}: the supernet is trained for {done} of {asked.epochs} epochs: cosearch resume {run.path}"
-        )
+        raise RunError(f"{run.path}: the supernet is trained for {done} of {asked.epochs} epochs: {run.resume_command}")
     return recipe.supernet
 
 

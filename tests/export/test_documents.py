@@ -233,3 +233,35 @@ def test_a_damaged_document_is_refused_in_one_line(name, device, data):
             found.cost(design.workload, design.accelerator)
         except CosearchError:
             return
+
+
+def test_a_total_is_the_sum_of_its_parts(tmp_path):
+    document = as_file(made("ecp5-25f").mapping.to_json())
+    document["total"]["energy_mj"] *= 0.9
+    path = tmp_path / "mapping.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(RunError, match=r"total.energy_mj is .*, layers and host transfer sum to"):
+        cosearch.load(path)
+
+
+@pytest.mark.parametrize(("name", "field"), [("accelerator", "engines"), ("mapping", "layers"), ("network", "arch")])
+def test_what_cannot_be_empty_is_refused_empty(name, field, tmp_path):
+    document = as_file(made("ecp5-25f").documents[name])
+    document[field] = type(document[field])()
+    path = tmp_path / f"{name}.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(RunError, match=f"{field}: .* should be non-empty"):
+        cosearch.load(path)
+
+
+def test_documents_have_tables_in_notebooks():
+    design = made("ecp5-25f")
+    for document, said in (
+        (design.description, design.description.space),
+        (design.workload, design.workload.layers[0].name),
+        (design.accelerator, design.accelerator.engines[0].name),
+        (design.mapping, design.mapping.layers[0].engine),
+    ):
+        shown = document._repr_html_()
+        assert shown.startswith("<table><caption>")
+        assert said in shown

@@ -17,7 +17,6 @@ import pytest
 import cosearch
 import cosearch.engine
 from cosearch.cli import main
-from cosearch.comparison import CO_SEARCH
 from cosearch.engine import load_run
 from cosearch.errors import RunError
 from cosearch.report import writing
@@ -27,9 +26,10 @@ from cosearch.report.facts import FINISHED, GOING_ON, STOPPED, read_facts
 from cosearch.report.kept import read_details
 from cosearch.report.page import change_of, command
 from cosearch.report.searching import front_of
-from cosearch.report.several import attained, by_run, comparison, grouped, several_page
+from cosearch.report.several import attained, by_run, comparison, curves_over_runs, grouped, several_page
 from cosearch.report.trust import _mapper
 from cosearch.report.writing import compare, write_report
+from cosearch.results import CO_SEARCH
 from cosearch.runs import RunDirectory
 from hwbench_data import analog
 from tests.report.conftest import EVIL
@@ -338,7 +338,7 @@ def test_runs_that_differ_in_their_seed_are_one_group(seeds):
     facts = [read_facts(path) for path in seeds]
     groups = grouped(facts)
     assert [len(group.runs) for group in groups] == [3, 1]
-    assert [group.name for group in groups] == ["trials 12", "trials 20"]
+    assert [(group.name, group.apart) for group in groups] == [("A", "trials 12"), ("B", "trials 20")]
     compared = comparison(facts)
     columns, rows = by_run(compared)
     energy = columns.index("energy per image (mJ)")
@@ -382,6 +382,27 @@ def test_the_page_of_several_runs(seeds, tmp_path, monkeypatch, capsys):
         assert said in page.text
         assert said in " ".join(out.split())
     assert str(to) in out
+
+
+def test_a_comparison_as_json(seeds, tmp_path, monkeypatch, capsys):
+    to = tmp_path / "several.html"
+    monkeypatch.setattr(sys, "argv", ["cosearch", "compare", *map(str, seeds), "--to", str(to), "--json"])
+    with pytest.raises(SystemExit):
+        main()
+    said = json.loads(capsys.readouterr().out)
+    assert said["page"] == str(to)
+    assert [one["apart"] for one in said["configurations"]] == [{"trials": "12"}, {"trials": "20"}]
+    runs = [run for one in said["configurations"] for run in one["runs"]]
+    curves = curves_over_runs(comparison([read_facts(path) for path in seeds]))
+    for run, path in zip(runs, seeds, strict=True):
+        assert run["path"] == str(path)
+        assert run["finalist"]["costs"] == load_run(path).finalist.costs
+    for at, run in enumerate(runs[:3]):
+        assert run["hypervolume"].keys() == {"co-search", "conv-only", "random search"}
+        assert all(run["hypervolume"][name] == curves[0, name][at][-1][1] for name in run["hypervolume"])
+    beside = [line for line in said["sentences"] if line.startswith("A: joint search dominates")]
+    assert ["random search" in line for line in beside] == [True, False]
+    assert "beside conv-only at equal evaluations" in beside[1]
 
 
 def test_comparing_needs_two_finished_runs(seeds, unfinished):
