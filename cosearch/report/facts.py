@@ -2,7 +2,7 @@
 
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,10 +22,11 @@ FINISHED, GOING_ON, STOPPED = "finished", "going on", "stopped"
 
 @dataclass(frozen=True)
 class Trained:
-    """One network that was trained alone, and its accuracies on the test images, one per seed."""
+    """One network that was trained alone for so many epochs, and its accuracies, one per seed."""
 
     arch: dict[str, Any]
     accuracies: tuple[float, ...]
+    epochs: int
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Facts:
     """state: one of the three above; result and details are None until it is finished.
 
     details: see `cosearch.report.details`; None if they could not be found out, and no_details says why.
+    trained: for good, accuracies on the test images; in_heats: in a halving's first heat, on the validation images.
     device, data, data_hash: of result.json. inputs: hashes of what the run depends on.
     """
 
@@ -52,6 +54,7 @@ class Facts:
     accelerator: Accelerator | None
     classes: tuple[str, ...]
     trained: tuple[Trained, ...]
+    in_heats: tuple[Trained, ...]
 
     @property
     def name(self) -> str:
@@ -101,7 +104,8 @@ def read_facts(path: Path, no_details: str = "") -> Facts:
         no_details=no_details,
         accelerator=Accelerator.from_json(document.read_text()) if finished and document.is_file() else None,
         classes=tuple(run.read_json("best/network.json").get("classes", ())) if finished and network.is_file() else (),
-        trained=tuple(_trained(run)),
+        trained=tuple(_trained(run, "test")),
+        in_heats=_first_heat(_trained(run, "validation")),
     )
 
 
@@ -125,19 +129,25 @@ def _in_use(path: Path) -> bool:
     return False
 
 
-def _trained(run: RunDirectory) -> Iterator[Trained]:
-    """The networks in finalists/, those that were trained for an export included."""
-    found: dict[str, tuple[dict[str, Any], list[float]]] = {}
+def _first_heat(trained: Iterable[Trained]) -> tuple[Trained, ...]:
+    """Those of the fewest epochs: later heats hold the better half only."""
+    known = tuple(trained)
+    return tuple(t for t in known if t.epochs == min(t.epochs for t in known))
+
+
+def _trained(run: RunDirectory, images: str) -> Iterator[Trained]:
+    """The networks in finalists/ that were scored on test or validation images, also those trained for an export."""
+    found: dict[tuple[str, int], tuple[dict[str, Any], list[float]]] = {}
     for file in sorted((run.path / "finalists").glob("*.json")):
         try:
             data = read(file, parse_json)
-            correct = data["test"]["correct"]
-            entry = found.setdefault(json.dumps(data["arch"]), (data["arch"], []))
+            correct = data[images]["correct"]
+            entry = found.setdefault((json.dumps(data["arch"]), int(data["epochs"])), (data["arch"], []))
             entry[1].append(correct.count("1") / len(correct))
         except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
             continue  # of a training that is going on
-    for arch, accuracies in found.values():
-        yield Trained(arch, tuple(accuracies))
+    for (_, epochs), (arch, accuracies) in found.items():
+        yield Trained(arch, tuple(accuracies), epochs)
 
 
 def require_finished(facts: Facts) -> Result:

@@ -1,12 +1,12 @@
 """How far to trust a run: what it knows about its own errors, and what it does not know."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from cosearch.report.curves import common_box, hypervolume_curves, moves
-from cosearch.report.facts import Facts
+from cosearch.report.facts import Facts, Trained
 from cosearch.report.labels import percent, plural, title
 from cosearch.report.markup import Markup, fold, join, table
 from cosearch.report.shell import Section, paragraph
@@ -73,28 +73,35 @@ def kendall(pairs: list[tuple[float, float]]) -> float:
     return float(kendalltau(x, y).statistic)
 
 
-def rank_pairs(facts: Facts) -> list[tuple[float, float]]:
-    """(accuracy in the search, mean test accuracy alone) of every network that has both."""
+def rank_pairs(facts: Facts, trained: Sequence[Trained]) -> list[tuple[float, float]]:
+    """(accuracy in the search, mean accuracy alone) of every network that has both."""
     seen = {
         arch_key(t.arch): t.accuracy for trials in facts.searches.values() for t in trials if t.accuracy is not None
     }
-    alone = [(arch_key(t.arch), float(np.mean(t.accuracies))) for t in facts.trained]
+    alone = [(arch_key(t.arch), float(np.mean(t.accuracies))) for t in trained]
     return [(seen[key], accuracy) for key, accuracy in alone if key in seen]
 
 
 def _ranks(facts: Facts) -> str:
     if not facts.config.trains:
         return "this run trained nothing: its accuracies are the table's throughout"
-    pairs = rank_pairs(facts)
+    pairs, heats = rank_pairs(facts, facts.trained), rank_pairs(facts, facts.in_heats)
     said = "; ".join(f"{search:.4f} in the search, {alone:.4f} alone" for search, alone in pairs[:6])
-    if len(pairs) < LEAST_FOR_RANKS:
-        return f"rank correlation {NOT_MEASURED}: {len(pairs)} networks were trained alone" + (
-            f" ({said})" if said else ""
-        )
-    tau = kendall(pairs)
+    if len(pairs) >= LEAST_FOR_RANKS:
+        return _tau(pairs)
+    if len(heats) >= LEAST_FOR_RANKS:
+        epochs = plural(facts.in_heats[0].epochs, "epoch")
+        return f"{_tau(heats)} trained alone for {epochs}, on the validation images; on the test images: {said}"
+    return (
+        f"rank correlation {NOT_MEASURED}: {len(pairs)} networks were trained alone"
+        f"{f' ({said})' if said else ''}; --finalist-candidates {LEAST_FOR_RANKS} trains enough for one"
+    )
+
+
+def _tau(pairs: list[tuple[float, float]]) -> str:
     n = len(pairs)
     error = float(np.sqrt(2 * (2 * n + 5) / (9 * n * (n - 1))))
-    return f"Kendall tau {tau:.2f} over {n} networks (standard error about {error:.2f})"
+    return f"Kendall tau {kendall(pairs):.2f} over {n} networks (standard error about {error:.2f})"
 
 
 def _predictors(facts: Facts) -> str:

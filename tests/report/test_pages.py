@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import kendalltau
 
 import cosearch
 import cosearch.engine
@@ -24,7 +25,7 @@ from cosearch.report.charts import edge, energy_parts, front_points, scaled
 from cosearch.report.curves import moves
 from cosearch.report.facts import FINISHED, GOING_ON, STOPPED, read_facts
 from cosearch.report.kept import read_details
-from cosearch.report.page import change_of, command
+from cosearch.report.page import change_of, command, run_page
 from cosearch.report.searching import front_of
 from cosearch.report.several import attained, by_run, comparison, curves_over_runs, grouped, several_page
 from cosearch.report.trust import _mapper
@@ -206,11 +207,27 @@ def test_trust_tells_what_is_measured_and_what_is_not(finished):
     assert sum(map(int, said.groups())) == len(units)
     assert int(said[1]) == sum(unit["status"] == "measured" for unit in units)
     assert "rank correlation not measured in this run" in text
+    assert "--finalist-candidates 8 trains enough for one" in text
     rows = {row["search"]: row for row in read_details(RunDirectory.open(finished))["sequential"]["rows"]}
     assert set(rows) == {"co-search", "random search"}
     assert f"random search, all 12 evaluations: {rows['random search']['ratio']:.2f}x" in text
     mean, low, high = rows["random search"]["interval"]
     assert f"cut into 2 searches of 6 evaluations: {mean:.2f}x, 95% interval {low:.2f} to {high:.2f}" in text
+
+
+def test_short_trainings_of_many_candidates_give_a_rank_correlation(finished, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    trials = [t for t in read_facts(copy).searches["co-search"] if t.accuracy is not None][:9]
+    right = [40, 10, 55, 30, 70, 20, 5, 60, 33]
+    for number, (trial, count) in enumerate(zip(trials, right, strict=True)):
+        for epochs in (1, 2) if number == 0 else (1,):  # the second heat has the better half only, other accuracies
+            heat = {"arch": trial.arch, "seed": 0, "epochs": epochs, "validation": {"correct": "1" * count + "0" * 30}}
+            (copy / "finalists" / f"heat-{number}-{epochs}.json").write_text(json.dumps(heat))
+    tau = kendalltau([t.accuracy for t in trials], [count / (count + 30) for count in right]).statistic
+    text = Page(run_page(read_facts(copy))).text
+    assert f"Kendall tau {tau:.2f} over 9 networks" in text
+    assert "trained alone for 1 epoch, on the validation images" in text
 
 
 def test_reproduce_names_seed_versions_and_data(finished):
