@@ -6,7 +6,8 @@ energy) on one device from a table of measurements, and has no accelerator axis.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from predictors.arch import ArchPredictor
 
 RESOURCES = ("lut", "ff", "dsp", "bram", "uram")
+MOST_RECORDED = 64
+"""Points of a front that a run keeps beside a trial."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +42,15 @@ class NetworkFront:
     """A network's hardware front with the metrics that do not depend on the accelerator."""
 
     hardware: HardwareFront
-    workload: Workload
+    params: float
+    macs: float
 
     def __len__(self) -> int:
         return len(self.hardware)
 
     def metric(self, name: str) -> npt.NDArray[np.float64]:
-        if name == "params":
-            return np.full(len(self), float(self.workload.weight_count))
-        if name == "macs":
-            return np.full(len(self), float(self.workload.macs))
+        if name in ("params", "macs"):
+            return np.full(len(self), getattr(self, name))
         return self.hardware.metric(name)
 
 
@@ -101,8 +103,22 @@ class AcceleratorCosts:
                 self._hardware[same] = self.tensor.hardware_front(
                     objectives=self.hardware_objectives, constraints=self._of_hardware, **demand
                 )
-            self._fronts[key] = _within(NetworkFront(self._hardware[same], workload), self._of_rows)
+            front = NetworkFront(self._hardware[same], float(workload.weight_count), float(workload.macs))
+            self._fronts[key] = _within(front, self._of_rows)
         return self._fronts[key]
+
+    def record(self, arch: Arch) -> dict[str, Any] | None:
+        """A network's front as JSON, for `recall`; None where there is none, or it would be long."""
+        front = self._front(arch)
+        if not 0 < len(front) <= MOST_RECORDED:
+            return None
+        return {"params": front.params, "macs": front.macs, **self.tensor.record(front.hardware)}
+
+    def recall(self, arch: Arch, record: Mapping[str, Any]) -> None:
+        """Know a network's front again, under the same objectives and limits. What cannot be read is priced anew."""
+        with suppress(ValueError, KeyError, TypeError, IndexError):
+            front = NetworkFront(self.tensor.recorded(record), float(record["params"]), float(record["macs"]))
+            self._fronts.setdefault(arch_key(arch), front)
 
     def _demand(self, arch: Arch) -> tuple[Workload, dict[str, Any]]:
         """A network, and what the cost tensor needs to know of it."""
@@ -143,7 +159,7 @@ def _within(front: NetworkFront, limits: Mapping[str, float]) -> NetworkFront:
         return front
     broken = excess({split_limit(name)[1]: front.metric(split_limit(name)[1]) for name in limits}, limits)
     # 1000 / (1000 / x) may miss x by a rounding
-    return NetworkFront(front.hardware.take(np.flatnonzero(broken < 1e-12)), front.workload)
+    return replace(front, hardware=front.hardware.take(np.flatnonzero(broken < 1e-12)))
 
 
 def host_bytes(workload: Workload) -> float:

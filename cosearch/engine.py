@@ -56,16 +56,18 @@ PARALLEL_PIXELS = 32 * 32
 """Images from this size on use several threads per operation; for smaller ones the threads wait for each other."""
 
 
-def start_threads(n: int, pixels: int) -> int:
+def start_threads(config: RunConfig, pixels: int) -> tuple[int, int]:
     """Choose how the CPU threads are used. pixels: of one image.
 
-    Returns: how many networks to evaluate at once; torch then uses the threads that are left for each.
+    Returns: how many networks to evaluate at once, and how many threads torch uses for each: 0 where it has no part.
     """
+    if not config.trains:
+        return 1, 0
     import torch
 
-    at_once = evaluations_at_once(n, pixels)
-    torch.set_num_threads(n // at_once)
-    return at_once
+    at_once = evaluations_at_once(config.threads, pixels)
+    torch.set_num_threads(config.threads // at_once)
+    return at_once, config.threads // at_once
 
 
 def evaluations_at_once(threads: int, pixels: int) -> int:
@@ -91,11 +93,8 @@ def run(config: RunConfig | None = None, **options: Any) -> Result:
         raise ConfigError("--ray-order async needs workers that finish in any order: give --ray too")
     config = config.model_copy(update={"ray_order": config.order if config.ray else None})
     reporter = Reporter(config.quiet)
-    from cosearch.supernet.recipes import RECIPES
-    from cosearch.supernet.training import torch_device
-
-    torch_device(config.torch_device)
-    registry.find("recipes", RECIPES, config.recipe)
+    if config.trains:
+        _check_training(config)
     started = time.monotonic()
     with _workers(config) as cluster:
         problem = prepare(config, reporter, cluster.price if cluster is not None else None)
@@ -106,6 +105,15 @@ def run(config: RunConfig | None = None, **options: Any) -> Result:
         with RunDirectory.begin(out, kept) as run_directory:
             run_directory.write_json(INPUTS, fingerprint(problem))
             return _carry_out(run_directory, problem, cluster, reporter, started)
+
+
+def _check_training(config: RunConfig) -> None:
+    """Raises: ConfigError if torch has no such device; UnknownNameError if there is no such recipe."""
+    from cosearch.supernet.recipes import RECIPES
+    from cosearch.supernet.training import torch_device
+
+    torch_device(config.torch_device)
+    registry.find("recipes", RECIPES, config.recipe)
 
 
 def _workers(config: RunConfig) -> "AbstractContextManager[Cluster | None]":
@@ -207,14 +215,14 @@ def _carry_out(
     """
     config = problem.config
     deadline = started + 60 * config.minutes if config.minutes else float("inf")
-    at_once = start_threads(config.threads, _pixels(problem))
+    at_once, inside = start_threads(config, _pixels(problem))
     seconds: dict[str, float] = {"preparing": time.monotonic() - started}
     run.log("start", threads=config.threads, seed=config.seed, versions=versions())
     try:
         default = default_accelerator(problem)
         with _timed(run, seconds, "supernet"):
             accuracy = _accuracy_source(run, problem, reporter, deadline)
-        evaluator = cluster.evaluator(accuracy) if cluster is not None else Threads(accuracy, at_once)
+        evaluator = cluster.evaluator(accuracy) if cluster is not None else Threads(accuracy, at_once, inside)
         with _timed(run, seconds, "search"), evaluator:
             found = _searches(run, problem, evaluator, getattr(accuracy, "gradient", None), reporter, deadline)
         _require_sealed(problem)
@@ -272,7 +280,7 @@ def find_report_details(run: RunDirectory, reporter: Reporter) -> None:
         _require_same_inputs(run, fingerprint(problem))
     accuracy = None
     if run.config.accuracy != "supernet" or (run.path / SUPERNET).is_file():
-        start_threads(run.config.threads, _pixels(problem))
+        start_threads(run.config, _pixels(problem))
         accuracy = _accuracy_source(run, problem, Reporter(quiet=True), float("inf"))
     finalist = load_run(run.path).finalist
     choice = finalist.arch, _point_of(problem, finalist.arch, finalist.accelerator)
@@ -431,7 +439,7 @@ def _search(
     history = strategy.history
     pending = Pending(evaluator, config.order, config.group)
     with reporter.phase(f"{name}: {strategy_name}", trials) as phase:
-        for candidate in log.replay(strategy, phase.advance):
+        for candidate in log.replay(strategy, phase.advance, getattr(costs, "recall", None)):
             pending.submit(candidate)
         while len(history.told) < trials:
             wanted = pending.wanted(len(history.told), trials)
@@ -450,7 +458,8 @@ def _search(
                 )
                 outcome = _outcome(candidate, evaluation, costs, objectives)
                 asked = history.next_number if config.order == "async" else None
-                log.add(candidate, outcome, device, config.accuracy, evaluation.seconds, asked)
+                front = costs.record(candidate.arch) if hasattr(costs, "record") else None
+                log.add(candidate, outcome, device, config.accuracy, evaluation.seconds, asked, front)
                 if asked is not None:
                     run.log("told", study=name, number=candidate.number, asked=asked, node=evaluation.node)
                 strategy.tell(candidate, outcome)

@@ -49,14 +49,11 @@ class Evaluator(Protocol):
 
 
 class Threads:
-    """Evaluates in this process; each thread runs torch with as many threads as the one that makes it."""
+    """Evaluates in this process. inside: threads of torch in each of its own; 0 where torch computes nothing."""
 
-    def __init__(self, accuracy: Callable[[Arch], float], at_once: int) -> None:
-        import torch
-
-        inside = torch.get_num_threads()
+    def __init__(self, accuracy: Callable[[Arch], float], at_once: int, inside: int) -> None:
         self._accuracy, self.capacity = accuracy, max(1, at_once)
-        self._pool = ThreadPoolExecutor(self.capacity, initializer=lambda: torch.set_num_threads(inside))
+        self._pool = ThreadPoolExecutor(self.capacity, initializer=_use_threads, initargs=(inside,))
 
     def submit(self, candidate: Candidate) -> "Future[Evaluation]":
         return self._pool.submit(evaluate, self._accuracy, candidate.arch)
@@ -69,6 +66,13 @@ class Threads:
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
+
+
+def _use_threads(inside: int) -> None:
+    if inside:
+        import torch
+
+        torch.set_num_threads(inside)
 
 
 def evaluate(accuracy: Callable[[Arch], float], arch: Arch, node: str = "") -> Evaluation:

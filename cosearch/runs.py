@@ -13,7 +13,7 @@ import shlex
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from cosearch.reading import parse_json, read
 from cosearch.strategies.base import Candidate, Failure
 from cosearch.strategies.objectives import Objectives
 from cosearch.writing import PARTIAL, write_atomic, write_within, writing
-from search_spaces.decisions import Decisions
+from search_spaces.decisions import Arch, Decisions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -268,7 +268,7 @@ class TrialLog:
             self.study: optuna.Study = optuna.create_study(
                 study_name=name, storage=study_url(database.parent), directions=directions, load_if_exists=True
             )
-            self._recorded = self.study.trials
+            self._recorded = self.study.get_trials(deepcopy=False)
             if not self._recorded:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -286,8 +286,13 @@ class TrialLog:
         source: str,
         seconds: float,
         asked: int | None = None,
+        front: Mapping[str, Any] | None = None,
     ) -> None:
-        """Record a result. asked: where results come in any order, how many candidates had been asked by then."""
+        """Record a result.
+
+        asked: where results come in any order, how many candidates had been asked by then. front: the network's
+        hardware front, so that a replay need not find it again.
+        """
         from optuna.trial import TrialState, create_trial
 
         attributes = {
@@ -298,6 +303,8 @@ class TrialLog:
         }
         if asked is not None:
             attributes |= {"number": candidate.number, "asked": asked}
+        if front is not None:
+            attributes["front"] = json.dumps(front)
         failed = isinstance(result, Failure)
         if isinstance(result, Failure):
             attributes["reason"] = result.reason
@@ -313,15 +320,25 @@ class TrialLog:
         with _database(*self._place):
             self.study.add_trial(trial)
 
-    def replay(self, strategy: Any, on_trial: Callable[[], None] = lambda: None) -> list[Candidate]:
+    def replay(
+        self,
+        strategy: Any,
+        on_trial: Callable[[], None] = lambda: None,
+        recall: Callable[[Arch, Mapping[str, Any]], None] | None = None,
+    ) -> list[Candidate]:
         """Tell a strategy the trials that were recorded before this log was opened.
 
         Where results came in any order, proposals are asked again between the same results as then, which gives the
         same, so that what was under evaluation when the run ended has its number and network again.
-        on_trial: called after each. Returns: the candidates that were asked and have no result.
+        on_trial: called after each; recall: with each network and the front that was recorded with it.
+        Returns: the candidates that were asked and have no result.
         Raises: RunError if a trial is of another space.
         """
         pending: dict[int, Candidate] = {}
+        if recall is not None:
+            for trial in (trial for trial in self._recorded if "front" in trial.user_attrs):
+                with suppress(DataError):  # it is priced again
+                    recall(parse_json(trial.user_attrs["arch"]), parse_json(trial.user_attrs["front"]))
         for candidate, result, asked in self._finished():
             while strategy.history.next_number < asked:
                 pending |= {again.number: again for again in strategy.ask(1)}

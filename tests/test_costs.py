@@ -232,3 +232,63 @@ def test_a_given_device_derives_and_limits_like_an_accelerator():
     assert len(slow.fronts(archs(1))[0]) == 0
     with pytest.raises(ConfigError, match="measures no 'edp'"):
         MeasuredCosts(SPACE, table, Objectives(("accuracy", "edp")), models=costs.models)
+
+
+# -- fronts that a run keeps --
+
+
+@pytest.mark.parametrize("objectives", [("accuracy", "latency_ms", "energy_mj"), ("accuracy", "lut", "energy_mj")])
+@pytest.mark.parametrize("limits", [{}, {"max_dsp": 20.0, "max_params": 4000.0}])
+def test_a_recorded_front_is_the_front(tensor, monkeypatch, objectives, limits):
+    costs, again = (AcceleratorCosts(SPACE, tensor, Objectives(objectives), limits) for _ in range(2))
+    networks = archs(30)
+    records = [json.loads(json.dumps(costs.record(arch))) for arch in networks]
+    assert sum(record is None for record in records) == sum(not 0 < len(f) <= 64 for f in costs.fronts(networks)) < 30
+    known = [(arch, record) for arch, record in zip(networks, records, strict=True) if record is not None]
+    for arch, record in known:
+        again.recall(arch, record)
+    monkeypatch.setattr(type(tensor), "hardware_front", lambda *_, **__: pytest.fail("it was priced"))
+    for arch, _ in known:
+        [expected], [found] = costs.fronts([arch]), again.fronts([arch])
+        for name in (*costs.metrics, "edp", "area_mm2"):
+            np.testing.assert_array_equal(found.metric(name), expected.metric(name))
+        for point in range(len(expected)):
+            assert again.accelerator(arch, point) == costs.accelerator(arch, point)
+            assert found.hardware.policies_of(point) == expected.hardware.policies_of(point)
+            assert found.hardware.mappings(point) == expected.hardware.mappings(point)
+        np.testing.assert_array_equal(found.hardware.residency, expected.hardware.residency)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"version": -1},
+        {"latency_ms": [float("nan")]},
+        {"latency_ms": []},
+        {"energy_mj": "x"},
+        {"shared": [10**6]},
+        {"shared": [-1]},
+        {"engines": [[10**6, 0, 0]]},
+        {"engines": [[0]]},
+        {"residency": [9]},
+        {"policies": [[99, -1, -1]]},
+        {"layers": [10**6]},
+        {"layers": None},
+        {"params": None},
+    ],
+)
+def test_a_record_that_is_damaged_is_priced_again(tensor, damage):
+    costs, again = (AcceleratorCosts(SPACE, tensor, Objectives()) for _ in range(2))
+    arch = next(a for a in archs(30) if costs.record(a) is not None and len(costs.fronts([a])[0]) == 1)
+    again.recall(arch, {**costs.record(arch), **damage})
+    [expected], [found] = costs.fronts([arch]), again.fronts([arch])
+    for name in costs.metrics:
+        np.testing.assert_array_equal(found.metric(name), expected.metric(name))
+
+
+def test_a_record_without_a_part_is_priced_again(tensor):
+    costs, again = (AcceleratorCosts(SPACE, tensor, Objectives()) for _ in range(2))
+    arch = next(a for a in archs(30) if costs.record(a) is not None)
+    for name in costs.record(arch):
+        again.recall(arch, {key: value for key, value in costs.record(arch).items() if key != name})
+        assert not again._fronts

@@ -165,7 +165,7 @@ def test_threads_evaluate_at_once_and_failures_are_results() -> None:
             raise CosearchError("the loss became nan")
         return float("nan") if n == 2 else 0.5
 
-    with Threads(sometimes, 1) as threads:
+    with Threads(sometimes, 1, 1) as threads:
         found = [threads.submit(Candidate(i, {})).result().accuracy for i in range(3)]
     assert found == [0.5, Failure("the loss became nan"), Failure("accuracy is nan")]
     assert evaluate(lambda _: 0.25, {}, "there").node == "there"

@@ -14,8 +14,7 @@ from cosearch.costs import host_bytes
 from cosearch.errors import HardwareError
 from cosearch.export.schema import check
 from cosearch.hardware import split
-from cosearch.hardware.accelerator import Accelerator
-from cosearch.hardware.cost import engine_of, evaluate
+from cosearch.hardware.accelerator import Accelerator, engine_of
 from cosearch.hardware.mapping import Mapping
 from cosearch.hardware.pricing import Residency, columns, host_cost, vector_costs
 from cosearch.hardware.report import LayerRow
@@ -206,6 +205,8 @@ def _cost(layer: Layer, accelerator: Accelerator, entry: LayerMapping, residency
     if entry.parts:
         return _parts_cost(layer, accelerator, entry, residency)
     if entry.mapping is not None:
+        from cosearch.hardware.cost import evaluate
+
         cost = evaluate(layer, accelerator, entry.mapping, residency.tensors)
         return cost.latency_ms, cost.energy_mj
     if entry.engine == VECTOR:
@@ -225,6 +226,8 @@ def _parts_cost(
     layer: Layer, accelerator: Accelerator, entry: LayerMapping, residency: Residency
 ) -> tuple[float, float]:
     """Side by side: the slower part's latency; both energies, static power once. See `cosearch.hardware.split`."""
+    from cosearch.hardware.cost import evaluate
+
     if sum(part.K for part in entry.parts) != layer.K or sum(part.share for part in entry.parts) > 1:
         raise HardwareError(
             f"layer {layer.name!r:.80}: its parts have {sum(part.K for part in entry.parts)} of {layer.K} channels "

@@ -14,8 +14,7 @@ import yaml
 
 from cosearch.export.network_mapping import NetworkMapping
 from cosearch.export.zigzag import Array, Run, arrays, runs, unrolled
-from cosearch.hardware.accelerator import TENSORS, Accelerator, Engine, MemoryLevel
-from cosearch.hardware.cost import hierarchy
+from cosearch.hardware.accelerator import TENSORS, Accelerator, Engine, MemoryLevel, hierarchy
 from cosearch.hardware.mapping import DIMS, Loop, loop_bounds
 from cosearch.workload import Layer, Workload
 

@@ -13,8 +13,7 @@ from typing import Any
 import yaml
 
 from cosearch.export.network_mapping import VECTOR, LayerMapping, NetworkMapping
-from cosearch.hardware.accelerator import Accelerator, Engine, MemoryLevel
-from cosearch.hardware.cost import hierarchy
+from cosearch.hardware.accelerator import Accelerator, Engine, MemoryLevel, hierarchy
 from cosearch.hardware.mapping import Mapping, loop_bounds
 from cosearch.workload import Layer, Workload
 

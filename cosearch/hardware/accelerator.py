@@ -25,6 +25,7 @@ Fabric = Literal["hard", "logic"]
 FillPer = Literal["tile", "pass"]
 
 TENSORS: tuple[str, ...] = ("W", "I", "O")
+READ, WRITE = 0, 1
 Zeros = Literal["compute", "store", "skip"]
 DATAFLOWS: tuple[str, ...] = ("weight-stationary", "output-stationary")
 FABRICS: tuple[str, ...] = ("hard", "logic")
@@ -399,6 +400,28 @@ class Accelerator:
             return cls(engines=engines, levels=levels, resources=resources, energies=energies, **_decode(document))
         except (KeyError, TypeError) as error:
             raise HardwareError(f"accelerator document is incomplete or has an unknown field: {error}") from error
+
+
+def port_width(level: MemoryLevel, way: int) -> float:
+    """Bits per cycle of the port that reads, or that writes."""
+    return level.write_bits_per_cycle if way == WRITE and not level.shared_port else level.read_bits_per_cycle
+
+
+def hierarchy(accelerator: Accelerator, engine: Engine) -> tuple[MemoryLevel, ...]:
+    """The memories that a layer on this engine passes, innermost first."""
+    return (*engine.levels, *accelerator.levels)
+
+
+def engine_of(layer: Layer, accelerator: Accelerator) -> Engine:
+    """Raises: HardwareError naming the layer and the kinds that the accelerator has."""
+    engine = accelerator.engine_for(layer.kind)
+    if engine is None:
+        kinds = sorted({kind for e in accelerator.engines for kind in e.kinds})
+        raise HardwareError(
+            f"layer {layer.name!r}: accelerator {accelerator.name!r} has no engine for kind {layer.kind!r}, "
+            f"only for {', '.join(kinds)}"
+        )
+    return engine
 
 
 def _engine(data: Mapping[str, Any]) -> Engine:

@@ -21,7 +21,16 @@ import torch
 from torch import Tensor
 
 from cosearch.errors import HardwareError
-from cosearch.hardware.accelerator import TENSORS, Accelerator, Engine, MemoryLevel
+from cosearch.hardware.accelerator import (
+    READ,
+    TENSORS,
+    WRITE,
+    Accelerator,
+    MemoryLevel,
+    engine_of,
+    hierarchy,
+    port_width,
+)
 from cosearch.hardware.bounds import lower_bound
 from cosearch.hardware.mapping import DIMS, RELEVANT, Mapping, loop_bounds
 from cosearch.hardware.pricing import Residency
@@ -239,14 +248,6 @@ def _slide(dim: str, level: int, reach: Tensor, extents: _Extents, layer: Layer,
 def _fanout(extents: _Extents, low: int, high: int, dims: Sequence[int]) -> Tensor:
     """Product of the effective spatial factors of some dimensions at levels low..high - 1 (B)."""
     return extents.spatial[:, low:high][:, :, list(dims)].flatten(1).prod(1)
-
-
-READ, WRITE = 0, 1
-
-
-def port_width(level: MemoryLevel, way: int) -> float:
-    """Bits per cycle of the port that reads, or that writes."""
-    return level.write_bits_per_cycle if way == WRITE and not level.shared_port else level.read_bits_per_cycle
 
 
 class _Tally:
@@ -544,23 +545,6 @@ class Cost:
             ("energy", f"{self.energy_mj:.4g} mJ"),
         ]
         return html_table("Cost of one layer, modelled", ("figure", "value"), rows)
-
-
-def hierarchy(accelerator: Accelerator, engine: Engine) -> tuple[MemoryLevel, ...]:
-    """The memories that a layer on this engine passes, innermost first."""
-    return (*engine.levels, *accelerator.levels)
-
-
-def engine_of(layer: Layer, accelerator: Accelerator) -> Engine:
-    """Raises: HardwareError naming the layer and the kinds that the accelerator has."""
-    engine = accelerator.engine_for(layer.kind)
-    if engine is None:
-        kinds = sorted({kind for e in accelerator.engines for kind in e.kinds})
-        raise HardwareError(
-            f"layer {layer.name!r}: accelerator {accelerator.name!r} has no engine for kind {layer.kind!r}, "
-            f"only for {', '.join(kinds)}"
-        )
-    return engine
 
 
 def evaluate(layer: Layer, accelerator: Accelerator, mapping: Mapping, resident: Sequence[str] = ()) -> Cost:

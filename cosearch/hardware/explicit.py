@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cosearch.errors import HardwareError
-from cosearch.hardware.accelerator import Accelerator
-from cosearch.hardware.cost import engine_of, evaluate, hierarchy
+from cosearch.hardware.accelerator import Accelerator, engine_of, hierarchy
+from cosearch.hardware.cost import evaluate
 from cosearch.hardware.mapping import DIMS, LevelLoops, Mapping
 from cosearch.hardware.nest import Floats, Ints, Totals, in_parts, memories_of, terms_of, totals, work_of
 from cosearch.hardware.nestkernel import chains, price_each, scratch

@@ -189,13 +189,3 @@ def join(
             right[found] = j
             found += 1
     return found
-
-
-@njit(cache=True)
-def count_fitting(left: Ints, right: Ints, budget: Ints) -> int:  # pragma: no cover
-    """Pairs of a left and a right row, [n, r] each, that together fit the budget [r]."""
-    count = 0
-    for i in range(len(left)):
-        for j in range(len(right)):
-            count += _fits(left[i], right[j], budget)
-    return count

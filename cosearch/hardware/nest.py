@@ -16,9 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosearch.errors import HardwareError
-from cosearch.hardware.accelerator import TENSORS, Accelerator, Axis, Engine, Mapspace, MemoryLevel
+from cosearch.hardware.accelerator import (
+    READ,
+    TENSORS,
+    WRITE,
+    Accelerator,
+    Axis,
+    Engine,
+    Mapspace,
+    MemoryLevel,
+    port_width,
+)
 from cosearch.hardware.array import divisors
-from cosearch.hardware.cost import READ, WRITE, port_width
 from cosearch.hardware.mapping import DIMS, LevelLoops, Mapping, loop_bounds
 from cosearch.hardware.nestkernel import (
     Chains,

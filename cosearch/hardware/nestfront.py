@@ -16,8 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosearch.errors import HardwareError
-from cosearch.hardware.accelerator import Accelerator, Engine, MemoryLevel, UnitEnergies
-from cosearch.hardware.cost import READ, WRITE, engine_of, hierarchy
+from cosearch.hardware.accelerator import (
+    READ,
+    WRITE,
+    Accelerator,
+    Engine,
+    MemoryLevel,
+    UnitEnergies,
+    engine_of,
+    hierarchy,
+)
 from cosearch.hardware.mapping import DIMS, RELEVANT
 from cosearch.hardware.nest import Nests, enumerate_nests, front_of_nests, room_bits, tile_limits
 from cosearch.hardware.nestkernel import BOTH, Charges

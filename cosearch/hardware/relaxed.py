@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 from cosearch.errors import HardwareError, InfeasibleError, nearest
-from cosearch.hardware.accelerator import Accelerator, Engine, MemoryLevel
+from cosearch.hardware.accelerator import Accelerator, Engine, MemoryLevel, engine_of, hierarchy
 from cosearch.hardware.array import divisors
-from cosearch.hardware.cost import BatchCost, Cost, Nests, engine_of, evaluate, evaluate_batch, hierarchy
+from cosearch.hardware.cost import BatchCost, Cost, Nests, evaluate, evaluate_batch
 from cosearch.hardware.mapping import DIMS, LevelLoops, loop_bounds
 from cosearch.hardware.mapping import Mapping as LayerMapping
 from cosearch.hardware.nest import mapspace_of, spatial_options, trips_left

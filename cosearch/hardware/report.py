@@ -10,9 +10,8 @@ import numpy as np
 
 from cosearch.errors import HardwareError
 from cosearch.hardware import split
-from cosearch.hardware.accelerator import Accelerator
+from cosearch.hardware.accelerator import Accelerator, engine_of
 from cosearch.hardware.bounds import LowerBound, lower_bound, rate_of, runs
-from cosearch.hardware.cost import engine_of
 from cosearch.hardware.mapping import Mapping
 from cosearch.hardware.nest import weighted
 from cosearch.hardware.pricing import Residency, columns, vector_costs

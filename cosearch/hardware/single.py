@@ -3,16 +3,15 @@
 import math
 from collections.abc import Sequence
 from functools import cache, cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cosearch.errors import HardwareError
 from cosearch.hardware import split
-from cosearch.hardware.accelerator import RESOURCES, Accelerator, Engine, MemoryLevel, Resources
+from cosearch.hardware.accelerator import RESOURCES, Accelerator, Engine, MemoryLevel, Resources, engine_of, hierarchy
 from cosearch.hardware.array import Bounds, enumerate_tiles, mapping_of, unrollings
 from cosearch.hardware.compose import compose, composes
-from cosearch.hardware.cost import Cost, engine_of, evaluate, hierarchy
 from cosearch.hardware.mapping import Mapping
 from cosearch.hardware.nest import (
     Objective,
@@ -47,6 +46,9 @@ from cosearch.hardware.tables import (
 )
 from cosearch.workload import Layer
 
+if TYPE_CHECKING:
+    from cosearch.hardware.cost import Cost
+
 _MOST_ENUMERATED = 100_000
 """Mappings up to which pricing all of them takes less time than composing them."""
 
@@ -56,7 +58,7 @@ def best(
     accelerator: Accelerator,
     objective: Objective = "latency",
     residency: Residency = NOTHING_RESIDENT,
-) -> tuple[Mapping, Cost]:
+) -> "tuple[Mapping, Cost]":
     """The exact optimum of the declared mapspace of the layer's engine, and what it costs.
 
     objective: ``latency``, ``energy``, ``edp`` (of the layer) or any function of arrays (latency_ms, energy_mj) that
@@ -65,6 +67,8 @@ def best(
 
     Raises: HardwareError naming the layer if no engine runs its kind or no mapping fits, and for an unknown objective.
     """
+    from cosearch.hardware.cost import evaluate
+
     engine = engine_of(layer, accelerator)
     if engine.form is not None:
         raise HardwareError(

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -209,13 +210,25 @@ def blocks(bits: float, width_bits: float, block_bits: float, block_width: float
 
 def count_within(space: AcceleratorSpace) -> int:
     """Accelerators of a space with one engine of every kind that fit the budget together."""
-    from cosearch.hardware.kernels import count_fitting
-
     budget = np.array(space.budget.counts, np.int64)
-    *first, last = (space.engines(kind).resources for kind in space.kinds)
-    sums = np.zeros((1, len(RESOURCES)), np.int64)
-    for resources in first:
-        sums = (sums[:, None] + resources[None]).reshape(-1, len(RESOURCES))
-        sums = sums[(sums <= budget).all(axis=1)]
-    shared, times = np.unique(space.shared.resources, axis=0, return_counts=True)
-    return sum(int(n) * count_fitting(sums, last, budget - base) for base, n in zip(shared, times, strict=True))
+    parts = [space.shared.resources, *(space.engines(kind).resources for kind in space.kinds)]
+    scarce = sum(part.max(axis=0, initial=0) for part in parts) > budget  # the others never run out
+    scarce[0] |= not scarce.any()
+    left = budget[scarce]
+
+    def summed(one: tuple[Ints, Ints], other: tuple[Ints, Ints]) -> tuple[Ints, Ints]:
+        """Resources of every pair within the budget, [n, r], and how many pairs have them, [n]."""
+        rows = (one[0][:, None] + other[0][None]).reshape(-1, len(left))
+        many, fits = np.multiply.outer(one[1], other[1]).ravel(), (rows <= left).all(axis=1)
+        distinct, which = np.unique(rows[fits], axis=0, return_inverse=True)
+        return distinct, np.bincount(which.ravel(), many[fits], len(distinct)).astype(np.int64)
+
+    shared, *engines, last = (np.unique(part[:, scarce], axis=0, return_counts=True) for part in parts)
+    several = reduce(summed, engines, (np.zeros((1, len(left)), np.int64), np.ones(1, np.int64)))
+    one, columns = summed(shared, last), np.ascontiguousarray(several[0].T)
+    total = 0
+    for room, many in zip(left - one[0], one[1].tolist(), strict=True):
+        upto = np.searchsorted(columns[0], room[0], side="right")  # rows rise in their first column
+        fits = (columns[1:, :upto] <= room[1:, None]).all(axis=0)
+        total += many * int(several[1][:upto][fits].sum())
+    return total

@@ -334,6 +334,8 @@ class HardwareFront:
         return replace(fronts[0], **arrays)
 
 
+_CHOSEN = ("latency_ms", "energy_mj", "shared", "engines", "policies", "residency")
+"""What the rest of a point follows from."""
 _POINTS = ("latency_ms", "energy_mj", "area_mm2", "resources", "shared", "engines", "policies", "residency")
 
 
@@ -498,6 +500,39 @@ class CostTensor:
         front = front.take(undominated_rows(values))
         bound = pipelined and split.NAME in needed
         return replace(front, reason="" if len(front) else reason, interval_is_bound=bound)
+
+    def record(self, front: HardwareFront) -> dict[str, Any]:
+        """One of its fronts as JSON, which `recorded` takes: exact, and much faster than to find it again."""
+        at = {layer: i for i, layer in enumerate(self.layers)}
+        points = {name: getattr(front, name).tolist() for name in _CHOSEN}
+        return {"version": _CACHE_VERSION, "layers": [at[layer] for layer in front.layers], **points}
+
+    def recorded(self, record: Mapping[str, Any]) -> HardwareFront:
+        """The front of a record.
+
+        Raises: ValueError, KeyError, TypeError or IndexError if it is not of this tensor or this version, or damaged.
+        """
+        if record["version"] != _CACHE_VERSION:
+            raise ValueError(f"a record of version {record['version']}")
+        ms, mj = (np.array(record[name], float) for name in ("latency_ms", "energy_mj"))
+        shared, residency = (np.array(record[name], np.int64) for name in ("shared", "residency"))
+        engines, policies = (np.array(record[n], np.int64).reshape(len(ms), -1) for n in ("engines", "policies"))
+        wide = (len(ms), len(self.kinds))
+        if not len(ms) or any(x.shape != wide for x in (engines, policies)) or not np.isfinite([ms, mj]).all():
+            raise ValueError("points that cannot be")
+        grid = len(self.policies)
+        if min(shared.min(), residency.min()) < 0 or residency.max() >= len(RESIDENCIES) or policies.max() >= grid:
+            raise ValueError("indices that cannot be")
+        resources = self.shared.resources[shared]
+        for i, kind in enumerate(self.kinds):
+            used = engines[:, i] >= 0
+            resources[used] += self.engines[kind].resources[engines[used, i]]
+        layers = tuple(self.layers[i] for i in record["layers"])
+        area = _area_mm2(resources)
+        return HardwareFront(
+            self.kinds, ms, mj, area, resources, shared, engines, policies, residency, "", self.space, layers,
+            self.policies,
+        )  # fmt: skip
 
     def edp_bound(
         self,

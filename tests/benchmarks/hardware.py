@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from cosearch.hardware import Accelerator, MappingBatch, best, evaluate_many, mapspace_size
-from cosearch.hardware.cost import engine_of, hierarchy
+from cosearch.hardware.accelerator import engine_of, hierarchy
 from cosearch.hardware.nest import enumerate_nests, price_nests, room_bits, tile_limits
 from cosearch.hardware.nestfront import nest_costs
 from cosearch.workload import Layer

@@ -7,7 +7,8 @@ import yaml
 
 from cosearch.export.timeloop import timeloop_files
 from cosearch.export.zigzag import runs
-from cosearch.hardware.cost import evaluate_batch, hierarchy, nests
+from cosearch.hardware.accelerator import hierarchy
+from cosearch.hardware.cost import evaluate_batch, nests
 from cosearch.hardware.mapping import DIMS, loop_bounds
 from tests.export.designs import WIDE, made, mapped
 

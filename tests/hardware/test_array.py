@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from cosearch.errors import HardwareError
 from cosearch.hardware import Engine, best, lower_bound
+from cosearch.hardware.accelerator import hierarchy
 from cosearch.hardware.array import Bounds, enumerate_tiles, mapping_of, unrollings
-from cosearch.hardware.cost import evaluate_batch, hierarchy, nests
+from cosearch.hardware.cost import evaluate_batch, nests
 from cosearch.hardware.nest import weighted
 from cosearch.hardware.pricing import RESIDENCIES, Residency
 from cosearch.hardware.report import layer_report

@@ -24,8 +24,8 @@ from cosearch.hardware import (
     mapspace_size,
     single,
 )
+from cosearch.hardware.accelerator import hierarchy
 from cosearch.hardware.compose import compose, composes
-from cosearch.hardware.cost import hierarchy
 from cosearch.hardware.nest import enumerate_nests, price_nests, score
 from cosearch.hardware.nestfront import allowed, beside
 from cosearch.hardware.pricing import NOTHING_RESIDENT, RESIDENCIES

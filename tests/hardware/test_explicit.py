@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cosearch.errors import HardwareError
 from cosearch.hardware import Accelerator, Engine, MappingBatch, UnitEnergies, evaluate, evaluate_many
-from cosearch.hardware.cost import hierarchy
+from cosearch.hardware.accelerator import hierarchy
 from cosearch.hardware.mapping import DIMS
 from cosearch.hardware.nest import enumerate_nests, nest_mapping
 from cosearch.workload import Layer

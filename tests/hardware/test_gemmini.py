@@ -8,7 +8,7 @@ import pytest
 
 from cosearch.errors import HardwareError
 from cosearch.hardware import LevelLoops, Mapping, evaluate
-from cosearch.hardware.cost import hierarchy
+from cosearch.hardware.accelerator import hierarchy
 from cosearch.hardware.mapping import loop_bounds
 from cosearch.workload import Layer
 from search_spaces.accelerators import asic

@@ -24,7 +24,8 @@ from cosearch.hardware import (
     lower_bound,
     mapspace_size,
 )
-from cosearch.hardware.cost import evaluate_batch, hierarchy, nests
+from cosearch.hardware.accelerator import hierarchy
+from cosearch.hardware.cost import evaluate_batch, nests
 from cosearch.hardware.mapping import DIMS, loop_bounds
 from cosearch.hardware.nest import (
     Nests,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cosearch.hardware import Accelerator, best
-from cosearch.hardware.cost import hierarchy
+from cosearch.hardware.accelerator import hierarchy
 from cosearch.hardware.nest import enumerate_nests, price_nests, weighted
 from cosearch.hardware.nestfront import allowed, beside, nest_costs, resident_bits
 from cosearch.hardware.pricing import RESIDENCIES, Residency

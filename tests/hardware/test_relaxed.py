@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from cosearch.errors import HardwareError, InfeasibleError
 from cosearch.hardware import Nests, Technology, best, descend, evaluate, relaxed_cost, resized
-from cosearch.hardware.accelerator import Accelerator, Engine, Mapspace, MemoryLevel, Tiling
-from cosearch.hardware.cost import engine_of, hierarchy, nests
+from cosearch.hardware.accelerator import Accelerator, Engine, Mapspace, MemoryLevel, Tiling, engine_of, hierarchy
+from cosearch.hardware.cost import nests
 from cosearch.hardware.mapping import DIMS
 from cosearch.hardware.nest import enumerate_nests, nest_mapping
 from cosearch.workload import Layer

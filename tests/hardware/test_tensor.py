@@ -308,3 +308,16 @@ def test_mappings_of_a_point_add_up_to_its_cost(small_space, network):
         total += times * evaluate(layer, accelerator, mapping, residency.tensors).latency_ms
     assert residency.activations
     assert total == pytest.approx(front.latency_ms[0])
+
+
+@pytest.mark.parametrize("kinds", [("mac",), ("mac", "shift"), ("mac", "shift", "add")])
+@pytest.mark.parametrize("device", ["ecp5-25f", "ecp5-85f", "zcu102"])
+def test_accelerators_are_counted_as_one_by_one(device, kinds):
+    """Where much is scarce, and where nothing is."""
+    sizes = {"rows": (2, 8, 24), "cols": (4, 16), "weight_kib": (4.5, 36), "activation_kib": (4.5, 18),
+             "port_bits": (64, 256), "clock_mhz": (75.0,)}  # fmt: skip
+    space = fpga.space(device, choices=sizes, kinds=kinds)
+    budget = np.array(space.budget.counts)
+    parts = [space.shared.resources, *(space.engines(kind).resources for kind in kinds)]
+    within = sum((np.sum(rows, axis=0) <= budget).all() for rows in itertools.product(*parts))
+    assert len(space) == within > 0

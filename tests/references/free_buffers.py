@@ -5,7 +5,7 @@ import math
 import torch
 
 from cosearch.hardware import Accelerator, Nests, Technology, relaxed_cost
-from cosearch.hardware.cost import engine_of, hierarchy
+from cosearch.hardware.accelerator import engine_of, hierarchy
 from cosearch.hardware.mapping import DIMS
 from cosearch.hardware.nest import enumerate_nests
 from cosearch.workload import Layer
