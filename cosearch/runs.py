@@ -1,7 +1,8 @@
 """The run directory: what a search leaves behind, and all that a resumed one needs. No file in it is a pickle.
 
 config.yaml, study.db (Optuna), log.jsonl, supernet.safetensors, finalists/, front.csv, result.json, best/.
-Every file is written beside its place, flushed to disk and renamed, so that a reader finds the old or the new one.
+log.jsonl and study.db grow by whole lines, every other file is written beside its place, flushed to disk and renamed:
+a reader finds the old or the new one.
 """
 
 import errno
@@ -15,10 +16,10 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cosearch.config import RunConfig, read_yaml
-from cosearch.errors import ConfigError, DataError, RunError, command_line
+from cosearch.errors import ConfigError, CosearchError, DataError, RunError, command_line
 from cosearch.reading import parse_json, read
 from cosearch.strategies.base import Candidate, Failure
 from cosearch.strategies.objectives import Objectives
@@ -26,6 +27,7 @@ from cosearch.writing import PARTIAL, write_atomic, write_within, writing
 from search_spaces.decisions import Arch, Decisions
 
 if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
     from torch import Tensor
 
 
@@ -33,7 +35,9 @@ METADATA = "cosearch"
 """The one entry of a tensor file's metadata; it holds a JSON object."""
 
 
-LOCK, LOG = ".lock", "log.jsonl"
+LOCK, LOG, STUDY = ".lock", "log.jsonl", "study.db"
+SQLITE = b"SQLite format 3"
+"""How a database of SQLite begins."""
 
 
 def versions() -> dict[str, str]:
@@ -60,14 +64,32 @@ def tensor_bytes(tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str]) -
     return save({k: v.contiguous() for k, v in tensors.items()}, described)
 
 
-def study_url(run: Path | str) -> str:
-    """Where Optuna finds the study of a run: of an SQLite database Optuna and its dashboard want a URL, no path."""
-    return f"sqlite:///{Path(run) / 'study.db'}"
+class _RunIsLocked:
+    """In place of the lock of a journal: who writes to a run directory holds the directory's own."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+
+def study_storage(run: Path | str) -> "BaseStorage":
+    """The studies of a run, for Optuna: study.db is a journal file of Optuna's, one JSON object a line.
+
+    Raises: RunError for a database of SQLite.
+    """
+    from optuna.storages.journal import JournalFileBackend, JournalStorage
+
+    path, lock = Path(run) / STUDY, cast(Any, _RunIsLocked())
+    if path.is_file() and path.open("rb").read(len(SQLITE)) == SQLITE:
+        raise RunError(f"{path} is a database of SQLite, as cosearch wrote them before: start a new run")
+    return JournalStorage(JournalFileBackend(str(path), lock))
 
 
 def dashboard_command(run: Path | str) -> str:
     """What shows a run's trials in a browser, where optuna-dashboard is installed."""
-    return shlex.join(["optuna-dashboard", study_url(run)])
+    return shlex.join(["optuna-dashboard", str(Path(run) / STUDY)])
 
 
 class RunDirectory:
@@ -145,17 +167,18 @@ class RunDirectory:
             yield
 
     def _clear_away(self) -> None:
-        """What a killed process left: files half written, and half a line of the log.
+        """What a killed process left: files half written, and half a line of the log or of the study.
 
         Raises: RunError.
         """
         for file in self.path.rglob(f".*{PARTIAL}"):
             with writing(file):
                 file.unlink(missing_ok=True)
-        log = self.path / LOG
-        with writing(log):
-            if log.is_file() and not (content := log.read_bytes()).endswith(b"\n"):
-                os.truncate(log, content.rfind(b"\n") + 1)
+        for growing in (self.path / LOG, self.path / STUDY):
+            with writing(growing):
+                content = growing.read_bytes() if growing.is_file() else b""
+                if content and not content.endswith(b"\n") and not content.startswith(SQLITE):
+                    os.truncate(growing, content.rfind(b"\n") + 1)
 
     def log(self, event: str, **details: Any) -> None:
         """Append one line to log.jsonl; `cosearch/export/schemas/log.schema.json` describes every event.
@@ -213,10 +236,6 @@ class RunDirectory:
             raise RunError(f"{path} is damaged ({error}): remove it and run: {self.resume_command}") from None
 
 
-_UNWRITABLE = ("disk is full", "readonly database", "unable to open", "disk I/O error")
-"""What SQLite says where the disk is at fault, and not the file."""
-
-
 def read_log(path: Path) -> tuple[dict[str, Any], ...]:
     """Lines of log.jsonl that are whole: the last one may just be written."""
     entries = []
@@ -235,19 +254,19 @@ def read_log(path: Path) -> tuple[dict[str, Any], ...]:
 
 
 @contextmanager
-def _database(database: Path, run: Path) -> Iterator[None]:
+def study_of(run: Path) -> Iterator[None]:
     """Raises: RunError for a study that is damaged, or cannot be written: then it is as it was."""
+    database = run / STUDY
     try:
         yield
-    except Exception as error:
-        # errors of SQLite, SQLAlchemy, Alembic and Optuna, each caused by the one before
-        whole = " ".join(str(found) for found in (error, error.__cause__, error.__context__) if found)
-        reason = next((reason for reason in _UNWRITABLE if reason in whole), None)
-        if reason is not None:
-            raise RunError(
-                f"cannot write {database} ({reason}): what was there is unharmed; mend this and go on with: "
-                f"{command_line('resume', run)}"
-            ) from None
+    except CosearchError:
+        raise
+    except OSError as error:
+        raise RunError(
+            f"cannot read or write {database} ({error.strerror}): what was there is unharmed; mend this and go on "
+            f"with: {command_line('resume', run)}"
+        ) from None
+    except Exception as error:  # of JSON, or whatever Optuna makes of lines that are not its own
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RunError(
             f"{database} is damaged ({first}): remove it and search again with: {command_line('resume', run)}"
@@ -263,17 +282,16 @@ class TrialLog:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space, self.objectives = space, objectives
         directions: Any = objectives.directions
-        database = (run.path / "study.db").resolve()
-        with _database(database, run.path):
+        self._run = run.path
+        with study_of(run.path):
             self.study: optuna.Study = optuna.create_study(
-                study_name=name, storage=study_url(database.parent), directions=directions, load_if_exists=True
+                study_name=name, storage=study_storage(run.path), directions=directions, load_if_exists=True
             )
             self._recorded = self.study.get_trials(deepcopy=False)
             if not self._recorded:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                     self.study.set_metric_names(list(objectives.names))
-        self._place = database, run.path
         self._distributions: dict[str, optuna.distributions.BaseDistribution] = {
             key: optuna.distributions.CategoricalDistribution(options) for key, options in space.choices.items()
         }
@@ -317,7 +335,7 @@ class TrialLog:
             distributions=self._distributions,
             user_attrs=attributes,
         )
-        with _database(*self._place):
+        with study_of(self._run):
             self.study.add_trial(trial)
 
     def replay(

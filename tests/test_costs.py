@@ -241,9 +241,9 @@ def test_a_given_device_derives_and_limits_like_an_accelerator():
 @pytest.mark.parametrize("limits", [{}, {"max_dsp": 20.0, "max_params": 4000.0}])
 def test_a_recorded_front_is_the_front(tensor, monkeypatch, objectives, limits):
     costs, again = (AcceleratorCosts(SPACE, tensor, Objectives(objectives), limits) for _ in range(2))
-    networks = archs(30)
+    networks = archs(12)
     records = [json.loads(json.dumps(costs.record(arch))) for arch in networks]
-    assert sum(record is None for record in records) == sum(not 0 < len(f) <= 64 for f in costs.fronts(networks)) < 30
+    assert sum(record is None for record in records) == sum(not 0 < len(f) <= 64 for f in costs.fronts(networks)) < 12
     known = [(arch, record) for arch, record in zip(networks, records, strict=True) if record is not None]
     for arch, record in known:
         again.recall(arch, record)

@@ -3,9 +3,9 @@
 import itertools
 import json
 import shutil
-import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -24,7 +24,7 @@ from cosearch.errors import ConfigError, CosearchError, RunError
 from cosearch.export.schema import FOLDER
 from cosearch.hardware import Accelerator
 from cosearch.results import Result
-from cosearch.runs import RunDirectory
+from cosearch.runs import RunDirectory, study_storage
 from cosearch.workload import Workload
 from tests import killing, tiny_space
 
@@ -95,7 +95,7 @@ def table_run(options, accuracy_table, tmp_path, monkeypatch) -> dict:
 
 
 def study(path: Path | str, name: str = "co-search") -> optuna.Study:
-    return optuna.load_study(study_name=name, storage=f"sqlite:///{Path(path).resolve() / 'study.db'}")
+    return optuna.load_study(study_name=name, storage=study_storage(path))
 
 
 # -- what a run leaves behind --
@@ -125,10 +125,8 @@ def test_the_run_directory_holds_what_it_promises_and_no_pickle(finished):
         jsonschema.Draft202012Validator(schema).validate(line)
     for name in STUDIES:  # what a dashboard calls the objectives
         assert study(root, name).metric_names == ["accuracy", "latency_ms", "energy_mj"]
-    # pickles hide in databases too: optuna stores attributes as JSON
-    with sqlite3.connect(root / "study.db") as database:
-        for (value,) in database.execute("SELECT value_json FROM trial_user_attributes"):
-            json.loads(value)
+    for line in (root / "study.db").read_text().splitlines():
+        json.loads(line)
 
 
 def test_documents_load_as_what_they_say(finished, options):
@@ -631,13 +629,34 @@ def test_show_of_a_damaged_run(monkeypatch, capsys, tmp_path, finished, name, co
     assert re.search(words, one_line(capsys))
 
 
-@pytest.mark.parametrize(("name", "size"), [("supernet.safetensors", 100), ("study.db", 100), ("study.db", 5000)])
-def test_resume_of_a_damaged_run(monkeypatch, capsys, tmp_path, finished, name, size):
+@pytest.mark.parametrize(("name", "at"), [("supernet.safetensors", 100), ("study.db", 100), ("study.db", 5000)])
+def test_resume_of_a_damaged_run(monkeypatch, capsys, tmp_path, finished, name, at):
     shutil.copytree(finished.path, tmp_path / "copy")
     file = tmp_path / "copy" / name
-    file.write_bytes(file.read_bytes()[:size])
+    content = file.read_bytes()
+    file.write_bytes(content[:at] if name != "study.db" else content[:at] + b"\xff{" + content[at + 2 :])
     assert command(monkeypatch, "resume", "--quiet", str(tmp_path / "copy")) == 2
     assert "damaged" in one_line(capsys)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5])
+def test_a_study_that_was_cut_off_goes_on_from_its_last_whole_line(tmp_path, finished, share):
+    """As a full disk or a power failure may leave it."""
+    shutil.copytree(finished.path, tmp_path / "copy")
+    file = tmp_path / "copy/study.db"
+    content = file.read_bytes()
+    file.write_bytes(content[: int(share * len(content))].rstrip(b"\n"))
+    cosearch.resume(tmp_path / "copy")
+    killing.require_same(tmp_path / "copy", Path(finished.path))
+
+
+def test_a_study_of_sqlite_is_refused_and_left_as_it_is(tmp_path, finished, monkeypatch, capsys):
+    shutil.copytree(finished.path, tmp_path / "copy")
+    file = tmp_path / "copy/study.db"
+    file.write_bytes(b"SQLite format 3\0and more")
+    assert command(monkeypatch, "resume", "--quiet", str(tmp_path / "copy")) == 2
+    assert "is a database of SQLite, as cosearch wrote them before: start a new run" in one_line(capsys)
+    assert file.read_bytes() == b"SQLite format 3\0and more"
 
 
 def test_lists(monkeypatch, capsys):
@@ -926,3 +945,101 @@ def test_a_front_that_was_edited_is_noticed(finished, tmp_path, monkeypatch, cap
 def test_a_file_of_a_run_is_not_the_run(finished):
     with pytest.raises(RunError, match=r"is one file of a run: load the run directory"):
         cosearch.load(Path(finished.path) / "result.json")
+
+
+# -- the same answer twice, and no answer where there is nothing to learn --
+
+
+def test_the_main_job_twice_leaves_the_same_bytes(tmp_path):
+    small = {"trials": 8, "supernet_epochs": 1, "finalist_epochs": 1, "finalist_seeds": 1, "baselines": False}
+    for name in ("one", "two"):
+        cosearch.run(space="shiftadd", device="fpga", threads=2, quiet=True, out=tmp_path / name, **small)
+    for file in ("front.csv", "best/network.json", "best/accelerator.json", "best/mapping.json", "best/model.onnx"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
+
+
+def test_another_thread_count_begins_the_same(options, tmp_path, monkeypatch):
+    """Sums in another order: images large enough that torch shares an operation among its threads."""
+    monkeypatch.setattr(cosearch.engine, "train_all", train_here)
+    few = np.load(options["data"])
+    np.savez(tmp_path / "large.npz", x=few["x"].repeat(4, axis=1).repeat(4, axis=2), y=few["y"])
+    small = {"trials": 8, "supernet_epochs": 2, "finalist_epochs": 1, "finalist_seeds": 1, "baselines": False}
+    given = {**options, **small, "data": str(tmp_path / "large.npz"), "strategy": "evolutionary"}
+    found = []
+    for threads in (1, 2):
+        cosearch.run(**{**given, "threads": threads, "out": tmp_path / str(threads)})
+        found.append(study(tmp_path / str(threads)).trials)
+    one, two = ([json.loads(t.user_attrs["arch"]) for t in trials] for trials in found)
+    assert one == two  # eight trials are within the first generation
+    images = len(load_dataset(given["data"], seed=0).validation)
+    accuracies = np.array([[t.user_attrs["accuracy"] for t in trials] for trials in found])
+    assert np.abs(accuracies[0] - accuracies[1]).max() <= 2 / images
+
+
+def test_labels_at_random_score_at_chance(options, tmp_path, monkeypatch):
+    """Nothing of the test images reaches the search: after training on labels without meaning nothing is known."""
+    monkeypatch.setattr(cosearch.engine, "train_all", train_here)
+    few = np.load(options["data"])
+    labels = np.random.default_rng(0).permutation(few["y"])
+    np.savez(tmp_path / "random.npz", x=few["x"], y=labels)
+    small = {"trials": 12, "finalist_epochs": 12, "finalist_seeds": 3, "baselines": False}
+    result = cosearch.run(**{**options, **small, "data": str(tmp_path / "random.npz"), "out": tmp_path / "run"})
+    test = load_dataset(str(tmp_path / "random.npz"), seed=0).open_test()
+    chance = np.bincount(test.y).max() / len(test)  # of always naming the commonest class
+    error = np.sqrt(chance * (1 - chance) / len(test))
+    assert all(accuracy < chance + 4 * error for accuracy in result.finalist.integer_accuracies)
+    assert result.finalist.accuracy < chance + 3 * error
+
+
+def test_the_confusion_matrix_of_the_exported_model_has_the_reported_accuracy(finished, options):
+    import onnxruntime
+
+    test = load_dataset(options["data"], seed=0).open_test()
+    session = onnxruntime.InferenceSession(Path(finished.path) / "best/model.onnx")
+    confusion = np.zeros((10, 10), int)
+    np.add.at(confusion, (test.y, session.run(None, {"images": test.x})[0].argmax(1)), 1)
+    assert confusion.sum(axis=1).tolist() == np.bincount(test.y, minlength=10).tolist()
+    assert np.trace(confusion) / confusion.sum() == finished.finalist.float_accuracies[0]
+    assert (confusion > 0).any(axis=0).sum() > 1  # more than one class is named
+
+
+# -- trainings that diverge --
+
+
+def test_a_supernet_that_diverges_begins_again_slower_and_the_run_goes_on(options, tmp_path, monkeypatch):
+    from cosearch.supernet import recipes
+
+    made, rates = recipes.of_run, []
+
+    def too_fast(*given):
+        recipe = made(*given)
+        rates.append(recipe.settings.learning_rate * (1e30 if not rates else 1.0))
+        return replace(recipe, settings=replace(recipe.settings, learning_rate=rates[-1]))
+
+    monkeypatch.setattr(recipes, "of_run", too_fast)
+    monkeypatch.setattr(cosearch.engine, "train_all", train_here)
+    small = {"trials": 6, "finalist_epochs": 1, "finalist_seeds": 1, "baselines": False}
+    result = cosearch.run(**{**options, **small, "out": tmp_path / "run"})
+    log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    [diverged] = [line for line in log if line["event"] == "diverged"]
+    assert diverged["reason"].startswith("training diverged: ")
+    assert len(rates) == 2
+    assert len(study(tmp_path / "run").trials) == 6
+    assert 0 < result.finalist.accuracy <= 1
+
+
+def test_a_finalist_that_diverges_is_said_and_the_others_count(options, tmp_path, monkeypatch):
+    from cosearch.supernet import training
+
+    trained = training.train_network
+
+    def too_fast(network, split, recipe, seed, *rest):
+        rate = 1e30 if seed == 1 else recipe.learning_rate
+        trained(network, split, replace(recipe, learning_rate=rate), seed, *rest)
+
+    monkeypatch.setattr(training, "train_network", too_fast)
+    monkeypatch.setattr(cosearch.engine, "train_all", train_here)
+    small = {"trials": 6, "finalist_epochs": 2, "finalist_seeds": 3, "baselines": False}
+    result = cosearch.run(**{**options, **small, "out": tmp_path / "run"})
+    assert len(result.finalist.integer_accuracies) == 2
+    assert any(note.startswith("co-search: 1 of 3 trainings failed and are left out (") for note in result.notes)

@@ -7,7 +7,7 @@ import cosearch
 from tests import fuzzing
 from tests.benchmarks.fuzz import CONFIG
 
-CASES = 100
+CASES = 300
 
 
 @pytest.fixture(scope="module")

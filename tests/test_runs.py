@@ -5,7 +5,7 @@ import pytest
 
 from cosearch.config import RunConfig
 from cosearch.errors import RunError
-from cosearch.runs import RunDirectory, TrialLog
+from cosearch.runs import RunDirectory, TrialLog, study_storage
 from cosearch.strategies import Candidate, Failure, Objectives, make
 from search_spaces.decisions import Decisions
 
@@ -23,7 +23,7 @@ def run(tmp_path):
 
 
 def test_optuna_reads_objectives_by_name_with_arch_source_and_time(run):
-    study = optuna.load_study(study_name="co-search", storage=f"sqlite:///{run.path / 'study.db'}")
+    study = optuna.load_study(study_name="co-search", storage=study_storage(run.path))
     assert study.metric_names == ["accuracy", "latency_ms"]
     first, second = study.trials
     assert first.values == [0.5, 2.0]

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cosearch.errors import RunError, command_line
-from cosearch.runs import study_url
+from cosearch.runs import STUDY, study_of, study_storage
 
 
 @dataclass(frozen=True)
@@ -33,25 +32,20 @@ def read_trials(run: Path, planned: tuple[str, ...]) -> tuple[tuple[str, ...], d
     """
     import optuna
 
-    path = (run / "study.db").resolve()
-    if not path.is_file():
+    if not (run / STUDY).is_file():
         return planned, {}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        # a driver that finds no tables makes them: a database that is still being made is not to be touched
-        storage = optuna.storages.RDBStorage(study_url(path.parent), skip_table_creation=True)
-        names = [summary.study_name for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)]
-        studies = {name: optuna.load_study(study_name=name, storage=storage) for name in names}
+    with study_of(run):
+        storage = study_storage(run)
+        studies = {
+            name: optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)
+        }
         named = [study.metric_names for study in studies.values()]
         objectives = tuple(next((names for names in named if names), planned))
         return objectives, {
-            name: [_trial(trial, objectives) for trial in study.trials] for name, study in studies.items()
+            name: [_trial(trial, objectives) for trial in study.get_trials(deepcopy=False)]
+            for name, study in studies.items()
         }
-    except Exception as error:
-        # a damaged database raises errors of SQLite, SQLAlchemy, Alembic and Optuna
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        again = command_line("resume", run)
-        raise RunError(f"{path} is no study of a run ({first}): remove it and search again with: {again}") from error
 
 
 def _trial(trial: Any, objectives: tuple[str, ...]) -> Trial:

@@ -6,10 +6,8 @@ docs/benchmarks/long_run.md.
 """
 
 import argparse
-import contextlib
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -18,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.benchmarks.machine import stamp
+from tests.killing import trials_in
 
 REPORT = Path(__file__).parents[2] / "docs" / "benchmarks" / "long_run.md"
 FIRST = 100
@@ -28,16 +27,6 @@ STUDIES = {
         "--space", "shiftadd", "--device", "ecp5-25f", "--strategy", "evolutionary", "--supernet-epochs", "1",
     ),
 }  # fmt: skip
-
-
-def recorded(run: Path) -> int:
-    """Trials in the study of a run."""
-    with (
-        contextlib.suppress(sqlite3.OperationalError),  # not made yet
-        contextlib.closing(sqlite3.connect(f"file:{run / 'study.db'}?mode=ro", uri=True)) as database,
-    ):
-        return int(database.execute("SELECT COUNT(*) FROM trials").fetchone()[0])
-    return 0
 
 
 def resident_mib(pid: int) -> float:
@@ -52,7 +41,7 @@ def processor_seconds(pid: int) -> float:
 
 def until(process: "subprocess.Popen[str]", run: Path, trials: int) -> None:
     """Wait until so many trials are recorded. Raises: RuntimeError with what the process said if it ended before."""
-    while recorded(run) < trials:
+    while trials_in(run) < trials:
         if process.poll() is not None:
             raise RuntimeError(process.communicate()[1])
         time.sleep(0.02)
@@ -76,7 +65,7 @@ def study(options: Sequence[str], trials: int, run: Path) -> str:
     after, minutes = resident_mib(process.pid), (time.monotonic() - started) / 60
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    done, started = recorded(run), time.monotonic()
+    done, started = trials_in(run), time.monotonic()
     process = start("resume", str(run))
     until(process, run, done + 1)
     seconds, processor = time.monotonic() - started, processor_seconds(process.pid)

@@ -20,7 +20,7 @@ import numpy as np
 
 from cosearch.config import RunConfig
 from cosearch.evaluators import Pending
-from cosearch.runs import RunDirectory, TrialLog
+from cosearch.runs import RunDirectory, TrialLog, study_storage
 from cosearch.strategies import Objectives, make
 from cosearch.strategies.base import Candidate
 from search_spaces.decisions import Arch, Decisions
@@ -137,12 +137,7 @@ def parts() -> dict[str, float]:
         user_attrs={f"a{i}": "x" * 20 for i in range(8)},
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        stores: dict[str, Any] = {
-            "study.db (SQLite)": f"sqlite:///{folder}/study.db",
-            "journal file": optuna.storages.JournalStorage(
-                optuna.storages.journal.JournalFileBackend(f"{folder}/journal.log")
-            ),
-        }
+        stores: dict[str, Any] = {"study.db": study_storage(folder), "SQLite": f"sqlite:///{folder}/sqlite.db"}
         for name, storage in stores.items():
             study = optuna.create_study(storage=storage, directions=["maximize", "minimize"])
             for size in (0, 1000):
@@ -205,8 +200,7 @@ def moved() -> dict[str, str]:
         "one evaluation of the default job": f"{_median(evaluation, 9):.0f} ms",
     }
     with tempfile.TemporaryDirectory() as folder:
-        file = optuna.storages.journal.JournalFileBackend(f"{folder}/journal.log")
-        stores = {"study.db": f"sqlite:///{folder}/study.db", "journal.log": optuna.storages.JournalStorage(file)}
+        stores: dict[str, Any] = {"study.db": study_storage(folder), "sqlite.db": f"sqlite:///{folder}/sqlite.db"}
         for name, storage in stores.items():
             study = optuna.create_study(storage=storage, directions=["maximize", "minimize", "minimize"])
             study.add_trials([trial] * 200)

@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -32,8 +31,10 @@ from cosearch import finalists
 from cosearch.config import RunConfig
 from cosearch.distributed.cluster import Cluster, Share, connected
 from cosearch.errors import ConfigError, RunError
+from cosearch.runs import study_storage
 from tests import tiny_space
 from tests.distributed import sources
+from tests.killing import trials_in
 
 ray = pytest.importorskip("ray")
 
@@ -109,7 +110,7 @@ def use_source(monkeypatch: pytest.MonkeyPatch, wrap: Any) -> None:
 
 
 def trials_of(run: Path) -> list[optuna.trial.FrozenTrial]:
-    return optuna.load_study(study_name="co-search", storage=f"sqlite:///{run.resolve() / 'study.db'}").trials
+    return optuna.load_study(study_name="co-search", storage=study_storage(run)).trials
 
 
 def require_whole(run: Path, n: int) -> None:
@@ -221,16 +222,6 @@ def test_a_worker_that_dies_is_replaced_and_one_that_always_does_is_a_failure(ma
     assert {state for layer, state in states if layer != "conv_k5_e6"} == {"COMPLETE"}
     reasons = {t.user_attrs["reason"] for t in trials_of(options["out"]) if t.state.name == "FAIL"}
     assert all("its worker died 2 times" in reason for reason in reasons)
-
-
-def trials_in(run: Path) -> int:
-    if not (run / "study.db").exists():
-        return 0
-    try:
-        with sqlite3.connect(f"file:{run / 'study.db'}?mode=ro", uri=True) as database:
-            return int(database.execute("SELECT COUNT(*) FROM trials").fetchone()[0])
-    except sqlite3.OperationalError:  # not made yet, or being written
-        return 0
 
 
 def kill_when(command: list[str], reached: Callable[[], bool]) -> None:

@@ -5,6 +5,7 @@ import json
 import optuna
 
 import cosearch
+from cosearch.runs import study_storage
 from tests import tiny_space
 
 
@@ -19,7 +20,7 @@ def test_an_extended_run_searches_like_a_longer_one(few_digits, tmp_path):
     cosearch.resume(tmp_path / "part", trials=24)
     asked = []
     for name in ("whole", "part"):
-        study = optuna.load_study(study_name="co-search", storage=f"sqlite:///{tmp_path / name / 'study.db'}")
+        study = optuna.load_study(study_name="co-search", storage=study_storage(tmp_path / name))
         asked.append([trial.params for trial in study.trials])
     assert len(asked[0]) == 24
     assert asked[0] == asked[1]
