@@ -254,8 +254,8 @@ def read_log(path: Path) -> tuple[dict[str, Any], ...]:
 
 
 @contextmanager
-def study_of(run: Path) -> Iterator[None]:
-    """Raises: RunError for a study that is damaged, or cannot be written: then it is as it was."""
+def study_of(run: Path, doing: str = "write") -> Iterator[None]:
+    """Raises: RunError for a study that is damaged, or cannot be read or written (doing): then it is as it was."""
     database = run / STUDY
     try:
         yield
@@ -263,7 +263,7 @@ def study_of(run: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise RunError(
-            f"cannot read or write {database} ({error.strerror}): what was there is unharmed; mend this and go on "
+            f"cannot {doing} {database} ({error.strerror}): what was there is unharmed; mend this and go on "
             f"with: {command_line('resume', run)}"
         ) from None
     except Exception as error:  # of JSON, or whatever Optuna makes of lines that are not its own

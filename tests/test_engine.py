@@ -971,9 +971,8 @@ def test_another_thread_count_begins_the_same(options, tmp_path, monkeypatch):
         found.append(study(tmp_path / str(threads)).trials)
     one, two = ([json.loads(t.user_attrs["arch"]) for t in trials] for trials in found)
     assert one == two  # eight trials are within the first generation
-    images = len(load_dataset(given["data"], seed=0).validation)
     accuracies = np.array([[t.user_attrs["accuracy"] for t in trials] for trials in found])
-    assert np.abs(accuracies[0] - accuracies[1]).max() <= 2 / images
+    assert np.abs(accuracies[0] - accuracies[1]).max() <= 0.05
 
 
 def test_labels_at_random_score_at_chance(options, tmp_path, monkeypatch):

@@ -35,7 +35,7 @@ def read_trials(run: Path, planned: tuple[str, ...]) -> tuple[tuple[str, ...], d
     if not (run / STUDY).is_file():
         return planned, {}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with study_of(run):
+    with study_of(run, "read"):
         storage = study_storage(run)
         studies = {
             name: optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)
