@@ -1,5 +1,6 @@
 """The command line: parse, call the function that Python users call, print. Errors: one line, exit status 2."""
 
+import contextlib
 import dataclasses
 import inspect
 import json
@@ -380,7 +381,8 @@ def main() -> None:
     # threads that wait for each other sleep: on a busy machine spinning ones cost far more than they save
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # a module:object of the working directory is found, after all that is installed
-    sys.path.append(str(Path.cwd()))
+    with contextlib.suppress(FileNotFoundError):  # it may have been removed
+        sys.path.append(str(Path.cwd()))
     signal.signal(signal.SIGTERM, _terminate)
     try:
         sys.exit(app(standalone_mode=False) or 0)

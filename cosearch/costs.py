@@ -116,7 +116,7 @@ class AcceleratorCosts:
 
     def recall(self, arch: Arch, record: Mapping[str, Any]) -> None:
         """Know a network's front again, under the same objectives and limits. What cannot be read is priced anew."""
-        with suppress(ValueError, KeyError, TypeError, IndexError):
+        with suppress(ValueError, KeyError, TypeError, IndexError, OverflowError):
             front = NetworkFront(self.tensor.recorded(record), float(record["params"]), float(record["macs"]))
             self._fronts.setdefault(arch_key(arch), front)
 

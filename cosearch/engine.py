@@ -30,7 +30,7 @@ from cosearch.config import RunConfig
 from cosearch.costs import AcceleratorCosts
 from cosearch.errors import ConfigError, CosearchError, InfeasibleError, RunError, StoppedError, command_line
 from cosearch.evaluators import Evaluation, Evaluator, Pending, Threads
-from cosearch.export.design import TRAINED, WHAT, write_design
+from cosearch.export.design import TRAINED, WHAT, parse_what, write_design
 from cosearch.finalists import Trained, Training, inherit, load_trained, train_all
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.problem import Problem, fingerprint, prepare
@@ -170,6 +170,7 @@ def resume(path: Path | str, trials: int | None = None, quiet: bool | None = Non
     config = run_directory.config
     if trials is not None and trials < config.trials:
         raise ConfigError(f"--trials {trials}: the run has {config.trials} already; give more, or +N for N more")
+    run_directory.require_journal()
     asked: dict[str, Any] = {"trials": trials or config.trials, "minutes": None}
     if ray is not None:
         asked |= {"ray": None if ray == "none" else ray, "ray_order": config.order}
@@ -275,7 +276,7 @@ def find_report_details(run: RunDirectory, reporter: Reporter) -> None:
     """
     from cosearch.report.details import find_details
 
-    problem = prepare(run.config, Reporter(quiet=True))
+    problem = prepare(run.config, reporter)
     if (run.path / INPUTS).is_file():
         _require_same_inputs(run, fingerprint(problem))
     accuracy = None
@@ -600,13 +601,13 @@ def _trainings(archs: Sequence[Arch], problem: Problem, heat: int = 0) -> list[T
 
 
 def _write(run: RunDirectory, problem: Problem, result: Result, finalist: Choice) -> None:
-    """front.csv, best/ and, last, result.json: a run with it is finished."""
+    """best/, front.csv and, last, result.json: a run with it is finished."""
     arch, _ = finalist
     front = result.front.to_csv(index=False)
-    write_atomic(run.path / "front.csv", front)
     # the weights of the first seed, not of the best on the test images
     training = _first_good(run, _trainings([arch], problem)) if problem.config.trains else None
     write_design(run, problem, finalist, training, WHAT, run.path / "best")
+    write_atomic(run.path / "front.csv", front)
     run.write_json(
         "result.json",
         {
@@ -651,6 +652,7 @@ def export_design(
     if its weights are asked for. quiet: None is as the run was.
     Returns: the files. Raises: RunError, ConfigError.
     """
+    what = parse_what(what if isinstance(what, str) else ",".join(what))
     run_directory = RunDirectory.open(Path(path))
     config = run_directory.config
     reporter = Reporter(config.quiet if quiet is None else quiet)
@@ -703,9 +705,12 @@ def _of_trial(run: RunDirectory, number: int) -> tuple[Arch, str]:
 
 
 def _require_no_other(to: Path, run: RunDirectory, arch: Arch, accelerator: str) -> None:
-    """Raises: ConfigError if a design in a folder would be overwritten by another one, or a run's own files."""
-    if to.resolve().is_relative_to(run.path.resolve()):
-        raise ConfigError(f"--to {to} is inside of the run directory, whose files are its own: choose another folder")
+    """Raises: ConfigError if a design in a folder would be overwritten by another one, or the files of a run."""
+    within = to.resolve()
+    if any((folder / "config.yaml").is_file() for folder in (within, *within.parents)) or within.is_relative_to(
+        run.path.resolve()
+    ):
+        raise ConfigError(f"--to {to} is inside of a run directory, whose files are its own: choose another folder")
     if to.exists() and not to.is_dir():
         raise ConfigError(f"--to {to} is a file: choose a folder")
     from cosearch.export.documents import read_json
@@ -713,7 +718,13 @@ def _require_no_other(to: Path, run: RunDirectory, arch: Arch, accelerator: str)
     asked = {"network": ("arch", dict(arch)), "accelerator": ("name", accelerator)}
     for name, (field, value) in asked.items():
         path = to / f"{name}.json"
-        if path.is_file() and read_json(path).get(field) != value:
+        try:
+            found = read_json(path).get(field) if path.is_file() else value
+        except RunError:
+            raise ConfigError(
+                f"--to {to} holds a {path.name} that is damaged: remove it, or choose another folder"
+            ) from None
+        if found != value:
             raise ConfigError(
                 f"--to {to} holds another design ({path.name} is of another {name}): choose another folder"
             )

@@ -160,7 +160,7 @@ def _start(run: RunDirectory, number: int, trainings: Sequence[Training]) -> "su
         "OMP_NUM_THREADS": "1",
     }
     process = subprocess.Popen(
-        [sys.executable, "-m", "cosearch.finalists"],
+        [sys.executable, "-P", "-m", "cosearch.finalists"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=(run.path / FOLDER / f"worker{number}.log").open("w"),

@@ -28,7 +28,7 @@ class Reporter:
 
     def say(self, *text: Any) -> None:
         if not self.quiet:
-            self.console.print(*text)
+            self.console.print(*text, markup=False, soft_wrap=True)
 
     @contextmanager
     def phase(self, name: str, total: int, done: int = 0) -> Iterator[Phase]:

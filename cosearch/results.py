@@ -157,7 +157,7 @@ def read_result(run: "RunDirectory") -> Result:
     try:
         content = (run.path / "front.csv").read_bytes()
         if "front_sha256" in data and sha256(content).hexdigest() != data["front_sha256"]:
-            raise ValueError("front.csv was changed after the run")
+            raise ValueError("front.csv is not the one that result.json was written with")
         front = pd.read_csv(io.BytesIO(content))
         for arch in front["arch"]:
             parse_json(str(arch))

@@ -77,14 +77,22 @@ class _RunIsLocked:
 def study_storage(run: Path | str) -> "BaseStorage":
     """The studies of a run, for Optuna: study.db is a journal file of Optuna's, one JSON object a line.
 
-    Raises: RunError for a database of SQLite.
+    In runs of before it is a database of SQLite, which can be read; see `RunDirectory.require_journal`.
     """
+    from optuna.storages import RDBStorage
     from optuna.storages.journal import JournalFileBackend, JournalStorage
 
     path, lock = Path(run) / STUDY, cast(Any, _RunIsLocked())
-    if path.is_file() and path.open("rb").read(len(SQLITE)) == SQLITE:
-        raise RunError(f"{path} is a database of SQLite, as cosearch wrote them before: start a new run")
+    if _is_sqlite(path):
+        return RDBStorage(f"sqlite:///{path.resolve()}", skip_table_creation=True)
     return JournalStorage(JournalFileBackend(str(path), lock))
+
+
+def _is_sqlite(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(SQLITE)) == SQLITE
 
 
 def dashboard_command(run: Path | str) -> str:
@@ -102,6 +110,11 @@ class RunDirectory:
     @property
     def resume_command(self) -> str:
         return command_line("resume", self.path)
+
+    def require_journal(self) -> None:
+        """Raises: RunError if the study is of a form that is only read, and not written any more."""
+        if _is_sqlite(self.path / STUDY):
+            raise RunError(f"{self.path / STUDY} is a database of SQLite, as runs had before: start a new run")
 
     @classmethod
     @contextmanager
@@ -273,6 +286,18 @@ def study_of(run: Path, doing: str = "write") -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def _whole_lines(path: Path) -> Iterator[None]:
+    """What cannot be written to a file that grows by lines leaves no half line, to which another would be joined."""
+    size = path.stat().st_size if path.is_file() else 0
+    try:
+        yield
+    except OSError:
+        if path.is_file():
+            os.truncate(path, size)
+        raise
+
+
 class TrialLog:
     """One Optuna study in study.db; a finished trial is written at once: a crash loses none and doubles none."""
 
@@ -283,9 +308,13 @@ class TrialLog:
         self.space, self.objectives = space, objectives
         directions: Any = objectives.directions
         self._run = run.path
-        with study_of(run.path):
-            self.study: optuna.Study = optuna.create_study(
-                study_name=name, storage=study_storage(run.path), directions=directions, load_if_exists=True
+        with study_of(run.path), _whole_lines(run.path / STUDY):
+            storage = study_storage(run.path)
+            known = name in optuna.get_all_study_names(storage)
+            self.study: optuna.Study = (
+                optuna.load_study(study_name=name, storage=storage)
+                if known
+                else optuna.create_study(study_name=name, storage=storage, directions=directions)
             )
             self._recorded = self.study.get_trials(deepcopy=False)
             if not self._recorded:
@@ -335,7 +364,7 @@ class TrialLog:
             distributions=self._distributions,
             user_attrs=attributes,
         )
-        with study_of(self._run):
+        with study_of(self._run), _whole_lines(self._run / STUDY):
             self.study.add_trial(trial)
 
     def replay(

@@ -128,7 +128,7 @@ def print_comparison(compared: "Comparison") -> None:
 
     out = console(150)
     for warning in warnings(compared):
-        out.print(f"[bold]{warning}[/bold]")
+        out.print(warning, style="bold", markup=False)
     for name, apart in configurations(compared):
         out.print(f"{name}: {apart}", markup=False)
     out.print(_table("The finalists of each configuration", *by_configuration(compared)))

@@ -262,7 +262,8 @@ def test_a_recorded_front_is_the_front(tensor, monkeypatch, objectives, limits):
 @pytest.mark.parametrize(
     "damage",
     [
-        {"version": -1},
+        {"of": "another"},
+        {"latency_ms": [10**30], "shared": [10**30]},
         {"latency_ms": [float("nan")]},
         {"latency_ms": []},
         {"energy_mj": "x"},
@@ -281,9 +282,7 @@ def test_a_record_that_is_damaged_is_priced_again(tensor, damage):
     costs, again = (AcceleratorCosts(SPACE, tensor, Objectives()) for _ in range(2))
     arch = next(a for a in archs(30) if costs.record(a) is not None and len(costs.fronts([a])[0]) == 1)
     again.recall(arch, {**costs.record(arch), **damage})
-    [expected], [found] = costs.fronts([arch]), again.fronts([arch])
-    for name in costs.metrics:
-        np.testing.assert_array_equal(found.metric(name), expected.metric(name))
+    assert not again._fronts
 
 
 def test_a_record_without_a_part_is_priced_again(tensor):

@@ -650,13 +650,41 @@ def test_a_study_that_was_cut_off_goes_on_from_its_last_whole_line(tmp_path, fin
     killing.require_same(tmp_path / "copy", Path(finished.path))
 
 
-def test_a_study_of_sqlite_is_refused_and_left_as_it_is(tmp_path, finished, monkeypatch, capsys):
+def test_a_run_with_a_study_of_sqlite_is_read_and_not_continued(tmp_path, finished, monkeypatch, capsys):
+    """As runs were before."""
     shutil.copytree(finished.path, tmp_path / "copy")
     file = tmp_path / "copy/study.db"
-    file.write_bytes(b"SQLite format 3\0and more")
-    assert command(monkeypatch, "resume", "--quiet", str(tmp_path / "copy")) == 2
-    assert "is a database of SQLite, as cosearch wrote them before: start a new run" in one_line(capsys)
-    assert file.read_bytes() == b"SQLite format 3\0and more"
+    file.unlink()
+    for name in STUDIES:
+        optuna.copy_study(
+            from_study_name=name, from_storage=study_storage(finished.path), to_storage=f"sqlite:///{file}"
+        )
+    before = contents(tmp_path / "copy")
+    assert command(monkeypatch, "resume", "--quiet", "--trials", "+5", str(tmp_path / "copy")) == 2
+    assert "is a database of SQLite, as runs had before: start a new run" in one_line(capsys)
+    assert contents(tmp_path / "copy") == before
+    assert command(monkeypatch, "report", "--quiet", str(tmp_path / "copy")) == 0
+    cosearch.export_design(tmp_path / "copy", tmp_path / "out", trial=0, what="network")
+    assert (tmp_path / "out/network.json").is_file()
+    assert file.read_bytes() == before["study.db"]
+
+
+def test_a_trial_that_does_not_fit_on_the_disk_leaves_no_half_line(tmp_path, finished, monkeypatch):
+    from optuna.storages.journal import JournalFileBackend
+
+    shutil.copytree(finished.path, tmp_path / "copy")
+    file = tmp_path / "copy/study.db"
+    before = file.read_bytes()
+
+    def full(self, logs):
+        with file.open("ab") as journal:
+            journal.write(b'{"op_code":4,"half')
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(JournalFileBackend, "append_logs", full)
+    with pytest.raises(RunError, match=r"cannot write .*study.db \(No space left on device\): what was there is unhar"):
+        cosearch.resume(tmp_path / "copy", trials=30)
+    assert file.read_bytes() == before
 
 
 def test_lists(monkeypatch, capsys):
@@ -915,7 +943,7 @@ def test_an_export_overwrites_no_other_design(finished, tmp_path, monkeypatch, c
     monkeypatch.setattr(cosearch.engine, "prepare", lambda *_: pytest.fail("it was prepared"))
     for to, words in (
         (out, "holds another design (network.json is of another network)"),
-        (Path(finished.path) / "best", "is inside of the run directory"),
+        (Path(finished.path) / "best", "is inside of a run directory"),
         (out / "network.json", "is a file: choose a folder"),
     ):
         assert command(monkeypatch, "export", finished.path, "--to", str(to), "--front", str(other)) == 2
@@ -938,7 +966,7 @@ def test_a_front_that_was_edited_is_noticed(finished, tmp_path, monkeypatch, cap
     front.write_text(front.read_text().replace("0.", "1.", 1))
     assert command(monkeypatch, "show", str(copy)) == 2
     said = capsys.readouterr().err
-    assert "front.csv was changed after the run" in said
+    assert "front.csv is not the one that result.json was written with" in said
     assert f"cosearch resume '{copy}'" in said  # as a shell takes it
 
 

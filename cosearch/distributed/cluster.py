@@ -28,6 +28,8 @@ from cosearch.workload import Layer
 
 PROBE_SECONDS = 3.0
 """How long an address has to answer; Ray's own client would wait for minutes."""
+ANSWER_SECONDS = 5.0
+"""How long what accepts a connection has to answer a question."""
 HELLO_SECONDS = 120.0
 """How long a node has to start a worker."""
 REFRESH_SECONDS = 2.0
@@ -91,7 +93,8 @@ class Cluster:
         """
         lacking = self._lacking(share or self.share)
         if lacking:
-            raise RunError(f"{lacking}: add a node and continue with cosearch resume")
+            again = "give the command again" if share else "continue with cosearch resume"
+            raise RunError(f"{lacking}: add a node and {again}")
 
     def _lacking(self, share: Share) -> str:
         nodes = self.nodes()
@@ -101,7 +104,7 @@ class Cluster:
         most = {name: max((n["Resources"].get(name, 0.0) for n in nodes), default=0.0) for name in wanted}
         asked = " and ".join(f"{value:g} {name}" for name, value in wanted.items() if value)
         have = " and ".join(f"{most[name]:g} {name}" for name, value in wanted.items() if value)
-        return f"one evaluation needs {asked}, and the largest of {len(nodes)} Ray nodes has {have}"
+        return f"one task needs {asked}, and the largest of {len(nodes)} Ray nodes has {have}"
 
     def slots(self, share: Share) -> int:
         """How many shares there are now."""
@@ -314,7 +317,7 @@ def _auth_mode(address: str, found: str) -> str:
         method, asked = CLUSTER_INFO, ping.ClusterInfoRequest(type=ping.ClusterInfoType.PING).SerializeToString()
     with grpc.insecure_channel(found.removeprefix("ray://")) as channel:
         try:
-            channel.unary_unary(method)(asked, timeout=PROBE_SECONDS)
+            channel.unary_unary(method)(asked, timeout=ANSWER_SECONDS)
         except grpc.RpcError as error:
             if error.code() == grpc.StatusCode.UNAUTHENTICATED:
                 inside: Any = _raylet  # compiled, without types
@@ -324,6 +327,11 @@ def _auth_mode(address: str, found: str) -> str:
                         "there into RAY_AUTH_TOKEN"
                     ) from None
                 return "token"
+            if error.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE):
+                raise ConfigError(
+                    f"--ray {address}: {found} is open, but does not answer within {ANSWER_SECONDS:g} s: see whether "
+                    "Ray is well there, or give another address"
+                ) from None
             what, option = ("client server", "--ray-client-server-port") if client else ("cluster", "--port")
             raise ConfigError(
                 f"--ray {address}: what answers at {found} is no Ray {what} ({error.code().name}): give the port that "

@@ -501,19 +501,24 @@ class CostTensor:
         bound = pipelined and split.NAME in needed
         return replace(front, reason="" if len(front) else reason, interval_is_bound=bound)
 
+    @cached_property
+    def identity(self) -> str:
+        """Equal for tensors whose fronts are equal, as far as `_CACHE_VERSION` tells when the code changes."""
+        return _digest(self.layers, self.space, self.policies)
+
     def record(self, front: HardwareFront) -> dict[str, Any]:
         """One of its fronts as JSON, which `recorded` takes: exact, and much faster than to find it again."""
         at = {layer: i for i, layer in enumerate(self.layers)}
         points = {name: getattr(front, name).tolist() for name in _CHOSEN}
-        return {"version": _CACHE_VERSION, "layers": [at[layer] for layer in front.layers], **points}
+        return {"of": self.identity, "layers": [at[layer] for layer in front.layers], **points}
 
     def recorded(self, record: Mapping[str, Any]) -> HardwareFront:
         """The front of a record.
 
-        Raises: ValueError, KeyError, TypeError or IndexError if it is not of this tensor or this version, or damaged.
+        Raises: ValueError, KeyError, TypeError, IndexError or OverflowError if it is not of this tensor, or damaged.
         """
-        if record["version"] != _CACHE_VERSION:
-            raise ValueError(f"a record of version {record['version']}")
+        if record["of"] != self.identity:
+            raise ValueError(f"a record of {record['of']}, not of {self.identity}")
         ms, mj = (np.array(record[name], float) for name in ("latency_ms", "energy_mj"))
         shared, residency = (np.array(record[name], np.int64) for name in ("shared", "residency"))
         engines, policies = (np.array(record[n], np.int64).reshape(len(ms), -1) for n in ("engines", "policies"))
@@ -876,14 +881,19 @@ def _checked(objectives: Sequence[str], constraints: Mapping[str, float], space:
     return limits
 
 
-def _cache_folder(layers: Sequence[Layer], space: AcceleratorSpace, policies: Sequence[float]) -> Path:
+def _digest(layers: Sequence[Layer], space: AcceleratorSpace, policies: Sequence[float]) -> str:
+    """Of all that decides a tensor."""
     content = {
         "version": _CACHE_VERSION,
         "layers": [layer.shape_key for layer in layers],
         "space": space.describe(),
         "policies": list(policies),
     }
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _cache_folder(layers: Sequence[Layer], space: AcceleratorSpace, policies: Sequence[float]) -> Path:
+    digest = _digest(layers, space, policies)
     root = os.environ.get("COSEARCH_CACHE") or Path.home() / ".cache" / "cosearch"
     return Path(root) / "tensors" / digest
 

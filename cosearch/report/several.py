@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
@@ -80,6 +81,12 @@ def differing(configs: Sequence[RunConfig]) -> list[str]:
     """The options of weight that are not the same everywhere."""
     names = [*(name for name in RunConfig.model_fields if name not in OF_NO_MATTER), "order"]
     return [name for name in names if len({_said(config, name) for config in configs}) > 1]
+
+
+def _value(config: RunConfig, name: str) -> Any:
+    """As JSON has it."""
+    value = getattr(config, name)
+    return str(value) if isinstance(value, Path) else value
 
 
 def _said(config: RunConfig, name: str) -> str:
@@ -273,7 +280,7 @@ def to_json(compared: Comparison) -> dict[str, Any]:
         "configurations": [
             {
                 "name": group.name,
-                "apart": {name: _said(group.runs[0].config, name) for name in apart},
+                "apart": {name: _value(group.runs[0].config, name) for name in apart},
                 "runs": [one(i, at, run) for at, run in enumerate(group.runs)],
             }
             for i, group in enumerate(compared.groups)

@@ -91,7 +91,8 @@ def _ranks(facts: Facts) -> str:
         return _tau(pairs)
     if len(heats) >= LEAST_FOR_RANKS:
         epochs = plural(facts.in_heats[0].epochs, "epoch")
-        return f"{_tau(heats)} trained alone for {epochs}, on the validation images; on the test images: {said}"
+        on_test = f"; on the test images: {said}" if said else ""
+        return f"{_tau(heats)} trained alone for {epochs}, on the validation images{on_test}"
     return (
         f"rank correlation {NOT_MEASURED}: {len(pairs)} networks were trained alone"
         f"{f' ({said})' if said else ''}; --finalist-candidates {LEAST_FOR_RANKS} trains enough for one"
@@ -99,9 +100,11 @@ def _ranks(facts: Facts) -> str:
 
 
 def _tau(pairs: list[tuple[float, float]]) -> str:
-    n = len(pairs)
+    n, tau = len(pairs), kendall(pairs)
+    if not np.isfinite(tau):
+        return f"no rank correlation: the {n} networks have equal accuracies"
     error = float(np.sqrt(2 * (2 * n + 5) / (9 * n * (n - 1))))
-    return f"Kendall tau {kendall(pairs):.2f} over {n} networks (standard error about {error:.2f})"
+    return f"Kendall tau {tau:.2f} over {n} networks (standard error about {error:.2f})"
 
 
 def _predictors(facts: Facts) -> str:

@@ -397,7 +397,7 @@ def test_a_cluster_that_asks_for_a_token_is_named_where_there_is_none(tmp_path, 
     assert "RAY_AUTH_TOKEN" not in os.environ
 
 
-@pytest.mark.parametrize("code", ["UNIMPLEMENTED", "UNAVAILABLE"])
+@pytest.mark.parametrize("code", ["UNIMPLEMENTED", "NOT_FOUND"])
 def test_a_server_that_is_not_of_ray_is_refused(options, code):
     from cosearch.distributed.cluster import _auth_mode
 
@@ -408,6 +408,13 @@ def test_a_server_that_is_not_of_ray_is_refused(options, code):
         assert "--ray-client-server-port" in text
         with pytest.raises(ConfigError, match=rf"is no Ray cluster \({code}\): .*ray start --head --port opened"):
             _auth_mode("auto", f"127.0.0.1:{port}")
+
+
+def test_a_server_that_is_not_well_is_told_from_one_that_is_not_of_ray():
+    from cosearch.distributed.cluster import _auth_mode
+
+    with guarded("UNAVAILABLE") as port, pytest.raises(ConfigError, match=r"is open, but does not answer within 5 s"):
+        _auth_mode("auto", f"127.0.0.1:{port}")
 
 
 def test_the_port_of_the_cluster_is_not_that_of_its_client_server(machines, options):
@@ -428,7 +435,7 @@ def test_resources_that_no_node_has_are_named(machines, options, monkeypatch):
     """Before anything is priced."""
     monkeypatch.setattr("cosearch.engine.prepare", lambda *_: pytest.fail("it was prepared"))
     text = refused(options, ray="auto", ray_cpus=100.0)
-    assert "one evaluation needs 100 CPU, and the largest of 1 Ray nodes has 2 CPU" in text
+    assert "one task needs 100 CPU, and the largest of 1 Ray nodes has 2 CPU" in text
     assert "lower --ray-cpus" in text
     assert "needs 1 CPU and 0.5 GPU, and the largest of 1 Ray nodes has 2 CPU and 0 GPU" in refused(
         options, ray="auto", ray_gpus=0.5

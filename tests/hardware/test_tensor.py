@@ -1,4 +1,5 @@
 import itertools
+import json
 import math
 import re
 from dataclasses import replace
@@ -321,3 +322,23 @@ def test_accelerators_are_counted_as_one_by_one(device, kinds):
     parts = [space.shared.resources, *(space.engines(kind).resources for kind in kinds)]
     within = sum((np.sum(rows, axis=0) <= budget).all() for rows in itertools.product(*parts))
     assert len(space) == within > 0
+
+
+@pytest.mark.parametrize("device", ["pynq-z1-split", "eyeriss", "ecp5-25f"])
+@pytest.mark.parametrize("objectives", [("latency_ms", "energy_mj"), ("area_mm2", "latency_ms"), ("edp", "lut")])
+def test_a_front_is_made_again_from_its_record(device, objectives):
+    space = find(device)
+    layers = tuple(Layer(f"{k}", K=k, C=16, P=6, Q=6, R=3, S=3, weight_bits=4, input_bits=4) for k in (16, 32))
+    tensor = cost_tensor(layers, space, cache=False)
+    if "area_mm2" in objectives and not space.budget.area_um2:
+        objectives = ("dsp", "latency_ms")
+    front = tensor.hardware_front([2, 1], 4e3, objectives, host_bytes=600.0)
+    again = tensor.recorded(json.loads(json.dumps(tensor.record(front))))
+    assert len(front)
+    for name in ("latency_ms", "energy_mj", "area_mm2", "resources", "shared", "engines", "policies", "residency"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(front, name))
+    assert (again.layers, again.grid, again.kinds) == (front.layers, front.grid, front.kinds)
+    assert [again.accelerator(i) for i in range(len(again))] == [front.accelerator(i) for i in range(len(front))]
+    other = cost_tensor((*layers, Layer("more", K=8, C=8)), space, cache=False)
+    with pytest.raises(ValueError, match="a record of"):
+        other.recorded(tensor.record(front))

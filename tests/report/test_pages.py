@@ -408,7 +408,7 @@ def test_a_comparison_as_json(seeds, tmp_path, monkeypatch, capsys):
         main()
     said = json.loads(capsys.readouterr().out)
     assert said["page"] == str(to)
-    assert [one["apart"] for one in said["configurations"]] == [{"trials": "12"}, {"trials": "20"}]
+    assert [one["apart"] for one in said["configurations"]] == [{"trials": 12}, {"trials": 20}]
     runs = [run for one in said["configurations"] for run in one["runs"]]
     curves = curves_over_runs(comparison([read_facts(path) for path in seeds]))
     for run, path in zip(runs, seeds, strict=True):
