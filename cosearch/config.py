@@ -127,8 +127,8 @@ class RunConfig(BaseModel):
     ray_cpus: float | None = Field(
         None,
         gt=0,
-        description="CPUs that Ray reserves for one evaluation or training. [default: one, or the threads that it uses, "
-        "if a node has as many]",
+        description="CPUs that Ray reserves for one evaluation or training. [default: one, or the threads that it "
+        "uses, if a node has as many]",
     )
     ray_gpus: float = Field(0.0, ge=0, description="GPUs, or the share of one, that Ray gives it.")
     torch_device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where networks are trained.")
