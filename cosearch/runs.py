@@ -88,6 +88,14 @@ def study_storage(run: Path | str) -> "BaseStorage":
     return JournalStorage(JournalFileBackend(str(path), lock))
 
 
+def _ends_within_a_line(path: Path) -> bool:
+    if not path.is_file() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
 def _is_sqlite(path: Path) -> bool:
     if not path.is_file():
         return False
@@ -105,7 +113,6 @@ class RunDirectory:
 
     def __init__(self, path: Path, config: RunConfig) -> None:
         self.path, self.config = path, config
-        self._started = time.monotonic()
 
     @property
     def resume_command(self) -> str:
@@ -189,9 +196,8 @@ class RunDirectory:
                 file.unlink(missing_ok=True)
         for growing in (self.path / LOG, self.path / STUDY):
             with writing(growing):
-                content = growing.read_bytes() if growing.is_file() else b""
-                if content and not content.endswith(b"\n") and not content.startswith(SQLITE):
-                    os.truncate(growing, content.rfind(b"\n") + 1)
+                if _ends_within_a_line(growing) and not _is_sqlite(growing):
+                    os.truncate(growing, growing.read_bytes().rfind(b"\n") + 1)
 
     def log(self, event: str, **details: Any) -> None:
         """Append one line to log.jsonl; `cosearch/export/schemas/log.schema.json` describes every event.

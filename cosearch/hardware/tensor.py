@@ -508,9 +508,8 @@ class CostTensor:
 
     def record(self, front: HardwareFront) -> dict[str, Any]:
         """One of its fronts as JSON, which `recorded` takes: exact, and much faster than to find it again."""
-        at = {layer: i for i, layer in enumerate(self.layers)}
         points = {name: getattr(front, name).tolist() for name in _CHOSEN}
-        return {"of": self.identity, "layers": [at[layer] for layer in front.layers], **points}
+        return {"of": self.identity, "layers": [self._position[x.shape_key] for x in front.layers], **points}
 
     def recorded(self, record: Mapping[str, Any]) -> HardwareFront:
         """The front of a record.
