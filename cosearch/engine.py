@@ -177,16 +177,19 @@ def resume(path: Path | str, trials: int | None = None, quiet: bool | None = Non
     config = RunConfig.make({**config.model_dump(), **asked, "quiet": config.quiet if quiet is None else quiet})
     reporter = Reporter(config.quiet)
     started = time.monotonic()
-    with run_directory.locked(), _workers(config) as cluster:
-        problem = prepare(config, reporter, cluster.price if cluster is not None else None)
-        if cluster is not None:
-            cluster.reserve(config, _threads_of_one(problem))
-        if (run_directory.path / INPUTS).is_file():
-            _require_same_inputs(run_directory, fingerprint(problem))
-        else:
-            run_directory.write_json(INPUTS, fingerprint(problem))
-        run_directory.reconfigure(config)
-        return _carry_out(run_directory, problem, cluster, reporter, started)
+    try:
+        with run_directory.locked(), _workers(config) as cluster:
+            problem = prepare(config, reporter, cluster.price if cluster is not None else None)
+            if cluster is not None:
+                cluster.reserve(config, _threads_of_one(problem))
+            if (run_directory.path / INPUTS).is_file():
+                _require_same_inputs(run_directory, fingerprint(problem))
+            else:
+                run_directory.write_json(INPUTS, fingerprint(problem))
+            run_directory.reconfigure(config)
+            return _carry_out(run_directory, problem, cluster, reporter, started)
+    except KeyboardInterrupt:
+        raise StoppedError(_interrupted(run_directory)) from None
 
 
 def _require_same_inputs(run: RunDirectory, found: Mapping[str, str]) -> None:
@@ -242,7 +245,7 @@ def _carry_out(
         raise
     except KeyboardInterrupt:
         run.log("stopped", reason="interrupted")
-        raise StoppedError(f"interrupted; what was done is kept, continue with: {run.resume_command}") from None
+        raise StoppedError(_interrupted(run)) from None
     run.log("finished", seconds={name: round(value, 2) for name, value in seconds.items()})
     reporter.say("Time by phase: " + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))
     _leave_report(run, problem, chosen[CO_SEARCH], accuracy, reporter)
@@ -380,6 +383,10 @@ def _within(problem: Problem) -> Callable[[Arch], bool] | None:
         return None
     costs: Any = problem.costs
     return lambda arch: len(costs.fronts([arch])[0]) > 0
+
+
+def _interrupted(run: RunDirectory) -> str:
+    return f"interrupted; what was done is kept, continue with: {run.resume_command}"
 
 
 def _out_of_time(run: RunDirectory) -> StoppedError:

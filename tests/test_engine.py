@@ -1070,3 +1070,12 @@ def test_a_finalist_that_diverges_is_said_and_the_others_count(options, tmp_path
     result = cosearch.run(**{**options, **small, "out": tmp_path / "run"})
     assert len(result.finalist.integer_accuracies) == 2
     assert any(note.startswith("co-search: 1 of 3 trainings failed and are left out (") for note in result.notes)
+
+
+def test_an_interrupt_while_a_resumed_run_prepares_says_how_to_go_on(finished, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cosearch.engine, "prepare", interrupted)
+    assert command(monkeypatch, "resume", "--quiet", finished.path) == 3
+    assert f"continue with: cosearch resume {finished.path}" in one_line(capsys)

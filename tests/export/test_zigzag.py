@@ -2,13 +2,15 @@
 
 import json
 import math
+import os
+from pathlib import Path
 
 import pytest
 import yaml
 
 from cosearch.export.zigzag import zigzag_files
 from cosearch.hardware.mapping import loop_bounds
-from tests.benchmarks.export_zigzag import DESIGNS, PAGE, RECORDING, exported, page
+from tests.benchmarks.export_zigzag import DESIGNS, PAGE, RECORDING, ask, exported, page
 from tests.export.designs import DEVICES, WIDE, made, mapped
 from tests.references import zigzag_parser
 
@@ -114,3 +116,22 @@ def test_zigzag_read_these_very_files_and_agrees():
                 low = 0.45 if name == "wide on eyeriss" else 0.8
                 assert low < our_cycles / cycles < 1.25, row
                 assert 0.75 < our_pj / pj < (2 if name == "wide on eyeriss" else 1.5), row
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_zigzag_itself_takes_the_files_and_says_what_is_recorded(name):
+    """Its whole pipeline, from its parser to its cost model, in an environment of its own."""
+    python = os.environ.get("COSEARCH_ZIGZAG")
+    if not python:
+        pytest.skip("COSEARCH_ZIGZAG names no Python with zigzag-dse")
+    found = ask(Path(python), exported(*DESIGNS[name]))
+    recorded = {
+        entry["engine"]: [[row["layer"], *row["zigzag"]] for row in entry["layers"]]
+        for entry in json.loads(RECORDING.read_text())["results"]
+        if entry["design"] == name
+    }
+    assert found["layers"].keys() == recorded.keys()
+    for engine, layers in recorded.items():
+        for expected, got in zip(layers, found["layers"][engine], strict=True):
+            assert got[0] == expected[0]
+            assert got[1:] == pytest.approx(expected[1:], rel=1e-9)
