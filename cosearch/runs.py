@@ -207,15 +207,9 @@ class RunDirectory:
         line = {"time": round(time.time(), 3), "event": event, **details}
         content = (json.dumps(line, allow_nan=False) + "\n").encode()
         path = self.path / LOG
-        with writing(path), path.open("ab", buffering=0) as file:
-            size = file.tell()
-            try:
-                written = file.write(content)
-                if written != len(content):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            except OSError:
-                os.truncate(path, size)
-                raise
+        with writing(path), _whole_lines(path), path.open("ab", buffering=0) as file:
+            if file.write(content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def write(self, name: str, content: bytes | str) -> None:
         """Raises: RunError if it cannot be written, or the name leads out of the directory."""

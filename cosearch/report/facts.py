@@ -3,6 +3,7 @@
 import fcntl
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -88,6 +89,7 @@ def read_facts(path: Path, no_details: str = "") -> Facts:
     outcome = run.read_json("result.json") if finished else {}
     document = path / "best" / "accelerator.json"
     network = path / "best" / "network.json"
+    trainings = tuple(_trainings(run))
     return Facts(
         path=path,
         config=run.config,
@@ -104,8 +106,8 @@ def read_facts(path: Path, no_details: str = "") -> Facts:
         no_details=no_details,
         accelerator=Accelerator.from_json(document.read_text()) if finished and document.is_file() else None,
         classes=tuple(run.read_json("best/network.json").get("classes", ())) if finished and network.is_file() else (),
-        trained=tuple(_trained(run, "test")),
-        in_heats=_first_heat(_trained(run, "validation")),
+        trained=tuple(_trained(trainings, "test")),
+        in_heats=_first_heat(_trained(trainings, "validation")),
     )
 
 
@@ -135,17 +137,21 @@ def _first_heat(trained: Iterable[Trained]) -> tuple[Trained, ...]:
     return tuple(t for t in known if t.epochs == min(t.epochs for t in known))
 
 
-def _trained(run: RunDirectory, images: str) -> Iterator[Trained]:
-    """The networks in finalists/ that were scored on test or validation images, also those trained for an export."""
-    found: dict[tuple[str, int], tuple[dict[str, Any], list[float]]] = {}
+def _trainings(run: RunDirectory) -> Iterator[Any]:
+    """The documents in finalists/, those of networks that were trained for an export included."""
     for file in sorted((run.path / "finalists").glob("*.json")):
-        try:
-            data = read(file, parse_json)
+        with suppress(OSError, ValueError):  # of a training that is going on
+            yield read(file, parse_json)
+
+
+def _trained(trainings: Iterable[Any], images: str) -> Iterator[Trained]:
+    """The networks that were scored on test or validation images."""
+    found: dict[tuple[str, int], tuple[dict[str, Any], list[float]]] = {}
+    for data in trainings:
+        with suppress(ValueError, KeyError, TypeError, ZeroDivisionError):  # scored on other images
             correct = data[images]["correct"]
             entry = found.setdefault((json.dumps(data["arch"]), int(data["epochs"])), (data["arch"], []))
             entry[1].append(correct.count("1") / len(correct))
-        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
-            continue  # of a training that is going on
     for (_, epochs), (arch, accuracies) in found.items():
         yield Trained(arch, tuple(accuracies), epochs)
 
