@@ -213,6 +213,6 @@ def accuracy_difference(ours: Design, theirs: Design) -> tuple[float, float, flo
     for i in range(RESAMPLES):
         images = rng.integers(n, size=n)
         mine, other = a[rng.integers(len(a), size=len(a))], b[rng.integers(len(b), size=len(b))]
-        drawn[i] = mine[:, images].mean() - other[:, images].mean()
+        drawn[i] = (mine.mean(axis=0) - other.mean(axis=0))[images].mean()
     low, high = np.quantile(drawn, (0.025, 0.975))
     return float(a.mean() - b.mean()), float(low), float(high)

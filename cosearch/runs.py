@@ -399,6 +399,10 @@ class TrialLog:
         from optuna.trial import TrialState
 
         for trial in self._recorded:
+            if "arch" not in trial.user_attrs:
+                raise RunError(
+                    f"trial {trial.number} of {self._run / STUDY} names no network: it is not of cosearch, remove it"
+                )
             arch = parse_json(trial.user_attrs["arch"])
             try:
                 self.space.check(arch)

@@ -48,3 +48,12 @@ def test_a_study_of_another_space_is_refused(run, choices):
     with pytest.raises(RunError) as caught:
         TrialLog(run, "co-search", other, OBJECTIVES).replay(strategy)
     assert "\n" not in str(caught.value)
+
+
+def test_a_trial_that_is_not_of_cosearch_is_refused(run):
+    optuna.load_study(study_name="co-search", storage=study_storage(run.path)).add_trial(
+        optuna.trial.create_trial(values=[0.5, 1.0])
+    )
+    strategy = make("random", SPACE, {"latency_ms": lambda arch: 2.0}, OBJECTIVES, 0)
+    with pytest.raises(RunError, match=r"trial 2 of .*study.db names no network"):
+        TrialLog(run, "co-search", SPACE, OBJECTIVES).replay(strategy)

@@ -187,6 +187,9 @@ def connected(config: RunConfig) -> Iterator[Cluster]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
+
+        if ray.__file__ is None:  # a folder of that name in the working directory
+            raise ImportError
     except ImportError:
         raise ConfigError("--ray needs Ray, which is not installed: pip install '.[ray]'") from None
     assert config.ray is not None

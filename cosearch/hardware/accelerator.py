@@ -75,7 +75,7 @@ class Resources:
 
     @property
     def counts(self) -> tuple[int, ...]:
-        return tuple(getattr(self, f.name) for f in fields(self))
+        return self.lut, self.ff, self.dsp, self.bram, self.uram, self.area_um2
 
     def fits(self, budget: "Resources") -> bool:
         return all(need <= have for need, have in zip(self.counts, budget.counts, strict=True))

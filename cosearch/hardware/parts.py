@@ -15,7 +15,7 @@ import math
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +55,13 @@ class Part:
 
     def cost(self, name: str) -> float:
         """Raises: HardwareError naming the part and the nearest cost."""
-        table = dict(self.costs)
-        if name not in table:
-            raise HardwareError(f"part {self.name!r} gives no unit cost {name!r}: {nearest(name, table)}")
-        return table[name].value
+        if name not in self._values:
+            raise HardwareError(f"part {self.name!r} gives no unit cost {name!r}: {nearest(name, self._values)}")
+        return self._values[name]
+
+    @cached_property
+    def _values(self) -> dict[str, float]:
+        return {name: cost.value for name, cost in self.costs}
 
     def modelled(self) -> tuple[str, ...]:
         """Names of the unit costs that nobody measured or published for this part."""

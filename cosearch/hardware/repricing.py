@@ -8,7 +8,7 @@ import numpy as np
 
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.hardware.tables import AcceleratorSpace
-from cosearch.hardware.tensor import cost_tensor
+from cosearch.hardware.tensor import accelerator_tensor, cost_tensor
 from cosearch.workload import Workload, distinct_layers
 
 
@@ -52,24 +52,28 @@ def sensitivity(
     Returns: the unscaled row first (cost ``""``, factor 1), then one row per modelled cost and factor.
     """
     fixed = dict(accelerators or {})
+    free = {name: workload for name, workload in networks.items() if name not in fixed}
     cases = [("", 1.0), *((name, factor) for name in space.modelled for factor in factors)]
-    layers = distinct_layers(networks.values())
-    unscaled = cost_tensor(layers, space, cache=False)
+    layers = distinct_layers(free.values())
+    unscaled = cost_tensor(layers, space, cache=False) if free else None
+    known: dict[tuple[str, Accelerator], float] = {}  # most costs change nothing of an accelerator but its resources
     rows = []
     for name, factor in cases:
         scaled = space.scaled({name: factor}) if name else space
-        tensor = unscaled.with_resources_of(scaled) or cost_tensor(layers, scaled, cache=False)
-        values = []
-        for network, workload in networks.items():
-            counts = tensor.counts_of(workload)
-            if network in fixed:
-                accelerator = scaled.reprice(fixed[network])
-                cost = tensor.evaluate_on(accelerator, counts, workload.live_activation_bytes, objective)
-                value = float(getattr(cost, objective))
-            else:
-                front = tensor.hardware_front(counts, workload.live_activation_bytes)
-                value = float(front.metric(objective).min()) if len(front) else np.inf
-            values.append((network, value))
-        rows.append(SensitivityRow(name, factor, tuple(values)))
+        values = {}
+        for network in fixed.keys() & networks.keys():
+            accelerator = scaled.reprice(fixed[network])
+            if (network, accelerator) not in known:
+                workload = networks[network]
+                tensor = accelerator_tensor(distinct_layers([workload]), accelerator)
+                cost = tensor.evaluate(tensor.counts_of(workload), workload.live_activation_bytes, objective)
+                known[network, accelerator] = float(getattr(cost, objective))
+            values[network] = known[network, accelerator]
+        if unscaled is not None:
+            tensor = unscaled.with_resources_of(scaled) or cost_tensor(layers, scaled, cache=False)
+            for network, workload in free.items():
+                front = tensor.hardware_front(tensor.counts_of(workload), workload.live_activation_bytes)
+                values[network] = float(front.metric(objective).min()) if len(front) else np.inf
+        rows.append(SensitivityRow(name, factor, tuple((network, values[network]) for network in networks)))
         progress()
     return rows

@@ -396,6 +396,10 @@ class CostTensor:
         return counts
 
     @cached_property
+    def _nests(self) -> bool:
+        return isinstance(self.space, NestSpace)  # which compares every member of a protocol: too slow for each network
+
+    @cached_property
     def _position(self) -> dict[tuple[Any, ...], int]:
         return {layer.shape_key: i for i, layer in enumerate(self.layers)}
 
@@ -440,7 +444,7 @@ class CostTensor:
         Both resident is never worse than less, whole weights never worse than fetched ones; resident activations
         exclude splitting C, so without resident weights both cases are looked at.
         """
-        if isinstance(self.space, NestSpace):  # the engine's own memories decide, see `keeps`
+        if self._nests:  # the engine's own memories decide, see `keeps`
             return [(case, 0, 0) for case in range(len(RESIDENCIES))]
         weights = weight_bits <= self.shared.weight_bits
         activations = activation_bits <= self.shared.activation_bits
@@ -662,7 +666,7 @@ class CostTensor:
             least = ms.min(axis=(1, 2), initial=np.inf)  # no engine of a kind: nothing is feasible
             latency = np.maximum(latency, least) if pipelined else latency + least
             energy += mj.min(axis=(1, 2), initial=np.inf)
-        if isinstance(self.space, NestSpace):  # what stays takes room from tiles: it may cost more
+        if self._nests:  # what stays takes room from tiles: it may cost more
             latency, energy = np.zeros_like(latency), np.zeros_like(energy)
         candidates = []
         for case, column, at in groups:

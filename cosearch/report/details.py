@@ -11,7 +11,7 @@ import numpy as np
 
 from cosearch.accuracy import AccuracySource, PredictorAccuracy
 from cosearch.costs import AcceleratorCosts, MeasuredCosts, NetworkFront, host_bytes
-from cosearch.errors import CosearchError
+from cosearch.errors import CosearchError, RunError
 from cosearch.hardware.report import LayerRow, point_report
 from cosearch.hardware.tensor import RESIDENCIES
 from cosearch.problem import Problem
@@ -29,7 +29,7 @@ from cosearch.report.kept import FILE, FORMAT, VERSION, key_of
 from cosearch.report.searching import Matrix, entries
 from cosearch.report.sequential import beside_sequential
 from cosearch.report.trials import Trial, read_trials
-from cosearch.runs import RunDirectory
+from cosearch.runs import STUDY, RunDirectory
 from cosearch.shortlist import Choice
 from cosearch.strategies.auto import DEAR_SOURCES
 from cosearch.strategies.objectives import Objectives
@@ -45,8 +45,14 @@ def find_details(
     """Everything that needs the problem, as JSON, kept in report.json.
 
     accuracy: asked for a few networks beside the finalist, unless it trains every network that it is asked for.
+    Raises: RunError if the finalist's trial is not in the study.
     """
     _, searches = read_trials(run.path, problem.objectives.names)
+    if not any(trial.arch == finalist[0] for trials in searches.values() for trial in trials):
+        raise RunError(
+            f"{run.path / STUDY} has no trial of the finalist: put the study of this run back, or remove result.json "
+            f"and search again with: {run.resume_command}"
+        )
     asked = None if problem.config.accuracy in DEAR_SOURCES else accuracy
     data = {
         "format": FORMAT,

@@ -269,6 +269,15 @@ def test_a_report_without_the_data_says_why(finished, tmp_path):
     assert "gone.npz" in page.text
 
 
+def test_a_report_without_the_study_says_why(finished, tmp_path):
+    path = tmp_path / "copy"
+    shutil.copytree(finished, path)
+    (path / "report.json").unlink()
+    (path / "study.db").unlink()
+    write_report(path, quiet=True)
+    assert "study.db has no trial of the finalist" in page_of(path).text
+
+
 def test_an_unfinished_run_shows_its_search(unfinished):
     assert read_facts(unfinished).state == STOPPED
     with RunDirectory.open(unfinished).locked():
