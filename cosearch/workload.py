@@ -4,7 +4,7 @@ This module imports neither torch nor anything else that is slow.
 """
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
@@ -106,12 +106,12 @@ class Layer:
         """Columns of the input that the outputs read, padding included."""
         return (self.Q - 1) * self.stride[1] + (self.S - 1) * self.dilation[1] + 1
 
-    @property
+    @cached_property
     def macs(self) -> int:
         """Operations of the dense layer, one per (output, input channel, kernel position)."""
         return self.N * self.K * self.P * self.Q * (self.C // self.groups) * self.R * self.S
 
-    @property
+    @cached_property
     def weight_count(self) -> int:
         """Values of W of the dense layer; 0 for pool and elementwise."""
         return self.K * (self.C // self.groups) * self.R * self.S if self.has_weights else 0
@@ -124,7 +124,7 @@ class Layer:
     def output_count(self) -> int:
         return self.N * self.K * self.P * self.Q
 
-    @property
+    @cached_property
     def output_bytes(self) -> float:
         return self.output_count * self.output_bits / 8
 
@@ -246,11 +246,15 @@ class Workload:
         last_use = {j: i for i, producers in enumerate(self.inputs) for j in producers}
         readers = [i for i, producers in enumerate(self.inputs) if INPUT in producers]
         image = max((self.layers[i].input_count * self.layers[i].input_bits / 8 for i in readers), default=0.0)
-        peak = 0.0
+        alive = peak = image
+        ends: dict[int, float] = defaultdict(float)  # layer -> bytes whose last reader it is
+        ends[last_use.get(INPUT, -1)] += image
         for i, layer in enumerate(self.layers):
-            alive = layer.output_bytes + (image if last_use.get(INPUT, -1) >= i else 0.0)
-            alive += sum(self.layers[j].output_bytes for j in range(i) if last_use.get(j, j) >= i)
+            size = layer.output_bytes
+            alive += size
             peak = max(peak, alive)
+            ends[last_use.get(i, i)] += size
+            alive -= ends.pop(i, 0.0)
         return peak
 
     def shape_counts(self) -> dict[Layer, int]:
