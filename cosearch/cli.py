@@ -280,6 +280,9 @@ def cost(
     objective: Annotated[
         str, typer.Option(help="What the accelerator minimises: edp, latency_ms or energy_mj.")
     ] = "edp",
+    accounting: Annotated[
+        str, typer.Option(help="Energy of an operation: element, with accumulator and registers, or operator alone.")
+    ] = "element",
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -302,7 +305,7 @@ def cost(
         else:
             print_blocks(workload, device, published)
         return
-    priced = price_workload(workload, device, objective, Reporter(quiet))
+    priced = price_workload(workload, device, objective, Reporter(quiet), accounting)
     if as_json:
         layers = [
             {**_plain(row), "mapping": row.mapping.to_json() if row.mapping else None} for row in priced.report.rows
@@ -312,6 +315,7 @@ def cost(
             "network": workload.name,
             "accelerator": priced.accelerator.name,
             "objective": objective,
+            "accounting": priced.accelerator.accounting,
             "cost": {**_plain(cost), "policies": dict(cost.policies), "edp": cost.edp},
             "accelerators": priced.accelerators,
             "edp_bound_of_all": _plain(priced.edp_bound),

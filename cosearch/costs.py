@@ -184,14 +184,32 @@ class PricedNetwork:
     edp_bound: float
 
 
+def find_device(device: str, accounting: str = "element") -> Any:
+    """The accelerator space of a device.
+
+    accounting: what the energy of an operation holds: ``element`` or ``operator`` (see `UnitEnergies`).
+    Raises: UnknownNameError; ConfigError if the device has no such accounting.
+    """
+    # crossbars and processors know one accounting only: they are asked for by their name alone
+    options = {"accounting": accounting} if accounting != "element" else {}
+    try:
+        return accelerators.find(device, **options)
+    except TypeError as error:
+        raise ConfigError(f"--accounting {accounting}: {device} knows only 'element'") from error
+
+
 def price_workload(
-    workload: Workload, device: str, objective: str = "edp", reporter: "Reporter | None" = None
+    workload: Workload,
+    device: str,
+    objective: str = "edp",
+    reporter: "Reporter | None" = None,
+    accounting: str = "element",
 ) -> PricedNetwork:
     """The accelerator of a device that is best for one network, and the network on it layer by layer.
 
-    Raises: UnknownNameError, HardwareError, InfeasibleError.
+    Raises: UnknownNameError, ConfigError, HardwareError, InfeasibleError.
     """
-    space = accelerators.find(device)
+    space = find_device(device, accounting)
     if isinstance(space, PublishedSpace):
         raise ConfigError(f"{device} has no accelerators to choose from: price the network with published_cost")
     counts = workload.shape_counts()

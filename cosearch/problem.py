@@ -16,6 +16,7 @@ from cosearch.costs import (
     AcceleratorCosts,
     MeasuredCosts,
     PublishedCosts,
+    find_device,
     priced,
     read_table,
     unknown_device,
@@ -170,11 +171,7 @@ def _costs(
             reporter.say(f"Not one measured network has {', '.join(unseen)}: predictions for these are extrapolation.")
         return space, measured, config.device, costs_are, objectives
     try:
-        # crossbars and processors know one accounting only: they are asked for by their name alone
-        options = {"accounting": config.accounting} if config.accounting != "element" else {}
-        device = accelerators.find(config.device, **options)
-    except TypeError as error:
-        raise ConfigError(f"--accounting {config.accounting}: {config.device} knows only 'element'") from error
+        device = find_device(config.device, config.accounting)
     except UnknownNameError as error:
         known = list(dict.fromkeys((*accelerators.ACCELERATORS, *accelerators.FAMILIES)))
         raise (error if ":" in config.device else unknown_device(config.device, known)) from None

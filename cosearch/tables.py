@@ -235,6 +235,7 @@ def print_layers(priced: "PricedNetwork") -> None:
         else "No mappings to choose: layers are priced in closed form.",
         markup=False,
     )
+    out.print(f"Accounting of an operation's energy: {priced.accelerator.accounting}.", markup=False)
     what = f"of {priced.accelerators:,} accelerators" if priced.accelerators > 1 else "of this one accelerator"
     if priced.objective == "edp" and mapped:
         out.print(

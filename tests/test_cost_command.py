@@ -7,6 +7,7 @@ import pytest
 
 from cosearch.cli import main
 from cosearch.costs import host_bytes, price_workload
+from cosearch.errors import ConfigError
 from cosearch.hardware.parts import DATA
 from cosearch.tables import gap_words, policy_words
 from cosearch.tracing import read_report
@@ -136,3 +137,23 @@ def test_a_layer_without_an_engine_is_one_line_that_names_it(tmp_path, monkeypat
     assert run(monkeypatch, "cost", "--device", "ecp5-25f", "--model", str(odd)) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said == "cosearch: layer 'odd': ecp5-25f has no engine for 'bitserial' layers, only for add, mac, shift"
+
+
+def test_the_accounting_is_chosen_and_named(workload_file, monkeypatch, capsys):
+    energy = {}
+    for name in ("element", "operator"):
+        options = ("--model", str(workload_file), "--device", "ecp5-25f", "--accounting", name, "--quiet")
+        assert run(monkeypatch, "cost", *options, "--json") == 0
+        said = json.loads(capsys.readouterr().out)
+        assert said["accounting"] == name
+        energy[name] = said["cost"]["energy_mj"]
+    assert energy["operator"] < energy["element"]
+    assert run(monkeypatch, "cost", *options) == 0
+    assert "Accounting of an operation's energy: operator." in capsys.readouterr().out
+
+
+def test_an_accounting_that_a_device_lacks_is_refused():
+    with pytest.raises(ConfigError, match="--accounting operator: pim-reram knows only 'element'"):
+        price_workload(NETWORK, "pim-reram", accounting="operator")
+    with pytest.raises(ConfigError, match="accounting"):
+        price_workload(NETWORK, "ecp5-25f", accounting="none")
