@@ -78,9 +78,6 @@ class Layer:
         for key in ("weight_bits", "input_bits", "output_bits", "accumulator_bits"):
             value = getattr(self, key)
             self._require(_is_count(value) and value <= 64, key, "an integer from 1 to 64")
-        if self.kind == "bitserial":
-            for key in ("weight_bits", "input_bits"):
-                self._require(getattr(self, key) <= 8, key, "at most 8, as wide as a bit-serial element")
         for key in ("stride", "dilation"):
             self._require(all(_is_count(v) for v in getattr(self, key)), key, "integers of at least 1")
         self._require(self.kind in KINDS, "kind", f"one of {', '.join(KINDS)}")

@@ -196,9 +196,3 @@ def test_with_batch_scales_the_work():
     workload = Workload("w", (Layer("a", K=4, C=2, P=3, Q=3),))
     assert workload.with_batch(5).macs == 5 * workload.macs
     assert workload.with_batch(5).weight_count == workload.weight_count
-
-
-@pytest.mark.parametrize("key", ["weight_bits", "input_bits"])
-def test_operands_wider_than_a_bit_serial_element_are_refused(key):
-    with pytest.raises(HardwareError, match=f"{key}=9, expected at most 8"):
-        Layer("wide", "bitserial", **{key: 9})
