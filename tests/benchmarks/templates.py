@@ -1,7 +1,7 @@
 """Pricing whole accelerator spaces: `python -m tests.benchmarks.templates`.
 
 Processor seconds, the best of a few repeats in one process; the last run is kept in docs/benchmarks/templates.md. The
-peer is ZigZag's default search: 3.7 CPU seconds per layer and accelerator (zigzag-dse 3.9.1, see docs/benchmarks).
+peer is ZigZag's default search of the same layer, measured or recorded (`zigzag_speed`).
 """
 
 import os
@@ -12,13 +12,14 @@ from cosearch import models
 from cosearch.hardware import cost_tensor
 from cosearch.hardware.nestfront import nest_costs
 from search_spaces.accelerators import asic, find
-from tests.benchmarks.hardware import LAYERS, POLICIES, ZIGZAG_SECONDS, best_of
+from tests.benchmarks.hardware import LAYERS, POLICIES, best_of
 from tests.benchmarks.machine import stamp, write_figures
+from tests.benchmarks.zigzag_speed import ZigZagSpeed, zigzag_speed
 
 REPORT = Path(__file__).parents[2] / "docs" / "benchmarks" / "templates.md"
 
 
-def template_spaces() -> list[str]:
+def template_spaces(peer: ZigZagSpeed) -> list[str]:
     """One layer on every accelerator of a template's default space, three policies."""
     rows = []
     for template in asic.TEMPLATES:
@@ -29,7 +30,7 @@ def template_spaces() -> list[str]:
             each = best_of(run, 2) / len(accelerators)
             rows.append(
                 f"| {layer.name} on {len(accelerators)} x {template} | {each * 1e3:.2f} CPU ms each | "
-                f"{ZIGZAG_SECONDS / each:,.0f} x ZigZag |"
+                f"{peer.beside(layer, each)} |"
             )
     return rows
 
@@ -54,8 +55,9 @@ def split_devices() -> list[str]:
 
 def main() -> None:
     load = f"Load average {os.getloadavg()[0]:.1f}; latencies are modelled"
-    made = f"`python -m tests.benchmarks.templates`, {stamp('numba')} {load}."
-    parts = (template_spaces, split_devices)
+    peer = zigzag_speed(LAYERS)
+    made = f"`python -m tests.benchmarks.templates`, {stamp('numba')} {load}. {peer.source}"
+    parts = (partial(template_spaces, peer), split_devices)
     write_figures(REPORT, "Pricing accelerator spaces", made, (line for part in parts for line in part()))
 
 

@@ -2,13 +2,16 @@
 
 import json
 import math
+import os
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from cosearch.workload import Layer
 from tests.benchmarks.tools import traffic_roof
-from tests.benchmarks.tools_common import LAYERS, RECORDINGS, is_depthwise
+from tests.benchmarks.tools_common import EVEN_LAYERS, LAYERS, RECORDINGS, is_depthwise
+from tests.benchmarks.zigzag_speed import VARIABLE, zigzag_speed
 from tests.references.scalesim_machines import machine, with_and_without_stalls
 
 ZIGZAG = json.loads((RECORDINGS / "zigzag.json").read_text())
@@ -84,3 +87,24 @@ def test_stalls_are_scalesims_own_traffic_over_its_ports(entry: dict[str, Any]) 
     words = sum(ours.accesses["dram", tensor][way] for tensor, way in (("I", 0), ("W", 0), ("O", 1)))
     assert words < sum(entry[f"dram_{key}"] for key in ("ifmap_reads", "filter_reads", "ofmap_writes"))
     assert ours.cycles >= layer.macs / (entry["rows"] * entry["columns"])
+
+
+def test_zigzags_speed_is_the_recorded_one_where_it_cannot_run_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    found = zigzag_speed([replace(LAYERS[1], name="another name"), *EVEN_LAYERS])
+    [entry] = [e for e in ZIGZAG["results"] if (e["hardware"], e["layer"]["name"]) == ("tpu_like", LAYERS[1].name)]
+    recorded = entry["best_latency"]["cpu_seconds"]
+    assert found.seconds(LAYERS[1]) == recorded
+    assert found.beside(LAYERS[1], recorded / 250) == f"250 x ZigZag's {recorded:.2f} s"
+    assert found.seconds(EVEN_LAYERS[0]) is None
+    assert found.beside(EVEN_LAYERS[0], 1.0) == "no figure of ZigZag's"
+    for said in ("zigzag-dse 3.9.1", ZIGZAG["date"], "not run"):
+        assert said in found.source
+
+
+def test_zigzag_itself_is_timed_in_the_same_run() -> None:
+    if not os.environ.get(VARIABLE):
+        pytest.skip(f"{VARIABLE} names no Python with zigzag-dse")
+    found = zigzag_speed(EVEN_LAYERS)
+    assert "3.9.1 measured in this run" in found.source
+    assert 0 < (found.seconds(EVEN_LAYERS[0]) or 0) < 60

@@ -13,7 +13,8 @@ The first form runs ZigZag's own search (loma, default limits, fixed spatial map
 `tools_common` on its shipped tpu_like and eyeriss_like hardware, once for latency and once for energy, prices 80
 random mappings with its cost model alone, and writes tests/references/tools/zigzag.json. The second form prints one
 JSON result per mapping. The last two write tests/references/tools/zigzag_ours.json: what ZigZag says of the mappings
-that this project finds best, and ZigZag's own best for the layers of `EVEN_LAYERS`. A mapping is
+that this project finds best, and ZigZag's own best for the layers of `EVEN_LAYERS`. `--time layers.json` prints how
+long its search takes (see `zigzag_speed`, which asks). A mapping is
 
     {"hardware": "tpu_like", "layer": <Layer as JSON>, "spatial": {"D1": {"K": 32}, "D2": {"C": 32}},
      "temporal": {"W": [[["C", 2], ["P", 7]], [...], ...], "I": [...], "O": [...]}}
@@ -26,12 +27,16 @@ loop is called K here and G in ZigZag.
 import argparse
 import json
 import logging
+import math
 import os
 import random
+import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
+from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -48,6 +53,8 @@ TENSORS = ("W", "I", "O")
 OPERAND = {"W": "I2", "I": "I1", "O": "O"}
 """Our tensors and ZigZag's memory operands, as in every mapping file that it ships."""
 GIVEN_MAPPINGS = 80
+DEFAULT_LPF_LIMIT = 6
+TIMED_REPEATS = 3
 PARTIAL_SUM_BITS = 16
 """What ZigZag's own ONNX parser takes for 8-bit layers."""
 TO_ZIGZAG = {"N": "B", "K": "K", "C": "C", "P": "OY", "Q": "OX", "R": "FY", "S": "FX"}
@@ -386,18 +393,36 @@ def confirm(given: Sequence[dict[str, Any]], output: Path) -> None:
         cost = evaluate(layer, hardware, mapping["spatial"], mapping["temporal"])
         entry = mapping | {"zigzag": totals(cost)}
         if layer in EVEN_LAYERS:
-            found, seconds = search(layer, hardware, objective, 6, default_spatial(layer))
+            found, seconds = search(layer, hardware, objective, DEFAULT_LPF_LIMIT, default_spatial(layer))
             entry["zigzag_best"] = totals(found) | {"cpu_seconds": round(seconds, 2)}
         results.append(entry)
     header = origin("zigzag-dse", "python -m tests.benchmarks.tools_zigzag --confirm mappings.json")
     write_recording(output, header | {"partial_sum_bits": PARTIAL_SUM_BITS}, results)
 
 
+def time_searches(layers: Sequence[Layer], hardware: str) -> dict[str, Any]:
+    """Processor seconds of the default search for latency, each the median of a few searches."""
+    seconds = []
+    for layer in layers:
+        spatial = default_spatial(layer)
+        runs = [search(layer, hardware, "latency", DEFAULT_LPF_LIMIT, spatial)[1] for _ in range(TIMED_REPEATS)]
+        seconds.append(statistics.median(runs))
+    most = math.factorial(DEFAULT_LPF_LIMIT)
+    return {
+        "version": metadata.version("zigzag-dse"),
+        "search": f"loma, lpf_limit {DEFAULT_LPF_LIMIT}: at most {most} loop orders",
+        "repeats": TIMED_REPEATS,
+        "seconds": seconds,
+    }
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Record ZigZag's figures or let it price given mappings.")
     parser.add_argument("--evaluate", type=Path, help="a JSON file with one mapping or a list of mappings")
     parser.add_argument("--confirm", type=Path, help="a JSON file with our best mappings: record ZigZag's prices")
-    parser.add_argument("--lpf-limit", type=int, default=6, help="loop factors that ZigZag permutes (its default: 6)")
+    parser.add_argument("--time", type=Path, help="a JSON file with a list of layers: print how long its search takes")
+    parser.add_argument("--hardware", default=HARDWARE[0], choices=HARDWARE, help="the accelerator of --time")
+    parser.add_argument("--lpf-limit", type=int, default=DEFAULT_LPF_LIMIT, help="loop factors that ZigZag permutes")
     parser.add_argument("--output", type=Path, help="the recording to write")
     options = parser.parse_args(arguments)
     logging.disable(logging.WARNING)
@@ -408,6 +433,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             cost = evaluate(layer, mapping["hardware"], mapping["spatial"], mapping["temporal"])
             json.dump(describe(layer, cost), sys.stdout)
             print()
+        return
+    if options.time:
+        layers = [Layer.from_json(layer) for layer in json.loads(options.time.read_text())]
+        with redirect_stdout(sys.stderr):
+            found = time_searches(layers, options.hardware)
+        print(json.dumps(found))
         return
     if options.confirm:
         confirm(json.loads(options.confirm.read_text()), options.output or CONFIRMED)
