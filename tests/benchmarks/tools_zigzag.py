@@ -10,8 +10,9 @@ ZigZag needs its own environment (it does not declare ``six``):
     zigzag-env/bin/python -m tests.benchmarks.tools_zigzag --confirm m.json   # records ZigZag's prices of them
 
 The first form runs ZigZag's own search (loma, default limits, fixed spatial mapping) for every layer of
-`tools_common` on its shipped tpu_like and eyeriss_like hardware, once for latency and once for energy, prices 80
-random mappings with its cost model alone, and writes tests/references/tools/zigzag.json. The second form prints one
+`tools_common` on its shipped tpu_like and eyeriss_like hardware, once for latency and once for energy (depthwise layers
+with the unrolling left to it too), prices 80 random mappings with its cost model alone, and writes
+tests/references/tools/zigzag.json; with `--add`, only what that file lacks. The second form prints one
 JSON result per mapping. The last two write tests/references/tools/zigzag_ours.json: what ZigZag says of the mappings
 that this project finds best, and ZigZag's own best for the layers of `EVEN_LAYERS`. `--time layers.json` prints how
 long its search takes (see `zigzag_speed`, which asks). A mapping is
@@ -36,6 +37,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
+from datetime import date
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
@@ -349,26 +351,39 @@ def neutral_hardware(name: str) -> dict[str, Any]:
     }
 
 
-def record(lpf_limit: int, output: Path) -> None:
+def record(lpf_limit: int, output: Path, known: dict[str, Any] | None = None) -> None:
+    """Search and price everything, or with a known recording only what it lacks, each addition with its own date."""
     results = []
+    before = {(e["hardware"], e["layer"]["name"]): e for e in known["results"]} if known else {}
     for hardware in HARDWARE:
         for layer in LAYERS:
-            entry: dict[str, Any] = {"hardware": hardware, "layer": layer.to_json()}
+            entry: dict[str, Any] = before.get((hardware, layer.name), {"hardware": hardware, "layer": layer.to_json()})
             asked: dict[str, tuple[str, dict[str, dict[str, int]]]] = {
                 "best_latency": ("latency", default_spatial(layer)),
                 "best_energy": ("energy", default_spatial(layer)),
             }
             if is_depthwise(layer):
                 asked["best_latency_free_spatial"] = ("latency", {})
+                asked["best_energy_free_spatial"] = ("energy", {})
             for key, (objective, spatial) in asked.items():
+                if key in entry:
+                    continue
                 cost, seconds = search(layer, hardware, objective, lpf_limit, spatial)
                 entry[key] = describe(layer, cost) | {"cpu_seconds": round(seconds, 2)}
+                if known:
+                    entry[key]["date"] = date.today().isoformat()
                 print(
                     f"{hardware:13} {layer.name:32} {key:26} {cost.latency_total2:12,.0f} cycles"
                     f" {cost.energy_total / 1e6:9.2f} uJ {seconds:6.1f} s",
                     flush=True,
                 )
             results.append(entry)
+    described = f"loma, uneven, lpf_limit {lpf_limit}, spatial mapping fixed (D1 K 32, D2 C 32; depthwise D1 K 32)"
+    described += " or, of depthwise layers, free as well"
+    if known:
+        header = {key: value for key, value in known.items() if key != "results"} | {"search": described}
+        write_recording(output, header, results)
+        return
     given = []
     generator = random.Random(0)
     for _ in range(GIVEN_MAPPINGS):
@@ -377,7 +392,7 @@ def record(lpf_limit: int, output: Path) -> None:
         cost = evaluate(layer, mapping["hardware"], mapping["spatial"], mapping["temporal"])
         given.append(mapping | totals(cost))
     header = origin("zigzag-dse", f"python -m tests.benchmarks.tools_zigzag --lpf-limit {lpf_limit}") | {
-        "search": f"loma, uneven, lpf_limit {lpf_limit}, spatial mapping fixed (D1 K 32, D2 C 32; depthwise D1 K 32)",
+        "search": described,
         "partial_sum_bits": PARTIAL_SUM_BITS,
         "hardware": {name: neutral_hardware(name) for name in HARDWARE},
         "given": given,
@@ -423,6 +438,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--time", type=Path, help="a JSON file with a list of layers: print how long its search takes")
     parser.add_argument("--hardware", default=HARDWARE[0], choices=HARDWARE, help="the accelerator of --time")
     parser.add_argument("--lpf-limit", type=int, default=DEFAULT_LPF_LIMIT, help="loop factors that ZigZag permutes")
+    parser.add_argument("--add", action="store_true", help="search only what the recording lacks, and keep the rest")
     parser.add_argument("--output", type=Path, help="the recording to write")
     options = parser.parse_args(arguments)
     logging.disable(logging.WARNING)
@@ -443,7 +459,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.confirm:
         confirm(json.loads(options.confirm.read_text()), options.output or CONFIRMED)
         return
-    record(options.lpf_limit, options.output or RECORDING)
+    known = json.loads(RECORDING.read_text()) if options.add else None
+    record(options.lpf_limit, options.output or RECORDING, known)
 
 
 if __name__ == "__main__":

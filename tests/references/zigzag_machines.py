@@ -31,6 +31,7 @@ from cosearch.workload import Layer
 PSUM_BITS = 16
 """What ZigZag's own ONNX parser takes for 8-bit layers."""
 CHANNELS = ("K", "G")
+PIXELS = ("P", "Q")
 SUMS = ("rf_2B", "rf_16B")
 """Registers of partial sums: an entry is free again as its sum leaves, so none needs a second copy."""
 
@@ -92,29 +93,33 @@ def _memory(document: Dict[str, Any], two_tiles: bool) -> MemoryLevel:
     )
 
 
-def machines(name: str, document: Dict[str, Any], two_tiles: bool) -> list[Accelerator]:
+def machines(name: str, document: Dict[str, Any], two_tiles: bool, free: bool = False) -> list[Accelerator]:
     """One accelerator, once per order of its levels.
 
-    document: an entry of "hardware" in tests/references/tools/zigzag.json. two_tiles: memories load ahead.
+    document: an entry of "hardware" in tests/references/tools/zigzag.json. two_tiles: memories load ahead. free: the
+    second dimension of the array may unroll outputs, as ZigZag does when it picks a depthwise layer's unrolling.
     """
     found = {level["name"]: _memory(level, two_tiles) for level in document["levels"]}
     across, down = document["array"].values()
     latch = MemoryLevel("operands", ("W", "I"), 2.0, instances=across * down, slides=False)
     energies = UnitEnergies(document["mac_energy_pj"], 0.0, 0.0)
     result = []
+    second = ("C", *PIXELS) if free else ("C",)
     for order, tilings in SPACES[name]:
         levels = (latch, *(found[level] for level in order))
         lowest = next(level.name for level in levels if level.instances == 1)
-        space = Mapspace((Axis(lowest, across, CHANNELS), Axis(lowest, down, ("C",))), tilings)
+        space = Mapspace((Axis(lowest, across, CHANNELS), Axis(lowest, down, second)), tilings)
         engine = Engine("mac", ("mac",), across, down, levels=levels[:-1], mapspace=space, fill_and_drain=True)
         result.append(Accelerator(name, (engine,), levels[-1:], 1.0, lanes=2**31, energies=energies))
     return result
 
 
-def search(layer: Layer, name: str, document: Dict[str, Any], objective: str) -> tuple[Accelerator, Mapping, Cost, int]:
+def search(
+    layer: Layer, name: str, document: Dict[str, Any], objective: str, free: bool = False
+) -> tuple[Accelerator, Mapping, Cost, int]:
     """The best mapping for ``latency`` or ``energy`` over all orders of the levels, and how many mappings there are."""
     layer = replace(layer, accumulator_bits=PSUM_BITS)
-    choices = machines(name, document, two_tiles=objective == "latency")
+    choices = machines(name, document, two_tiles=objective == "latency", free=free)
     found = [(accelerator, *best(layer, accelerator, objective)) for accelerator in choices]
     chosen = min(found, key=lambda f: f[2].cycles if objective == "latency" else f[2].energy_mj)
     return *chosen, sum(mapspace_size(layer, accelerator) for accelerator in choices)
@@ -142,6 +147,6 @@ def in_zigzags_words(layer: Layer, accelerator: Accelerator, mapping: Mapping) -
     spatial: dict[str, dict[str, int]] = {"D1": {}, "D2": {}}
     for loops in mapping.levels:
         for dim, bound in loops.spatial:
-            spatial["D2" if dim == "C" else "D1"][rename.get(dim, dim)] = bound
+            spatial["D1" if dim in CHANNELS else "D2"][rename.get(dim, dim)] = bound
     spatial = {"D1": spatial["D1"] or {"K": 1}, "D2": spatial["D2"] or {"C": 1}}
     return {"hardware": accelerator.name, "layer": layer.to_json(), "spatial": spatial, "temporal": temporal}

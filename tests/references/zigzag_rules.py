@@ -1,11 +1,11 @@
 """What ZigZag 3.9.1 charges for a given mapping, restated as equations and held against its recorded figures.
 
 A second opinion that needs no foreign environment: `price` takes the hardware and mapping documents of
-tests/references/tools/zigzag.json and returns what ZigZag itself returns for them. Only unrollings over K and C, each
-over at most one array dimension, are covered. Every rule but two is checked by the recordings: that transfers share
-a port's spare bandwidth, and that tensors take the room for double buffering in turn, decides no recorded figure and
-is read from ZigZag's source. Terms: a *tile* of a tensor at a level is what one instance holds; a
-*period* is the cycles of the temporal loops up to a level; "inner" is towards the array.
+tests/references/tools/zigzag.json and returns what ZigZag itself returns for them. Only unrollings over K and C, and
+over P or Q of depthwise layers, each over at most one array dimension, are covered. Every rule but two is checked by
+the recordings: that transfers share a port's spare bandwidth, and that tensors take the room for double buffering in
+turn, decides no recorded figure and is read from ZigZag's source. Terms: a *tile* of a tensor at a level is what one
+instance holds; a *period* is the cycles of the temporal loops up to a level; "inner" is towards the array.
 """
 
 import math
@@ -125,9 +125,13 @@ class Nest:
         return cycles
 
     def distinct(self, tensor: str, level: int) -> int:
-        """Different elements among the units below one instance of a level; the rest is multicast or summed."""
+        """Different elements among the units below one instance of a level; the rest is multicast or summed.
+
+        Of output rows or columns that move an input window, the whole part of their mean number counts.
+        """
         relevant = self.relevant(tensor)
-        return round(math.prod(b for loop, b in self.spatial(tensor, level).items() if loop in relevant))
+        counts = {loop: bound for loop, bound in self.spatial(tensor, level).items() if loop in relevant}
+        return round(math.prod(int(b) if tensor == "I" and loop in "PQ" else b for loop, b in counts.items()))
 
     def instances(self, tensor: str, level: int) -> int:
         above = range(level + 1, len(self.levels(tensor)) + 1)
