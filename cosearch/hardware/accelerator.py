@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from numbers import Real
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 from cosearch.errors import HardwareError
@@ -75,7 +76,7 @@ class Resources:
 
     @property
     def counts(self) -> tuple[int, ...]:
-        return self.lut, self.ff, self.dsp, self.bram, self.uram, self.area_um2
+        return tuple(_counts_of(self))
 
     def fits(self, budget: "Resources") -> bool:
         return all(need <= have for need, have in zip(self.counts, budget.counts, strict=True))
@@ -84,6 +85,7 @@ class Resources:
 BITSERIAL_LANES = 32
 """Lanes of a bit-serial element."""
 RESOURCES: tuple[str, ...] = tuple(f.name for f in fields(Resources))
+_counts_of = attrgetter(*RESOURCES)
 
 
 @dataclass(frozen=True)

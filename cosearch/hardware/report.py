@@ -17,7 +17,7 @@ from cosearch.hardware.nest import weighted
 from cosearch.hardware.pricing import Residency, columns, vector_costs
 from cosearch.hardware.single import best, mapspace_size
 from cosearch.hardware.tables import tables_of
-from cosearch.hardware.tensor import POLICIES, RESIDENCIES, VECTOR_KINDS, HardwareFront, NetworkCost, accelerator_tensor
+from cosearch.hardware.tensor import RESIDENCIES, VECTOR_KINDS, HardwareFront, NetworkCost, network_cost
 from cosearch.workload import Layer, Workload
 
 
@@ -93,14 +93,12 @@ def network_report(
     host_bytes: network input and output, charged to DRAM.
     Raises: HardwareError if the accelerator cannot run the network.
     """
-    counts = workload.shape_counts()
-    tensor = accelerator_tensor(tuple(counts), accelerator, POLICIES)
-    cost = tensor.evaluate(np.array(list(counts.values())), workload.live_activation_bytes, objective, host_bytes)
+    cost = network_cost(workload, accelerator, objective, host_bytes)
     if not cost.feasible:
         raise HardwareError(f"workload {workload.name!r} on {accelerator.name!r}: {cost.reason}")
     residency = Residency(cost.weights_resident, cost.activations_resident)
     policies = dict(cost.policies)
-    rows = {layer.shape_key: _row(layer, accelerator, policies, residency) for layer in counts}
+    rows = {layer.shape_key: _row(layer, accelerator, policies, residency) for layer in workload.shape_counts()}
     named = tuple(_renamed(rows[layer.shape_key], layer) for layer in workload.layers)
     return NetworkReport(cost, LayerReport(workload, accelerator, named))
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.hardware.tables import AcceleratorSpace
-from cosearch.hardware.tensor import accelerator_tensor, cost_tensor
+from cosearch.hardware.tensor import cost_tensor, network_cost
 from cosearch.workload import Workload, distinct_layers
 
 
@@ -61,12 +61,10 @@ def sensitivity(
     for name, factor in cases:
         scaled = space.scaled({name: factor}) if name else space
         values = {}
-        for network in fixed.keys() & networks.keys():
+        for network in networks.keys() - free.keys():
             accelerator = scaled.reprice(fixed[network])
             if (network, accelerator) not in known:
-                workload = networks[network]
-                tensor = accelerator_tensor(distinct_layers([workload]), accelerator)
-                cost = tensor.evaluate(tensor.counts_of(workload), workload.live_activation_bytes, objective)
+                cost = network_cost(networks[network], accelerator, objective)
                 known[network, accelerator] = float(getattr(cost, objective))
             values[network] = known[network, accelerator]
         if unscaled is not None:

@@ -858,6 +858,18 @@ def accelerator_tensor(
     return _build(tuple(layers), {kind: only.engines(kind) for kind in only.kinds}, only, tuple(policies), None)
 
 
+def network_cost(
+    workload: Workload, accelerator: Accelerator, objective: str = "edp", host_bytes: float = 0.0
+) -> NetworkCost:
+    """A network on one accelerator, its mapping policies chosen for its objective; infeasible ones say why.
+
+    host_bytes: network input and output, charged to DRAM.
+    """
+    counts = workload.shape_counts()
+    tensor = accelerator_tensor(tuple(counts), accelerator)
+    return tensor.evaluate(list(counts.values()), workload.live_activation_bytes, objective, host_bytes)
+
+
 def _area_mm2(resources: Ints) -> Floats:
     """NaN where the area is unknown."""
     um2 = resources[:, RESOURCES.index("area_um2")]

@@ -11,6 +11,7 @@ import yaml
 from cosearch.export.zigzag import zigzag_files
 from cosearch.hardware.mapping import loop_bounds
 from tests.benchmarks.export_zigzag import DESIGNS, PAGE, RECORDING, ask, exported, page
+from tests.benchmarks.zigzag_speed import VARIABLE
 from tests.export.designs import DEVICES, WIDE, made, mapped
 from tests.references import zigzag_parser
 
@@ -121,9 +122,9 @@ def test_zigzag_read_these_very_files_and_agrees():
 @pytest.mark.parametrize("name", DESIGNS)
 def test_zigzag_itself_takes_the_files_and_says_what_is_recorded(name):
     """Its whole pipeline, from its parser to its cost model, in an environment of its own."""
-    python = os.environ.get("COSEARCH_ZIGZAG")
+    python = os.environ.get(VARIABLE)
     if not python:
-        pytest.skip("COSEARCH_ZIGZAG names no Python with zigzag-dse")
+        pytest.skip(f"{VARIABLE} names no Python with zigzag-dse")
     found = ask(Path(python), exported(*DESIGNS[name]))
     recorded = {
         entry["engine"]: [[row["layer"], *row["zigzag"]] for row in entry["layers"]]
