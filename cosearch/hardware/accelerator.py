@@ -4,7 +4,7 @@ This module imports neither torch nor numpy.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from numbers import Real
 from operator import attrgetter
@@ -402,6 +402,11 @@ class Accelerator:
             return cls(engines=engines, levels=levels, resources=resources, energies=energies, **_decode(document))
         except (KeyError, TypeError) as error:
             raise HardwareError(f"accelerator document is incomplete or has an unknown field: {error}") from error
+
+
+def fan_out(levels: Sequence[MemoryLevel], i: int) -> float:
+    """How many instances of the level below one instance of level i, 1 or more, serves."""
+    return max(levels[i - 1].instances / levels[i].instances, 1.0)
 
 
 def port_width(level: MemoryLevel, way: int) -> float:

@@ -28,6 +28,7 @@ from cosearch.hardware.accelerator import (
     Accelerator,
     MemoryLevel,
     engine_of,
+    fan_out,
     hierarchy,
     port_width,
 )
@@ -352,6 +353,8 @@ def evaluate_batch(
     for i, level in enumerate(levels):
         room = level.capacity_bytes * 8 / (2 if level.double_buffered else 1)
         fits = fits & (footprint[i] <= room) & (n.spatial[:, i + 1 :].flatten(1).prod(1) <= level.instances)
+        if i:
+            fits = fits & (n.spatial[:, i].prod(1) <= fan_out(levels, i))
     return BatchCost(
         cycles=torch.maximum(compute, level_cycles.amax(1)) + ends,
         compute_cycles=compute,
@@ -578,6 +581,12 @@ def evaluate(layer: Layer, accelerator: Accelerator, mapping: Mapping, resident:
             raise HardwareError(
                 f"layer {layer.name!r}: level {level.name!r} needs {float(cost.footprint_bits[0, i]) / 8:g} bytes per "
                 f"instance, has {room / 8:g}{' (half, double-buffered)' if level.double_buffered else ''}"
+            )
+        lanes = float(batch.spatial[0, i].prod())
+        if i and lanes > fan_out(levels, i):
+            raise HardwareError(
+                f"layer {layer.name!r}: the mapping spreads loops over {lanes:g} instances of level "
+                f"{levels[i - 1].name!r} below each {level.name!r}, there are {fan_out(levels, i):g}"
             )
         instances = float(batch.spatial[0, i + 1 :].prod())
         if instances > level.instances:

@@ -25,6 +25,7 @@ from cosearch.hardware.accelerator import (
     Engine,
     Mapspace,
     MemoryLevel,
+    fan_out,
     port_width,
 )
 from cosearch.hardware.array import divisors
@@ -258,6 +259,7 @@ def memories_of(levels: Sequence[MemoryLevel], engine: Engine) -> Memories:
         energy_pj=np.array([[level.read_energy_pj, level.write_energy_pj] for level in levels], float),
         room=array(room_bits(level) for level in levels),
         instances=array(level.instances for level in levels),
+        fan_out=array(fan_out(levels, i) if i else math.inf for i in range(len(levels))),
         ends=engine.fill_and_drain,
     )
 

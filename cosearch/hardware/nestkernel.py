@@ -44,7 +44,8 @@ class Memories(NamedTuple):
 
     holds: [level, 3]. row: bits to which a transfer is rounded up, 0 where tiles lie packed. port: [level, 2] bits per
     cycle of the read and the write port (the same one where it is shared). room: bits that tiles may take.
-    energy_pj: [level, 2] of one row. ends: whether the first fill and the last drain are counted apart.
+    energy_pj: [level, 2] of one row. fan_out: see `accelerator.fan_out`. ends: whether the first fill and the
+    last drain are counted apart.
     """
 
     holds: Mask
@@ -58,6 +59,7 @@ class Memories(NamedTuple):
     energy_pj: Floats
     room: Floats
     instances: Floats
+    fan_out: Floats
     ends: bool
 
 
@@ -632,8 +634,12 @@ def _fits(space: Floats, memories: Memories, s: Nest) -> bool:  # pragma: no cov
     for level in range(len(s.footprint) - 1, -1, -1):
         if s.footprint[level] > memories.room[level] or fanout > memories.instances[level]:
             return False
+        below = 1.0
         for d in range(8):
-            fanout *= space[level, d]
+            below *= space[level, d]
+        if level > 0 and below > memories.fan_out[level]:
+            return False
+        fanout *= below
     return True
 
 

@@ -18,6 +18,7 @@ from cosearch.hardware import (
     UnitEnergies,
     evaluate,
 )
+from cosearch.hardware.accelerator import fan_out
 from cosearch.hardware.cost import Nests, evaluate_batch, nests
 from cosearch.hardware.mapping import DIMS, loop_bounds
 from cosearch.workload import Layer
@@ -80,7 +81,9 @@ def random_mapping(layer, levels, rng):
                 i = rng.randrange(len(levels))
                 fan = math.prod(b for x in spatial[i:] for b in x.values())
                 # a copy that sums along C, R or S above the top of its tensor has no place in hardware
-                if i > 0 and rng.random() < 0.4 and fan * prime <= levels[i - 1].instances:
+                below = math.prod(spatial[i].values())
+                room = i > 0 and fan * prime <= levels[i - 1].instances and below * prime <= fan_out(levels, i)
+                if rng.random() < 0.4 and room:
                     spatial[i][dim] *= prime
                 else:
                     temporal[i][dim] *= prime
@@ -347,6 +350,12 @@ def test_too_much_fanout_and_unknown_loops_are_refused():
     mapping = Mapping((LevelLoops("register"), LevelLoops("dram", (), (("K", 8),))))
     with pytest.raises(HardwareError, match="8 instances of level 'register', there are 4"):
         evaluate(Layer("x", K=8), accelerator(levels), mapping)
+    array = (MemoryLevel("register", ("W",), instances=64), MemoryLevel("column", ("O",), instances=8), DRAM)
+    below = Mapping((LevelLoops("register"), LevelLoops("column", (), (("C", 16),)), LevelLoops("dram")))
+    with pytest.raises(HardwareError, match="over 16 instances of level 'register' below each 'column', there are 8"):
+        evaluate(Layer("x", C=16), accelerator(array), below)
+    [(_, batch)] = nests([below])
+    assert not evaluate_batch(Layer("x", C=16), array, batch, operation_pj=1.0).fits.any()
     for loop, shown in ((("X", 2), "X=2"), (("K", 2.5), "K=2.5"), (("K", "4 KiB"), "K=4 KiB"), (("K", 0), "K=0")):
         with pytest.raises(HardwareError, match=f"level 'dram': loop {shown}, expected"):
             LevelLoops("dram", (loop,))
