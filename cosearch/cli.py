@@ -298,7 +298,7 @@ def cost(
     except ValueError:
         raise ConfigError(f"--input-shape {input_shape!r}: expected numbers such as 1,3,224,224") from None
     workload, unpriced = read_report(model, shape)
-    published = published_cost(workload, device)
+    published = published_cost(workload, device, accounting)
     if published is not None:
         if as_json:
             _print_json(_plain(published))

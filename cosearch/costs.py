@@ -236,12 +236,12 @@ def priced(layers: tuple[Layer, ...], space: Any, reporter: "Reporter", build: "
     return tensor
 
 
-def published_cost(workload: Workload, device: str) -> PublishedCost | None:
+def published_cost(workload: Workload, device: str, accounting: str = "element") -> PublishedCost | None:
     """A network block by block on a device that is a published simulator; None for any other device.
 
-    Raises: UnknownNameError; HardwareError if the published table charges nothing that the network has.
+    Raises: what `find_device` raises; HardwareError if the published table charges nothing that the network has.
     """
-    space = accelerators.find(device)
+    space = find_device(device, accounting)
     return _charged(space.device, workload) if isinstance(space, PublishedSpace) else None
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from cosearch.cli import main
-from cosearch.costs import host_bytes, price_workload
+from cosearch.costs import host_bytes, price_workload, published_cost
 from cosearch.errors import ConfigError
 from cosearch.hardware.parts import DATA
 from cosearch.tables import gap_words, policy_words
@@ -155,5 +155,7 @@ def test_the_accounting_is_chosen_and_named(workload_file, monkeypatch, capsys):
 def test_an_accounting_that_a_device_lacks_is_refused():
     with pytest.raises(ConfigError, match="--accounting operator: pim-reram knows only 'element'"):
         price_workload(NETWORK, "pim-reram", accounting="operator")
+    with pytest.raises(ConfigError, match="--accounting operator: hwnasbench-fpga knows only 'element'"):
+        published_cost(NETWORK, "hwnasbench-fpga", accounting="operator")
     with pytest.raises(ConfigError, match="accounting"):
         price_workload(NETWORK, "ecp5-25f", accounting="none")

@@ -31,7 +31,6 @@ def fitting(shape, name, seed):
             write_bits_per_cycle=min(level.write_bits_per_cycle, 64),
             read_energy_pj=max(level.read_energy_pj, 1),
             write_energy_pj=max(level.write_energy_pj, 1),
-            instances=4096 if level.instances > 1 else 1,
         )
         for level in HIERARCHIES[shape]
     )
