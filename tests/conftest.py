@@ -1,4 +1,9 @@
+import os
 from pathlib import Path
+
+# Read when torch is loaded, so before any other import. Threads of several test processes that wait by spinning keep
+# each other off the processors: the same tests then take up to twenty times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import pytest
