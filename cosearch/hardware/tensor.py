@@ -475,7 +475,8 @@ class CostTensor:
         alive at once (`Workload.live_activation_bytes`). host_bytes: network input and output, charged to DRAM.
         objectives: some of `METRICS`; constraints: ``max_<metric>`` values.
         pipelined: engines (and the vector unit) work on different images at once; latency_ms is then the interval
-        between images, the time of the slowest one, and static power is paid for that long.
+        between images, the time of the slowest one, and static power is paid for that long. Each engine is priced
+        with the whole rate of DRAM: where several need much of it at once, the interval is a lower bound.
         A network that lacks a kind gets no engine of that kind.
 
         Returns: a front, empty with a reason if nothing fits.
