@@ -761,7 +761,8 @@ def test_a_bundled_table_gives_accuracies_without_training(tmp_path, monkeypatch
     if not installed():
         pytest.skip("the accuracies come from the package analog-nasbench, which is not installed")
     out = tmp_path / "run"
-    options = ("--space", "nasbench201", "--device", "fpga", "--accuracy", "table", "--trials", "25")
+    how = ("--accuracy", "table", "--strategy", "evolutionary", "--trials", "25")
+    options = ("--space", "nasbench201", "--device", "fpga", *how)
     assert command(monkeypatch, "run", *options, "--quiet", "--out", str(out)) == 0
     assert command(monkeypatch, "show", str(out)) == 0
     assert "accuracy, from the table" in capsys.readouterr().out
