@@ -405,8 +405,13 @@ class Accelerator:
 
 
 def fan_out(levels: Sequence[MemoryLevel], i: int) -> float:
-    """How many instances of the level below one instance of level i, 1 or more, serves."""
-    return max(levels[i - 1].instances / levels[i].instances, 1.0)
+    """How many instances of the level below one instance of level i serves, 1 or more; no limit on the innermost."""
+    return math.inf if i == 0 else max(levels[i - 1].instances / levels[i].instances, 1.0)
+
+
+def room_bits(level: MemoryLevel) -> float:
+    """Bits that tiles may take in one instance."""
+    return level.capacity_bytes * 8 / (2 if level.double_buffered else 1)
 
 
 def port_width(level: MemoryLevel, way: int) -> float:

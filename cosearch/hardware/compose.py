@@ -180,8 +180,9 @@ def _frames(problem: _Problem) -> Iterator[tuple[Floats, Frame]]:
         for axis, factors in zip(problem.space.axes, option, strict=True):
             for dim, factor in factors.items():
                 across[names.index(axis.level), DIMS.index(dim)] *= factor
-        outer = np.cumprod(across.prod(axis=1)[::-1])[::-1]
-        if (np.append(outer[1:], 1.0) > scene.memories.instances).any():
+        below = across.prod(axis=1)
+        outer = np.append(np.cumprod(below[::-1])[::-1][1:], 1.0)
+        if (outer > scene.memories.instances).any() or (below > scene.memories.fan_out).any():
             continue
         left = trips_left(bounds, option)
         check_covered(problem.space, left)

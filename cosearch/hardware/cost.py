@@ -31,6 +31,7 @@ from cosearch.hardware.accelerator import (
     fan_out,
     hierarchy,
     port_width,
+    room_bits,
 )
 from cosearch.hardware.bounds import lower_bound
 from cosearch.hardware.mapping import DIMS, RELEVANT, Mapping, loop_bounds
@@ -351,10 +352,9 @@ def evaluate_batch(
     operations = torch.full_like(zero, layer.macs * operation_pj)
     fits = torch.ones_like(zero, dtype=torch.bool)
     for i, level in enumerate(levels):
-        room = level.capacity_bytes * 8 / (2 if level.double_buffered else 1)
+        room = room_bits(level)
         fits = fits & (footprint[i] <= room) & (n.spatial[:, i + 1 :].flatten(1).prod(1) <= level.instances)
-        if i:
-            fits = fits & (n.spatial[:, i].prod(1) <= fan_out(levels, i))
+        fits = fits & (n.spatial[:, i].prod(1) <= fan_out(levels, i))
     return BatchCost(
         cycles=torch.maximum(compute, level_cycles.amax(1)) + ends,
         compute_cycles=compute,
@@ -576,16 +576,16 @@ def evaluate(layer: Layer, accelerator: Accelerator, mapping: Mapping, resident:
         fill_and_drain=engine.fill_and_drain,
     )
     for i, level in enumerate(levels):
-        room = level.capacity_bytes * 8 / (2 if level.double_buffered else 1)
+        room = room_bits(level)
         if float(cost.footprint_bits[0, i]) > room:
             raise HardwareError(
                 f"layer {layer.name!r}: level {level.name!r} needs {float(cost.footprint_bits[0, i]) / 8:g} bytes per "
                 f"instance, has {room / 8:g}{' (half, double-buffered)' if level.double_buffered else ''}"
             )
-        lanes = float(batch.spatial[0, i].prod())
-        if i and lanes > fan_out(levels, i):
+        below = float(batch.spatial[0, i].prod())
+        if below > fan_out(levels, i):
             raise HardwareError(
-                f"layer {layer.name!r}: the mapping spreads loops over {lanes:g} instances of level "
+                f"layer {layer.name!r}: the mapping spreads loops over {below:g} instances of level "
                 f"{levels[i - 1].name!r} below each {level.name!r}, there are {fan_out(levels, i):g}"
             )
         instances = float(batch.spatial[0, i + 1 :].prod())

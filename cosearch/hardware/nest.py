@@ -27,6 +27,7 @@ from cosearch.hardware.accelerator import (
     MemoryLevel,
     fan_out,
     port_width,
+    room_bits,
 )
 from cosearch.hardware.array import divisors
 from cosearch.hardware.mapping import DIMS, LevelLoops, Mapping, loop_bounds
@@ -222,11 +223,6 @@ def _extent(layer: Layer) -> tuple[Floats, Ints]:
     return np.array([float(bounds[dim]) for dim in DIMS]), np.array(_window(layer), np.int64)
 
 
-def room_bits(level: MemoryLevel) -> float:
-    """Bits that tiles may take in one instance."""
-    return level.capacity_bytes * 8 / (2 if level.double_buffered else 1)
-
-
 def nests_in(layer: Layer, engine: Engine) -> int:
     """How many mappings the mapspace has.
 
@@ -259,7 +255,7 @@ def memories_of(levels: Sequence[MemoryLevel], engine: Engine) -> Memories:
         energy_pj=np.array([[level.read_energy_pj, level.write_energy_pj] for level in levels], float),
         room=array(room_bits(level) for level in levels),
         instances=array(level.instances for level in levels),
-        fan_out=array(fan_out(levels, i) if i else math.inf for i in range(len(levels))),
+        fan_out=array(fan_out(levels, i) for i in range(len(levels))),
         ends=engine.fill_and_drain,
     )
 

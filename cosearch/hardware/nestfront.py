@@ -25,9 +25,10 @@ from cosearch.hardware.accelerator import (
     UnitEnergies,
     engine_of,
     hierarchy,
+    room_bits,
 )
 from cosearch.hardware.mapping import DIMS, RELEVANT
-from cosearch.hardware.nest import Nests, enumerate_nests, front_of_nests, room_bits, tile_limits
+from cosearch.hardware.nest import Nests, enumerate_nests, front_of_nests, tile_limits
 from cosearch.hardware.nestkernel import BOTH, Charges
 from cosearch.hardware.pricing import NOTHING_RESIDENT, Residency
 from cosearch.workload import Layer

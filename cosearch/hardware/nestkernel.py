@@ -637,7 +637,7 @@ def _fits(space: Floats, memories: Memories, s: Nest) -> bool:  # pragma: no cov
         below = 1.0
         for d in range(8):
             below *= space[level, d]
-        if level > 0 and below > memories.fan_out[level]:
+        if below > memories.fan_out[level]:
             return False
         fanout *= below
     return True

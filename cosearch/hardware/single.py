@@ -9,7 +9,16 @@ import numpy as np
 
 from cosearch.errors import HardwareError
 from cosearch.hardware import split
-from cosearch.hardware.accelerator import RESOURCES, Accelerator, Engine, MemoryLevel, Resources, engine_of, hierarchy
+from cosearch.hardware.accelerator import (
+    RESOURCES,
+    Accelerator,
+    Engine,
+    MemoryLevel,
+    Resources,
+    engine_of,
+    hierarchy,
+    room_bits,
+)
 from cosearch.hardware.array import Bounds, enumerate_tiles, mapping_of, unrollings
 from cosearch.hardware.compose import compose, composes
 from cosearch.hardware.mapping import Mapping
@@ -21,7 +30,6 @@ from cosearch.hardware.nest import (
     nest_mapping,
     nests_in,
     price_nests,
-    room_bits,
     tile_limits,
 )
 from cosearch.hardware.nestfront import Fleet, allowed, beside, resident_bits

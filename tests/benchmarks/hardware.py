@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from cosearch.hardware import Accelerator, MappingBatch, best, evaluate_many, mapspace_size
-from cosearch.hardware.accelerator import engine_of, hierarchy
-from cosearch.hardware.nest import enumerate_nests, price_nests, room_bits, tile_limits
+from cosearch.hardware.accelerator import engine_of, hierarchy, room_bits
+from cosearch.hardware.nest import enumerate_nests, price_nests, tile_limits
 from cosearch.hardware.nestfront import nest_costs
 from cosearch.workload import Layer
 from search_spaces.accelerators import asic

@@ -121,7 +121,8 @@ def toy(rng: random.Random, ends: bool) -> Accelerator:
         orders = {tuple(rng.sample(kept, len(kept))) for _ in range(2)} if kept else set()
         if orders:
             tilings.append(Tiling(x.name, tuple(kept), tuple(sorted(orders))))
-    axes = (Axis("m2", 4, tuple(rng.sample("KCP", 2))), Axis("m3", 4, tuple(rng.sample("KGPQ", 2))))
+    # below each m2 there are four of m1: an unrolling by eight has no place
+    axes = (Axis("m2", 8, tuple(rng.sample("KCP", 2))), Axis("m3", 4, tuple(rng.sample("KGPQ", 2))))
     engine = Engine(
         "mac",
         ("mac",),
