@@ -1,6 +1,7 @@
 """The stand-alone network of a `Blueprint`: units (operator, batch-norm, ReLU), sums, pooling and the classifier."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -13,22 +14,42 @@ from cosearch.supernet.rounding import can_fuse, normalised, quantise_symmetric,
 from cosearch.workload import INPUT
 
 
+Values = dict[int, Tensor]
+"""What steps have computed and later ones read, by the step's index."""
+
+
 def interpret(blueprint: Blueprint, x: Tensor, compute: Callable[[Step, Sequence[Tensor]], Tensor]) -> Tensor:
     """Run the steps in order and return the classifier's output; a value is dropped after its last reader.
 
     x: B x C x H x W. compute(step, values that it reads) gives the step's value.
     """
-    last_reader = blueprint.last_reader()
-    values: dict[int, Tensor] = {INPUT: x}
-    for i, step in enumerate(blueprint.steps):
+    values = start(x)
+    run_steps(blueprint.steps, 0, values, blueprint.last_reader(), compute)
+    return values[len(blueprint.steps) - 1]
+
+
+def start(x: Tensor) -> Values:
+    """The input, laid out as the operators like it. x: B x C x H x W."""
+    return {INPUT: x.contiguous(memory_format=torch.channels_last)}
+
+
+def run_steps(
+    steps: Sequence[Step],
+    first: int,
+    values: Values,
+    last_reader: Mapping[int, int],
+    compute: Callable[[Step, Sequence[Tensor]], Tensor],
+) -> None:
+    """Run steps whose indices begin with `first`, adding to `values` and dropping what has had its last reader."""
+    for i, step in enumerate(steps, first):
         if isinstance(step, Sum) and not step.sources:
-            values[i] = x.new_zeros((len(x), step.channels, *step.size))
+            some = next(iter(values.values()))
+            values[i] = some.new_zeros((len(some), step.channels, *step.size))
         else:
             values[i] = compute(step, [values[j] for j in step.reads])
         for j in step.reads:
             if last_reader[j] == i:
                 values.pop(j, None)
-    return values[len(blueprint.steps) - 1]
 
 
 def add_up(values: Sequence[Tensor]) -> Tensor:
@@ -220,9 +241,10 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: B x C x H x W. Returns: B x classes, logits."""
-        return interpret(self.blueprint, x.contiguous(memory_format=torch.channels_last), self._compute)
+        return interpret(self.blueprint, x, self.compute)
 
-    def _compute(self, step: Step, values: Sequence[Tensor]) -> Tensor:
+    def compute(self, step: Step, values: Sequence[Tensor]) -> Tensor:
+        """The value of one step from those that it reads."""
         if isinstance(step, Conv | Norm):
             return self.part(step)(values[0])
         if isinstance(step, Sum):
@@ -238,6 +260,14 @@ def calibrate(network: Network, images: Tensor, batch_size: int = 512) -> None:
 
     One pass with batch statistics: averages over the batches of mean and variance, extremes over all images.
     """
+    with calibrating(network):
+        for batch in images.split(batch_size):
+            network(batch)
+
+
+@contextmanager
+def calibrating(network: Network) -> Iterator[None]:
+    """What runs through the network meanwhile decides its batch-norm statistics and activation ranges."""
     norms = list(network.norms())
     watched = list(network.watched())
     for norm in norms:
@@ -247,8 +277,7 @@ def calibrate(network: Network, images: Tensor, batch_size: int = 512) -> None:
         module.reset_ranges()
         module.observe = True
     network.train()
-    for batch in images.split(batch_size):
-        network(batch)
+    yield
     network.eval()
     for module in watched:
         module.observe = False

@@ -177,7 +177,7 @@ class Supernet(nn.Module):
             y = self.units[module_name(step.name)](values[0], step, transformed)
             return y * gates[step.name] if gates is not None and step.name in gates else y
 
-        return interpret(blueprint, x.contiguous(memory_format=torch.channels_last), compute)
+        return interpret(blueprint, x, compute)
 
     def _compute(self, step: Step, values: Sequence[Tensor]) -> Tensor:
         if isinstance(step, Norm):

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from cosearch.supernet.blocks import calibrate, set_simulation
+from cosearch.supernet.blocks import Unit, calibrate, set_simulation
 from cosearch.supernet.evaluation import evaluate
 from cosearch.supernet.training import accuracy
+from search_spaces import networks
 from search_spaces.networks.shiftadd import space
 
 SPACE = space()
@@ -28,6 +29,41 @@ def test_many_networks_at_once_are_as_each_alone(supernet, digits, simulate):
         calibrate(network, train)
         set_simulation(network, simulate)
         assert accuracy(network, validation) == pytest.approx(value, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["shiftadd", "nasbench201", "lowrank"])
+def test_networks_that_begin_alike_are_as_each_alone(name, digits):
+    """In whatever order they come, one of them twice, with several batches; cells whose nodes are zero among them."""
+    found = networks.find(name)((1, 8, 8), 10)
+    near = [found.sample(np.random.default_rng(i)) for i in range(2)]
+    for arch in list(near):
+        for decision in list(arch)[-1:0:-2]:
+            near += [{**arch, decision: choice} for choice in found.choices[decision][:2]]
+    blueprints = [found.blueprint(arch) for arch in [*near, near[0]]]
+    supernet = found.supernet(1)
+    data = [torch.from_numpy(a[:100]) for a in (digits.train.x, digits.validation.x, digits.validation.y)]
+    together = evaluate(supernet, blueprints, *data, batch_size=40)
+    assert together == [evaluate(supernet, [blueprint], *data, batch_size=40)[0] for blueprint in blueprints]
+    assert len(set(together)) > 2
+
+
+def test_what_networks_share_runs_once(supernet, digits, monkeypatch):
+    run: list[str] = []
+    forward = Unit.forward
+    monkeypatch.setattr(Unit, "forward", lambda unit, x: run.append(unit.step.name) or forward(unit, x))
+    data = [torch.from_numpy(a[:64]) for a in (digits.train.x, digits.validation.x, digits.validation.y)]
+    last = list(SPACE.choices)[-1]
+    archs = [{**SPACE.largest("conv"), last: choice} for choice in ("conv_k3_e1", "shift_k3_e1", "add_k3_e1")]
+    evaluate(supernet, [SPACE.blueprint(arch) for arch in archs], *data)
+    alone = [name for name in dict.fromkeys(run) if not name.startswith(last) and name != "head"]
+    assert len(alone) > 10
+    assert all(run.count(name) == 2 for name in alone)  # calibrated and measured
+    assert run.count("head") == 2 * len(archs)
+
+
+def test_no_network_has_no_accuracy(supernet, digits):
+    data = [torch.from_numpy(a[:64]) for a in (digits.train.x, digits.validation.x, digits.validation.y)]
+    assert evaluate(supernet, [], *data) == []
 
 
 @pytest.mark.parametrize("op", ["shift", "add"])
