@@ -13,7 +13,6 @@ from cosearch.supernet import arithmetic
 from cosearch.supernet.rounding import can_fuse, normalised, quantise_symmetric, rounded
 from cosearch.workload import INPUT
 
-
 Values = dict[int, Tensor]
 """What steps have computed and later ones read, by the step's index."""
 
