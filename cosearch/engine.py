@@ -346,16 +346,16 @@ def _train_supernet(
     """
     from cosearch.supernet import recipes
     from cosearch.supernet.checkpoint import restore, save
-    from cosearch.supernet.training import make_optimizer, train_supernet_epoch
+    from cosearch.supernet.training import train_supernet_epoch
 
     config, space, dataset = problem.config, problem.space, problem.dataset
     assert dataset is not None
     recipe = recipes.of_run(config, space, device, _within(problem))
     settings = replace(recipe.settings, learning_rate=slower * recipe.settings.learning_rate)
     recipe = replace(recipe, settings=settings)
-    optimizer = make_optimizer(recipe.supernet, settings)
-    done = restore(run, recipe, optimizer, space.name)
-
+    done, optimizer = restore(run, recipe, space.name)
+    if optimizer is None:
+        return recipe.supernet
     saved = time.monotonic()
     with reporter.phase("training the supernet", settings.epochs, done) as phase:
         for epoch in range(done, settings.epochs):

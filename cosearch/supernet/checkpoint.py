@@ -34,14 +34,16 @@ def save(run: "RunDirectory", recipe: SupernetRecipe, optimizer: torch.optim.Opt
     run.save_tensors(FILE, tensors, {**_identity(recipe, space), "epoch": str(epoch)})
 
 
-def restore(run: "RunDirectory", recipe: SupernetRecipe, optimizer: torch.optim.Optimizer, space: str) -> int:
-    """Load the checkpoint if there is one. Returns: epochs done.
+def restore(run: "RunDirectory", recipe: SupernetRecipe, space: str) -> tuple[int, torch.optim.SGD] | tuple[int, None]:
+    """Load the checkpoint if there is one. Returns: epochs done, and the optimizer that trains those that are left.
+
+    None if none is: to make one takes torch two seconds the first time.
 
     Raises: RunError if it is of another space, recipe, length of training or version; it says both.
     """
     loaded = run.load_tensors(FILE)
     if loaded is None:
-        return 0
+        return 0, make_optimizer(recipe.supernet, recipe.settings)
     tensors, metadata = loaded
     expected = _identity(recipe, space)
     found = {name: metadata.get(name, "unknown") for name in expected}
@@ -50,6 +52,8 @@ def restore(run: "RunDirectory", recipe: SupernetRecipe, optimizer: torch.optim.
             f"{run.path / FILE} is of {_words(found)}; this run is {_words(expected)}: remove it or restore config.yaml"
         )
     learned = {name: tensors.pop(name) for name in list(tensors) if name.startswith(OPTIMIZER)}
+    done = int(metadata["epoch"])
+    optimizer = make_optimizer(recipe.supernet, recipe.settings) if done < recipe.settings.epochs else None
     for prefix, module, learner in _parts(recipe, optimizer):
         own = {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
         try:
@@ -60,7 +64,7 @@ def restore(run: "RunDirectory", recipe: SupernetRecipe, optimizer: torch.optim.
             ) from None
         if learner is not None:
             _restore_optimizer(module, learner, learned, OPTIMIZER + prefix)
-    return int(metadata["epoch"])
+    return (done, optimizer) if optimizer is not None else (done, None)
 
 
 def load(run: "RunDirectory", space: Any) -> Supernet:
@@ -69,13 +73,14 @@ def load(run: "RunDirectory", space: Any) -> Supernet:
     Raises: RunError if its training is not finished.
     """
     recipe = of_run(run.config, space, "cpu")
-    done, asked = restore(run, recipe, make_optimizer(recipe.supernet, recipe.settings), space.name), recipe.settings
-    if done < asked.epochs:
-        raise RunError(f"{run.path}: the supernet is trained for {done} of {asked.epochs} epochs: {run.resume_command}")
+    done, left = restore(run, recipe, space.name)
+    if left is not None:
+        epochs = recipe.settings.epochs
+        raise RunError(f"{run.path}: the supernet is trained for {done} of {epochs} epochs: {run.resume_command}")
     return recipe.supernet
 
 
-def _parts(recipe: SupernetRecipe, optimizer: torch.optim.Optimizer) -> _Parts:
+def _parts(recipe: SupernetRecipe, optimizer: torch.optim.Optimizer | None) -> _Parts:
     """(prefix, module, what trains it); the supernet last, whose prefix is empty."""
     yield STATE, recipe.state, recipe.optimizer
     yield "", recipe.supernet, optimizer

@@ -1,6 +1,8 @@
 """The elastic supernet: shared weights, extraction, calibration, simulation, training and its checkpoint."""
 
 import itertools
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -405,8 +407,8 @@ def test_the_supernet_of_a_run_is_loaded_when_it_is_trained(digits, tmp_path):
 def trained(run: RunDirectory, digits, first: int, last: int) -> Supernet:
     tiny = tiny_space.space()
     recipe = uniform(tiny, tiny.supernet(0), 0, Recipe(epochs=4))
-    optimizer = make_optimizer(recipe.supernet, recipe.settings)
-    assert restore(run, recipe, optimizer, "tiny") == first
+    done, optimizer = restore(run, recipe, "tiny")
+    assert done == first
     for epoch in range(first, last):
         train_supernet_epoch(recipe, optimizer, digits.train, 0, epoch)
     save(run, recipe, optimizer, "tiny", last)
@@ -425,6 +427,26 @@ def test_training_goes_on_from_a_checkpoint_bit_for_bit(digits, tmp_path):
     assert (whole.path / file).read_bytes() == (parts.path / file).read_bytes()
 
 
+def test_a_supernet_that_is_trained_needs_no_optimizer(digits, tmp_path):
+    """Nor the compiler that torch loads with the first of a process, which would take a resumed run two seconds."""
+    run = RunDirectory.create(tmp_path / "run", RunConfig.make({"supernet_epochs": 4}))
+    supernet = trained(run, digits, 0, 4)
+    recipe = uniform(tiny_space.space(), tiny_space.space().supernet(1), 0, Recipe(epochs=4))
+    assert restore(run, recipe, "tiny") == (4, None)
+    for name, value in recipe.supernet.state_dict().items():
+        assert torch.equal(value, supernet.state_dict()[name])
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from cosearch.runs import RunDirectory\n"
+        "from cosearch.supernet.checkpoint import load\n"
+        "from tests import tiny_space\n"
+        "load(RunDirectory.open(Path(sys.argv[1])), tiny_space.space())\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(run.path)], check=True)
+
+
 def test_a_foreign_checkpoint_is_refused(tmp_path):
     run = RunDirectory.create(tmp_path / "run", RunConfig())
     tiny = tiny_space.space()
@@ -433,7 +455,7 @@ def test_a_foreign_checkpoint_is_refused(tmp_path):
         return uniform(space, space.supernet(0, **sharing), 0, Recipe(epochs))
 
     def stored(recipe, space: str) -> int:
-        return restore(run, recipe, make_optimizer(recipe.supernet, recipe.settings), space)
+        return restore(run, recipe, space)[0]
 
     own = recipe_for(tiny)
     assert stored(own, "tiny") == 0
