@@ -7,6 +7,7 @@ caller lists, which become plain `Record`s without any of their code. Arrays, to
 """
 
 import io
+import math
 import pickle
 import pickletools
 import re
@@ -39,6 +40,8 @@ class _Kind:
         if not (isinstance(code, str) and re.fullmatch(r"[<>|=]?[?biufcSUO]\d{0,4}", code)):
             raise DataError(f"has an array of {code!r:.80}, expected numbers or text")
         self.dtype = np.dtype(code)
+        if not self.dtype.itemsize:  # any number of them takes no bytes of the pickle
+            raise DataError(f"has an array of {code!r:.80}, values of no length: refused")
 
     def __setstate__(self, state: Any) -> None:
         self.dtype = self.dtype.newbyteorder(state[1])
@@ -49,6 +52,11 @@ class _Array(np.ndarray):
 
     def __setstate__(self, state: Any) -> None:
         _, shape, kind, fortran, data = state
+        objects = kind.dtype.hasobject
+        size = math.prod(shape) * (1 if objects else kind.dtype.itemsize)
+        # numpy reads as many as the shape says, of objects even beyond the end of the list
+        if type(data) is not (list if objects else bytes) or len(data) != size:
+            raise DataError(f"has an array of shape {shape!r:.80} with {len(data)} objects or bytes, expected {size}")
         super().__setstate__((1, shape, kind.dtype, bool(fortran), data))  # type: ignore[arg-type]
 
 

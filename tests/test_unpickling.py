@@ -67,3 +67,41 @@ def test_what_names_code_is_refused(content: bytes, arrays: bool, tmp_path, monk
 def test_damaged_pickles_are_data_errors(content: bytes) -> None:
     with pytest.raises(DataError, match="is not a table"):
         load_plain(content, "a table")
+
+
+class _Array:
+    """An array as a pickle states it: what numpy is told need not be true."""
+
+    def __init__(self, shape: tuple[int, ...], kind: str, data: object) -> None:
+        self.state = (1, shape, np.dtype(kind), False, data)
+
+    def __reduce__(self):
+        return np.zeros(1).__reduce__()[0], (np.ndarray, (0,), b"b"), self.state
+
+
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (_Array((2,), "O", [1]), r"shape \(2,\) with 1 objects or bytes, expected 2"),
+        (_Array((10**9, 10**9), "O", [1]), "with 1 objects or bytes"),
+        (_Array((2,), "O", b"ab"), "with 2 objects or bytes"),
+        (_Array((-1,), "O", []), "expected -1"),
+        (_Array((3,), "<f8", b"12345678"), "with 8 objects or bytes, expected 24"),
+        (_Array((3,), "<f8", [1.0, 2.0, 3.0]), "with 3 objects or bytes"),
+        (_Array((3 * 10**9,), "S0", b""), "values of no length"),
+        (_Array((3 * 10**9,), "<U0", b""), "values of no length"),
+    ],
+)
+def test_arrays_of_another_size_than_they_say_are_refused(array: _Array, said: str) -> None:
+    """Numpy would read objects beyond the end of the list, and the process die of it."""
+    with pytest.raises(DataError, match=said):
+        load_plain(pickle.dumps(array), "a table", arrays=True)
+
+
+def test_arrays_of_objects_and_text_come_through() -> None:
+    value = {"o": np.array([[1, "b"], [None, 2.5]], object), "s": np.array(["ab", "c"]), "e": np.zeros((0, 3))}
+    for protocol in (3, 4, 5):
+        found = load_plain(pickle.dumps(value, protocol), "a table", arrays=True)
+        assert found["o"].tolist() == value["o"].tolist()
+        assert found["s"].tolist() == ["ab", "c"]
+        assert found["e"].shape == (0, 3)
