@@ -1,8 +1,9 @@
 """`cosearch bench measure`: networks from a file, measured on this machine, into a CSV."""
 
 import csv
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from search_spaces import networks
 from search_spaces.decisions import Arch
 
 DEVICES = ("cpu",)
+MOST_PIXELS = 2048
+"""Of a side of an image: more would not fit the memory."""
 COLUMNS = ("arch", "latency_ms", "low_ms", "high_ms", "runs", "dropped", "source")
 
 
@@ -28,31 +31,42 @@ def measure_file(
 ) -> Iterator[str]:
     """Measure the networks of a file and write a CSV and, beside it, a card of the machine; yields what was done.
 
-    Raises: UnknownNameError, ConfigError; DataError naming the line of a network that does not exist.
+    Nothing is written before a network is measured; if it ends early, what was measured is.
+
+    Raises: UnknownNameError, ConfigError; DataError naming the line of a network that does not exist; RunError if the
+    files cannot be written.
     """
     if device not in DEVICES:
         raise UnknownNameError(f"cannot measure on {device!r}: {nearest(device, DEVICES)}")
     sizes = image.split("x")
-    if len(sizes) != 2 or not all(size.isdecimal() for size in sizes):
-        raise ConfigError(f"--input {image!r}: expected a size such as 32x32")
+    if len(sizes) != 2 or not all(size.isdecimal() and 1 <= int(size) <= MOST_PIXELS for size in sizes):
+        raise ConfigError(f"--input {image!r}: expected a size such as 32x32, of at most {MOST_PIXELS} each")
+    card = out.with_suffix(".json")
+    if archs.resolve() in (out.resolve(), card.resolve()):
+        raise ConfigError(f"--out {out}: its files would replace {archs}, which names the networks: write elsewhere")
     found: Any = networks.find(space)((3, int(sizes[0]), int(sizes[1])), 10)
     wanted = read_archs(archs, space, found)
     protocol = Protocol(core=core)
-    measured = 0
+    results: list[Measurement] = []
     try:
-        with out.open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            for result in measure(network_models(found, wanted), protocol):
-                measured += result.measured
-                writer.writerow(_row(result))
-                if not result.measured:
-                    yield f"{result.name}: not measured, its median is certain to {result.uncertainty:.1%} only"
-    except OSError as error:
-        raise DataError(f"cannot write {out} ({error.strerror})") from None
-    facts = {**machine(), "protocol": vars(protocol), "space": space, "input": image}
-    write_atomic(out.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
+        for result in measure(network_models(found, wanted), protocol):
+            results.append(result)
+            if not result.measured:
+                yield f"{result.name}: not measured, its median is certain to {result.uncertainty:.1%} only"
+    finally:
+        facts = {**machine(), "protocol": vars(protocol), "space": space, "input": image}
+        if results:
+            write_atomic(out, _csv(results))
+            write_atomic(card, json.dumps(facts, indent=1) + "\n")
+    measured = sum(result.measured for result in results)
     yield f"{out}: {measured} of {len(wanted)} networks measured on {facts['processor']}"
+
+
+def _csv(results: Iterable[Measurement]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([COLUMNS, *map(_row, results)])
+    return text.getvalue()
 
 
 def _row(result: Measurement) -> tuple[Any, ...]:

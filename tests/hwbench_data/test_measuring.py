@@ -3,6 +3,7 @@
 import itertools
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from cosearch.errors import ConfigError, CosearchError, DataError
 from hwbench_data import measuring
 from hwbench_data.measured import measure_file, read_archs
-from hwbench_data.measuring import Protocol, measure, median_interval
+from hwbench_data.measuring import Measurement, Protocol, measure, median_interval
 from hwbench_data.onnxnet import onnx_model
 from search_spaces.networks import nasbench201 as nb
 from search_spaces.networks import shiftadd
@@ -169,6 +170,28 @@ def test_the_command_measures_a_file_and_its_csv_is_a_device(tmp_path: Path) -> 
         assert len(read_table(tmp_path / "cpu.csv", SPACE, "latency_ms").archs) == 3
 
 
+def test_what_was_there_stays_until_something_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archs, out = tmp_path / "archs.csv", tmp_path / "m.csv"
+    archs.write_text("3\n5\n")
+    out.write_text("earlier\n")
+    with pytest.raises(ConfigError, match="core 4711"):
+        list(measure_file(archs, out, core=4711))
+    assert out.read_text() == "earlier\n"
+    for same in (archs, tmp_path / "." / "archs.csv"):
+        with pytest.raises(ConfigError, match="would replace"):
+            list(measure_file(archs, same))
+    assert archs.read_text() == "3\n5\n"
+
+    def stopped(models: object, protocol: object) -> Iterator[Measurement]:
+        yield Measurement("a", 1.0, 1.0, 1.0, 30, 0, True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hwbench_data.measured.measure", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        list(measure_file(archs, out))
+    assert [line.split(",")[0] for line in out.read_text().splitlines()] == ["arch", "a"]
+
+
 def test_wrong_requests(tmp_path: Path) -> None:
     archs = tmp_path / "archs.txt"
     for text, match in (
@@ -185,6 +208,8 @@ def test_wrong_requests(tmp_path: Path) -> None:
         (("gpu",), "cannot measure on 'gpu'"),
         (("cpu", "nasbench"), "did you mean 'nasbench201'"),
         (("cpu", "nasbench201", "32"), "such as 32x32"),
+        (("cpu", "nasbench201", "99999x99999"), "at most 2048"),
+        (("cpu", "nasbench201", "0x32"), "such as 32x32"),
     ):
         with pytest.raises(CosearchError, match=match):
             list(measure_file(archs, tmp_path / "x.csv", *options))
