@@ -389,7 +389,9 @@ def main() -> None:
         sys.path.append(str(Path.cwd()))
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        status = app(standalone_mode=False) or 0
+        sys.stdout.flush()
+        sys.exit(status)
     except CosearchError as error:
         print(f"cosearch: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
@@ -400,6 +402,13 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         print("cosearch: interrupted", file=sys.stderr)
         sys.exit(130)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        # the output is full or closed: what is left of it would fail again at the end of the process
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"cosearch: cannot write the output ({error.strerror})", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

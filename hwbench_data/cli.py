@@ -86,10 +86,11 @@ def info(name: _Name, form: _Format = Format.table) -> None:
         {"device": device, "source": facts.get("source", ""), "what": facts.get("title", "")}
         for device, facts in card.devices.items()
     ]
+    if form is Format.csv:
+        _print("", [{"metric": "", "device": "", **row} for row in (*metrics, *devices)], form)
+        return
     _print(f"{card.name}: {card.title}", metrics, form)
     _print("Devices", devices, form)
-    if form is Format.csv:
-        return
     for condition, values in card.conditions.items():
         typer.echo(f"{condition}: {', '.join(values)}")
     for note in card.notes:
@@ -221,8 +222,10 @@ def check(name: _Name) -> None:
     from hwbench_data.checking import check_table
 
     problems = check_table(_load(name))
+    for problem in problems:
+        typer.echo(problem)
     if problems:
-        raise DataError(f"{name}: {len(problems)} problems; first: {problems[0]}")
+        raise DataError(f"{name}: {len(problems)} problems, see above")
     typer.echo(f"{name}: nothing wrong")
 
 

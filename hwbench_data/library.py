@@ -7,7 +7,7 @@ from cosearch import registry
 from cosearch.errors import DataError, UnknownNameError, nearest
 from hwbench_data import gnn
 from hwbench_data.networks import Cells, Listed, Networks, Pairs
-from hwbench_data.store import Store, read_card
+from hwbench_data.store import LISTING, Store, read_card
 from hwbench_data.table import Table
 
 DATA = Path(__file__).parent / "data"
@@ -64,7 +64,7 @@ def _networks(store: Store) -> Networks:
     kind = store.card.networks.get("kind")
     if kind == "nasbench201":
         return Cells()
-    if kind in ("listed", "pairs"):
+    if kind in LISTING:
         return (Pairs if kind == "pairs" else Listed)(store.card.name, store.labels())
     raise DataError(f"{store.folder}: networks of kind {kind!r}, expected nasbench201, listed or pairs")
 

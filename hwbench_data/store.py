@@ -30,6 +30,8 @@ SOURCES = ("measured", "modelled", "predicted", "published")
 ANY = "any"
 """The device of what does not depend on one, and the value of a condition that does not matter."""
 _TABLE, _CARD, LIST = "table.parquet", "card.json", "networks.parquet"
+LISTING = ("listed", "pairs")
+"""Kinds of networks that a file of the table lists."""
 
 
 @dataclass(frozen=True)
@@ -95,18 +97,32 @@ class Card:
                 str(data["title"]),
                 dict(data["networks"]),
                 metrics,
-                dict(data["devices"]),
+                {str(name): dict(facts) for name, facts in data["devices"].items()},
                 {str(name): tuple(map(str, values)) for name, values in data["conditions"].items()},
-                dict(data["built"]),
+                {**data["built"], "versions": dict(data["built"].get("versions", {}))},
                 tuple(map(str, data["notes"])),
-                dict(data["files"]),
+                {str(name): dict(facts) for name, facts in data["files"].items()},
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"a table's card is incomplete: {error}") from error
         for name, metric in metrics.items():
             if not metric.unit or metric.better not in ("lower", "higher"):
                 raise DataError(f"metric {name!r} has unit {metric.unit!r} and better={metric.better!r}: give both")
+        for name, values in card.conditions.items():
+            if not values:
+                raise DataError(f"condition {name!r} has no values, expected the default first")
+        missing = ({_TABLE, LIST} if card.lists_networks else {_TABLE}) - set(card.files)
+        if missing:
+            raise DataError(f"no size and checksum of {', '.join(sorted(missing))} among its files")
+        for name in card.files:
+            if Path(name).name != name:
+                raise DataError(f"file {name!r:.200}: expected the name of a file beside it")
         return card
+
+    @property
+    def lists_networks(self) -> bool:
+        """Whether the networks stand in a file of the table."""
+        return self.networks.get("kind") in LISTING
 
 
 @dataclass(frozen=True)

@@ -221,3 +221,28 @@ def test_ctrl_c_keeps_everything_and_prints_the_command_that_goes_on(few_digits,
         jsonschema.Draft202012Validator(schema).validate(event)
     assert (out / "config.yaml").is_file()
     assert not list(out.rglob("*.tmp"))
+
+
+# -- output that takes no more --
+
+
+@pytest.mark.parametrize("form", ["table", "json", "csv"])
+def test_output_that_cannot_be_written_ends_in_one_line(form):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "cosearch.cli", "bench", "list", "--format", form],
+            cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (2, "cosearch: cannot write the output (No space left on device)\n")
+
+
+def test_a_reader_that_has_seen_enough_ends_a_command_quietly():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cosearch.cli", "bench", "list"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    process.stdout.close()
+    _, said = process.communicate(timeout=60)
+    assert "Traceback" not in said
+    assert said.count("\n") <= 1

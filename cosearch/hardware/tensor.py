@@ -476,7 +476,8 @@ class CostTensor:
         objectives: some of `METRICS`; constraints: ``max_<metric>`` values.
         pipelined: engines (and the vector unit) work on different images at once; latency_ms is then the interval
         between images, the time of the slowest one, and static power is paid for that long. Each engine is priced
-        with the whole rate of DRAM: where several need much of it at once, the interval is a lower bound.
+        with the whole rate of DRAM and of the buffers' ports, and one image's activations decide what stays: where
+        several need much of these at once, the interval is a lower bound.
         A network that lacks a kind gets no engine of that kind.
 
         Returns: a front, empty with a reason if nothing fits.

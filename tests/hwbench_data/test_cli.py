@@ -37,6 +37,16 @@ def test_list_and_info(run) -> None:
         assert word in out
 
 
+def test_info_as_csv_is_one_table(run) -> None:
+    status, out, _ = run("info", "nasbench201", "--format", "csv")
+    assert status == 0
+    rows = list(csv.DictReader(io.StringIO(out)))
+    table = hwbench_data.load("nasbench201")
+    assert [row["metric"] for row in rows if row["metric"]] == list(table.metrics)
+    assert [row["device"] for row in rows if row["device"]] == list(table.card.devices)
+    assert all(row["unit"] for row in rows if row["metric"])
+
+
 def test_query_by_index_and_by_notation(run) -> None:
     cell = nb.cell(1234)
     answers = []

@@ -202,6 +202,30 @@ def test_a_card_without_units_is_refused(tmp_path: Path) -> None:
         hwbench_data.load(folder)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"files": {}}, r"no size and checksum of networks\.parquet, table\.parquet"),
+        ({"files": []}, "incomplete"),
+        ({"files": {"table.parquet": 5}}, "incomplete"),
+        ({"files": {"table.parquet": {}, "networks.parquet": {}, "../../etc/passwd": {}}}, "a file beside it"),
+        ({"devices": {"chip": 5}}, "incomplete"),
+        ({"conditions": {"input": []}}, "condition 'input' has no values"),
+        ({"built": {"versions": 5}}, "incomplete"),
+        ({"built": []}, "incomplete"),
+    ],
+)
+def test_a_card_that_hides_or_misleads_is_refused(tmp_path: Path, change: dict[str, object], said: str) -> None:
+    """What has no checksum would be believed unseen."""
+    folder = tmp_path / "toy"
+    write(folder, card(), blocks(), LABELS)
+    data = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps({**data, **change}))
+    with pytest.raises(DataError, match=said) as caught:
+        hwbench_data.load(folder)
+    assert "\n" not in str(caught.value)
+
+
 def test_rows_that_disagree_are_refused(tmp_path: Path) -> None:
     twice = Block(("board", "latency_ms", "8x8"), np.array([0, 1, 1]), np.array([1.0, 2.0, 3.0]), np.zeros(3, np.int8))
     write(tmp_path / "toy", card(), [twice], LABELS)
@@ -236,6 +260,22 @@ def test_equal_networks_with_two_answers_are_found(tmp_path: Path) -> None:
     values = np.arange(15625.0)
     write(tmp_path / "cells", cells, [Block.full(("chip", "latency_ms", "8x8"), values, "measured")])
     assert any("equal networks" in text for text in check_table(hwbench_data.load(tmp_path / "cells")))
+
+
+@pytest.mark.parametrize(("source", "wrong"), [("modelled", True), ("measured", False), ("predicted", False)])
+def test_equal_networks_measured_apart_differ_by_noise(tmp_path: Path, source: str, wrong: bool) -> None:
+    cells = Card(**{**vars(card()), "networks": {"kind": "nasbench201", "count": 15625}})
+    values = 1.0 + 0.1 * (np.arange(15625) % 2)
+    write(tmp_path / "cells", cells, [Block.full(("chip", "latency_ms", "8x8"), values, source)])
+    assert any("equal networks" in text for text in check_table(hwbench_data.load(tmp_path / "cells"))) == wrong
+
+
+def test_a_card_with_another_count_is_found(tmp_path: Path) -> None:
+    cells = Card(**{**vars(card()), "networks": {"kind": "nasbench201", "count": 7}})
+    write(tmp_path / "cells", cells, [Block.full(("chip", "latency_ms", "8x8"), np.ones(15625), "modelled")])
+    assert check_table(hwbench_data.load(tmp_path / "cells")) == [
+        "its card says that it has 7 networks, expected 15625"
+    ]
 
 
 def test_a_full_disk_spares_the_table_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
