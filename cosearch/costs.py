@@ -1,13 +1,15 @@
 """What networks cost on a device, for strategies: known before anything is trained.
 
 `AcceleratorCosts` prices a network on every accelerator of a space, exactly; `PublishedCosts` on a published simulator,
-by its rules; `MeasuredCosts` predicts latency (and
-energy) on one device from a table of measurements, and has no accelerator axis.
+by its rules; `MeasuredCosts` predicts latency (and energy) on one device from a table of measurements, and has no
+accelerator axis.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from predictors.arch import ArchPredictor
 
 RESOURCES = ("lut", "ff", "dsp", "bram", "uram")
+COUNTED: Mapping[str, Callable[[Workload], float]] = {"params": attrgetter("weight_count"), "macs": attrgetter("macs")}
+"""What follows from a network alone."""
 MOST_RECORDED = 64
 """Points of a front that a run keeps beside a trial."""
 
@@ -259,18 +263,23 @@ def _limited(names: tuple[str, ...], constraints: Mapping[str, float]) -> Object
 
 @dataclass(frozen=True)
 class PredictedFront:
-    """One point: the device is given."""
+    """One point: the device is given. workload: of the network, whose parameters and operations are counted when asked
+    for.
+    """
 
     values: Mapping[str, float]
+    workload: Callable[[], Workload]
 
     def __len__(self) -> int:
         return 1 if self.values else 0
 
     def metric(self, name: str) -> npt.NDArray[np.float64]:
+        if name in COUNTED and self.values:
+            return np.array([float(COUNTED[name](self.workload()))])
         if name not in self.values and is_known(name, self.values):
             return derive(name, self.metric)
         if name not in self.values:
-            raise ConfigError(f"a measured device gives no {name!r}: {nearest(name, self.values)}")
+            raise ConfigError(f"a measured device gives no {name!r}: {nearest(name, (*self.values, *COUNTED))}")
         return np.array([self.values[name]])
 
 
@@ -319,16 +328,17 @@ class PublishedCosts:
             workload = self.space.workload(arch)
             cost = _charged(self.device, workload)
             known = {name: float(getattr(cost, name)) for name in self.device.metrics}
-            self._fronts[key] = _given(known, workload, self.constraints)
+            self._fronts[key] = _given(known, lambda: workload, self.constraints)
         return self._fronts[key]
 
 
-def _given(known: Mapping[str, float], workload: Workload, constraints: Mapping[str, float]) -> PredictedFront:
+def _given(
+    known: Mapping[str, float], workload: Callable[[], Workload], constraints: Mapping[str, float]
+) -> PredictedFront:
     """The one point of a device that is given, or none if it breaks a limit."""
-    values = {**known, "params": float(workload.weight_count), "macs": float(workload.macs)}
-    front = PredictedFront(values)
+    front = PredictedFront(known, workload)
     broken = excess({split_limit(name)[1]: front.metric(split_limit(name)[1]) for name in constraints}, constraints)
-    return front if not np.any(broken) else PredictedFront({})
+    return front if not np.any(broken) else PredictedFront({}, workload)
 
 
 class MeasuredCosts:
@@ -366,18 +376,18 @@ class MeasuredCosts:
         return (*self.measurements.values, "params", "macs")
 
     def fronts(self, archs: Sequence[Arch]) -> list[PredictedFront]:
-        return [self._front(arch) for arch in archs]
+        """All that are new are predicted at once; to ten digits, which do not depend on how many these are."""
+        fresh = {key: arch for key, arch in zip(map(arch_key, archs), archs, strict=True) if key not in self._fronts}
+        if fresh:
+            means = {metric: model.predict(list(fresh.values()))[0] for metric, model in self.models.items()}
+            for at, (key, arch) in enumerate(fresh.items()):
+                values = {metric: float(f"{mean[at]:.10g}") for metric, mean in means.items()}
+                self._fronts[key] = _given(values, partial(self.space.workload, arch), self.constraints)
+        return [self._fronts[arch_key(arch)] for arch in archs]
 
     def free(self) -> "MeasuredCosts":
         limited = _limited(tuple(self.models), self.constraints)
         return MeasuredCosts(self.space, self.measurements, limited, models=self.models)
-
-    def _front(self, arch: Arch) -> PredictedFront:
-        key = arch_key(arch)
-        if key not in self._fronts:
-            values = {metric: float(model.predict([arch])[0][0]) for metric, model in self.models.items()}
-            self._fronts[key] = _given(values, self.space.workload(arch), self.constraints)
-        return self._fronts[key]
 
 
 def unmeasured_choices(space: Decisions, measurements: "Measurements") -> list[str]:

@@ -115,6 +115,25 @@ def test_measured_costs_predict_and_count():
             front.metric("lut")
 
 
+def test_predictions_do_not_depend_on_how_many_are_asked_for_at_once():
+    """A resumed run asks in other groups than the first one did. What was predicted is not predicted again."""
+    together, alone = measured(), measured()
+    asked = []
+    for metric, model in together.models.items():
+        predict = model.predict
+        model.predict = lambda some, predict=predict, metric=metric: (asked.append((metric, len(some))), predict(some))[
+            1
+        ]
+    networks = archs(60)
+    whole = together.fronts(networks)
+    assert {count for _, count in asked} == {len({json.dumps(arch) for arch in networks})}
+    assert together.fronts(networks[:5]) == whole[:5]
+    assert len(asked) == len(together.models)
+    for arch, front in zip(networks, whole, strict=True):
+        [single] = alone.fronts([arch])
+        assert single.values == front.values
+
+
 def test_a_measured_device_keeps_limits():
     free = np.array([f.metric("latency_ms")[0] for f in measured().fronts(archs(40))])
     limit = float(np.median(free))
