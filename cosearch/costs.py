@@ -5,7 +5,7 @@ by its rules; `MeasuredCosts` predicts latency (and energy) on one device from a
 accelerator axis.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -71,6 +71,7 @@ class AcceleratorCosts:
         hardware = tuple(n for n in dict.fromkeys(wanted) if n not in ("params", "macs"))
         self.hardware_objectives = hardware or ("latency_ms", "energy_mj")
         self._fronts: dict[str, NetworkFront] = {}
+        self._alike: dict[Hashable, NetworkFront] = {}
         self._hardware: dict[tuple[tuple[int, ...], float, float], HardwareFront] = {}
 
     @property
@@ -100,16 +101,22 @@ class AcceleratorCosts:
     def _front(self, arch: Arch) -> NetworkFront:
         key = arch_key(arch)
         if key not in self._fronts:
-            workload, demand = self._demand(arch)
             # networks of the same layers and memory have the same front: a cell space has a few hundred
-            same = (tuple(demand["counts_row"]), demand["live_activation_bytes"], demand["host_bytes"])
-            if same not in self._hardware:
-                self._hardware[same] = self.tensor.hardware_front(
-                    objectives=self.hardware_objectives, constraints=self._of_hardware, **demand
-                )
-            front = NetworkFront(self._hardware[same], float(workload.weight_count), float(workload.macs))
-            self._fronts[key] = _within(front, self._of_rows)
+            same = self.space.demand_key(arch)
+            if same not in self._alike:
+                self._alike[same] = self._priced(arch)
+            self._fronts[key] = self._alike[same]
         return self._fronts[key]
+
+    def _priced(self, arch: Arch) -> NetworkFront:
+        workload, demand = self._demand(arch)
+        same = (tuple(demand["counts_row"]), demand["live_activation_bytes"], demand["host_bytes"])
+        if same not in self._hardware:
+            self._hardware[same] = self.tensor.hardware_front(
+                objectives=self.hardware_objectives, constraints=self._of_hardware, **demand
+            )
+        front = NetworkFront(self._hardware[same], float(workload.weight_count), float(workload.macs))
+        return _within(front, self._of_rows)
 
     def record(self, arch: Arch) -> dict[str, Any] | None:
         """A network's front as JSON, for `recall`; None where there is none, or it would be long."""

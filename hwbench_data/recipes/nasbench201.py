@@ -78,15 +78,11 @@ def demands_at(side: int) -> Demands:
     space = nb.space((3, side, side), CLASSES)
     archs = [nb.cell(i) for i in range(nb.SIZE)]
     layers = space.layer_table()
-    live: dict[tuple[str, ...], float] = {}
     least: dict[str, float] = {}
     keys = [nb.network_class(arch) for arch in archs]
     for arch, key in zip(archs, keys, strict=True):
-        pattern = _pattern(nb.effective(arch))
-        if pattern not in live:
-            live[pattern] = space.workload(arch).live_activation_bytes
         # isomorphic cells may compute their nodes in different orders: all get the order that keeps least alive
-        least[key] = min(live[pattern], least.get(key, np.inf))
+        least[key] = min(space.live_activation_bytes(arch), least.get(key, np.inf))
     live_bytes = np.array([least[key] for key in keys])
     return demands_of(layers, space.counts(archs, layers), live_bytes, lambda i: space.workload(archs[i]))
 
@@ -120,8 +116,3 @@ def _measured(path: Path, count: int) -> tuple[dict[str, Any], list[Block]]:
         blocks.append(Block(key, np.arange(count), values[:count], sources[:count]))
         entry[f"{side}x{side}"] = cpu.facts(sample, side, features)
     return entry, blocks
-
-
-def _pattern(effective: dict[str, str]) -> tuple[str, ...]:
-    """What activations are alive depends on where edges are wires, not on which operation the others carry."""
-    return tuple(op if op in ("none", "skip_connect") else "operation" for op in effective.values())

@@ -207,6 +207,17 @@ class NasBench201Space(NetworkSpace):
         """The effective cell: archs with the same one are the same network."""
         return effective(arch)
 
+    def demand_key(self, arch: Arch) -> tuple[tuple[int, ...], float]:
+        """How often each operation occurs, and the bytes of activations alive at once."""
+        return operation_counts(tuple(effective(arch).values())), self.live_activation_bytes(arch)
+
+    def live_activation_bytes(self, arch: Arch) -> float:
+        """That of its workload; which activations are alive is decided by where edges are wires, not by which
+        operation the others carry.
+        """
+        wires = (op if op in ("none", "skip_connect") else "nor_conv_3x3" for op in effective(arch).values())
+        return _live_activation_bytes(tuple(map(str, wires)), self.input_shape, self.num_classes)
+
     def covering(self) -> list[Arch]:
         """One network per operation that hardware runs, on every edge."""
         return [dict.fromkeys(NAMES, operation) for operation in _PRICED]
@@ -225,6 +236,12 @@ class NasBench201Space(NetworkSpace):
             examples.setdefault(int(row), arch)
         table = [count_layers(self.workload(examples[row]), layers) for row in range(len(shapes))]
         return np.array(table, dtype=np.int64).reshape(-1, len(layers))[rows]
+
+
+@lru_cache(maxsize=65536)
+def _live_activation_bytes(operations: tuple[str, ...], input_shape: tuple[int, int, int], num_classes: int) -> float:
+    cell = dict(zip(NAMES, operations, strict=True))
+    return _stack(cell, input_shape, num_classes).workload("cell").live_activation_bytes
 
 
 def operation_counts(operations: tuple[str, ...]) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """What every network space gives to the search, derived from one method: the blueprint of an arch."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
@@ -37,6 +37,10 @@ class NetworkSpace(Decisions, ABC):
     def canonical(self, arch: Arch) -> Arch:
         """One arch for all those that are the same network."""
         return arch
+
+    def demand_key(self, arch: Arch) -> Hashable:
+        """Equal only for networks with the same layers and the same activations alive, which cost the same anywhere."""
+        return arch_key(arch)
 
     def workload(self, arch: Arch) -> Workload:
         """The network's layers as hardware sees them."""

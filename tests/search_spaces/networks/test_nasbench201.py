@@ -69,6 +69,19 @@ def test_counts_equal_the_workloads() -> None:
     assert SPACE.counts([], table).shape == (0, len(table))
 
 
+def test_cells_that_ask_the_same_of_hardware_are_told_by_their_keys() -> None:
+    """A few hundred keys for all cells; of each the layers and the memory of several cells are compared."""
+    members: dict[object, list[int]] = {}
+    for i in range(nb.SIZE):
+        members.setdefault(SPACE.demand_key(nb.cell(i)), []).append(i)
+    assert 200 < len(members) < 1000
+    table = SPACE.layer_table()
+    for some in list(members.values())[::7]:
+        workloads = [SPACE.workload(nb.cell(i)) for i in (some[0], some[len(some) // 2], some[-1])]
+        assert len({tuple(count_layers(workload, table)) for workload in workloads}) == 1
+        assert len({workload.live_activation_bytes for workload in workloads}) == 1
+
+
 def test_a_cell_without_a_path_keeps_only_what_is_around_it() -> None:
     workload = SPACE.workload(dict.fromkeys(nb.NAMES, "none"))
     assert not any("cell" in layer.name for layer in workload)
