@@ -25,6 +25,7 @@ from cosearch.reading import parse_json, parse_yaml, read
 from cosearch.unpickling import load_plain
 from hwbench_data.networks import Cells, Listed, Networks
 from hwbench_data.store import ANY, SOURCES, Block, Card, Floats, Metric, checksum, write
+from hwbench_data.table import better
 
 UNITS: dict[str, tuple[str, float]] = {
     "ms": ("ms", 1.0),
@@ -139,8 +140,8 @@ def import_file(
         blocks.append(block)
         if missing:
             left_out.append(f"{column}: {missing} networks have no number")
-        better = "higher" if UNITS[value.unit][0] == "fraction" else "lower"
-        metrics[value.metric] = Metric(UNITS[value.unit][0], better, f"from {path.name}")
+        unit = UNITS[value.unit][0]
+        metrics[value.metric] = Metric(unit, better(value.metric, unit), f"from {path.name}")
     devices = {value.device: {"title": value.device, "source": value.source} for value in mapping.values.values()}
     devices.pop(ANY, None)
     kind = "nasbench201" if space == "nasbench201" else "listed"

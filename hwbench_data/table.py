@@ -24,6 +24,11 @@ SHOWN = 20
 _BOUNDS: dict[str, Callable[[Floats, float], npt.NDArray[np.bool_]]] = {"max": operator.le, "min": operator.ge}
 
 
+def better(metric: str, unit: str) -> str:
+    """``higher`` or ``lower``, of a metric whose unit is one of ours: fractions are accuracies, or their spread."""
+    return "higher" if unit == "fraction" and not metric.endswith("_std") else "lower"
+
+
 @dataclass(frozen=True)
 class Row:
     """One figure; conditions: what it holds under, such as input and accelerator."""
@@ -100,7 +105,8 @@ class Table:
     @property
     def metrics(self) -> dict[str, Metric]:
         """Everything that can be asked for."""
-        return {**self.card.metrics, **{name: Metric("fraction", "higher", text) for name, text in self.joined.items()}}
+        joined = {name: Metric("fraction", better(name, "fraction"), text) for name, text in self.joined.items()}
+        return {**self.card.metrics, **joined}
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -255,7 +261,8 @@ class Table:
     # -- how --
 
     def _usual(self) -> tuple[str, ...]:
-        accurate = [name for name, metric in self.metrics.items() if metric.unit == "fraction"]
+        facts = self.metrics.items()
+        accurate = [name for name, metric in facts if metric.unit == "fraction" and metric.better == "higher"]
         return (*accurate[:1], "latency_ms")
 
     def _candidates(

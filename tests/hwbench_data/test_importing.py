@@ -54,6 +54,12 @@ def test_units_are_converted(tmp_path: Path) -> None:
     assert found == pytest.approx({"latency_ms": 1.5, "energy_mj": 250.0, "cifar100_accuracy": 0.935})
 
 
+def test_a_spread_is_better_when_lower(tmp_path: Path) -> None:
+    path = csv(tmp_path / "a.csv", "network,std\n0,1\n1,2\n")
+    card, _ = import_file(path, "nasbench201", one("std", metric="accuracy_std", unit="percent"), tmp_path / "out")
+    assert card.metrics["accuracy_std"].better == "lower"
+
+
 def hwnasbench(path: Path, **more: object) -> Path:
     cifar = {
         "edgegpu_latency": [5.80742, 6.54769, 4.0],

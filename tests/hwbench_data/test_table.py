@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import hwbench_data
 from cosearch.errors import ConfigError, CosearchError, DataError, InfeasibleError, RunError, UnknownNameError
+from hwbench_data import analog
 from hwbench_data.checking import check_table
 from hwbench_data.store import ANY, Block, Card, Metric, Store, write
 from hwbench_data.table import _undominated
@@ -103,6 +104,16 @@ def test_front_top_and_constraints(toy) -> None:
     ]
     with pytest.raises(InfeasibleError, match="least latency_ms 1"):
         toy.front(("accuracy",), {"max_latency_ms": 0.5}, "board")
+
+
+def test_the_best_spread_is_the_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    spread = np.full(15625, 0.5)
+    spread[[7, 9]] = 0.01, 0.9
+    monkeypatch.setattr(analog, "accuracies", lambda metric: spread)
+    table = hwbench_data.load("nasbench201")
+    assert table.metrics["cifar10_accuracy_analog_drift_1d"].better == "higher"
+    assert table.best("cifar10_accuracy_analog_drift_1d_std").values["cifar10_accuracy_analog_drift_1d_std"] < 0.5
+    assert {metric.better for name, metric in table.metrics.items() if name.endswith("_std")} == {"lower"}
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 5)] * 3), min_size=1, max_size=30))
