@@ -187,17 +187,15 @@ def _indices(path: Path, networks: Networks, names: list[Any]) -> np.ndarray:
     found = []
     for row, name in enumerate(names, start=1):
         try:
-            found.append(networks.index(_number_or_text(name) if isinstance(networks, Cells) else str(name)))
+            found.append(networks.index(_whole(name) if isinstance(networks, Cells) else str(name)))
         except CosearchError as error:
             raise DataError(f"{path}, row {row}: {error}") from error
     return np.array(found, np.int64)
 
 
-def _number_or_text(name: Any) -> Any:
-    if isinstance(name, float | np.floating) and float(name).is_integer():
-        return int(name)
-    text = str(name).strip()
-    return int(text) if text.isdecimal() else name
+def _whole(name: Any) -> Any:
+    """A column of indices with a gap holds them as floats."""
+    return int(name) if isinstance(name, float | np.floating) and float(name).is_integer() else name
 
 
 # -- formats --

@@ -14,7 +14,7 @@ from search_spaces.networks import nasbench201
 
 Ints = npt.NDArray[np.int64]
 Network = int | str | Mapping[str, Any]
-"""An index, a notation such as ``|op~0|+...``, or an arch."""
+"""An index, also as text; a notation such as ``|op~0|+...`` or ``name=choice;...``; or an arch."""
 
 
 class Networks(Protocol):
@@ -62,8 +62,9 @@ class Cells:
         return nasbench201.SIZE
 
     def index(self, network: Network) -> int:
+        network = _number(network)
         if isinstance(network, str):
-            network = nasbench201.from_string(network)
+            network = _cell(network)
         if isinstance(network, Mapping):
             _SPACE.check(network)
             return nasbench201.index_of(network)
@@ -103,6 +104,11 @@ class Cells:
 _SPACE = nasbench201.space()
 
 
+def _cell(text: str) -> Arch:
+    """Raises: ConfigError or UnknownNameError for what is neither the published notation nor `notation`."""
+    return parse_notation(text) if "=" in text else nasbench201.from_string(text)
+
+
 class Listed:
     """Networks that a table lists by their notation: ``name=choice;...`` of a space, or the key of a block."""
 
@@ -119,11 +125,21 @@ class Listed:
     def index(self, network: Network) -> int:
         if isinstance(network, Mapping):
             network = notation(network)
+        if not self._numbered:
+            network = _number(network)
         if isinstance(network, str):
-            if network not in self._index:
-                raise UnknownNameError(f"table {self.name} has no network {network[:80]!r}: {self._hint(network)}")
-            return self._index[network]
+            network = self._named(network)
         return checked_index(network, len(self), f"table {self.name}")
+
+    @cached_property
+    def _numbered(self) -> bool:
+        """Whether a number as text can be a name."""
+        return any(label.isdecimal() for label in self._labels)
+
+    def _named(self, text: str) -> int:
+        if text not in self._index:
+            raise UnknownNameError(f"table {self.name} has no network {text[:80]!r}: {self._hint(text)}")
+        return self._index[text]
 
     def _hint(self, network: str) -> str:
         if len(self) <= 500:
@@ -207,6 +223,16 @@ def parse_notation(text: str) -> Arch:
     if any(len(pair) != 2 for pair in pairs):
         raise ConfigError(f"network {text[:80]!r}: expected name=choice pairs joined by ';'")
     return {name: choice for name, choice in pairs}
+
+
+_MOST_DIGITS = 18
+"""Of an index as text; Python refuses to read much longer ones."""
+
+
+def _number(network: Network) -> Network:
+    """The index that a text such as ``5`` is; anything else as it is."""
+    digits = network.strip() if isinstance(network, str) else ""
+    return int(digits) if digits.isdecimal() and len(digits) <= _MOST_DIGITS else network
 
 
 def checked_index(network: Any, size: int, name: str) -> int:

@@ -12,6 +12,9 @@ import pytest
 import hwbench_data
 from cosearch.errors import ConfigError, CosearchError, DataError
 from hwbench_data.importing import checked_map, import_file, read_map
+from hwbench_data.measured import COLUMNS, _row
+from hwbench_data.measuring import Measurement
+from hwbench_data.networks import notation
 from search_spaces.networks import nasbench201 as nb
 
 REFERENCE = os.environ.get("COSEARCH_REFERENCE_DATA")
@@ -39,6 +42,18 @@ def test_csv_by_index_and_by_notation(tmp_path: Path) -> None:
     assert table.sources([5], "latency_ms", "pixel3") == ["published"]
     assert left_out == ["ms: 15623 networks have no number"]
     assert card.metrics["latency_ms"].unit == "ms"
+
+
+def test_what_bench_measure_writes_is_imported(tmp_path: Path) -> None:
+    results = [Measurement(notation(nb.cell(i)), i / 8, i / 9, i / 7, 100, 3, i != 9) for i in (5, 9, 12)]
+    path = csv(tmp_path / "here.csv", "\n".join(",".join(map(str, row)) for row in [COLUMNS, *map(_row, results)]))
+    facts = {"device": "here", "metric": "latency_ms", "unit": "ms", "source": "measured"}
+    mapping = checked_map({"network": "arch", "values": {"latency_ms": facts}}, "map")
+    import_file(path, "nasbench201", mapping, tmp_path / "here")
+    table = hwbench_data.load(tmp_path / "here")
+    assert table.query(notation(nb.cell(12)), "here", ["latency_ms"]) == {"latency_ms": 1.5}
+    times = table.query_many(range(15625), "latency_ms", "here")["latency_ms"]
+    assert np.flatnonzero(np.isfinite(times)).tolist() == [5, 12]  # 9 was too noisy
 
 
 def test_units_are_converted(tmp_path: Path) -> None:

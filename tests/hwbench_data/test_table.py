@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,10 @@ import hwbench_data
 from cosearch.errors import ConfigError, CosearchError, DataError, InfeasibleError, RunError, UnknownNameError
 from hwbench_data import analog
 from hwbench_data.checking import check_table
+from hwbench_data.networks import Cells, Listed, notation
 from hwbench_data.store import ANY, Block, Card, Metric, Store, write
 from hwbench_data.table import _undominated
+from search_spaces.networks import nasbench201 as nb
 
 METRICS = {
     "macs": Metric("operations", "lower", "operations"),
@@ -73,6 +76,32 @@ def test_queries_by_index_notation_and_arch(toy) -> None:
     assert "latency_ms" not in toy.query(2, "chip")  # has no value there
     assert np.isnan(toy.query_many([2], "latency_ms", "chip")["latency_ms"]).all()
     assert toy.sources([0], "latency_ms", "board", input="4x4") == ["predicted"]
+
+
+def test_cells_by_every_notation_and_by_a_number_as_text(tmp_path: Path) -> None:
+    cells = Cells()
+    arch = cells.arch(5)
+    for network in (5, "5", " 5 ", notation(arch), nb.to_string(arch), dict(reversed(arch.items()))):
+        assert cells.index(network) == 5
+    for text, match in (
+        ("15625", "networks 0 to 15624"),
+        ("9" * 5000, "expected |op~0|"),
+        ("0-1=none", "decision '0-2' is missing"),
+        ("0-1=none;0-2", "expected name=choice pairs"),
+        (notation({**arch, "0-1": "conv"}), "decision '0-1' is 'conv'"),
+    ):
+        with pytest.raises(CosearchError, match=re.escape(match)):
+            cells.index(text)
+
+
+def test_listed_networks_by_a_number_as_text_unless_that_is_a_name(toy) -> None:
+    assert toy.query("1", "board") == toy.query(1, "board")
+    with pytest.raises(ConfigError, match="networks 0 to 3"):
+        toy.query("4")
+    numbered = Listed("numbered", ["7", "1", "0"])
+    assert [numbered.index(name) for name in ("7", "1", "0", 0)] == [0, 1, 2, 0]
+    with pytest.raises(UnknownNameError, match="no network '2'"):
+        numbered.index("2")
 
 
 def test_many_at_once_equals_one_by_one(toy) -> None:
