@@ -15,17 +15,23 @@ of index -> accuracy, likewise). Pickles are read without running anything in th
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cosearch.errors import ConfigError, CosearchError, DataError, nearest
+from cosearch import registry
+from cosearch.errors import ConfigError, CosearchError, DataError, UnknownNameError, nearest
 from cosearch.reading import parse_json, parse_yaml, read
 from cosearch.unpickling import load_plain
 from hwbench_data.networks import Cells, Listed, Networks
 from hwbench_data.store import ANY, SOURCES, Block, Card, Floats, Metric, checksum, write
 from hwbench_data.table import better
+from search_spaces.networks import SPACES, find
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 UNITS: dict[str, tuple[str, float]] = {
     "ms": ("ms", 1.0),
@@ -41,6 +47,8 @@ UNITS: dict[str, tuple[str, float]] = {
 }
 """Unit of a file -> (our unit, factor)."""
 _ENDINGS = {"_ms": "ms", "_mj": "mJ", "macs": "operations", "params": "weights"}
+KEYS = ("fbnet_blocks", "gnn")
+"""What networks can be called by besides the networks of a space: keys of blocks, notations of graph networks."""
 LARGEST_BYTES = 1 << 30
 
 
@@ -92,7 +100,15 @@ def checked_map(data: Any, where: str) -> ColumnMap:
     for target in targets:
         if targets.count(target) > 1:
             raise DataError(f"{where}: two columns are {target[1]} of {target[0]}")
-    return ColumnMap(str(data.get("network", "network")), values, str(data.get("title", "")))
+    network = _text(data.get("network", "network"), f"{where}: network")
+    return ColumnMap(network, values, str(data.get("title", "")))
+
+
+def _text(given: Any, what: str) -> str:
+    """A name in a map; YAML reads one of digits as a number."""
+    if isinstance(given, bool) or not isinstance(given, str | int) or given == "":
+        raise DataError(f"{what} is {str(given)[:40]!r}, expected a name")
+    return str(given)
 
 
 def _checked_value(column: Any, facts: Any, where: str) -> Value:
@@ -103,9 +119,8 @@ def _checked_value(column: Any, facts: Any, where: str) -> Value:
     unknown = sorted(set(facts) - {"device", "metric", "unit", "source"})
     if unknown:
         raise DataError(f"{where}: column {column!r} has an unknown entry {unknown[0]!r}")
-    value = Value(
-        str(facts.get("device", ANY)), str(facts["metric"]), str(facts["unit"]), str(facts.get("source", "published"))
-    )
+    given = {"device": ANY, "source": "published", **facts}
+    value = Value(**{name: _text(fact, f"{where}: {name} of column {column!r}") for name, fact in given.items()})
     if value.unit not in UNITS:
         raise DataError(f"{where}: column {column!r} has unit {value.unit!r}: {nearest(value.unit, UNITS)}")
     if value.source not in SOURCES:
@@ -121,26 +136,38 @@ def import_file(
 ) -> tuple[Card, list[str]]:
     """Read a file into a table's folder. Returns its card and what was left out, one line each.
 
-    space: ``nasbench201``, or the name of what the keys mean (``fbnet_blocks``): then networks are listed as they are
-    named. mapping: what the columns are; not needed for HW-NAS-Bench's pickle. dataset: which part of that pickle.
-    Raises: DataError for a file that cannot be read, misses columns, names a network that does not exist or has rows
-    that disagree; ConfigError for a map that is missing.
+    space: ``nasbench201``; or another network space, or what else the names are (`KEYS`): then networks are listed as
+    they are named. mapping: what the columns are; not needed for HW-NAS-Bench's pickle. dataset: which part of that
+    pickle. Equal (isomorphic) networks keep their own figures, as measurements differ; the card notes by how much.
+
+    Raises: UnknownNameError for an unknown space; DataError for a file that cannot be read, misses columns, names a
+    network that does not exist, holds what is no number or has rows that disagree; ConfigError for a map that is
+    missing.
     """
     if not path.is_file():
         raise DataError(f"no file {str(path)!r}: check the path")
+    _check_space(space)
     if path.stat().st_size > LARGEST_BYTES:
         raise DataError(f"{path} has {path.stat().st_size / 2**30:.1f} GiB, at most 1 is read")
     content, mapping = _read(path, space, mapping, dataset)
-    networks: Networks = Cells() if space == "nasbench201" else Listed(space, _distinct(content.networks))
-    index = _indices(path, networks, content.networks)
+    if space == "nasbench201":
+        networks: Networks = Cells()
+        names = [_whole(name) for name in content.networks]
+    else:
+        names = _texts(path, content.networks)
+        networks = Listed(space, list(dict.fromkeys(names)))
+    index = _indices(path, networks, names)
     left_out: list[str] = []
+    notes: list[str] = []
     blocks, metrics = [], {}
     for column, value in mapping.values.items():
-        block, missing = _block(path, column, value, content.columns[column], index, len(networks))
+        block, infinite = _block(path, column, value, content.columns[column], index, len(networks))
         blocks.append(block)
-        if missing:
-            left_out.append(f"{column}: {missing} networks have no number")
+        missing = len(networks) - len(block.networks) - infinite
+        left_out += [f"{column}: {missing} networks have no number"] if missing else []
+        left_out += [f"{column}: {infinite} networks have an infinite number"] if infinite else []
         unit = UNITS[value.unit][0]
+        notes += _differences(block, networks, unit)
         metrics[value.metric] = Metric(unit, better(value.metric, unit), f"from {path.name}")
     devices = {value.device: {"title": value.device, "source": value.source} for value in mapping.values.values()}
     devices.pop(ANY, None)
@@ -153,41 +180,77 @@ def import_file(
         devices,
         {},
         {"command": f"cosearch bench import {path.name}", "file": checksum(path), "dataset": dataset},
-        (),
+        tuple(notes),
         {},
     )
     labels = [networks.label(i) for i in range(len(networks))] if kind == "listed" else None
     return write(folder, card, blocks, labels), left_out
 
 
+def _check_space(space: str) -> None:
+    """Raises: UnknownNameError with the nearest name."""
+    if ":" in space:
+        find(space)
+        return
+    known = {*registry.names("spaces", SPACES), *KEYS}
+    if space not in known:
+        raise UnknownNameError(f"unknown space {space!r}: {nearest(space, known)}")
+
+
 def _block(path: Path, column: str, value: Value, given: Floats, index: np.ndarray, size: int) -> tuple[Block, int]:
-    """One column as rows of a table, and how many networks it has no number for."""
-    numbers = given * UNITS[value.unit][1]
-    known = np.flatnonzero(np.isfinite(numbers))
-    if not len(known):
-        raise DataError(f"{path}: column {column!r} holds no numbers")
+    """One column as rows of a table, and how many networks are left out as infinite."""
+    unit, factor = UNITS[value.unit]
+    numbers = given * factor
+    wrong = np.flatnonzero((numbers < 0) | ((numbers > 1) & (unit == "fraction")))
+    if len(wrong):
+        at = int(wrong[0])
+        raise DataError(f"{path}, row {at + 1}: {column!r} holds {given[at]:g} {value.unit}, which cannot be")
+    known = np.flatnonzero(~np.isnan(numbers))
     values = np.full(size, np.nan)
     values[index[known]] = numbers[known]
     differs = known[values[index[known]] != numbers[known]]
     if len(differs):
         at = int(index[differs[0]])
         raise DataError(f"{path}: rows of network {at} disagree in {column!r}: keep one of them")
-    if (numbers[known] < 0).any() or (UNITS[value.unit][0] == "fraction" and (numbers[known] > 1).any()):
-        worst = int(known[np.argmax(np.abs(numbers[known] - 0.5))])
-        raise DataError(f"{path}: {column!r} holds {given[worst]:g} {value.unit}, which cannot be")
-    block = Block.full((value.device, value.metric), values, value.source)
-    return block, size - len(block.networks)
+    infinite = np.isinf(values)
+    values[infinite] = np.nan
+    if np.isnan(values).all():
+        raise DataError(f"{path}: column {column!r} holds no {'finite ' if infinite.any() else ''}numbers")
+    return Block.full((value.device, value.metric), values, value.source), int(infinite.sum())
 
 
-def _distinct(names: list[Any]) -> list[str]:
-    return list(dict.fromkeys(str(name) for name in names))
+def _differences(block: Block, networks: Networks, unit: str) -> list[str]:
+    """How many networks have another value than an equal one, and the largest difference, as a note; if there are."""
+    same = networks.same[block.networks]
+    low, high = np.full(same.max() + 1, np.inf), np.full(same.max() + 1, -np.inf)
+    np.minimum.at(low, same, block.values)
+    np.maximum.at(high, same, block.values)
+    apart = (high - low)[same]
+    if not apart.any():
+        return []
+    widest = same == same[apart.argmax()]
+    ends = [int(block.networks[widest][at(block.values[widest])]) for at in (np.argmin, np.argmax)]
+    return [
+        f"{block.key[1]} of {block.key[0]}: {(apart > 0).sum():,} networks have another value than an equal "
+        f"(isomorphic) one, by at most {apart.max():.6g} {unit} (networks {ends[0]} and {ends[1]}); each keeps its own."
+    ]
+
+
+def _texts(path: Path, names: list[Any]) -> list[str]:
+    texts = []
+    for row, name in enumerate(names, start=1):
+        try:
+            texts.append(str(name))
+        except ValueError as error:  # an integer of thousands of digits
+            raise DataError(f"{path}, row {row}: the network's name has no text ({error})") from None
+    return texts
 
 
 def _indices(path: Path, networks: Networks, names: list[Any]) -> np.ndarray:
     found = []
     for row, name in enumerate(names, start=1):
         try:
-            found.append(networks.index(_whole(name) if isinstance(networks, Cells) else str(name)))
+            found.append(networks.index(name))
         except CosearchError as error:
             raise DataError(f"{path}, row {row}: {error}") from error
     return np.array(found, np.int64)
@@ -239,15 +302,34 @@ def _columns_of(path: Path, mapping: ColumnMap) -> Content:
         raise DataError(f"{path} has no column {missing[0]!r}: {nearest(missing[0], map(str, table.columns))}")
     if not len(table):
         raise DataError(f"{path} holds no rows")
-    columns = {}
-    for column in mapping.values:
-        numbers = pd.to_numeric(table[column], errors="coerce")
-        text = numbers.isna() & table[column].notna()
-        if text.any():
-            row = int(np.flatnonzero(text.to_numpy())[0])
-            raise DataError(f"{path}, row {row + 1}: {column!r} is {str(table[column].iloc[row])[:40]!r}, not a number")
-        columns[column] = numbers.to_numpy(dtype=float)
-    return Content(table[mapping.network].tolist(), columns)
+    names = table[mapping.network]
+    if names.isna().any():
+        raise DataError(f"{path}, row {int(names.isna().argmax()) + 1}: no network in {mapping.network!r}")
+    return Content(names.tolist(), {column: _numbers(path, column, table[column]) for column in mapping.values})
+
+
+def _numbers(path: Path, column: str, given: "pd.Series[Any]") -> Floats:
+    """[rows] the numbers of a column, also where they are text; NaN where there is none.
+
+    Raises: DataError for other text, and for dates, durations and truth values, which are not taken for numbers.
+    """
+    import pandas as pd
+    from pandas.api import types
+
+    kind = getattr(given.dtype, "categories", given).dtype
+    plain = types.is_numeric_dtype(kind) or types.is_string_dtype(kind) or types.is_object_dtype(kind)
+    if not plain or types.is_bool_dtype(kind):
+        raise DataError(f"{path}: {column!r} is a column of {kind}, expected numbers")
+    try:
+        numbers = pd.to_numeric(given, errors="coerce")
+    except OverflowError:
+        raise DataError(f"{path}: {column!r} holds a number that is too large") from None
+    truths = given.map(lambda entry: isinstance(entry, bool | np.bool_)).to_numpy(bool)
+    wrong = np.flatnonzero(truths | (numbers.isna() & given.notna()).to_numpy(bool))
+    if len(wrong):
+        row = int(wrong[0])
+        raise DataError(f"{path}, row {row + 1}: {column!r} is {str(given.iloc[row])[:40]!r}, not a number")
+    return numbers.to_numpy(dtype=float, na_value=np.nan)
 
 
 def _pickle(path: Path) -> Any:
@@ -290,11 +372,19 @@ def _one_column(path: Path, data: Any, column: str) -> Content:
         data = dict(enumerate(data))
     if not isinstance(data, Mapping) or not data:
         raise DataError(f"{path} holds {type(data).__name__}, expected a dict of network -> number")
+    numbers = [_real(path, column, row, value) for row, value in enumerate(data.values(), start=1)]
+    return Content(list(data), {column: np.array(numbers)})
+
+
+def _real(path: Path, column: str, row: int, value: Any) -> float:
+    """Raises: DataError for what is no number; truth values and durations are none."""
+    if isinstance(value, bool | np.timedelta64) or not isinstance(value, Real):
+        kind = type(value).__name__
+        raise DataError(f"{path}, row {row}: {column!r} holds a {kind}, expected a dict of network -> number")
     try:
-        numbers = np.array([float(value) for value in data.values()])
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{path}: {error}; expected a dict of network -> number") from error
-    return Content(list(data), {column: numbers})
+        return float(value)
+    except OverflowError:
+        raise DataError(f"{path}, row {row}: {column!r} holds a number that is too large") from None
 
 
 _HW_UNITS = {"latency": ("latency_ms", "ms"), "energy": ("energy_mj", "mJ")}

@@ -226,7 +226,7 @@ def parse_notation(text: str) -> Arch:
 
 
 _MOST_DIGITS = 18
-"""Of an index as text; Python refuses to read much longer ones."""
+"""Of an index as text; Python refuses to read or write much longer ones."""
 
 
 def _number(network: Network) -> Network:
@@ -243,7 +243,8 @@ def checked_index(network: Any, size: int, name: str) -> int:
     if not isinstance(network, int | np.integer) or isinstance(network, bool):
         raise ConfigError(f"network {str(network)[:60]!r}: expected an index, a notation or an arch")
     if not 0 <= network < size:
-        raise ConfigError(f"index {network}: {name} has networks 0 to {size - 1}")
+        shown = network if abs(int(network)) < 10**_MOST_DIGITS else f"of more than {_MOST_DIGITS} digits"
+        raise ConfigError(f"index {shown}: {name} has networks 0 to {size - 1}")
     return int(network)
 
 

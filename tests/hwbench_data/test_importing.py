@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 
 import hwbench_data
-from cosearch.errors import ConfigError, CosearchError, DataError
+from cosearch.errors import ConfigError, CosearchError, DataError, UnknownNameError
 from hwbench_data.importing import checked_map, import_file, read_map
 from hwbench_data.measured import COLUMNS, _row
 from hwbench_data.measuring import Measurement
@@ -156,6 +157,16 @@ def test_files_that_would_run_code_are_refused_by_name(tmp_path: Path, monkeypat
         ("arch,ms\n|conv~0|,1\n", r"row 1: cell '\|conv~0\|'"),
         ("arch,ms\n3,1\n3,2\n", "rows of network 3 disagree in 'ms'"),
         ("arch,ms\n3,-1\n", "holds -1 ms, which cannot be"),
+        ("arch,ms\n3,90\n4,-1\n5,-2\n", "row 2: 'ms' holds -1 ms, which cannot be"),
+        ("arch,ms\n3,-inf\n", "holds -inf ms, which cannot be"),
+        ("arch,ms\n3,inf\n", "holds no finite numbers"),
+        ("arch,ms\n3,inf\n3,2\n", "rows of network 3 disagree"),
+        ("arch,ms\n3,True\n4,False\n", "'ms' is a column of bool, expected numbers"),
+        ("arch,ms\n3,\n4,True\n", "row 2: 'ms' is 'True', not a number"),
+        ("arch,ms\n3,2020-01-01\n", "row 1: 'ms' is '2020-01-01', not a number"),
+        pytest.param(f"arch,ms\n3,1\n4,{10**400}\n", "'ms' holds a number that is too large", id="huge"),
+        pytest.param(f"arch,ms\n{10**400},1\n", "row 1: index of more than 18 digits", id="huge index"),
+        ("arch,ms\n,1\n", "row 1: no network in 'arch'"),
         ("arch,ms\n3,\n", "holds no numbers"),
         ("arch,ms\n1.5,1\n", "row 1"),
     ],
@@ -164,6 +175,112 @@ def test_bad_csv(tmp_path: Path, text: str, match: str) -> None:
     with pytest.raises(CosearchError, match=match) as caught:
         import_file(csv(tmp_path / "a.csv", text), "nasbench201", MAP, tmp_path / "out")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("ms", "match"),
+    [
+        (pd.to_datetime(["2020-01-01", None]), "column of datetime64"),
+        (pd.to_datetime(["2020-01-01", None]).tz_localize("UTC"), "column of datetime64"),
+        (pd.to_timedelta([1, 2], "s"), "column of timedelta64"),
+        ([True, False], "column of bool"),
+        (pd.array([True, None], "boolean"), "column of boolean"),
+        (pd.Categorical([True, False]), "column of bool"),
+        ([[1.0], [2.0]], "not a number"),
+        ([b"x", b"y"], "not a number"),
+    ],
+)
+def test_parquet_columns_that_are_no_numbers(tmp_path: Path, ms: object, match: str) -> None:
+    pd.DataFrame({"arch": [3, 4], "ms": ms}).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=match) as caught:
+        import_file(tmp_path / "a.parquet", "nasbench201", MAP, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+
+
+def test_parquet_columns_of_every_kind_of_number(tmp_path: Path) -> None:
+    kinds = {
+        "gaps": pd.array([1, None], "Int64"),
+        "text": ["1", None],
+        "categories": pd.Categorical([1, 2]),
+        "decimals": [Decimal("1"), Decimal("2.5")],
+        "floats": np.array([1, 2.5], np.float32),
+    }
+    pd.DataFrame({"arch": [3, 4], **kinds}).to_parquet(tmp_path / "a.parquet")
+    for kind in kinds:
+        values = {kind: {"metric": "latency_ms", "unit": "ms", "device": "phone"}}
+        mapping = checked_map({"network": "arch", "values": values}, "map")
+        import_file(tmp_path / "a.parquet", "nasbench201", mapping, tmp_path / kind)
+        assert hwbench_data.load(tmp_path / kind).query(3, "phone", ["latency_ms"]) == {"latency_ms": 1}
+
+
+@pytest.mark.parametrize(
+    ("value", "match"),
+    [
+        (True, "holds a bool, expected"),
+        (np.bool_(True), r"holds a bool_?, expected"),
+        ("1.5", "holds a str, expected"),
+        ([1.5], "holds a list, expected"),
+        (None, "holds a NoneType, expected"),
+        pytest.param(10**400, "holds a number that is too large", id="huge"),
+    ],
+)
+def test_pickles_of_what_is_no_number(tmp_path: Path, value: object, match: str) -> None:
+    path = tmp_path / "a.pickle"
+    path.write_bytes(pickle.dumps({0: 1.5, 7: value}))
+    with pytest.raises(DataError, match=f"row 2: 'value' {match}") as caught:
+        import_file(path, "nasbench201", one(metric="latency_ms", unit="ms"), tmp_path / "out")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [bool, "timedelta64[ms]", "datetime64[s]", complex])
+def test_arrays_of_what_is_no_number(tmp_path: Path, dtype: object) -> None:
+    np.save(tmp_path / "a.npy", np.ones(3, dtype))
+    with pytest.raises(DataError, match=r"row 1: 'value' holds a .*, expected"):
+        import_file(tmp_path / "a.npy", "nasbench201", one(metric="latency_ms", unit="ms"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("space", ["nasbench201", "fbnet_blocks"])
+def test_networks_named_by_numbers_without_a_text(tmp_path: Path, space: str) -> None:
+    path = tmp_path / "a.pickle"
+    path.write_bytes(pickle.dumps({10**5000: 1.5}))
+    with pytest.raises(DataError, match="row 1") as caught:
+        import_file(path, space, one(metric="latency_ms", unit="ms"), tmp_path / "out")
+    assert "\n" not in str(caught.value)
+
+
+def test_infinite_figures_are_left_out_by_that_name(tmp_path: Path) -> None:
+    path = csv(tmp_path / "a.csv", "arch,ms\n3,1\n4,inf\n4,inf\n5,\n")
+    _, left_out = import_file(path, "nasbench201", MAP, tmp_path / "out")
+    assert left_out == ["ms: 15623 networks have no number", "ms: 1 networks have an infinite number"]
+    values = hwbench_data.load(tmp_path / "out").query_many([3, 4], "latency_ms", "pixel3")["latency_ms"]
+    assert np.array_equal(values, [1, np.nan], equal_nan=True)
+
+
+def test_what_networks_are_called_is_known(tmp_path: Path) -> None:
+    path = csv(tmp_path / "a.csv", "arch,ms\na,1\n")
+    for space, match in (
+        ("nasbench202", "unknown space 'nasbench202': did you mean 'nasbench201'"),
+        ("", "unknown space '': known: .*fbnet_blocks"),
+        ("search_spaces.networks.shiftadd:spac", "has no object 'spac'"),
+    ):
+        with pytest.raises(UnknownNameError, match=match):
+            import_file(path, space, MAP, tmp_path / "out")
+    for space in ("shiftadd", "gnn", "search_spaces.networks.shiftadd:space"):
+        assert import_file(path, space, MAP, tmp_path / "out")[0].networks["space"] == space
+
+
+def test_equal_cells_keep_their_figures_and_the_card_says_how_far_they_differ(tmp_path: Path) -> None:
+    path = csv(tmp_path / "a.csv", "arch,ms\n1,2\n9121,20\n5,100\n")
+    card, left_out = import_file(path, "nasbench201", MAP, tmp_path / "out")
+    assert card.notes == (
+        "latency_ms of pixel3: 2 networks have another value than an equal (isomorphic) one, by at most 18 ms "
+        "(networks 1 and 9121); each keeps its own.",
+    )
+    assert left_out == ["ms: 15622 networks have no number"]
+    values = hwbench_data.load(tmp_path / "out").query_many([1, 9121], "latency_ms", "pixel3")["latency_ms"]
+    assert values.tolist() == [2, 20]
+    agreeing = csv(tmp_path / "b.csv", "arch,ms\n1,2\n9121,2\n5,100\n")
+    assert import_file(agreeing, "nasbench201", MAP, tmp_path / "b")[0].notes == ()
 
 
 def test_equal_rows_are_one(tmp_path: Path) -> None:
@@ -183,6 +300,12 @@ def test_equal_rows_are_one(tmp_path: Path) -> None:
         ({"values": {"a": {"metric": "energy_mj", "unit": "J", "source": "mesured"}}}, "did you mean 'measured'"),
         ({"values": {"a": {"metric": "macs", "unit": "operations", "units": 1}}}, "unknown entry 'units'"),
         ({"columns": {}, "values": {"a": {"metric": "macs", "unit": "operations"}}}, "unknown entry 'columns'"),
+        ({"values": {"a": {"device": ["d"], "metric": "latency_ms", "unit": "ms"}}}, "device of column 'a' is .* name"),
+        ({"values": {"a": {"device": None, "metric": "latency_ms", "unit": "ms"}}}, "device of column 'a' is 'None'"),
+        ({"values": {"a": {"device": "", "metric": "latency_ms", "unit": "ms"}}}, "device of column 'a' is ''"),
+        ({"values": {"a": {"metric": {}, "unit": "ms"}}}, "metric of column 'a' is '{}', expected a name"),
+        ({"values": {"a": {"metric": "latency_ms", "unit": True}}}, "unit of column 'a' is 'True', expected a name"),
+        ({"network": None, "values": {"a": {"metric": "macs", "unit": "operations"}}}, "network is 'None'"),
         ({"values": {c: {"metric": "macs", "unit": "operations"} for c in "ab"}}, "two columns are macs"),
     ],
 )
