@@ -406,6 +406,9 @@ def _hwnasbench(path: Path, data: Mapping[str, Any], space: str, dataset: str | 
     chosen = next(iter(datasets)) if dataset is None else dataset
     if chosen not in datasets:
         raise ConfigError(f"{path.name} has no dataset {chosen!r}: {nearest(chosen, map(str, datasets))}")
+    if not isinstance(datasets[chosen], Mapping):
+        kind = type(datasets[chosen]).__name__
+        raise DataError(f"{path}: {part}, {chosen} is a {kind}, expected a dict of <device>_latency -> figures")
     columns: dict[str, Content] = {}
     values: dict[str, Value] = {}
     for name, figures in datasets[chosen].items():

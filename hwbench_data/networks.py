@@ -1,7 +1,7 @@
 """How a table names its networks: by index, by notation, by arch; and which of them are the same network."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -251,8 +251,10 @@ def checked_index(network: Any, size: int, name: str) -> int:
 def indices(networks: Networks, wanted: "Sequence[Network] | Ints") -> Ints:
     """[n] indices of many networks; arrays of integers are checked at once.
 
-    Raises: what `Networks.index` raises.
+    Raises: what `Networks.index` raises; ConfigError for one network instead of a sequence.
     """
+    if isinstance(wanted, str | Mapping) or not isinstance(wanted, Iterable) or getattr(wanted, "ndim", 1) == 0:
+        raise ConfigError(f"networks {str(wanted)[:60]!r}: expected a sequence of them, also for a single one")
     if isinstance(wanted, np.ndarray) and np.issubdtype(wanted.dtype, np.integer):
         if wanted.size and not (wanted.min() >= 0 and wanted.max() < len(networks)):
             outside = wanted[(wanted < 0) | (wanted >= len(networks))][0]

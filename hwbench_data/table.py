@@ -2,7 +2,7 @@
 
 import itertools
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -121,12 +121,13 @@ class Table:
     # -- figures --
 
     def query(
-        self, network: Network, device: str | None = None, metrics: Sequence[str] | None = None, **conditions: str
+        self, network: Network, device: str | None = None, metrics: str | Sequence[str] | None = None, **conditions: str
     ) -> dict[str, float]:
         """What one network costs: metric -> value.
 
         network: an index, a notation or an arch. device: one of `devices`; without it only metrics that need none.
-        metrics: all that the table has for the device by default. conditions: their first value by default.
+        metrics: one or several; all that the table has for the device by default. conditions: their first value by
+        default.
         Raises: UnknownNameError with the nearest name; ConfigError; DataError if a metric is missing there.
         """
         wanted = self._wanted(metrics, device, conditions)
@@ -145,7 +146,7 @@ class Table:
         **conditions: str,
     ) -> dict[str, Floats]:
         """`query` of many networks at once: metric -> [n], NaN where the table has no value."""
-        wanted = self._wanted([metrics] if isinstance(metrics, str) else metrics, device, conditions)
+        wanted = self._wanted(metrics, device, conditions)
         return self._values(indices(self.networks, networks), wanted, device, conditions)
 
     def sources(self, networks: Sequence[Network] | Ints, metric: str, device: str, **conditions: str) -> list[str]:
@@ -181,26 +182,25 @@ class Table:
         Raises: DataError if the package that has them is not installed; UnknownNameError, ConfigError.
         """
         known = [name for name, metric in self.metrics.items() if metric.unit == "fraction"]
-        if source not in known:
-            raise UnknownNameError(f"unknown accuracy {source!r} of table {self.name}: {nearest(source, known)}")
+        self._one_of("accuracy", source, known)
         return self._full(source, None, {})[indices(self.networks, networks)]
 
     # -- choices --
 
     def front(
         self,
-        objectives: Sequence[str] | None = None,
+        objectives: str | Sequence[str] | None = None,
         constraints: Mapping[str, float] | None = None,
         device: str | None = None,
         **conditions: str,
     ) -> Selection:
         """The networks that no other one beats in every objective, one of equal ones, best first by the first.
 
-        objectives: metrics; by default accuracy, if there is one, and latency_ms. constraints: ``max_<metric>`` or
-        ``min_<metric>``.
+        objectives: metrics, or one; by default accuracy, if there is one, and latency_ms. constraints:
+        ``max_<metric>`` or ``min_<metric>``.
         Raises: InfeasibleError that says the best that can be reached; UnknownNameError, ConfigError, DataError.
         """
-        names = tuple(objectives) if objectives is not None else self._usual()
+        names = _names(objectives) if objectives is not None else self._usual()
         at, values, compared = self._candidates(names, constraints, device, conditions)
         return self._selection(at[_undominated(compared)], values, device)
 
@@ -222,7 +222,12 @@ class Table:
         device: str | None = None,
         **conditions: str,
     ) -> Selection:
-        """The n best networks by one metric, one of each class. Raises: what `front` raises."""
+        """The n best networks by one metric, one of each class.
+
+        Raises: what `front` raises; ConfigError if n is negative.
+        """
+        if _whole(n) < 0:
+            raise ConfigError(f"{n} best networks: expected 0 or more")
         at, values, compared = self._candidates((objective,), constraints, device, conditions)
         order = at[np.argsort(compared[:, 0], kind="stable")]
         first = np.sort(np.unique(self.networks.same[order], return_index=True)[1])
@@ -235,7 +240,7 @@ class Table:
         """
         rng = np.random.default_rng(seed)
         first = _one_per_class(self.networks.classes, rng.permutation(len(self)))
-        if not 0 <= n <= len(first):
+        if not 0 <= _whole(n) <= len(first):
             raise ConfigError(f"{n} random networks: table {self.name} has {len(first)} distinct ones")
         return rng.permutation(first)[:n]
 
@@ -244,15 +249,16 @@ class Table:
 
         Raises: ConfigError if the fractions are not positive or sum to more than 1.
         """
-        if not fractions or min(fractions) <= 0 or sum(fractions) > 1 + 1e-9:
-            raise ConfigError(f"fractions {tuple(fractions)}: expected positive numbers that sum to at most 1")
+        parts = _floats(fractions)
+        if parts.ndim != 1 or not len(parts) or not (parts > 0).all() or parts.sum() > 1 + 1e-9:
+            raise ConfigError(f"fractions {fractions}: expected positive numbers that sum to at most 1")
         classes = self.networks.classes
         order = np.random.default_rng(seed).permutation(int(classes.max()) + 1)
-        ends = np.round(np.cumsum([0.0, *fractions]) * len(order)).astype(int)
+        ends = np.round(np.cumsum([0.0, *parts]) * len(order)).astype(int)
         part = np.full(len(order), -1)
         for i, (low, high) in enumerate(itertools.pairwise(ends)):
             part[order[low:high]] = i
-        return tuple(np.flatnonzero(part[classes] == i) for i in range(len(fractions)))
+        return tuple(np.flatnonzero(part[classes] == i) for i in range(len(parts)))
 
     def to_pandas(self) -> "pd.DataFrame":
         """The whole table in long form, as it is stored."""
@@ -273,13 +279,13 @@ class Table:
         conditions: Mapping[str, str],
     ) -> tuple[Ints, dict[str, Floats], Floats]:
         """Networks that meet the constraints; values of all networks; [candidates, objectives], lower is better."""
+        self._check(device, conditions)
+        for name in objectives:
+            self._known(name)
         limits = [self._limit(name, value) for name, value in (constraints or {}).items()]
         names = list(dict.fromkeys((*objectives, *(metric for _, metric, _ in limits))))
         if not names:
             raise ConfigError(f"no objective given: choose among {', '.join(self.metrics)}")
-        self._check(device, conditions)
-        for name in names:
-            self._known(name)
         values = {name: self._full(name, device, conditions) for name in names}
         meets = np.ones(len(self), bool)
         for name in names:
@@ -309,37 +315,41 @@ class Table:
         if bound not in _BOUNDS:
             raise ConfigError(f"constraint {name!r}: expected max_METRIC or min_METRIC")
         self._known(metric)
-        return bound, metric, float(value)
+        limit = _floats(value)
+        if limit.ndim or np.isnan(limit):
+            raise ConfigError(f"constraint {name} is {value!r}, expected a number")
+        return bound, metric, float(limit)
 
     def _wanted(
-        self, metrics: Sequence[str] | None, device: str | None, conditions: Mapping[str, str]
+        self, metrics: str | Sequence[str] | None, device: str | None, conditions: Mapping[str, str]
     ) -> tuple[str, ...]:
         self._check(device, conditions)
         if metrics is not None:
-            for name in metrics:
+            names = _names(metrics)
+            for name in names:
                 self._known(name)
-            return tuple(metrics)
+            return names
         here = {key[1] for key in self.store.groups if key[0] in (device, ANY)}
         joined = self.joined if self.joined and analog.installed() else {}
         return tuple(name for name in self.metrics if name in here or name in joined)
 
     def _known(self, metric: str) -> None:
-        if metric not in self.metrics:
-            raise UnknownNameError(f"unknown metric {metric!r} of table {self.name}: {nearest(metric, self.metrics)}")
+        self._one_of("metric", metric, self.metrics)
 
     def _check(self, device: str | None, conditions: Mapping[str, str]) -> None:
-        if device is not None and device not in self.card.devices:
-            raise UnknownNameError(
-                f"unknown device {device!r} of table {self.name}: {nearest(device, self.card.devices)}"
-            )
+        if device is not None:
+            self._one_of("device", device, self.card.devices)
         for name, value in conditions.items():
             if name not in self.card.conditions:
                 raise UnknownNameError(
                     f"table {self.name} has no condition {name!r}: {nearest(name, self.card.conditions)}"
                 )
-            if value not in self.card.conditions[name]:
-                known = self.card.conditions[name]
-                raise UnknownNameError(f"unknown {name} {value!r} of table {self.name}: {nearest(value, known)}")
+            self._one_of(name, value, self.card.conditions[name])
+
+    def _one_of(self, what: str, given: Any, known: Collection[str]) -> None:
+        """Raises: UnknownNameError with the nearest name, also for what is no text."""
+        if not isinstance(given, str) or given not in known:
+            raise UnknownNameError(f"unknown {what} {given!r} of table {self.name}: {nearest(str(given), known)}")
 
     def _values(
         self, at: Ints, metrics: Sequence[str], device: str | None, conditions: Mapping[str, str]
@@ -394,6 +404,30 @@ class Table:
             if where is None:
                 continue
             yield from ((where, metric, *part) for part in _relaxed(asked))
+
+
+def _names(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Metrics; a text is one of them."""
+    if isinstance(given, str):
+        return (given,)
+    if not isinstance(given, Iterable):
+        raise ConfigError(f"metrics {given!r}: expected names")
+    return tuple(given)
+
+
+def _whole(given: Any) -> int:
+    """Raises: ConfigError for what is no whole number."""
+    if not isinstance(given, int | np.integer) or isinstance(given, bool):
+        raise ConfigError(f"{given!r} networks: expected a whole number")
+    return int(given)
+
+
+def _floats(given: Any) -> Floats:
+    """An array of numbers; NaN for what holds none."""
+    try:
+        return np.array(given, float)
+    except (TypeError, ValueError, OverflowError):
+        return np.array(np.nan)
 
 
 def _relaxed(asked: tuple[str, ...]) -> Iterator[tuple[str, ...]]:

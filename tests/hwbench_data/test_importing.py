@@ -112,6 +112,23 @@ def test_hw_nas_bench_pickle(tmp_path: Path) -> None:
         import_file(path, "nasbench201", None, tmp_path / "x", "cifar1")
 
 
+@pytest.mark.parametrize(
+    ("cifar10", "match"),
+    [
+        ([1.5, 2.5], "nasbench201, cifar10 is a list, expected a dict of <device>_latency"),
+        ({"pixel3_latency": 3.0}, "holds float, expected a dict of network"),
+        ({"pixel3_latency": [10**400]}, "row 1: 'pixel3_latency' holds a number that is too large"),
+        ({"pixel3_flops": [1.0]}, "holds no <device>_latency"),
+    ],
+)
+def test_hw_nas_bench_pickles_laid_out_otherwise(tmp_path: Path, cifar10: object, match: str) -> None:
+    path = tmp_path / "a.pickle"
+    path.write_bytes(pickle.dumps({"nasbench201": {"cifar10": cifar10}}))
+    with pytest.raises(DataError, match=match) as caught:
+        import_file(path, "nasbench201", None, tmp_path / "out", "cifar10")
+    assert "\n" not in str(caught.value)
+
+
 def test_fbnet_look_up_table_in_a_npy_file(tmp_path: Path) -> None:
     lut = {"ConvBlock_H112_W112_Cin16_Cout16_exp1_kernel3_stride1_group1": 0.737254, "FC_Cin1984_Cout1000": 0.05}
     np.save(tmp_path / "lut.npy", lut, allow_pickle=True)  # type: ignore[arg-type]

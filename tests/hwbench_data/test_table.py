@@ -110,6 +110,12 @@ def test_many_at_once_equals_one_by_one(toy) -> None:
         assert {name: column[i] for name, column in many.items()} == toy.query(network, "board", ["macs", "latency_ms"])
 
 
+def test_one_metric_as_text(toy) -> None:
+    assert toy.query(1, "board", "latency_ms") == {"latency_ms": 5.0}
+    assert toy.front("latency_ms", device="board").index.tolist() == [3]
+    assert toy.top(0, "macs").index.tolist() == []
+
+
 def test_rows_name_unit_source_and_conditions(toy) -> None:
     rows = toy.rows(0, "board")
     assert [(r.device, r.metric, r.unit, r.conditions, r.value, r.source) for r in rows] == [
@@ -204,6 +210,36 @@ def test_no_condition_metric_or_device_is_guessed(toy) -> None:
         (lambda: toy.query(0, "board", ["energy_mj"]), "has it of chip"),
         (lambda: toy.front(("accuracy",), {"latency_ms": 1}, "board"), "max_METRIC"),
         (lambda: toy.accuracies([0], "latency_ms"), "unknown accuracy"),
+        (lambda: toy.query(5, 5), "unknown device 5 "),
+        (lambda: toy.query(1, ["board"]), r"unknown device \['board'\] "),
+        (lambda: toy.query(1, "board", input=8), "unknown input 8 "),
+        (lambda: toy.query(1, "board", input=["8x8"]), r"unknown input \['8x8'\] "),
+        (lambda: toy.query(1, "board", [5]), "unknown metric 5 "),
+        (lambda: toy.query(1, "board", 5), "metrics 5: expected names"),
+        (lambda: toy.query(1, "board", "latency"), "did you mean 'latency_ms'"),
+        (lambda: toy.query_many(1, "macs"), "networks '1': expected a sequence"),
+        (lambda: toy.query_many("1", "macs"), "networks '1': expected a sequence"),
+        (lambda: toy.query_many(np.array(1), "macs"), "networks '1': expected a sequence"),
+        (lambda: toy.query_many({"a": "skip"}, "macs"), "expected a sequence"),
+        (lambda: toy.sources(1, "macs", "board"), "networks '1': expected a sequence"),
+        (lambda: toy.accuracies([0], ["accuracy"]), "unknown accuracy"),
+        (lambda: toy.front("latency", device="board"), "did you mean 'latency_ms'"),
+        (lambda: toy.top(1, ["macs"]), "unknown metric"),
+        (lambda: toy.top(1, "macs", {"max_latency_ms": "x"}, "board"), "max_latency_ms is 'x', expected a number"),
+        (lambda: toy.top(1, "macs", {"max_latency_ms": np.nan}, "board"), "max_latency_ms is nan, expected a number"),
+        (lambda: toy.top(1, "macs", {"max_latency_ms": [1]}, "board"), "expected a number"),
+        (lambda: toy.top(1, "macs", {"max_latency_ms": None}, "board"), "expected a number"),
+        (lambda: toy.top(1, "macs", {"max_latency_ms": 10**400}, "board"), "expected a number"),
+        (lambda: toy.top(-1, "macs"), "-1 best networks"),
+        (lambda: toy.top(1.5, "macs"), "expected a whole number"),
+        (lambda: toy.random(-1), "-1 random networks"),
+        (lambda: toy.random("1"), "expected a whole number"),
+        (lambda: toy.split((np.nan,)), "fractions .*expected positive numbers"),
+        (lambda: toy.split((0.5, np.nan)), "fractions .*expected positive numbers"),
+        (lambda: toy.split(("a",)), "fractions .*expected positive numbers"),
+        (lambda: toy.split(0.5), "fractions .*expected positive numbers"),
+        (lambda: toy.split(()), "fractions .*expected positive numbers"),
+        (lambda: toy.split((0.5, 0.6)), "fractions .*expected positive numbers"),
         (lambda: hwbench_data.load("nasbench20"), "did you mean 'nasbench201'"),
     ):
         with pytest.raises(CosearchError, match=match) as caught:
