@@ -136,10 +136,17 @@ class Listed:
         """Whether a number as text can be a name."""
         return any(label.isdecimal() for label in self._labels)
 
+    @cached_property
+    def _arranged(self) -> dict[str, int]:
+        return {_sorted(label): i for i, label in enumerate(self._labels)}
+
     def _named(self, text: str) -> int:
-        if text not in self._index:
+        found = self._index.get(text)
+        if found is None:
+            found = self._arranged.get(_sorted(text))  # the decisions of an arch come in any order
+        if found is None:
             raise UnknownNameError(f"table {self.name} has no network {text[:80]!r}: {self._hint(text)}")
-        return self._index[text]
+        return found
 
     def _hint(self, network: str) -> str:
         if len(self) <= 500:
@@ -150,7 +157,13 @@ class Listed:
         return self._labels[index]
 
     def arch(self, index: int) -> Arch:
-        return parse_notation(self._labels[index])
+        """Raises: ConfigError where networks are named by keys that are no decisions, such as graphs and blocks."""
+        label = self._labels[index]
+        if "=" not in label:
+            raise ConfigError(
+                f"network {label[:80]!r} of table {self.name} has no decisions: expected to go by its name"
+            )
+        return parse_notation(label)
 
     @property
     def same(self) -> Ints:
@@ -212,6 +225,11 @@ class Pairs(Listed):
 def notation(arch: Mapping[str, Any]) -> str:
     """``name=choice;name=choice`` in the arch's order."""
     return ";".join(f"{name}={choice}" for name, choice in arch.items())
+
+
+def _sorted(text: str) -> str:
+    """A notation with its decisions in order of their names."""
+    return ";".join(sorted(text.split(";")))
 
 
 def parse_notation(text: str) -> Arch:

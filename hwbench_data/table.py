@@ -12,7 +12,7 @@ import numpy.typing as npt
 from cosearch.errors import ConfigError, DataError, InfeasibleError, UnknownNameError, nearest
 from cosearch.notebook import html_table
 from hwbench_data import analog
-from hwbench_data.networks import Cells, Ints, Network, Networks, indices
+from hwbench_data.networks import Cells, Ints, Network, Networks, Pairs, indices
 from hwbench_data.store import ANY, SOURCES, Card, Column, Figures, Floats, Key, Metric
 from search_spaces.networks import nasbench201
 
@@ -128,10 +128,12 @@ class Table:
         network: an index, a notation or an arch. device: one of `devices`; without it only metrics that need none.
         metrics: one or several; all that the table has for the device by default. conditions: their first value by
         default.
-        Raises: UnknownNameError with the nearest name; ConfigError; DataError if a metric is missing there.
+        Raises: UnknownNameError with the nearest name; ConfigError; DataError if a metric is missing there, or a pair
+        of network and accelerator has no figures there.
         """
         wanted = self._wanted(metrics, device, conditions)
         at = self.networks.index(network)
+        self._check_pair(at, device, {name: values[0] for name, values in self.card.conditions.items()} | conditions)
         joined = self._accuracies_of(at, [name for name in wanted if name in self.joined])
         found = {
             name: joined[name] if name in joined else float(self._full(name, device, conditions)[at]) for name in wanted
@@ -155,10 +157,28 @@ class Table:
         return [SOURCES[code] for code in column.sources[indices(self.networks, networks)].tolist()]
 
     def rows(self, network: Network, device: str | None = None, **conditions: str) -> list[Row]:
-        """Everything that the table knows of one network, under given conditions or all of them."""
+        """Everything that the table knows of one network, under given conditions or all of them.
+
+        Raises: UnknownNameError, ConfigError; DataError if a pair of network and accelerator has no figures there.
+        """
         at = self.networks.index(network)
         self._check(device, conditions)
+        self._check_pair(at, device, conditions)
         return list(self._rows(at, device, conditions))
+
+    def _check_pair(self, at: int, device: str | None, conditions: Mapping[str, str]) -> None:
+        """A pair has the costs of one device and space.
+
+        Raises: DataError that says which, if others are asked for.
+        """
+        if not isinstance(self.networks, Pairs):
+            return
+        if any(device in (None, row.device) for row in self._rows(at, device, conditions)):
+            return
+        there = {(row.device, *row.conditions.values()) for row in self._rows(at, None, {}) if row.device != ANY}
+        known = "; ".join(", ".join(place) for place in sorted(there))
+        asked = ", ".join([device or "any device", *conditions.values()])
+        raise DataError(f"pair {at} of table {self.name} has no figures of {asked}; it has them of {known}")
 
     def _rows(self, at: int, device: str | None, conditions: Mapping[str, str]) -> Iterator[Row]:
         for key in self.store.groups:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import hwbench_data
-from cosearch.errors import DataError
+from cosearch.errors import ConfigError, DataError
 from hwbench_data import gnn
 
 with_package = pytest.mark.skipif(gnn.data_folder() is None, reason=f"{gnn.PACKAGE} is not installed")
@@ -43,6 +43,8 @@ def test_the_same_queries_as_any_table(tmp_path: Path, monkeypatch: pytest.Monke
     assert table.front(device=gnn.DEVICE, dataset="proteins").index.tolist() == [1, 0]
     assert table.accuracies([0, 1], "accuracy").tolist() == [0.8, 0.9]
     assert len(table.to_pandas()) == 2 * 4 * 9
+    with pytest.raises(ConfigError, match=r"network '0,1,2,3\|gcn,gcn,gcn,fc' of table gnn has no decisions"):
+        table.networks.arch(1)
 
 
 def test_damaged_data_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,6 +104,38 @@ def test_listed_networks_by_a_number_as_text_unless_that_is_a_name(toy) -> None:
         numbered.index("2")
 
 
+def test_archs_are_found_whatever_the_order_of_their_decisions() -> None:
+    table = hwbench_data.load("shiftadd")
+    arch = table.networks.arch(1234)
+    turned = dict(reversed(arch.items()))
+    assert table.networks.index(arch) == table.networks.index(turned) == table.networks.index(notation(turned)) == 1234
+    with pytest.raises(UnknownNameError, match="has no network"):
+        table.query({**turned, "layer9": "add_k3_e1"})
+
+
+def test_pairs_are_of_one_device_and_space() -> None:
+    table = hwbench_data.load("joint")
+    cell, shiftadd = 5, len(table) - 1
+    assert table.query(shiftadd, "zcu102", space="shiftadd").keys() == {"capacity", "latency_ms", "energy_mj"}
+    assert {"capacity", "latency_ms", "energy_mj"} <= table.query(cell, "ecp5-85f").keys()
+    assert len(table.rows(shiftadd)) == len(table.rows(shiftadd, "zcu102")) == 3
+    for call, asked, known in (
+        (lambda: table.query(cell, "zcu102"), "zcu102, nasbench201", "ecp5-85f, nasbench201"),
+        (lambda: table.query(cell, "ecp5-85f", space="shiftadd"), "ecp5-85f, shiftadd", "ecp5-85f, nasbench201"),
+        (lambda: table.query(shiftadd, "zcu102"), "zcu102, nasbench201", "zcu102, shiftadd"),
+        (lambda: table.query(shiftadd), "any device, nasbench201", "zcu102, shiftadd"),
+        (lambda: table.rows(cell, "zcu102"), "zcu102", "ecp5-85f, nasbench201"),
+    ):
+        with pytest.raises(DataError, match=f"has no figures of {asked}; it has them of {known}$"):
+            call()
+
+
+def test_networks_named_by_keys_have_no_arch() -> None:
+    blocks = hwbench_data.load("fbnet_blocks")
+    with pytest.raises(ConfigError, match=r"network 'ConvBlock_.*' of table fbnet_blocks has no decisions"):
+        blocks.networks.arch(5)
+
+
 def test_many_at_once_equals_one_by_one(toy) -> None:
     many = toy.query_many(np.array([3, 0, 3]), ("macs", "latency_ms"), "board")
     for i, network in enumerate((3, 0, 3)):
