@@ -7,6 +7,14 @@ A *map* says what a file's columns are::
     values:
       pixel3: {device: pixel3, metric: latency_ms, unit: ms}
 
+or, of a file with one figure a row, as our own tables are, in which columns the parts of a figure stand::
+
+    network: key
+    rows: {device: device, metric: metric, value: value}
+
+There ``unit`` and ``source`` may name columns too (else units are ours and the figures published), and ``valid`` one of
+truth values, whose false rows are left out. Metrics are ours, or latency and energy.
+
 Public formats say so themselves: HW-NAS-Bench's pickle (space -> dataset -> ``<device>_latency``, ``<device>_energy``),
 FBNet look-up tables (a dict of block keys, the map gives device, metric and unit), and NATS-Bench-style files (a dict
 of index -> accuracy, likewise). Pickles are read without running anything in them.
@@ -14,7 +22,7 @@ of index -> accuracy, likewise). Pickles are read without running anything in th
 
 import io
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,12 +71,26 @@ class Value:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """The columns of a file with one figure a row. unit: of the figure, ours where there is no column; valid: whether
+    a row counts."""
+
+    device: str
+    metric: str
+    value: str
+    unit: str | None = None
+    source: str | None = None
+    valid: str | None = None
+
+
+@dataclass(frozen=True)
 class ColumnMap:
-    """network: the column with indices or notations; values: column -> what it is."""
+    """network: the column with indices or notations; values: column -> what it is; rows: instead of values."""
 
     network: str
     values: dict[str, Value]
     title: str = ""
+    rows: Rows | None = None
 
 
 @dataclass(frozen=True)
@@ -90,18 +112,32 @@ def read_map(path: Path) -> ColumnMap:
 
 def checked_map(data: Any, where: str) -> ColumnMap:
     """Raises: DataError naming what a map misses or misnames."""
-    if not isinstance(data, dict) or not isinstance(data.get("values"), dict) or not data["values"]:
-        raise DataError(f"{where}: expected 'network: COLUMN' and 'values:' with at least one column")
-    unknown = sorted(set(data) - {"network", "values", "title"})
+    if not isinstance(data, dict) or ("rows" in data) == ("values" in data):
+        raise DataError(f"{where}: expected 'network: COLUMN' and either 'values:' or 'rows:'")
+    unknown = sorted(map(str, set(data) - {"network", "values", "rows", "title"}))
     if unknown:
-        raise DataError(f"{where}: unknown entry {unknown[0]!r}, expected network, values and title")
+        raise DataError(f"{where}: unknown entry {unknown[0]!r}, expected network, values or rows, and title")
+    network, title = _text(data.get("network", "network"), f"{where}: network"), str(data.get("title", ""))
+    if "rows" in data:
+        return ColumnMap(network, {}, title, _checked_rows(data["rows"], where))
+    if not isinstance(data["values"], dict) or not data["values"]:
+        raise DataError(f"{where}: expected 'network: COLUMN' and 'values:' with at least one column")
     values = {str(column): _checked_value(column, facts, where) for column, facts in data["values"].items()}
     targets = [(value.device, value.metric) for value in values.values()]
     for target in targets:
         if targets.count(target) > 1:
             raise DataError(f"{where}: two columns are {target[1]} of {target[0]}")
-    network = _text(data.get("network", "network"), f"{where}: network")
-    return ColumnMap(network, values, str(data.get("title", "")))
+    return ColumnMap(network, values, title)
+
+
+def _checked_rows(given: Any, where: str) -> Rows:
+    known = [field.name for field in fields(Rows)]
+    if not isinstance(given, dict) or not {"device", "metric", "value"} <= set(given):
+        raise DataError(f"{where}: rows need the names of columns, {{device: D, metric: M, value: V}}")
+    unknown = sorted(map(str, set(given) - set(known)))
+    if unknown:
+        raise DataError(f"{where}: rows have an unknown entry {unknown[0]!r}: {nearest(unknown[0], known)}")
+    return Rows(**{name: _text(column, f"{where}: {name} of rows") for name, column in given.items()})
 
 
 def _text(given: Any, what: str) -> str:
@@ -116,7 +152,7 @@ def _checked_value(column: Any, facts: Any, where: str) -> Value:
         raise DataError(f"{where}: column {column!r} needs {{device, metric, unit}}")
     if "unit" not in facts:
         raise DataError(f"{where}: column {column!r} has no unit: give one of {', '.join(UNITS)}")
-    unknown = sorted(set(facts) - {"device", "metric", "unit", "source"})
+    unknown = sorted(map(str, set(facts) - {"device", "metric", "unit", "source"}))
     if unknown:
         raise DataError(f"{where}: column {column!r} has an unknown entry {unknown[0]!r}")
     given = {"device": ANY, "source": "published", **facts}
@@ -125,10 +161,14 @@ def _checked_value(column: Any, facts: Any, where: str) -> Value:
         raise DataError(f"{where}: column {column!r} has unit {value.unit!r}: {nearest(value.unit, UNITS)}")
     if value.source not in SOURCES:
         raise DataError(f"{where}: column {column!r} has source {value.source!r}: {nearest(value.source, SOURCES)}")
-    expected = next((unit for ending, unit in _ENDINGS.items() if value.metric.endswith(ending)), "fraction")
+    expected = _own_unit(value.metric)
     if UNITS[value.unit][0] != expected:
         raise DataError(f"{where}: {value.metric} of column {column!r} is given in {value.unit!r}, not {expected}")
     return value
+
+
+def _own_unit(metric: str) -> str:
+    return next((unit for ending, unit in _ENDINGS.items() if metric.endswith(ending)), "fraction")
 
 
 def import_file(
@@ -211,7 +251,7 @@ def _block(path: Path, column: str, value: Value, given: Floats, index: np.ndarr
     differs = known[values[index[known]] != numbers[known]]
     if len(differs):
         at = int(index[differs[0]])
-        raise DataError(f"{path}: rows of network {at} disagree in {column!r}: keep one of them")
+        raise DataError(f"{path}: rows of network {at} disagree in {column!r}: keep one, or map 'rows:'")
     infinite = np.isinf(values)
     values[infinite] = np.nan
     if np.isnan(values).all():
@@ -269,7 +309,7 @@ def _read(path: Path, space: str, mapping: ColumnMap | None, dataset: str | None
     if suffix in (".csv", ".parquet"):
         if mapping is None:
             raise ConfigError(f"{path.name} needs --map map.yaml, which says what its columns are")
-        return _columns_of(path, mapping), mapping
+        return _columns_of(path, mapping)
     readers: dict[str, Callable[[Path], Any]] = {
         ".pickle": _pickle,
         ".pkl": _pickle,
@@ -279,7 +319,7 @@ def _read(path: Path, space: str, mapping: ColumnMap | None, dataset: str | None
     if suffix not in readers:
         raise DataError(f"{path}: files that can be imported end in .csv, .parquet, {', '.join(readers)}")
     data = readers[suffix](path)
-    if isinstance(data, dict) and "nasbench201" in data:
+    if isinstance(data, dict) and any(isinstance(data.get(part), Mapping | list) for part in _HW_PARTS):
         return _hwnasbench(path, data, space, dataset)
     if mapping is None or len(mapping.values) != 1:
         raise ConfigError(
@@ -289,10 +329,12 @@ def _read(path: Path, space: str, mapping: ColumnMap | None, dataset: str | None
     return _one_column(path, data, column), mapping
 
 
-def _columns_of(path: Path, mapping: ColumnMap) -> Content:
+def _columns_of(path: Path, mapping: ColumnMap) -> tuple[Content, ColumnMap]:
+    """The columns that a map names; of a map of rows also what they turn out to be."""
     import pandas as pd
 
-    wanted = [mapping.network, *mapping.values]
+    asked = mapping.values if mapping.rows is None else [name for name in vars(mapping.rows).values() if name]
+    wanted = [mapping.network, *asked]
     try:
         table = pd.read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
     except (OSError, ValueError, UnicodeDecodeError) as error:
@@ -305,7 +347,48 @@ def _columns_of(path: Path, mapping: ColumnMap) -> Content:
     names = table[mapping.network]
     if names.isna().any():
         raise DataError(f"{path}, row {int(names.isna().argmax()) + 1}: no network in {mapping.network!r}")
-    return Content(names.tolist(), {column: _numbers(path, column, table[column]) for column in mapping.values})
+    if mapping.rows is not None:
+        columns, values = _figures(path, mapping.rows, table)
+        return Content(names.tolist(), columns), replace(mapping, values=values)
+    return Content(
+        names.tolist(), {column: _numbers(path, column, table[column]) for column in mapping.values}
+    ), mapping
+
+
+def _figures(path: Path, rows: Rows, table: "pd.DataFrame") -> tuple[dict[str, Floats], dict[str, Value]]:
+    """A column for each metric and device of a file with one figure a row, NaN in the rows of others."""
+    numbers = _numbers(path, rows.value, table[rows.value])
+    if rows.valid is not None:
+        numbers = np.where(_flags(path, rows.valid, table[rows.valid]), numbers, np.nan)
+    names = {"device": rows.device, "metric": rows.metric, "unit": rows.unit, "source": rows.source}
+    parts = {part: _words(path, column, table[column]) for part, column in names.items() if column}
+    places: dict[tuple[str, ...], list[int]] = {}
+    for row, group in enumerate(zip(*parts.values(), strict=True)):
+        places.setdefault(group, []).append(row)
+    columns: dict[str, Floats] = {}
+    values: dict[str, Value] = {}
+    for group, there in places.items():
+        facts = dict(zip(parts, group, strict=True))
+        metric = _HW_UNITS[facts["metric"]][0] if facts["metric"] in _HW_UNITS else facts["metric"]
+        column = f"{metric} of {facts['device']}"
+        if column in columns:
+            raise DataError(f"{path}: {column} comes in two units or from two sources: keep one of them")
+        values[column] = _checked_value(column, {"unit": _own_unit(metric), **facts, "metric": metric}, str(path))
+        columns[column] = np.full(len(numbers), np.nan)
+        columns[column][there] = numbers[there]
+    return columns, values
+
+
+def _words(path: Path, column: str, given: "pd.Series[Any]") -> list[str]:
+    if given.isna().any():
+        raise DataError(f"{path}, row {int(given.isna().argmax()) + 1}: {column!r} is empty")
+    return [str(entry) for entry in given]
+
+
+def _flags(path: Path, column: str, given: "pd.Series[Any]") -> np.ndarray:
+    if str(given.dtype) not in ("bool", "boolean") or given.isna().any():
+        raise DataError(f"{path}: {column!r} is a column of {given.dtype}, expected truth values in every row")
+    return given.to_numpy(bool)
 
 
 def _numbers(path: Path, column: str, given: "pd.Series[Any]") -> Floats:
@@ -387,6 +470,7 @@ def _real(path: Path, column: str, row: int, value: Any) -> float:
         raise DataError(f"{path}, row {row}: {column!r} holds a number that is too large") from None
 
 
+_HW_PARTS = ("nasbench201", "fbnet")
 _HW_UNITS = {"latency": ("latency_ms", "ms"), "energy": ("energy_mj", "mJ")}
 
 

@@ -22,6 +22,9 @@ REFERENCE = os.environ.get("COSEARCH_REFERENCE_DATA")
 with_reference = pytest.mark.skipif(not REFERENCE, reason="COSEARCH_REFERENCE_DATA is not set")
 PIXEL = {"network": "arch", "values": {"ms": {"device": "pixel3", "metric": "latency_ms", "unit": "ms"}}}
 MAP = checked_map(PIXEL, "map")
+ROWS = {"device": "device", "metric": "metric", "value": "value"}
+LONG = {"network": "key", "rows": ROWS}
+FULL = {**LONG, "rows": {**ROWS, "unit": "unit", "valid": "ok", "source": "source"}}
 
 
 def one(column: str = "value", **facts: str):
@@ -110,6 +113,18 @@ def test_hw_nas_bench_pickle(tmp_path: Path) -> None:
         import_file(path, "nasbench201", None, tmp_path / "x")
     with pytest.raises(ConfigError, match="did you mean 'cifar10"):
         import_file(path, "nasbench201", None, tmp_path / "x", "cifar1")
+
+
+def test_hw_nas_bench_pickle_of_blocks_only(tmp_path: Path) -> None:
+    path = tmp_path / "a.pickle"
+    path.write_bytes(pickle.dumps({"fbnet": {"ImageNet": {"pixel3_latency": {"FC_Cin1984_Cout1000": 0.5}}}}))
+    import_file(path, "fbnet_blocks", None, tmp_path / "out")
+    assert hwbench_data.load(tmp_path / "out").query("FC_Cin1984_Cout1000", "pixel3") == {"latency_ms": 0.5}
+    with pytest.raises(DataError, match="has no space 'nasbench201': known: fbnet"):
+        import_file(path, "nasbench201", None, tmp_path / "out")
+    path.write_bytes(pickle.dumps({"fbnet": 1.5, "resnet": 2.5}))
+    import_file(path, "fbnet_blocks", one(metric="latency_ms", unit="ms"), tmp_path / "out")
+    assert len(hwbench_data.load(tmp_path / "out")) == 2
 
 
 @pytest.mark.parametrize(
@@ -322,6 +337,13 @@ def test_equal_rows_are_one(tmp_path: Path) -> None:
         ({"values": {"a": {"device": "", "metric": "latency_ms", "unit": "ms"}}}, "device of column 'a' is ''"),
         ({"values": {"a": {"metric": {}, "unit": "ms"}}}, "metric of column 'a' is '{}', expected a name"),
         ({"values": {"a": {"metric": "latency_ms", "unit": True}}}, "unit of column 'a' is 'True', expected a name"),
+        ({**LONG, "values": {"a": {"metric": "macs", "unit": "operations"}}}, "either 'values:' or 'rows:'"),
+        ({"network": "a", "values": None}, "expected 'network: COLUMN' and 'values:' with"),
+        ({"network": "a", "rows": "value"}, "rows need the names of columns"),
+        ({"network": "a", "rows": {"device": "d", "metric": "m"}}, "rows need the names of columns"),
+        ({**LONG, "rows": {**ROWS, "units": "u"}}, "unknown entry 'units': did you mean 'unit'"),
+        ({**LONG, "rows": {**ROWS, "device": None}}, "device of rows is 'None', expected a name"),
+        ({**LONG, None: 1, 2: 1}, "unknown entry '2'"),
         ({"network": None, "values": {"a": {"metric": "macs", "unit": "operations"}}}, "network is 'None'"),
         ({"values": {c: {"metric": "macs", "unit": "operations"} for c in "ab"}}, "two columns are macs"),
     ],
@@ -379,6 +401,75 @@ def test_thirteen_real_devices(tmp_path: Path) -> None:
         a, b = (table.query_many(everything, "latency_ms", device)["latency_ms"] for table in tables)
         assert np.array_equal(a, b)
         assert np.allclose(a, raw[device], rtol=0, atol=0)
+
+
+def test_one_figure_a_row(tmp_path: Path) -> None:
+    path = csv(
+        tmp_path / "a.csv",
+        "key,device,metric,unit,value,ok,source\nA,tpu,latency,us,1500,True,measured\nB,tpu,latency,us,2500,True,measured\n"
+        "A,tpu,energy_mj,J,2,True,modelled\nB,tpu,energy_mj,J,0,False,modelled\nA,any,macs,operations,9,True,modelled\n",
+    )
+    card, left_out = import_file(path, "fbnet_blocks", checked_map(FULL, "map"), tmp_path / "out")
+    table = hwbench_data.load(tmp_path / "out")
+    assert table.query("A", "tpu") == {"latency_ms": 1.5, "energy_mj": 2000, "macs": 9}
+    assert table.query("B", "tpu") == {"latency_ms": 2.5}
+    assert table.sources(["A"], "latency_ms", "tpu") == ["measured"]
+    assert table.sources(["A"], "macs", "tpu") == ["modelled"]
+    assert list(card.devices) == ["tpu"]
+    assert left_out == ["energy_mj of tpu: 1 networks have no number", "macs of any: 1 networks have no number"]
+
+
+def test_our_own_layout_is_imported(tmp_path: Path) -> None:
+    import_file(csv(tmp_path / "a.csv", "arch,ms\n3,1.5\n4,2\n"), "nasbench201", MAP, tmp_path / "first")
+    first = hwbench_data.load(tmp_path / "first")
+    first.to_pandas().to_parquet(tmp_path / "long.parquet")
+    mapping = checked_map({**LONG, "network": "network"}, "map")
+    import_file(tmp_path / "long.parquet", "nasbench201", mapping, tmp_path / "second")
+    assert hwbench_data.load(tmp_path / "second").query(3, "pixel3", "latency_ms") == {"latency_ms": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("row", "match"),
+    [
+        ("A,,latency,ms,1,True,measured", "row 1: 'device' is empty"),
+        ("A,tpu,latency,msec,1,True,measured", "'latency_ms of tpu' has unit 'msec': did you mean 'ms'"),
+        ("A,tpu,energy,ms,1,True,measured", "energy_mj of column 'energy_mj of tpu' is given in 'ms', not mJ"),
+        ("A,tpu,latency,ms,1,1,measured", "'ok' is a column of int64, expected truth values"),
+        ("A,tpu,latency,ms,1,True,guessed", "has source 'guessed'"),
+        ("A,tpu,latency,ms,-1,True,measured", "row 1: 'latency_ms of tpu' holds -1 ms"),
+        ("A,tpu,latency,ms,1,False,measured", "'latency_ms of tpu' holds no numbers"),
+        ("A,tpu,latency,ms,1,True,measured\nA,tpu,latency,ms,2,True,measured", "disagree in 'latency_ms of tpu'"),
+        ("A,tpu,latency,ms,1,True,measured\nB,tpu,latency,s,2,True,measured", "comes in two units"),
+        ("A,tpu,latency,ms,1,True,measured\nB,tpu,latency_ms,ms,2,True,modelled", "two units or from two sources"),
+    ],
+)
+def test_bad_rows(tmp_path: Path, row: str, match: str) -> None:
+    path = csv(tmp_path / "a.csv", f"key,device,metric,unit,value,ok,source\n{row}\n")
+    with pytest.raises(DataError, match=match) as caught:
+        import_file(path, "fbnet_blocks", checked_map(FULL, "map"), tmp_path / "out")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_column_of_rows_is_named(tmp_path: Path) -> None:
+    path = csv(tmp_path / "a.csv", "key,device,metrics,value\nA,tpu,latency,1\n")
+    with pytest.raises(DataError, match="has no column 'metric': did you mean 'metrics'"):
+        import_file(path, "fbnet_blocks", checked_map(LONG, "map"), tmp_path / "out")
+
+
+@with_reference
+def test_look_up_table_of_hw_nas_bench_as_rows(tmp_path: Path) -> None:
+    path = Path(str(REFERENCE)) / "hwnasbench_fbnet_lut.parquet"
+    columns = ("device", "metric", "value", "unit", "valid")
+    mapping = checked_map({"network": "key", "rows": {name: name for name in columns}}, "map")
+    card, left_out = import_file(path, "fbnet_blocks", mapping, tmp_path / "out")
+    table = hwbench_data.load(tmp_path / "out")
+    assert (len(table), set(card.metrics)) == (225, {"latency_ms", "energy_mj"})
+    assert "latency_ms of fpga: 33 networks have no number" in left_out
+    ours = {"latency": "latency_ms", "energy": "energy_mj"}
+    raw = pd.read_parquet(path)
+    for (device, metric), rows in raw.groupby(["device", "metric"]):
+        found = table.query_many(rows.key.tolist(), ours[metric], device)[ours[metric]]
+        assert np.array_equal(found, rows.value.where(rows.valid), equal_nan=True)
 
 
 @with_reference
