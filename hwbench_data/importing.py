@@ -178,7 +178,8 @@ def import_file(
 
     space: ``nasbench201``; or another network space, or what else the names are (`KEYS`): then networks are listed as
     they are named. mapping: what the columns are; not needed for HW-NAS-Bench's pickle. dataset: which part of that
-    pickle. Equal (isomorphic) networks keep their own figures, as measurements differ; the card notes by how much.
+    pickle. Equal (isomorphic) networks keep their own figures: measurements are noisy, and edges that lead
+    nowhere take time; the card notes how far they differ.
 
     Raises: UnknownNameError for an unknown space; DataError for a file that cannot be read, misses columns, names a
     network that does not exist, holds what is no number or has rows that disagree; ConfigError for a map that is
