@@ -39,6 +39,10 @@ _Where = Annotated[
     ),
 ]
 _Format = Annotated[Format, typer.Option("--format", help="How the answer is printed.")]
+_MAP = (
+    "YAML that says what its columns are: `network: COLUMN` and `values: {COLUMN: {device, metric, unit}}`, or, with "
+    "one figure a row, `rows: {device: COLUMN, metric: COLUMN, value: COLUMN}` and optionally unit, source and valid."
+)
 _Limits = Annotated[
     list[str] | None,
     typer.Option(
@@ -105,7 +109,10 @@ def query(
     name: _Name,
     device: _Device = None,
     index: Annotated[int | None, typer.Option(help="Index of the network.", show_default=False)] = None,
-    arch: Annotated[str | None, typer.Option(help="Notation of the network, or JSON.", show_default=False)] = None,
+    arch: Annotated[
+        str | None,
+        typer.Option(help="Notation of the network, name=choice;..., JSON, or its number.", show_default=False),
+    ] = None,
     image: _Input = None,
     accelerator: _Accelerator = None,
     where: _Where = None,
@@ -251,8 +258,10 @@ def measure(
 @bench.command("import")
 def import_table(
     file: Annotated[Path, typer.Argument(help="CSV, Parquet, pickle, .npy or .json.")],
-    space: Annotated[str, typer.Option(help="What its networks are: nasbench201, or fbnet_blocks for block keys.")],
-    mapping: Annotated[Path | None, typer.Option("--map", help="YAML that says what its columns are.")] = None,
+    space: Annotated[
+        str, typer.Option(help="What its networks are: a network space, fbnet_blocks for block keys, or gnn.")
+    ],
+    mapping: Annotated[Path | None, typer.Option("--map", help=_MAP)] = None,
     dataset: Annotated[str | None, typer.Option(help="Which dataset of HW-NAS-Bench's pickle.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write; the file's name by default.")] = None,
 ) -> None:
@@ -261,7 +270,7 @@ def import_table(
 
     folder = out or Path(file.stem)
     card, left_out = import_file(file, space, read_map(mapping) if mapping else None, folder, dataset)
-    for line in left_out:
+    for line in (*left_out, *card.notes):
         print(line, file=sys.stderr)
     typer.echo(f"{folder}: {card.networks['count']} networks; {', '.join(card.metrics)} of {', '.join(card.devices)}")
 
