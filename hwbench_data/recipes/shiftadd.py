@@ -2,9 +2,10 @@
 
 Accuracies are those of networks that were trained alone, each with several seeds, in the study of rank agreement
 (`TRAINED`, written by tests/benchmarks/rank_agreement.py). Once that has `LEAST_TRAINED` of them, the table holds them
-all.
+all. The same study has evaluated every network with the shared weights of one supernet (`SUPERNET`).
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,9 +29,15 @@ DEVICES = ("ecp5-85f", "zcu102")
 OPERATORS = ("conv", "shift", "add")
 TRAINED = Path(__file__).parent / "shiftadd_trained.json"
 LEAST_TRAINED = 200
+Trained = dict[str, tuple[Arch, tuple[float, float]]]
+"""Key -> arch, and mean and standard deviation of its accuracy."""
 ACCURACIES: dict[str, Metric] = {
     "val_accuracy": Metric("fraction", "higher", "trained alone, on the validation images; mean over seeds"),
     "val_accuracy_std": Metric("fraction", "lower", "standard deviation of that over seeds (n - 1)"),
+}
+SUPERNET = Path(__file__).parent / "shiftadd_supernet.json"
+SUPERNET_ACCURACY = {
+    "supernet_accuracy": Metric("fraction", "higher", "with one supernet's shared weights, on the validation images"),
 }
 
 
@@ -38,11 +45,12 @@ def build(request: Request) -> Built:
     """Sample networks uniformly, the same for every limit, and price them on each device's default accelerator."""
     space = shiftadd.space((1, SIDE, SIDE), len(shapes.CLASSES))
     study = json.loads(TRAINED.read_text(encoding="utf-8"))
-    archs = sample(space, request.limit or NETWORKS, request.seed)
     known = trained(study)
     enough = len(known) >= LEAST_TRAINED
-    if enough and request.limit is None:  # what a limit leaves is a beginning
-        archs = list({arch_key(arch): arch for arch in (*archs, *(arch for arch, _ in known.values()))}.values())
+    archs = networks_of_table(space, request.seed, known if enough else {})
+    shared = json.loads(SUPERNET.read_text(encoding="utf-8"))
+    ranked = shared["networks"] == digest(archs)  # another seed has other networks
+    archs = archs[: request.limit]
     priced = demands([*archs, mixed(space)], space)
     count = len(archs)
     blocks = [
@@ -55,6 +63,9 @@ def build(request: Request) -> Built:
             Block.full((ANY, metric), np.array(values), "measured")
             for metric, values in zip(ACCURACIES, zip(*accuracies, strict=True), strict=True)
         ]
+    if ranked:
+        right = np.array(shared["right"][:count]) / shared["images"]
+        blocks += [Block.full((ANY, metric), right, "measured") for metric in SUPERNET_ACCURACY]
     devices: dict[str, dict[str, Any]] = {}
     for name in DEVICES:
         request.progress(name)
@@ -67,7 +78,7 @@ def build(request: Request) -> Built:
         "shiftadd",
         f"{NETWORKS:,} sampled networks of the shiftadd space: convolutions, shifts, additions",
         {"kind": "listed", "space": "shiftadd", "count": count},
-        {**(ACCURACIES if enough else {}), **COUNTS, **COSTS},
+        {**(ACCURACIES if enough else {}), **(SUPERNET_ACCURACY if ranked else {}), **COUNTS, **COSTS},
         devices,
         {},
         provenance("cosearch bench build shiftadd", request.seed),
@@ -80,6 +91,16 @@ def build(request: Request) -> Built:
             f"with the training {json.dumps(study['recipe'])}; standard deviations of two seeds are rough."
             if enough
             else f"No accuracies yet: {len(known)} of {LEAST_TRAINED} networks are trained alone.",
+            *(
+                [
+                    f"supernet_accuracy: {shared['images']} validation images of the same data; one supernet, "
+                    f"{json.dumps(shared['supernet'])}; batch-norm calibrated for each network. It is there to rank "
+                    "networks: shared weights were trained for longer than each network alone "
+                    "(docs/benchmarks/supernet.md).",
+                ]
+                if ranked
+                else []
+            ),
         ),
         {},
     )
@@ -96,7 +117,18 @@ def sample(space: shiftadd.MacroSpace, count: int, seed: int) -> list[Arch]:
     return list(found.values())
 
 
-def trained(study: dict[str, Any]) -> dict[str, tuple[Arch, tuple[float, float]]]:
+def networks_of_table(space: shiftadd.MacroSpace, seed: int, known: Trained) -> list[Arch]:
+    """The sample, then those trained alone that it lacks."""
+    archs = (*sample(space, NETWORKS, seed), *(arch for arch, _ in known.values()))
+    return list({arch_key(arch): arch for arch in archs}.values())
+
+
+def digest(archs: Sequence[Arch]) -> str:
+    """Of networks in their order."""
+    return hashlib.sha256("\n".join(map(arch_key, archs)).encode()).hexdigest()
+
+
+def trained(study: dict[str, Any]) -> Trained:
     """Key -> arch, and mean and standard deviation of accuracy, of the networks that have two seeds or more."""
     found = {}
     for entry in study["networks"]:

@@ -5,7 +5,9 @@ where it stopped; several may run at once with other ``--seeds``. After the 64 i
 pool, for the `shiftadd` table. ``... supernet`` trains one supernet per recipe and sharing with an equal budget of CPU
 seconds and evaluates all those networks. ``... speed`` times a path in the supernet beside the same network alone.
 ``... gather`` puts everything into hwbench_data/recipes/shiftadd_trained.json, from which the table is built too; what
-that file holds is not trained again. ``... report`` gathers and writes docs/benchmarks/supernet.md.
+that file holds is not trained again. ``... table --recipes NAME --budget N`` evaluates all networks of the table with
+that supernet, for hwbench_data/recipes/shiftadd_supernet.json; several may share it with other ``--part``s.
+``... report`` gathers and writes docs/benchmarks/supernet.md.
 """
 
 import argparse
@@ -19,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from cosearch.blueprint import Blueprint
@@ -31,6 +34,7 @@ from cosearch.seeding import numpy_stream
 from cosearch.strategies import Objectives
 from cosearch.supernet import recipes
 from cosearch.supernet.blocks import Network
+from cosearch.supernet.elastic import Supernet
 from cosearch.supernet.evaluation import evaluate
 from cosearch.supernet.training import (
     Recipe,
@@ -41,8 +45,9 @@ from cosearch.supernet.training import (
     train_supernet_epoch,
 )
 from cosearch.writing import write_atomic
+from hwbench_data.recipes import shiftadd
 from search_spaces import accelerators, networks
-from search_spaces.decisions import arch_key
+from search_spaces.decisions import Arch, arch_key
 from tests.benchmarks.machine import stamp
 from tests.benchmarks.rank_statistics import Noise, jackknife, tau
 
@@ -51,6 +56,8 @@ REPORT = PROJECT / "docs" / "benchmarks" / "supernet.md"
 STUDY = PROJECT / "hwbench_data" / "recipes" / "shiftadd_trained.json"
 DEVICE = "ecp5-85f"
 POOL, NETWORKS, QUARTILES = 512, 64, 4
+TABLE_BLOCK, TABLE_EVERY = 200, 2
+"""Networks of the table that are evaluated together, and of how many images one is used for them."""
 TABLE_NETWORKS = 200
 """Trained alone for the table: the 64 of the study and then others of the pool."""
 SEEDS = (0, 1)
@@ -135,8 +142,8 @@ def read_study(folder: Path, space: Any, content_hash: str) -> dict[str, Any]:
 
 
 def complete(study: dict[str, Any]) -> list[int]:
-    """Those of the study's networks that have been trained alone with every seed."""
-    entries = enumerate(study["networks"][:NETWORKS])
+    """The networks that have been trained alone with every seed: the study's, and the others of the table."""
+    entries = enumerate(study["networks"])
     return [i for i, e in entries if all(str(s) in e.get("val_accuracy", {}) for s in SEEDS)]
 
 
@@ -224,15 +231,9 @@ def train_supernet(folder: Path, name: str, budget: int) -> None:
         print(f"{name}: epoch {epoch + 1} of {epochs}, loss {loss:.3f}", flush=True)
     seconds = time.process_time() - started
     study = read_study(folder, space, dataset.content_hash)
-    spread = np.linspace(0, len(dataset.train) - 1, CALIBRATION).astype(int)
-    found = evaluate(
-        recipe.supernet,
-        [space.blueprint(entry["arch"]) for entry in study["networks"][:NETWORKS]],
-        torch.from_numpy(dataset.train.x[spread]),
-        torch.from_numpy(dataset.validation.x),
-        torch.from_numpy(dataset.validation.y),
-        simulate=False,
-    )
+    found = accuracies(recipe.supernet, [entry["arch"] for entry in study["networks"][:NETWORKS]], space, dataset)
+    file = supernet_file(folder, name, budget)
+    save_file(recipe.supernet.state_dict(), file.with_suffix(".safetensors"))
     record = {
         "name": name,
         "budget": budget,
@@ -242,8 +243,69 @@ def train_supernet(folder: Path, name: str, budget: int) -> None:
         "paths": epochs * recipe.paths * max(1, batches // recipe.paths),
         "parameters": sum(p.numel() for p in recipe.supernet.parameters()),
     }
-    write_atomic(supernet_file(folder, name, budget), to_json(record))
+    write_atomic(file, to_json(record))
     print(f"{name}: {seconds:.0f} s of CPU, mean accuracy {np.mean(found):.4f}", flush=True)
+
+
+def accuracies(supernet: Supernet, archs: Sequence[Arch], space: Any, dataset: Dataset, every: int = 1) -> list[float]:
+    """Of sub-networks on the validation images, as trained alone: without the rounding of hardware.
+
+    every: of so many images one is taken, for calibration too.
+    """
+    spread = np.linspace(0, len(dataset.train) - 1, CALIBRATION // every).astype(int)
+    return evaluate(
+        supernet,
+        [space.blueprint(arch) for arch in archs],
+        torch.from_numpy(dataset.train.x[spread]),
+        torch.from_numpy(dataset.validation.x[::every]),
+        torch.from_numpy(dataset.validation.y[::every]),
+        simulate=False,
+    )
+
+
+def load_supernet(folder: Path, name: str, budget: int, space: Any) -> tuple[Supernet, dict[str, Any]]:
+    """A supernet that `train_supernet` has left, and its record."""
+    file = supernet_file(folder, name, budget)
+    supernet = made_recipe(space, name, 3).supernet
+    supernet.load_state_dict(load_file(file.with_suffix(".safetensors")))
+    return supernet, json.loads(file.read_text(encoding="utf-8"))
+
+
+# -- the table --
+
+
+def evaluate_table(folder: Path, name: str, budget: int, part: int, parts: int) -> None:
+    """Every network of the `shiftadd` table with one supernet's weights; one file for so many of them.
+
+    Networks that begin alike are evaluated together: what they share runs once.
+    """
+    dataset, space = load()
+    supernet, record = load_supernet(folder, name, budget, space)
+    study = read_study(folder, space, dataset.content_hash)
+    archs = shiftadd.networks_of_table(space, 0, shiftadd.trained(study))
+    order = sorted(range(len(archs)), key=lambda i: list(map(str, archs[i].values())))
+    right = np.full(len(archs), -1)
+    images = len(dataset.validation.x[::TABLE_EVERY])
+    blocks = [order[i : i + TABLE_BLOCK] for i in range(0, len(order), TABLE_BLOCK)]
+    for i, block in enumerate(blocks):
+        file = folder / f"table-{name.replace('/', '-')}-{budget}-{i:03}.json"
+        if not file.exists() and i % parts == part:
+            found = accuracies(supernet, [archs[i] for i in block], space, dataset, TABLE_EVERY)
+            write_atomic(file, to_json([round(value * images) for value in found]))
+            print(f"{i + 1} of {len(blocks)}: mean accuracy {np.mean(found):.3f}", flush=True)
+        if file.exists():
+            right[block] = json.loads(file.read_text(encoding="utf-8"))
+    if (right >= 0).all():
+        facts = {key: record[key] for key in ("name", "budget", "paths", "cpu_seconds")}
+        training = {key: value for key, value in asdict(STANDALONE).items() if key != "epochs"}
+        found = {
+            "data": dataset.content_hash,
+            "images": images,
+            "supernet": {**facts, "training": training},
+            "networks": shiftadd.digest(archs),
+            "right": right.tolist(),
+        }
+        write_atomic(shiftadd.SUPERNET, json.dumps(found) + "\n")
 
 
 # -- speed --
@@ -376,8 +438,9 @@ class Alone:
     proxies: dict[str, Floats]
 
     @classmethod
-    def of(cls, study: dict[str, Any]) -> "Alone":
-        done = complete(study)
+    def of(cls, study: dict[str, Any], others: bool = False) -> "Alone":
+        """The study's networks, or the others of the table."""
+        done = [i for i in complete(study) if (i >= NETWORKS) == others]
         rows = [study["networks"][i] for i in done]
         named = (("MACs", "macs"), ("parameters", "params"), (f"latency on {DEVICE}", "latency_ms"))
         return cls(
@@ -453,6 +516,7 @@ def report(study: dict[str, Any]) -> str:
         "",
         *noise_lines(alone, ceiling),
         *supernet_lines(study, alone, ceiling),
+        *other_lines(study),
     ]
     if "speed" in study:
         lines += speed_lines(study["speed"])
@@ -525,6 +589,32 @@ def supernet_lines(study: dict[str, Any], alone: Alone, ceiling: float) -> list[
     ]
 
 
+def other_lines(study: dict[str, Any]) -> list[str]:
+    """The supernet of the table on networks by which no recipe was chosen."""
+    if not shiftadd.SUPERNET.exists():
+        return []
+    shared = json.loads(shiftadd.SUPERNET.read_text(encoding="utf-8"))
+    _, space = load()
+    archs = shiftadd.networks_of_table(space, 0, shiftadd.trained(study))
+    known = dict(zip(map(arch_key, archs), np.array(shared["right"]) / shared["images"], strict=True))
+    alone = Alone.of(study, others=True)
+    found = np.array([known[arch_key(study["networks"][i]["arch"])] for i in alone.index])
+    named = {f"{shared['supernet']['name']}, {shared['supernet']['paths']} networks run": found, **alone.proxies}
+    ceiling = tau(alone.accuracy[0], alone.accuracy[1])
+    return [
+        "",
+        "### The same on networks by which nothing was chosen",
+        "",
+        f"The supernet that evaluated the `shiftadd` table, on the {len(found)} other networks of the table that are",
+        f"trained alone (two seeds agree with tau {ceiling:.2f}); {shared['images']} validation images.",
+        "",
+        "| what ranks them | tau to the mean of the seeds | above MACs | within latency quartiles |",
+        "| --- | --- | --- | --- |",
+        *(proxy_row(label, values, alone) for label, values in named.items()),
+        "",
+    ]
+
+
 def speed_lines(record: dict[str, Any]) -> list[str]:
     return [
         "## Speed",
@@ -558,11 +648,12 @@ def evaluation_lines(seconds: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("standalone", "supernet", "speed", "gather", "report"))
+    parser.add_argument("step", choices=("standalone", "supernet", "table", "speed", "gather", "report"))
     parser.add_argument("--out", type=Path, default=Path("runs") / "rank-agreement")
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="so that several processes can share them")
     parser.add_argument("--recipes", default=",".join(RECIPES_COMPARED), help="RECIPE/SHARING, comma-separated")
     parser.add_argument("--budget", type=int, default=2500, help="networks that uniform/separate runs meanwhile")
+    parser.add_argument("--part", default="0/1", help="PART/PARTS of the table, so that several processes can share it")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -572,6 +663,9 @@ def main() -> None:
         for name in arguments.recipes.split(","):
             if not supernet_file(arguments.out, name, arguments.budget).exists():
                 train_supernet(arguments.out, name, arguments.budget)
+    elif arguments.step == "table":
+        part, parts = map(int, arguments.part.split("/"))
+        evaluate_table(arguments.out, arguments.recipes, arguments.budget, part, parts)
     elif arguments.step == "speed":
         speed(arguments.out)
     else:

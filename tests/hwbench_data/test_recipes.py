@@ -274,6 +274,47 @@ def test_the_study_that_ships_is_one_of_the_table() -> None:
         assert 0 <= spread < 0.2
 
 
+def test_accuracies_of_one_supernet_are_those_of_the_tables_networks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hwbench_data.recipes import shiftadd as recipe_
+
+    monkeypatch.setattr(recipe_, "DEVICES", ())
+    monkeypatch.setattr(recipe_, "NETWORKS", 10)
+    known = recipe_.trained(json.loads(recipe_.TRAINED.read_text()))
+    archs = recipe_.networks_of_table(_sampled_space(), 0, known)
+    assert len(archs) == 10 + len(known)
+    shared = {"networks": recipe_.digest(archs), "images": 50, "right": list(range(len(archs))), "supernet": {}}
+    shared["right"] = [value % 50 for value in shared["right"]]
+    (tmp_path / "supernet.json").write_text(json.dumps(shared))
+    monkeypatch.setattr(recipe_, "SUPERNET", tmp_path / "supernet.json")
+    for name, limit in (("all", None), ("few", 7)):
+        built = recipe_.build(Request(tmp_path, limit=limit))
+        write(tmp_path / name, built.card, built.blocks, built.labels)
+        table = hwbench_data.load(tmp_path / name)
+        assert table.query(archs[6])["supernet_accuracy"] == pytest.approx(6 / 50)
+        assert check_table(table) == []
+    other = recipe_.build(Request(tmp_path, limit=7, seed=1)).card  # of other networks nothing is known
+    assert "supernet_accuracy" not in other.metrics
+    assert not any("supernet" in note for note in other.notes)
+
+
+def test_the_supernet_that_ships_was_asked_about_the_tables_networks() -> None:
+    from hwbench_data.recipes import shiftadd as recipe_
+
+    shared = json.loads(recipe_.SUPERNET.read_text())
+    known = recipe_.trained(json.loads(recipe_.TRAINED.read_text()))
+    archs = recipe_.networks_of_table(_sampled_space(), 0, known)
+    assert shared["networks"] == recipe_.digest(archs)
+    assert len(shared["right"]) == len(archs) >= 20_000
+    assert shared["data"] == json.loads(recipe_.TRAINED.read_text())["data"]
+    assert 0.3 * shared["images"] < np.mean(shared["right"]) < max(shared["right"]) < shared["images"]
+    table = hwbench_data.load("shiftadd")
+    for i in (0, 9_999, len(archs) - 1):
+        found = table.query(archs[i])
+        assert found["supernet_accuracy"] == pytest.approx(shared["right"][i] / shared["images"])
+
+
 def _sampled_space() -> shiftadd.MacroSpace:
     return shiftadd.space((1, 24, 24), 10)
 
