@@ -127,18 +127,20 @@ class DevicePool:
         """Which n of the networks in X [m, d] to measure next, given the rows that are.
 
         Greedy: each takes off most of the variance that the prior leaves over all of X, the doubt about scale and view
-        included (an I-optimal design).
+        and the freedom that a device may have of its own included (an I-optimal design). Without that freedom few
+        directions are left to tell apart, and the rows that do it best are so alike that no ridge is judged by them.
         """
         self._require_fit()
         features = np.asarray(X, dtype=float)
         if not 0 <= n <= len(features) - len(set(measured)):
             raise DataError(f"{n} networks to choose among {len(features)} of which {len(set(measured))} are measured")
         mean = self._weights.mean(0)
+        own = np.sqrt(self.freedoms()[len(WIDTHS) // 2])
         directions = np.vstack([mean, (self._weights - mean) / np.sqrt(len(self._weights))]).T
         designs = [self._design(features, view) for view in range(len(self.views or ()))]
         built = designs[0]
-        signals = np.hstack([built @ directions, *(0.5 * (other - built) @ directions for other in designs[1:])])
-        return _greedy_design(signals, n, measured)
+        others = [0.5 * (other - built) @ directions for other in designs[1:]]
+        return _greedy_design(np.hstack([built @ directions, built @ own, *others]), n, measured)
 
     def prior(self) -> Prior:
         """Mean and covariance of the weights over the pool."""

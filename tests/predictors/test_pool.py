@@ -199,6 +199,12 @@ def test_chosen_networks_say_more_than_random_ones():
     assert np.mean(gained) > 0
 
 
+def test_chosen_networks_vary_in_every_operator_count_as_all_networks_do():
+    """The pool may know few directions; what it does not know must be shown too, and the ridge be judged fairly."""
+    counts = X[:, VIEWS[0]][:, GENERAL]
+    assert (counts[POOL.choose(X, 10)].std(0) > counts.std(0)).all()
+
+
 def test_the_next_network_is_the_one_that_leaves_the_least_variance():
     signals = np.random.default_rng(2).normal(size=(12, 3))
     [first] = _greedy_design(signals, 1, [])
