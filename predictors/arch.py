@@ -361,8 +361,9 @@ class ArchPredictor:
     ) -> tuple[Floats, Floats]:
         """[n] and [n] mean and std of each sample by a model that has not seen its fold.
 
-        fitted: the model of all samples. A Gaussian process keeps its scales for the folds: found anew on four fifths
-        of few samples they scatter, and errors over such standard deviations would make intervals too wide.
+        fitted: the model of all samples. A Gaussian process keeps its scales for the folds, and what a pool says the
+        standard deviations of all samples: found anew on four fifths of few samples they scatter, and errors over such
+        standard deviations would make intervals too wide.
         """
         mean, std = np.full(len(y), y.mean()), np.full(len(y), max(float(y.std()), 1e-12))
         for fold in np.unique(folds):
@@ -375,6 +376,8 @@ class ArchPredictor:
             except DataError:  # the rest is constant or too small: the mean is all that can be said
                 continue
             mean[held], std[held] = model.predict(X[held])
+        if isinstance(fitted, PooledPredictor):
+            std = fitted.predict(X)[1]
         return mean, np.maximum(std, 1e-12)
 
     def _remember(self, archs: Sequence[Arch], X: Floats) -> None:

@@ -12,8 +12,9 @@ PENALTIES = tuple(10.0**p for p in np.arange(-6, 4.01, 0.5))
 class Ridge(Predictor):
     """Least squares with the penalty that has the least leave-one-out error.
 
-    The standard deviation is that error, grown with a row's leverage. left_out: [n] after `fit`, the leave-one-out
-    errors in units of the targets' standard deviation.
+    The standard deviation is that of the residuals, grown with a row's leverage. After `fit`: left_out, the [n]
+    leave-one-out errors in units of the targets' standard deviation; freedom, how many rows more there are than
+    coefficients.
     """
 
     name = "ridge"
@@ -37,8 +38,12 @@ class Ridge(Predictor):
                 self._weights = vt.T @ (s / (s**2 + penalty) * projected)
                 self._leverage = vt.T / np.sqrt(s**2 + penalty)
                 residual = y - u @ (shrink * projected)
-                freedom = max(len(y) - float(shrink.sum()) - 1.0, 0.5)
-                self._noise = np.array([np.sqrt(max(float(residual @ residual) / freedom, 1e-24))])
+                self.freedom = max(len(y) - float(shrink.sum()) - 1.0, 0.5)
+                self._noise = np.array([np.sqrt(max(float(residual @ residual) / self.freedom, 1e-24))])
+
+    def widen(self, variance: float) -> None:
+        """Add to the noise a variance, in units of the targets'."""
+        self._noise = np.sqrt(self._noise**2 + variance)
 
     def _predict(self, X: Floats) -> tuple[Floats, Floats]:
         grown = np.sqrt(1.0 + 1.0 / self.samples + ((X @ self._leverage) ** 2).sum(1))

@@ -8,7 +8,8 @@ pool's devices, or lie about their mean with freedom of its own in every weight,
 which is ridge regression. Measurements have outliers, so the noise is Student's t.
 
 Evidence can be wrong where the pool is: so a plain ridge regression on the measurements alone is blended in, each by
-the inverse of its mean squared leave-one-out error.
+the inverse of its mean squared leave-one-out error. That of the ridge is believed to be like the pool's until the
+freedoms that its fit leaves show otherwise.
 """
 
 from collections.abc import Mapping, Sequence
@@ -271,7 +272,11 @@ class PooledPredictor:
             self._ridge.fit(X[:, self._plain()], y)
         except DataError:  # rows that differ, but in none of the general columns
             return
-        pool, ridge = float(np.mean(errors**2)), float(np.mean(self._ridge.left_out**2) * y.var())
+        # an inverse gamma prior of two freedoms: few rows fit almost exactly by chance, which shows no small error
+        pool = float(np.mean(errors**2))
+        unknown = 2.0 * pool / self._ridge.freedom
+        ridge = float(np.mean(self._ridge.left_out**2) * y.var()) + unknown
+        self._ridge.widen(unknown / float(y.var()))
         self.ridge_share = pool / (pool + ridge)
 
     def _plain(self) -> list[int]:

@@ -231,3 +231,42 @@ def test_a_pool_is_one_more_candidate_and_wins_where_ten_samples_are_all(tmp_pat
     again = load(tmp_path / "p")
     np.testing.assert_allclose(again.predict(ARCHS)[0], model.predict(ARCHS)[0])
     assert kendalltau(again.adapt(archs, 3 * y[few]).predict(ARCHS)[0], y)[0] > 0.9
+
+
+TEN_LINES = {
+    "skip_connect avg_pool_3x3 nor_conv_1x1 avg_pool_3x3 skip_connect nor_conv_3x3": 20.0,
+    "nor_conv_1x1 avg_pool_3x3 nor_conv_3x3 skip_connect none nor_conv_3x3": 28.0,
+    "avg_pool_3x3 nor_conv_3x3 nor_conv_1x1 none skip_connect none": 20.0,
+    "nor_conv_3x3 none nor_conv_3x3 skip_connect avg_pool_3x3 nor_conv_3x3": 34.0,
+    "nor_conv_3x3 nor_conv_1x1 nor_conv_1x1 nor_conv_1x1 nor_conv_1x1 nor_conv_3x3": 35.0,
+    "none nor_conv_3x3 nor_conv_1x1 avg_pool_3x3 none skip_connect": 20.0,
+    "nor_conv_1x1 nor_conv_3x3 skip_connect skip_connect none none": 18.0,
+    "avg_pool_3x3 avg_pool_3x3 none skip_connect skip_connect avg_pool_3x3": 9.0,
+    "avg_pool_3x3 skip_connect skip_connect skip_connect nor_conv_1x1 none": 10.0,
+    "skip_connect avg_pool_3x3 avg_pool_3x3 skip_connect none none": 8.0,
+}
+"""Latencies of a phone, in whole milliseconds: without one fold, ridge regression fits the rest almost exactly."""
+
+
+def shipped_pool():
+    from predictors.shipped import device_pool
+
+    return device_pool(SPACE)
+
+
+def test_ten_lines_that_a_ridge_fits_by_chance_give_intervals_of_use():
+    archs = [dict(zip(SPACE.choices, text.split(), strict=True)) for text in TEN_LINES]
+    model = ArchPredictor(SPACE, pool=shipped_pool()).fit(archs, list(TEN_LINES.values()))
+    mean, std = model.predict(REST)
+    low, high = model.interval(REST, 0.9)
+    assert np.median(std / mean) < 0.3
+    assert np.median((high - low) / mean) < 0.5
+
+
+def test_an_outlier_does_not_spread_the_scores_of_the_folds():
+    """With and without it in the training folds the standard deviation is another; one scale serves them all."""
+    archs, y = ARCHS[:20], LATENCY[:20].copy()
+    y[3] *= 3.0
+    model = ArchPredictor(SPACE, pool=shipped_pool()).fit(archs, y)
+    mean, std = model.predict(REST)
+    assert np.median(std / mean) < 0.6

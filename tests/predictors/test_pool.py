@@ -94,6 +94,18 @@ def test_the_ridge_counts_by_its_leave_one_out_error():
     assert np.isfinite(got.predict(flat)[0]).all()
 
 
+def test_a_ridge_that_fits_few_rows_by_chance_is_not_believed():
+    """Six rows, four directions of counts: one freedom is left, in which the rows happen to have no error."""
+    few = ROWS[:6]
+    counts = X[few][:, GENERAL]
+    y = device(105, noise=0.1)[few]
+    design = np.column_stack([np.ones(6), counts])
+    exact = design @ np.linalg.lstsq(design, y, rcond=None)[0] + 1e-6 * np.sin(np.arange(6))
+    got = POOL.adapt(X[few], exact)
+    assert got.ridge_share < 0.5
+    assert (got.predict(X)[1] > 0.01 * got.predict(X)[0]).all()
+
+
 def test_the_unit_does_not_matter():
     y = device(103)
     few = ROWS[:12]
