@@ -21,6 +21,8 @@ from predictors.storage import load, load_with_card, read_card
 from search_spaces.decisions import Arch
 
 FOLDER = Path(__file__).parent / "data"
+POOL = "pool"
+"""Stands in a file's name where the others have a device."""
 METRICS = ("latency_ms", "energy_mj")
 TRAINED_ON, POOLED_ON = 250, 4000
 
@@ -41,13 +43,13 @@ def device_pool(space: Any, metric: str = "latency_ms") -> DevicePool:
 
     Raises: UnknownNameError if none ships for the space and metric.
     """
-    pool: DevicePool = load(_file(space.name, "pool", metric))
+    pool: DevicePool = load(_file(space.name, POOL, metric))
     return pool
 
 
 def known_pool(space: Any, metric: str) -> DevicePool | None:
     """The pool that ships for a metric of this very space, or None."""
-    if (getattr(space, "name", ""), "pool", metric) not in available():
+    if (getattr(space, "name", ""), POOL, metric) not in available():
         return None
     pool = device_pool(space, metric)
     return pool if pool.views == pool_columns(space)["views"] else None
@@ -58,6 +60,10 @@ def predictor(space_name: str, device: str, metric: str = "latency_ms") -> tuple
 
     Raises: UnknownNameError with the nearest name of a device, space or metric that has one.
     """
+    if device == POOL:
+        devices = sorted({d for s, d, m in available() if (s, m) == (space_name, metric) and d != POOL})
+        known = ", ".join(devices) or "none"
+        raise UnknownNameError(f"{POOL!r} is what several devices have in common, no device; one that ships: {known}")
     return load_with_card(_file(space_name, device, metric))
 
 
@@ -68,7 +74,8 @@ def available() -> list[tuple[str, str, str]]:
 
 
 def _file(space_name: str, device: str, metric: str) -> Path:
-    known = available()
+    # a pool is no device, so it is never the nearest name of one
+    known = [entry for entry in available() if (entry[1] == POOL) == (device == POOL)]
     for at, (what, wanted) in enumerate((("space", space_name), ("device", device), ("metric", metric))):
         names = sorted({entry[at] for entry in known if entry[:at] == (space_name, device, metric)[:at]})
         if wanted not in names:

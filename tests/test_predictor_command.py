@@ -78,6 +78,11 @@ def test_what_cannot_be_done(tmp_path):
         run("predict", "--arch", "0-1=none")
     with pytest.raises(UnknownNameError, match="no predictor ships for"):
         run("predict", "--device", "toaster", "--arch", "0-1=none")
+    with pytest.raises(UnknownNameError, match=r"no device; one that ships: .*cpu-x86"):
+        run("predict", "--device", "pool", "--arch", "0-1=none")
+    with pytest.raises(UnknownNameError) as caught:
+        run("predict", "--device", "pol", "--arch", "0-1=none")
+    assert "pool" not in str(caught.value)
     with pytest.raises(DataError, match="is not a predictor file"):
         run("predictor", "evaluate", table)
     run("predictor", "train", csv(tmp_path / "v.csv", range(9)), "--model", "ridge", "-o", tmp_path / "p")
