@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from cosearch.costs import Measurements
     from predictors.arch import ArchPredictor
 
 predictor = typer.Typer(
@@ -16,7 +17,9 @@ predictor = typer.Typer(
 Space = Annotated[str, typer.Option(help="Network space.")]
 Target = Annotated[str, typer.Option(help="The column to predict: latency_ms, energy_mj or accuracy.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Predictor file to write.", show_default=False)]
-Seed = Annotated[int, typer.Option(help="Of folds and of everything random in the models.")]
+DISAGREE = 0.2
+"""Values of one network that differ by more than this part of their mean are told of."""
+Seed = Annotated[int, typer.Option(min=0, help="Of folds and of everything random in the models.")]
 
 
 def predict(
@@ -72,11 +75,10 @@ def train(
     seed: Seed = 0,
 ) -> None:
     """Train a predictor on a table of networks; features and model are chosen by cross-validation."""
-    from cosearch.costs import read_table
     from predictors.arch import ArchPredictor
 
     made = _space(space)
-    measured = read_table(table, made, target)
+    measured = _measured(table, made, target)
     fitted = ArchPredictor(made, model, positive=target != "accuracy", seed=seed)
     fitted.fit(measured.archs, measured.values[target])
     _report(fitted, target)
@@ -96,17 +98,16 @@ def adapt(
     seed: Seed = 0,
 ) -> None:
     """A predictor for your device from a few measurements, with what is known of other devices."""
-    from cosearch.costs import read_table
     from predictors.arch import ArchPredictor
     from predictors.shipped import known_pool
 
     if source is not None:
         known, _ = _open(str(source))
-        measured = read_table(measurements, known.space, target)
+        measured = _measured(measurements, known.space, target)
         fitted = known.adapt(measured.archs, measured.values[target])
     else:
         made = _space(space)
-        measured = read_table(measurements, made, target)
+        measured = _measured(measurements, made, target)
         pool = known_pool(made, target)
         if pool is None:
             typer.echo(f"No pool of devices ships for {target} in space {space}: the measurements stand alone.")
@@ -122,7 +123,6 @@ def evaluate(
     target: Annotated[str | None, typer.Option(help="The column; the file's own by default.")] = None,
 ) -> None:
     """Print a predictor's card, and how well it predicts the networks of a table."""
-    from cosearch.costs import read_table
     from predictors.scoring import scores
 
     model, card = _open(str(file))
@@ -131,7 +131,7 @@ def evaluate(
     if table is None:
         return
     column = target or str(card.get("target", "latency_ms"))
-    measured = read_table(table, model.space, column)
+    measured = _measured(table, model.space, column)
     mean, _ = model.predict(measured.archs)
     low, high = model.interval(measured.archs, 0.8)
     found = scores(mean, measured.values[column])
@@ -147,6 +147,34 @@ def _space(name: str) -> Any:
     from search_spaces.networks import find
 
     return find(name)()
+
+
+def _measured(path: Path, space: Any, target: str) -> "Measurements":
+    """A table of networks; a line tells of repeats that disagree.
+
+    Raises: DataError naming the line, as `read_table` does, also for costs that are not positive and numbers too large.
+    """
+    from cosearch.costs import read_table
+    from cosearch.errors import DataError
+    from predictors.arch import repeats
+    from predictors.base import LARGEST
+
+    found = read_table(path, space, target)
+    values = found.values[target]
+    for line, value in enumerate(values.tolist(), start=2):
+        if value > LARGEST or (value == 0 and target != "accuracy"):
+            least = "more than 0" if value == 0 else f"at most {LARGEST:g}"
+            raise DataError(f"{path}, line {line}: {target} is {value:g}, expected a number of {least}")
+    apart = [float(values[rows].max() - values[rows].min()) / float(values[rows].mean())
+             for rows in repeats(found.archs).values() if values[rows].any()]  # fmt: skip
+    many = [part for part in apart if part > DISAGREE]
+    if many:
+        typer.echo(
+            f"{path}: {len(many)} networks are measured more than once with values that differ by up to "
+            f"{max(many):.0%} of their mean, which is used: check these lines.",
+            err=True,
+        )
+    return found
 
 
 def _open(file: str) -> tuple[Any, dict[str, Any]]:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cosearch.errors import ConfigError, DataError, nearest
-from predictors.base import Arrays, Floats, Predictor, checked, distinct
+from predictors.base import Arrays, Floats, Predictor, checked, distinct, numbers
 from predictors.encoding import cell_edges, features, views
 from predictors.gp import GaussianProcess
 from predictors.pool import MOST, DevicePool, PooledPredictor
@@ -108,9 +108,13 @@ class ArchPredictor:
         pool: DevicePool | None = None,
     ) -> None:
         self.pool = pool
+        if seed < 0:
+            raise ConfigError(f"seed {seed}: expected a whole number of at least 0")
         if isinstance(space, Mapping):  # from a file
             require_registered(model)
         self.space = _registered(space) if isinstance(space, Mapping) else space
+        if not hasattr(self.space, "choices"):
+            raise ConfigError(f"space {self.space!r}: expected a space object, as search_spaces.networks.find(name)()")
         self.positive, self.seed = positive, seed
         self.scores: dict[str, float] = {}
         """Candidate -> cross-validated Spearman correlation, where ``auto`` compared them."""
@@ -141,6 +145,7 @@ class ArchPredictor:
     @property
     def ridge_share(self) -> float | None:
         """How much plain ridge regression counts beside the pool of devices; None without a pool."""
+        self._require_fit()
         return self._model.ridge_share if isinstance(self._model, PooledPredictor) else None
 
     @property
@@ -163,11 +168,9 @@ class ArchPredictor:
         Raises: DataError for fewer than 5 distinct networks, constant, negative or missing values; ConfigError for
         networks of another space.
         """
-        distinct, y = _averaged(archs, values)
+        distinct, y = _averaged(self.space, archs, values)
         if len(distinct) < MINIMUM:
             raise DataError(f"{len(distinct)} distinct networks: a predictor needs at least {MINIMUM}")
-        for arch in distinct:
-            self.space.check(arch)
         folds = self._folds(distinct)
         checked(np.arange(len(y))[:, None], y, MINIMUM, "arch", self.positive)
         if self._asked is None:
@@ -225,7 +228,8 @@ class ArchPredictor:
 
         Raises: as `fit`.
         """
-        distinct, y = _averaged(archs_few, values_few)
+        self._require_fit()
+        distinct, y = _averaged(self.space, archs_few, values_few)
         assert self.chosen is not None
         other = ArchPredictor(
             self.space,
@@ -405,14 +409,22 @@ def _nearest_distance(A: Floats, B: Floats, itself: bool = False) -> Floats:
     return out
 
 
-def _averaged(archs: Sequence[Arch], values: npt.ArrayLike) -> tuple[list[Arch], Floats]:
-    """Distinct networks and the mean of each one's values."""
-    given = np.asarray(values, dtype=float)
-    if given.ndim != 1 or len(archs) != len(given):
-        raise DataError(f"{len(archs)} networks but {given.size} values: they must pair up")
+def repeats(archs: Sequence[Arch]) -> dict[str, list[int]]:
+    """The rows of each distinct network."""
     groups: dict[str, list[int]] = {}
     for i, arch in enumerate(archs):
         groups.setdefault(arch_key(arch), []).append(i)
+    return groups
+
+
+def _averaged(space: Any, archs: Sequence[Arch], values: npt.ArrayLike) -> tuple[list[Arch], Floats]:
+    """Distinct networks and the mean of each one's values."""
+    given = numbers(values, "values")
+    if given.ndim != 1 or len(archs) != len(given):
+        raise DataError(f"{len(archs)} networks but {given.size} values: they must pair up")
+    for arch in archs:
+        space.check(arch)
+    groups = repeats(archs)
     return [archs[rows[0]] for rows in groups.values()], np.array([given[rows].mean() for rows in groups.values()])
 
 

@@ -18,6 +18,8 @@ from cosearch.errors import DataError
 
 Floats = npt.NDArray[np.float64]
 Arrays = dict[str, npt.NDArray[Any]]
+LARGEST = 1e100
+"""Larger targets are refused: their squares are no numbers."""
 LEAST_TARGET_STD = 1e-9
 """Targets that vary less than this part of their size are constant."""
 
@@ -131,16 +133,24 @@ class Predictor(ABC):
         return (X - self._centre) / self._spread
 
 
+def numbers(values: npt.ArrayLike, what: str) -> Floats:
+    """values as an array of floats.
+
+    Raises: DataError.
+    """
+    try:
+        return np.asarray(values, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{what} are arrays of numbers ({error})") from error
+
+
 def checked(X: npt.ArrayLike, y: npt.ArrayLike, minimum: int, name: str, positive: bool) -> tuple[Floats, Floats]:
     """X and y as arrays [n, d] and [n].
 
     Raises: DataError; see `Predictor.fit`.
     """
-    try:
-        features, targets = np.asarray(X, dtype=float), np.asarray(y, dtype=float)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"features and targets are arrays of numbers ({error})") from error
-    if targets.ndim != 1 or len(features) != len(targets):
+    features, targets = numbers(X, "features"), numbers(y, "targets")
+    if targets.ndim != 1 or features.ndim == 0 or len(features) != len(targets):
         raise DataError(f"features {features.shape} and targets {targets.shape}: expected [n, d] and [n]")
     if len(targets) < minimum:
         raise DataError(f"{len(targets)} samples: the {name} predictor needs at least {minimum}")
@@ -150,6 +160,9 @@ def checked(X: npt.ArrayLike, y: npt.ArrayLike, minimum: int, name: str, positiv
         raise DataError(f"row {_first_bad(features)} of the features is not finite")
     if not np.isfinite(targets).all():
         raise DataError(f"target {_first_bad(targets)} is not finite: {targets[_first_bad(targets)]}")
+    if (np.abs(targets) > LARGEST).any():
+        i = int(np.argmax(np.abs(targets)))
+        raise DataError(f"target {i} is {targets[i]:g}: expected a number of at most {LARGEST:g}")
     if positive and (targets <= 0).any():
         i = int(np.argmin(targets))
         raise DataError(f"target {i} is {targets[i]:g}: a latency or an energy is positive")
@@ -166,7 +179,7 @@ def checked_features(X: npt.ArrayLike, width: int) -> Floats:
 
     Raises: DataError on another width, or values that are not finite.
     """
-    features = np.asarray(X, dtype=float)
+    features = numbers(X, "features")
     if features.ndim != 2 or features.shape[1] != width:
         raise DataError(f"features of shape {features.shape}: this predictor was fitted on [n, {width}]")
     if not np.isfinite(features).all():

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cosearch.errors import DataError, UnknownNameError, nearest
-from predictors.base import Arrays, Floats, checked, checked_features
+from predictors.base import Arrays, Floats, checked, checked_features, numbers
 from predictors.linear import Ridge
 
 FREEDOM = 4.0
@@ -91,16 +91,22 @@ class DevicePool:
         """
         if len(latencies) < 2:
             raise DataError(f"a pool of {len(latencies)} devices: expected at least two")
-        features = np.asarray(X, dtype=float)
+        features = numbers(X, "features")
+        if features.ndim != 2:
+            raise DataError(f"features of shape {features.shape}: expected [n, d]")
         if self.views is None:
             self.views = [list(range(features.shape[1]))]
+        self._require_columns(features)
         self.devices = list(latencies)
         self._centre = features[:, self.views[0]].mean(0)
         self._spread = features[:, self.views[0]].std(0)
         weights, chosen = [], []
         for device, values in latencies.items():
-            known = np.isfinite(np.asarray(values, dtype=float))
-            rows, y = checked(features[known], np.asarray(values, dtype=float)[known], self.minimum, device, True)
+            given = numbers(values, f"latencies of {device}")
+            if given.shape != (len(features),):
+                raise DataError(f"{device}: {given.size} latencies of {len(features)} networks, expected one of each")
+            known = np.isfinite(given)
+            rows, y = checked(features[known], given[known], self.minimum, device, True)
             fits = [_robust_ridge(self._design(rows, view), y / y.mean()) for view in range(len(self.views))]
             best = min(range(len(fits)), key=lambda view: fits[view][1])
             weights.append(fits[best][0])
@@ -132,8 +138,14 @@ class DevicePool:
         directions are left to tell apart, and the rows that do it best are so alike that no ridge is judged by them.
         """
         self._require_fit()
-        features = np.asarray(X, dtype=float)
-        if not 0 <= n <= len(features) - len(set(measured)):
+        features = numbers(X, "features")
+        self._require_columns(features)
+        if not np.isfinite(features).all():
+            raise DataError("features of the networks to choose among are not all finite: check the features")
+        for row in measured:
+            if not 0 <= row < len(features):
+                raise DataError(f"measured row {row}: expected rows 0 to {len(features) - 1} of the networks given")
+        if not isinstance(n, int | np.integer) or not 0 <= n <= len(features) - len(set(measured)):
             raise DataError(f"{n} networks to choose among {len(features)} of which {len(set(measured))} are measured")
         mean = self._weights.mean(0)
         own = np.sqrt(self.freedoms()[len(WIDTHS) // 2])
@@ -214,6 +226,15 @@ class DevicePool:
             raise UnknownNameError(f"device {device!r} is not in the pool: {nearest(device, self.devices)}")
         return self.devices.index(device)
 
+    def _require_columns(self, features: Floats) -> None:
+        """Raises: DataError for features that lack a column of a view, and for general columns that no view has."""
+        views = self.views or [[0]]
+        needed = 1 + max(max(view, default=0) for view in views)
+        if features.ndim != 2 or features.shape[1] < needed or min(min(view, default=0) for view in views) < 0:
+            raise DataError(f"features of shape {features.shape}: the pool's views name columns up to {needed - 1}")
+        if self.general is not None and not set(self.general) <= set(range(len(views[0]))):
+            raise DataError(f"general columns {self.general}: a view has columns 0 to {len(views[0]) - 1}")
+
     def _require_fit(self) -> None:
         if not self.samples:
             raise DataError("the device pool was not fitted: call fit(X, latencies) or load one first")
@@ -239,6 +260,7 @@ class PooledPredictor:
         features, targets = checked(X, y, self.minimum, self.name, True)
         if len(targets) > MOST:
             raise DataError(f"{len(targets)} samples to adapt from, at most {MOST}: train a predictor on them instead")
+        self.pool._require_columns(features)
         self._width = features.shape[1]
         components = self.pool.components()
         designs = [self.pool._design(features, view) for view in range(len(self.pool.views or ()))]

@@ -96,6 +96,49 @@ def test_what_cannot_be_done(tmp_path):
         run("predict", "--device", tmp_path / "p", "--arch", json.dumps(cell(7)), "--coverage", "0.99")
 
 
+def changed(path, old: str, new: str):
+    path.write_text(path.read_text().replace(old, new))
+    return path
+
+
+def test_values_that_nothing_can_be_learned_from_name_file_and_line(tmp_path):
+    first = f",{cost(cell(2)) * (1 + 0.02 * np.sin(2)):.6g}"
+    for value, match in (("0", "line 4: latency_ms is 0, expected a number of more"), ("1e308", "line 4: .* at most")):
+        with pytest.raises(DataError, match=match):
+            run("predictor", "train", changed(csv(tmp_path / "t.csv", range(9)), first, f",{value}"))
+
+
+def test_networks_measured_twice_that_disagree_are_told_of(tmp_path):
+    once, twice = csv(tmp_path / "a.csv", range(9)), csv(tmp_path / "b.csv", range(3), 2.0)
+    once.write_text(once.read_text() + "\n" + "\n".join(twice.read_text().splitlines()[1:]))
+    said = run("predictor", "train", once, "--model", "ridge")
+    assert "3 networks are measured more than once with values that differ by up to 67% of their mean" in said
+    assert "measured more than once" not in run("predictor", "train", csv(once, range(9)), "--model", "ridge")
+
+
+def test_scores_that_are_not_defined(tmp_path, recwarn):
+    run("predictor", "train", csv(tmp_path / "v.csv", range(9)), "--model", "ridge", "-o", tmp_path / "p")
+    with pytest.raises(DataError, match="1 network to score: rank correlation needs at least two"):
+        run("predictor", "evaluate", tmp_path / "p", csv(tmp_path / "one.csv", [3]))
+    flat = csv(tmp_path / "t.csv", range(4))
+    rows = [line.rsplit(",", 1)[0] + ",5" for line in flat.read_text().splitlines()[1:]]
+    flat.write_text("\n".join(["arch,latency_ms", *rows]))
+    with pytest.raises(DataError, match="all 4 measured values are 5: rank correlation needs different ones"):
+        run("predictor", "evaluate", tmp_path / "p", flat)
+    zero = csv(tmp_path / "t.csv", range(3), column="accuracy")
+    rows = zero.read_text().splitlines()
+    zero.write_text("\n".join([*rows[:2], rows[2].rsplit(",", 1)[0] + ",0", rows[3]]))
+    with pytest.raises(DataError, match="value 1 is 0: an error relative to it is not defined"):
+        run("predictor", "evaluate", tmp_path / "p", zero, "--target", "accuracy")
+    assert not recwarn.list
+
+
+def test_a_seed_is_not_negative(tmp_path):
+    done = CliRunner().invoke(app, ["predictor", "train", str(csv(tmp_path / "t.csv", range(9))), "--seed", "-1"])
+    assert done.exit_code == 2
+    assert isinstance(done.exception, SystemExit)
+
+
 def test_every_predictor_that_ships_loads_and_says_what_it_is():
     for space, device, metric in shipped.available():
         if device == "pool":

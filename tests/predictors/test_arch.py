@@ -192,6 +192,24 @@ def test_what_is_no_model():
         ArchPredictor(SPACE).predict(ARCHS)
 
 
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda fitted: ArchPredictor(SPACE).adapt(ARCHS[:9], LATENCY[:9]), "was not fitted"),
+        (lambda fitted: ArchPredictor(SPACE).ridge_share, "was not fitted"),
+        (lambda fitted: ArchPredictor(SPACE, seed=-1), "seed -1: expected a whole number of at least 0"),
+        (lambda fitted: ArchPredictor("nasbench201"), "expected a space object"),
+        (lambda fitted: fitted.fit(["0-1=none"] * 9, LATENCY[:9]), "an arch is an object of decisions, got str"),
+        (lambda fitted: fitted.adapt([None] * 9, LATENCY[:9]), "an arch is an object of decisions, got NoneType"),
+        (lambda fitted: fitted.adapt(ARCHS[:9], ["slow"] * 9), "values are arrays of numbers"),
+        (lambda fitted: ArchPredictor(SPACE).fit(ARCHS[:9], [*LATENCY[:8], 1e308]), "expected a number of at most"),
+    ],
+)
+def test_wrong_calls_are_one_line(fitted, call, match):
+    with pytest.raises((DataError, ConfigError), match=match):
+        call(fitted)
+
+
 def test_a_pool_is_one_more_candidate_and_wins_where_ten_samples_are_all(tmp_path):
     from predictors import features
     from predictors.arch import pool_parts

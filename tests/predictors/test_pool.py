@@ -299,3 +299,29 @@ def test_what_is_no_pool():
         POOL.choose(X, 700)
     with pytest.raises(DataError, match=r"fitted on \[n, 105\]"):
         POOL.adapt(X[ROWS[:10]], device(1)[ROWS[:10]]).predict(X[:, :4])
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: POOL.adapt(X[:9, :5], np.arange(1.0, 10)), "views name columns up to 104"),
+        (lambda: POOL.choose(X[:, :5], 3), "views name columns up to 104"),
+        (lambda: POOL.choose(X, 3, [1000]), "measured row 1000: expected rows 0 to 624"),
+        (lambda: POOL.choose(X, 2.5), "2.5 networks to choose among 625"),
+        (lambda: POOL.choose(X * np.nan, 3), "not all finite"),
+        (lambda: POOL.choose([["a"] * 105], 1), "features are arrays of numbers"),
+        (lambda: DevicePool().fit(X, {"a": device(1), "b": device(2)[:5]}), "b: 5 latencies of 625 networks"),
+        (lambda: DevicePool().fit(X, {"a": device(1), "b": ["x"] * 625}), "latencies of b are arrays of numbers"),
+        (lambda: DevicePool([[0, 1], [900, 2]]).fit(X, {"a": device(1), "b": device(2)}), "columns up to 900"),
+        (lambda: DevicePool(general=[900]).fit(X, {"a": device(1), "b": device(2)}), r"general columns \[900\]"),
+    ],
+)
+def test_wrong_shapes_are_one_line(call, match):
+    with pytest.raises(DataError, match=match):
+        call()
+
+
+def test_text_is_no_feature():
+    few = ROWS[:10]
+    with pytest.raises(DataError, match="features are arrays of numbers"):
+        POOL.adapt(X[few], device(1)[few]).predict([["a"] * 105])
