@@ -137,6 +137,8 @@ class ArchPredictor:
         if not (isinstance(kind, type) and issubclass(kind, Predictor)) or model == "adapted":
             known = [name for name in PREDICTORS if name not in ("adapted", "arch", "pool", "pooled")]
             raise ConfigError(f"model {model!r} does not learn from features alone: {nearest(model, known)}")
+        if model == "graph":  # it sees one kind of features, whose shape it has to know
+            parts, options = parts or ("graph",), options or {"nodes": len(self.space.choices)}
         if parts is not None:
             return Candidate(model, tuple(parts), dict(options or {}), tuple(shrunk))
         known_ones = candidates(self.space, self.positive)

@@ -133,6 +133,14 @@ def test_scores_that_are_not_defined(tmp_path, recwarn):
     assert not recwarn.list
 
 
+def test_a_graph_network_is_trained_on_graphs(tmp_path, monkeypatch):
+    monkeypatch.setattr("predictors.neural.STEPS", 5)
+    table = csv(tmp_path / "t.csv", range(0, 1500, 50))
+    said = run("predictor", "train", table, "--model", "graph", "-o", tmp_path / "p")
+    assert "from 30 networks by graph on graph" in said
+    assert "latency_ms" in run("predict", "--device", tmp_path / "p", "--arch", json.dumps(cell(7)))
+
+
 def test_a_seed_is_not_negative(tmp_path):
     done = CliRunner().invoke(app, ["predictor", "train", str(csv(tmp_path / "t.csv", range(9))), "--seed", "-1"])
     assert done.exit_code == 2
