@@ -1,6 +1,7 @@
 """``cosearch predict`` and ``cosearch predictor``: learned costs from bundled tables or a user's own measurements."""
 
 import json
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,33 +24,43 @@ Seed = Annotated[int, typer.Option(min=0, help="Of folds and of everything rando
 
 
 def predict(
-    space: Space = "nasbench201",
+    space: Annotated[
+        str | None, typer.Option(help="Network space; a file's own, or nasbench201.", show_default=False)
+    ] = None,
     device: Annotated[str, typer.Option(help="A device with a predictor that ships, or a predictor file.")] = "",
     arch: Annotated[
         list[str] | None,
         typer.Option(help="JSON object or name=choice pairs joined by ';'. May be repeated.", show_default=False),
     ] = None,
-    target: Target = "latency_ms",
+    target: Annotated[
+        str | None, typer.Option(help="What to predict; a file's own, or latency_ms.", show_default=False)
+    ] = None,
     coverage: Annotated[float, typer.Option(help="Of the interval that is printed.")] = 0.9,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Predict what networks cost on a device, with an interval, and whether they are like what was learned from."""
     from cosearch.costs import parse_arch
     from cosearch.errors import ConfigError
-    from cosearch.tables import print_table
+    from cosearch.tables import escape, print_table
     from predictors import shipped
 
     if not device:
-        known = ", ".join(sorted({d for s, d, _ in shipped.available() if s == space and d != "pool"})) or "none"
-        raise ConfigError(f"--device is missing: a predictor file, or one that ships for {space}: {known}")
-    model, card = _open(device) if Path(device).is_file() else shipped.predictor(space, device, target)
+        asked = space or "nasbench201"
+        known = ", ".join(sorted({d for s, d, _ in shipped.available() if s == asked and d != "pool"})) or "none"
+        raise ConfigError(f"--device is missing: a predictor file, or one that ships for {asked}: {known}")
+    if Path(device).is_file():
+        model, card = _open(device)
+        _agree(device, "--space", space, model.space.name)
+        _agree(device, "--target", target, card.get("target"))
+    else:
+        model, card = shipped.predictor(space or "nasbench201", device, target or "latency_ms")
     if not arch:
         raise ConfigError("--arch is missing: a JSON object, or name=choice pairs joined by ';'")
     archs = [parse_arch(text, model.space) for text in arch]
     mean, std = model.predict(archs)
     low, high = model.interval(archs, coverage)
     outside = model.outside(archs)
-    unit = card.get("target", target)
+    unit = card.get("target", target or "latency_ms")
     if as_json:
         found = zip(archs, mean, std, low, high, outside, strict=True)
         said = [
@@ -59,7 +70,7 @@ def predict(
         print(json.dumps({"device": device, "coverage": coverage, "networks": said}, indent=1))
         return
     rows = [
-        (text[:48], f"{m:.5g}", f"{s:.2g}", f"{a:.5g} to {b:.5g}", "no" if out else "yes")
+        (escape(_folded(text)), f"{m:.5g}", f"{s:.2g}", f"{a:.5g} to {b:.5g}", "no" if out else "yes")
         for text, m, s, a, b, out in zip(arch, mean, std, low, high, outside, strict=True)
     ]
     print_table(f"{unit} on {device}", ("network", unit, "std", f"{coverage:.0%} interval", "like training"), rows)
@@ -141,6 +152,19 @@ def evaluate(
         f"mean error {found['mape']:.1%}, within 10% {found['within_10_percent']:.0%}, "
         f"in the 80% interval {inside:.0%}, unlike training {model.outside(measured.archs).mean():.0%}."
     )
+
+
+def _agree(file: str, option: str, asked: str | None, known: str | None) -> None:
+    """Raises: ConfigError for an option that contradicts what a predictor file says of itself."""
+    from cosearch.errors import ConfigError
+
+    if asked and known and asked != known:
+        raise ConfigError(f"{option} {asked} contradicts {file}, which predicts {known}: leave the option out")
+
+
+def _folded(text: str) -> str:
+    """A network over as many lines as it needs: what tells two apart may stand at the end."""
+    return "\n".join(textwrap.wrap(text.replace(";", "; "), 48, break_on_hyphens=False))
 
 
 def _space(name: str) -> Any:

@@ -141,6 +141,25 @@ def test_a_graph_network_is_trained_on_graphs(tmp_path, monkeypatch):
     assert "latency_ms" in run("predict", "--device", tmp_path / "p", "--arch", json.dumps(cell(7)))
 
 
+def test_a_file_knows_its_space_and_target(tmp_path):
+    run("predictor", "train", csv(tmp_path / "v.csv", range(9)), "--model", "ridge", "-o", tmp_path / "p")
+    arch = ("--arch", json.dumps(cell(7)))
+    assert "latency_ms" in run("predict", "--device", tmp_path / "p", "--space", "nasbench201", *arch)
+    with pytest.raises(ConfigError, match=r"--space shiftadd contradicts .*, which predicts nasbench201"):
+        run("predict", "--device", tmp_path / "p", "--space", "shiftadd", *arch)
+    with pytest.raises(ConfigError, match=r"--target energy_mj contradicts .*, which predicts latency_ms"):
+        run("predict", "--device", tmp_path / "p", "--target", "energy_mj", *arch)
+
+
+def test_networks_that_differ_at_their_end_are_told_apart(tmp_path):
+    run("predictor", "train", csv(tmp_path / "v.csv", range(9)), "--model", "ridge", "-o", tmp_path / "p")
+    archs = [cell(7), {**cell(7), "2-3": "none"}]
+    texts = (";".join(f"{k}={v}" for k, v in arch.items()) for arch in archs)
+    said = run("predict", "--device", tmp_path / "p", *(word for text in texts for word in ("--arch", text)))
+    for arch in archs:
+        assert f"2-3={arch['2-3']}" in said
+
+
 def test_a_seed_is_not_negative(tmp_path):
     done = CliRunner().invoke(app, ["predictor", "train", str(csv(tmp_path / "t.csv", range(9))), "--seed", "-1"])
     assert done.exit_code == 2
