@@ -218,7 +218,10 @@ class ArchPredictor:
         return (np.maximum(mean - half, 0.0) if self.positive else mean - half), mean + half
 
     def outside(self, archs: Sequence[Arch]) -> npt.NDArray[np.bool_]:
-        """[n] whether a network is unlike those it was trained on: a choice that none had, or too far from all."""
+        """[n] whether a network is unlike those it was trained on: a choice that none had, or too far from all.
+
+        Of a pool of devices its thousands of networks count, of which only the choices are known, not the few samples.
+        """
         self._require_fit()
         unseen = (features(self.space, archs, ("one_hot@built",)) > self._choices).any(1)
         assert self.chosen is not None
@@ -394,6 +397,9 @@ class ArchPredictor:
         self._rows = np.unique(self._placed(X).astype(np.float32), axis=0).astype(float)
         distance = _nearest_distance(self._rows, self._rows, itself=True)
         self._reach = float(distance.max()) * 1.25
+        if isinstance(self._model, PooledPredictor):
+            shown = self._model.pool.shown()[-len(self._choices) :]  # one-hot choices are the last part of a view
+            self._choices, self._reach = np.maximum(self._choices, shown), np.inf
 
     def _placed(self, X: Floats) -> Floats:
         return np.asarray((X - self._place[0]) / self._place[1])

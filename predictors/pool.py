@@ -163,6 +163,11 @@ class DevicePool:
         covariance = apart.T @ apart / len(apart)
         return Prior(mean, covariance + OWN**2 * np.diag(np.diag(covariance)))
 
+    def shown(self) -> npt.NDArray[np.bool_]:
+        """[columns of a view] which were not zero for every network that the pool was fitted on."""
+        self._require_fit()
+        return np.asarray((self._spread > 0) | (self._centre != 0))
+
     def freedoms(self) -> list[Floats]:
         """Per width the diagonal [p, p] covariance of weights of which no pool tells."""
         size = 1 + len(self._centre)

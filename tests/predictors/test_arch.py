@@ -288,3 +288,22 @@ def test_an_outlier_does_not_spread_the_scores_of_the_folds():
     model = ArchPredictor(SPACE, pool=shipped_pool()).fit(archs, y)
     mean, std = model.predict(REST)
     assert np.median(std / mean) < 0.6
+
+
+def test_with_a_pool_what_the_pool_was_shown_is_known(tmp_path):
+    from predictors import features
+    from predictors.arch import pool_parts
+    from predictors.pool import DevicePool
+    from predictors.shipped import pool_columns
+
+    plain = [i for i, arch in enumerate(ARCHS) if "avg_pool_3x3" not in arch.values()]
+    pooling = [arch for arch in ARCHS if "avg_pool_3x3" in arch.values()]
+    archs, y = [ARCHS[i] for i in plain], LATENCY[plain]
+    pool = DevicePool(**pool_columns(SPACE)).fit(
+        features(SPACE, archs, pool_parts(SPACE)), {f"d{i}": y ** (1 + 0.1 * i) for i in range(3)}
+    )
+    model = ArchPredictor(SPACE, pool=pool).fit(archs[:10], y[:10])
+    model.save(tmp_path / "p")
+    for known in (model, load(tmp_path / "p")):
+        assert not known.outside(archs).any()
+        assert known.outside(pooling).all()
