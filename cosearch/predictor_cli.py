@@ -103,7 +103,7 @@ def adapt(
     target: Target = "latency_ms",
     source: Annotated[
         Path | None,
-        typer.Option("--from", help="Predictor file of another device; without it the pool that ships is the prior."),
+        typer.Option("--from", help="Predictor file of another device, used if it does better than what ships."),
     ] = None,
     output: Output = None,
     seed: Seed = 0,
@@ -112,17 +112,22 @@ def adapt(
     from predictors.arch import ArchPredictor
     from predictors.shipped import known_pool
 
-    if source is not None:
-        known, _ = _open(str(source))
-        measured = _measured(measurements, known.space, target)
-        fitted = known.adapt(measured.archs, measured.values[target])
-    else:
-        made = _space(space)
-        measured = _measured(measurements, made, target)
-        pool = known_pool(made, target)
-        if pool is None:
-            typer.echo(f"No pool of devices ships for {target} in space {space}: the measurements stand alone.")
-        fitted = ArchPredictor(made, pool=pool, seed=seed).fit(measured.archs, measured.values[target])
+    known = _open(str(source))[0] if source is not None else None
+    made = known.space if known is not None else _space(space)
+    measured = _measured(measurements, made, target)
+    archs, values = measured.archs, measured.values[target]
+    pool = known_pool(made, target)
+    if pool is None and known is None:
+        typer.echo(f"No pool of devices ships for {target} in space {space}: the measurements stand alone.")
+    fitted = ArchPredictor(made, positive=target != "accuracy", pool=pool, seed=seed).fit(archs, values)
+    if known is not None:
+        adapted = known.adapt(archs, values)
+        other = "the measurements alone" if pool is None else "the pool that ships"
+        typer.echo(
+            f"Cross-validated error from {source}: {adapted.relative_error:.1%}; from {other}: "
+            f"{fitted.relative_error:.1%}. {'The first' if adapted.std <= fitted.std else 'The second'} is used."
+        )
+        fitted = adapted if adapted.std <= fitted.std else fitted
     _report(fitted, target)
     _write(fitted, output or measurements.with_suffix(".predictor"), measurements, target)
 

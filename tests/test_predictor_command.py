@@ -160,6 +160,36 @@ def test_networks_that_differ_at_their_end_are_told_apart(tmp_path):
         assert f"2-3={arch['2-3']}" in said
 
 
+def test_a_source_that_only_misleads_is_not_used(tmp_path):
+    table = csv(tmp_path / "strange.csv", range(0, 600, 20))
+    rows = table.read_text().splitlines()
+    costs = np.random.default_rng(0).permutation([row.rsplit(",", 1)[1] for row in rows[1:]])
+    pairs = zip(rows[1:], costs, strict=True)
+    table.write_text("\n".join([rows[0], *(f"{row.rsplit(',', 1)[0]},{value}" for row, value in pairs)]))
+    run("predictor", "train", table, "--model", "boosting", "-o", tmp_path / "strange")
+    board = csv(tmp_path / "board.csv", range(5, 10000, 999))
+    said = run("predictor", "adapt", "--from", tmp_path / "strange", "--measurements", board)
+    assert "from the pool that ships" in said
+    assert "The second is used." in said
+    assert "by pooled on" in said
+    run("predictor", "train", by_edge(tmp_path / "near.csv", range(0, 15000, 100)), "--model", "ridge")
+    board = by_edge(tmp_path / "board.csv", range(5, 10000, 999), 2.0)
+    said = run("predictor", "adapt", "--from", tmp_path / "near.predictor", "--measurements", board)
+    assert "The first is used." in said
+
+
+def by_edge(path, indices, scale=1.0):
+    """A device on which the same operation costs another time on every edge, as no count of operations can tell."""
+    price = np.random.default_rng(3).exponential(size=(6, 5))
+    rows = ["arch,latency_ms"]
+    for i in indices:
+        pairs = cell(i).items()
+        spent = sum(price[e, list(PRICE).index(op)] for e, (_, op) in enumerate(pairs))
+        rows.append(";".join(f"{k}={v}" for k, v in pairs) + f",{scale * (1 + spent):.6g}")
+    path.write_text("\n".join(rows))
+    return path
+
+
 def test_a_seed_is_not_negative(tmp_path):
     done = CliRunner().invoke(app, ["predictor", "train", str(csv(tmp_path / "t.csv", range(9))), "--seed", "-1"])
     assert done.exit_code == 2
