@@ -456,6 +456,8 @@ def parse_arch(text: str, space: Decisions) -> Arch:
         if any(len(pair) != 2 for pair in pairs):
             raise ConfigError(f"arch {text[:60]!r}: expected a JSON object or name=choice pairs joined by ';'")
         arch = {name.strip(): choice.strip() for name, choice in pairs}
+        if len(arch) < len(pairs):
+            raise ConfigError(f"arch {text[:60]!r} names a decision twice: expected each once")
     space.check(arch)
     return dict(arch)
 
