@@ -122,12 +122,13 @@ def adapt(
     fitted = ArchPredictor(made, positive=target != "accuracy", pool=pool, seed=seed).fit(archs, values)
     if known is not None:
         adapted = known.adapt(archs, values)
+        first = adapted.relative_error <= fitted.relative_error
         other = "the measurements alone" if pool is None else "the pool that ships"
         typer.echo(
             f"Cross-validated error from {source}: {adapted.relative_error:.1%}; from {other}: "
-            f"{fitted.relative_error:.1%}. {'The first' if adapted.std <= fitted.std else 'The second'} is used."
+            f"{fitted.relative_error:.1%}. {'The first' if first else 'The second'} is used."
         )
-        fitted = adapted if adapted.std <= fitted.std else fitted
+        fitted = adapted if first else fitted
     _report(fitted, target)
     _write(fitted, output or measurements.with_suffix(".predictor"), measurements, target)
 
