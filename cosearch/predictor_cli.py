@@ -97,6 +97,36 @@ def train(
 
 
 @predictor.command()
+def choose(
+    n: Annotated[int, typer.Option("-n", min=1, help="How many networks to measure next.")] = 10,
+    space: Space = "nasbench201",
+    target: Target = "latency_ms",
+    measurements: Annotated[
+        Path | None, typer.Option(help="CSV of what is measured already.", show_default=False)
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Name the networks whose measurements would tell most of an unknown device, one a line.
+
+    `cosearch bench measure --archs` takes such lines; with the measured figure beside each, `predictor adapt` does.
+    """
+    from cosearch.errors import ConfigError
+    from hwbench_data.networks import notation
+    from predictors.arch import choose_networks
+    from predictors.shipped import known_pool
+
+    made = _space(space)
+    pool = known_pool(made, target)
+    if pool is None:
+        raise ConfigError(
+            f"no pool of devices ships for {target} in space {space}, by which to choose: measure networks at random"
+        )
+    known = _measured(measurements, made, target).archs if measurements is not None else ()
+    for arch in choose_networks(made, pool, n, known, seed):
+        typer.echo(notation(arch))
+
+
+@predictor.command()
 def adapt(
     measurements: Annotated[Path, typer.Option(help="CSV with a column arch and the target's: ten lines are enough.")],
     space: Space = "nasbench201",

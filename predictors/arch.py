@@ -85,6 +85,26 @@ def pool_parts(space: Any) -> tuple[str, ...]:
     return tuple(f"{part}@{view}" for view in views(space) for part in ("counts", "one_hot"))
 
 
+def choose_networks(
+    space: Any, pool: DevicePool, n: int, measured: Sequence[Arch] = (), seed: int = 0, among: int = 2000
+) -> list[Arch]:
+    """The n networks to measure next on a device that the pool does not know, see `DevicePool.choose`.
+
+    pool: over `pool_parts` of the space. measured: networks that are measured already. among: how many networks, drawn
+    at random and none of them the same as another, are looked at.
+
+    Raises: ConfigError for networks of another space; DataError if there are fewer than n to choose among.
+    """
+    for arch in measured:
+        space.check(arch)
+    rng = np.random.default_rng([seed, 11])
+    drawn = [*measured, *(space.sample(rng) for _ in range(among))]
+    networks = list({arch_key(space.canonical(arch)): arch for arch in reversed(drawn)}.values())[::-1]
+    known = {arch_key(space.canonical(arch)) for arch in measured}
+    rows = [i for i, arch in enumerate(networks) if arch_key(space.canonical(arch)) in known]
+    return [networks[i] for i in pool.choose(features(space, networks, pool_parts(space)), n, rows)]
+
+
 class ArchPredictor:
     """fit / predict / adapt / save over archs. model: ``auto``, or a registered predictor with its default features.
 

@@ -39,6 +39,27 @@ def run(*words: object) -> str:
     return done.output
 
 
+def test_networks_to_measure_are_named(tmp_path):
+    from hwbench_data.measured import read_archs
+
+    chosen = run("predictor", "choose", "-n", "12").splitlines()
+    (tmp_path / "archs.txt").write_text("\n".join(chosen))
+    archs = read_archs(tmp_path / "archs.txt", "nasbench201", SPACE)
+    assert len({json.dumps(SPACE.canonical(arch)) for arch in archs}) == 12
+    assert (
+        chosen
+        == run("predictor", "choose", "-n", "12").splitlines()
+        != run("predictor", "choose", "-n", "12", "--seed", "1").splitlines()
+    )
+    rows = [f"{line},{cost(arch):.6g}" for line, arch in zip(chosen[:5], archs, strict=False)]
+    (tmp_path / "some.csv").write_text("\n".join(["arch,latency_ms", *rows]))
+    more = run("predictor", "choose", "-n", "7", "--measurements", tmp_path / "some.csv").splitlines()
+    assert len(more) == 7
+    assert not set(more) & set(chosen[:5])
+    with pytest.raises(ConfigError, match="no pool of devices ships for latency_ms in space shiftadd"):
+        run("predictor", "choose", "--space", "shiftadd")
+
+
 def test_ten_lines_of_a_board_give_a_predictor(tmp_path):
     said = run("predictor", "adapt", "--measurements", csv(tmp_path / "board.csv", range(10)))
     assert "from 10 networks" in said
