@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import inspect
 import json
 import math
@@ -39,6 +40,9 @@ DEFAULT_WHAT = "network,workload,accelerator,mapping,weights,onnx,integers"
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Quiet = Annotated[bool, typer.Option(help="Print nothing but errors.")]
+
+UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE)
+"""Errors of an output that takes no more."""
 
 _UsageError: Any = typer.BadParameter.__base__
 """What a wrong command line raises; Typer carries it but does not export it."""
@@ -403,7 +407,7 @@ def main() -> None:
         print("cosearch: interrupted", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
-        if error.filename is not None:
+        if error.filename is not None or error.errno not in UNWRITTEN:
             raise
         # the output is full or closed: what is left of it would fail again at the end of the process
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

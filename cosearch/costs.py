@@ -70,8 +70,7 @@ class AcceleratorCosts:
         wanted = tuple("latency_ms" if n == "throughput_fps" else n for n in objectives.costs)
         hardware = tuple(n for n in dict.fromkeys(wanted) if n not in ("params", "macs"))
         self.hardware_objectives = hardware or ("latency_ms", "energy_mj")
-        self._fronts: dict[str, NetworkFront] = {}
-        self._alike: dict[Hashable, NetworkFront] = {}
+        self._fronts: dict[Hashable, NetworkFront] = {}
         self._hardware: dict[tuple[tuple[int, ...], float, float], HardwareFront] = {}
 
     @property
@@ -99,13 +98,9 @@ class AcceleratorCosts:
         return ExpectedCosts(self.space, self.tensor, {**self.constraints, **(limits or {})})
 
     def _front(self, arch: Arch) -> NetworkFront:
-        key = arch_key(arch)
+        key = self.space.demand_key(arch)  # of a cell space there are a few hundred
         if key not in self._fronts:
-            # networks of the same layers and memory have the same front: a cell space has a few hundred
-            same = self.space.demand_key(arch)
-            if same not in self._alike:
-                self._alike[same] = self._priced(arch)
-            self._fronts[key] = self._alike[same]
+            self._fronts[key] = self._priced(arch)
         return self._fronts[key]
 
     def _priced(self, arch: Arch) -> NetworkFront:
@@ -129,7 +124,7 @@ class AcceleratorCosts:
         """Know a network's front again, under the same objectives and limits. What cannot be read is priced anew."""
         with suppress(ValueError, KeyError, TypeError, IndexError, OverflowError):
             front = NetworkFront(self.tensor.recorded(record), float(record["params"]), float(record["macs"]))
-            self._fronts.setdefault(arch_key(arch), front)
+            self._fronts.setdefault(self.space.demand_key(arch), front)
 
     def _demand(self, arch: Arch) -> tuple[Workload, dict[str, Any]]:
         """A network, and what the cost tensor needs to know of it."""

@@ -46,7 +46,7 @@ def predict(
 
     if not device:
         asked = space or "nasbench201"
-        known = ", ".join(sorted({d for s, d, _ in shipped.available() if s == asked and d != "pool"})) or "none"
+        known = ", ".join(sorted({d for s, d, _ in shipped.available() if s == asked and d != shipped.POOL})) or "none"
         raise ConfigError(f"--device is missing: a predictor file, or one that ships for {asked}: {known}")
     if Path(device).is_file():
         model, card = _open(device)

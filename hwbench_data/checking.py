@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from hwbench_data.networks import extremes
 from hwbench_data.store import ANY, SOURCES, Column, Ints, Key
 from hwbench_data.table import Table
 
@@ -44,10 +45,8 @@ def _column_problems(table: Table, key: Key, column: Column, heavier: Ints) -> I
     if table.card.metrics[key[1]].unit == "fraction" and (values > 1).any():
         yield f"network {int(np.flatnonzero(known)[values.argmax()])} has {values.max():g}, expected at most 1"
     same = table.networks.same
-    low, high = np.full(same.max() + 1, np.inf), np.full(same.max() + 1, -np.inf)
-    np.minimum.at(low, same[known], values)
-    np.maximum.at(high, same[known], values)
-    noisy = np.zeros(same.max() + 1, bool)
+    low, high = extremes(same[known], values)
+    noisy = np.zeros(len(low), bool)
     noisy[same[known & (column.sources != SOURCES.index("modelled"))]] = True
     for group in np.flatnonzero(high > low * (1 + _NOISE * noisy))[:1]:
         yield f"equal networks {np.flatnonzero(same == group)[:2].tolist()} have {low[group]:g} and {high[group]:g}"

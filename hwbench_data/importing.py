@@ -33,7 +33,7 @@ from cosearch import registry
 from cosearch.errors import ConfigError, CosearchError, DataError, UnknownNameError, nearest
 from cosearch.reading import parse_json, parse_yaml, read
 from cosearch.unpickling import load_plain
-from hwbench_data.networks import Cells, Listed, Networks
+from hwbench_data.networks import Cells, Listed, Networks, extremes
 from hwbench_data.store import ANY, SOURCES, Block, Card, Floats, Metric, checksum, write
 from hwbench_data.table import better
 from search_spaces.networks import SPACES, find
@@ -263,9 +263,7 @@ def _block(path: Path, column: str, value: Value, given: Floats, index: np.ndarr
 def _differences(block: Block, networks: Networks, unit: str) -> list[str]:
     """How many networks have another value than an equal one, and the largest difference, as a note; if there are."""
     same = networks.same[block.networks]
-    low, high = np.full(same.max() + 1, np.inf), np.full(same.max() + 1, -np.inf)
-    np.minimum.at(low, same, block.values)
-    np.maximum.at(high, same, block.values)
+    low, high = extremes(same, block.values)
     apart = (high - low)[same]
     if not apart.any():
         return []

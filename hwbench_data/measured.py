@@ -100,7 +100,7 @@ def read_archs(path: Path, space: str, found: Any) -> list[Arch]:
 def _arch(text: str, space: str, found: Any) -> Arch:
     cells = Cells()
     if space == "nasbench201" and (text.isdecimal() or text.startswith("|")):
-        return cells.arch(cells.index(int(text) if text.isdecimal() else text))
+        return cells.arch(cells.index(text))
     arch = parse_json(text) if text.startswith("{") else parse_notation(text)
     found.check(arch)
     return dict(arch)

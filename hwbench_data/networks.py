@@ -253,6 +253,15 @@ def _number(network: Network) -> Network:
     return int(digits) if digits.isdecimal() and len(digits) <= _MOST_DIGITS else network
 
 
+def extremes(groups: Ints, values: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The least and the largest value of each group; groups: [n] numbers from 0, of values [n]."""
+    count = int(groups.max(initial=-1)) + 1
+    low, high = np.full(count, np.inf), np.full(count, -np.inf)
+    np.minimum.at(low, groups, values)
+    np.maximum.at(high, groups, values)
+    return low, high
+
+
 def checked_index(network: Any, size: int, name: str) -> int:
     """An index as a Python integer.
 

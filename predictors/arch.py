@@ -98,11 +98,14 @@ def choose_networks(
     for arch in measured:
         space.check(arch)
     rng = np.random.default_rng([seed, 11])
-    drawn = [*measured, *(space.sample(rng) for _ in range(among))]
-    networks = list({arch_key(space.canonical(arch)): arch for arch in reversed(drawn)}.values())[::-1]
-    known = {arch_key(space.canonical(arch)) for arch in measured}
-    rows = [i for i, arch in enumerate(networks) if arch_key(space.canonical(arch)) in known]
-    return [networks[i] for i in pool.choose(features(space, networks, pool_parts(space)), n, rows)]
+    first: dict[str, Arch] = {}
+    for arch in measured:
+        first.setdefault(arch_key(space.canonical(arch)), arch)
+    known = range(len(first))
+    for arch in (space.sample(rng) for _ in range(among)):
+        first.setdefault(arch_key(space.canonical(arch)), arch)
+    networks = list(first.values())
+    return [networks[i] for i in pool.choose(features(space, networks, pool_parts(space)), n, known)]
 
 
 class ArchPredictor:
