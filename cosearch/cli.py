@@ -1,5 +1,6 @@
 """The command line: parse, call the function that Python users call, print. Errors: one line, exit status 2."""
 
+import _thread
 import contextlib
 import dataclasses
 import errno
@@ -9,10 +10,11 @@ import math
 import os
 import signal
 import sys
+import threading
 import types
 import typing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -43,6 +45,9 @@ Quiet = Annotated[bool, typer.Option(help="Print nothing but errors.")]
 
 UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE)
 """Errors of an output that takes no more."""
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C where nothing was begun that could go on."""
 
 _UsageError: Any = typer.BadParameter.__base__
 """What a wrong command line raises; Typer carries it but does not export it."""
@@ -384,6 +389,22 @@ def _terminate(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
+def _interrupt_again(lost: "sys.UnraisableHookArgs") -> None:
+    """For `sys.unraisablehook`. Python drops an interrupt that arrives in a destructor or a callback, as importing has
+    many: it comes once more, a moment later."""
+    if lost.exc_type is KeyboardInterrupt:
+        threading.Timer(0.05, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(lost)
+
+
+def _exit(status: int) -> NoReturn:
+    # after an interrupt in code that was run from a string, as importing dataclasses does, the interpreter ends by
+    # SIGINT, handled or not, unless other such code has been run since
+    exec("")
+    sys.exit(status)
+
+
 def main() -> None:
     """Entry point. Exit status: 0, 2 for an error that a user can mend, 3 for a run stopped on request."""
     # threads that wait for each other sleep: on a busy machine spinning ones cost far more than they save
@@ -392,20 +413,23 @@ def main() -> None:
     with contextlib.suppress(FileNotFoundError):  # it may have been removed
         sys.path.append(str(Path.cwd()))
     signal.signal(signal.SIGTERM, _terminate)
+    sys.unraisablehook = _interrupt_again
     try:
         status = app(standalone_mode=False) or 0
+        if status == INTERRUPTED:  # what Typer makes of it
+            raise KeyboardInterrupt
         sys.stdout.flush()
         sys.exit(status)
     except CosearchError as error:
         print(f"cosearch: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+        _exit(error.exit_status)
     except _UsageError as error:
         if error.format_message():  # empty where the help itself was the answer
             print(f"cosearch: {error.format_message()} (see cosearch --help)", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         print("cosearch: interrupted", file=sys.stderr)
-        sys.exit(130)
+        _exit(INTERRUPTED)
     except OSError as error:
         if error.filename is not None or error.errno not in UNWRITTEN:
             raise

@@ -223,6 +223,25 @@ def test_ctrl_c_keeps_everything_and_prints_the_command_that_goes_on(few_digits,
     assert not list(out.rglob("*.tmp"))
 
 
+AT_BAD_MOMENTS = {
+    "in code of a string": "exec('send()')",
+    "in a destructor": "class Falls:\n    def __del__(self):\n        send()\nFalls()",
+}
+
+
+@pytest.mark.parametrize("moment", AT_BAD_MOMENTS)
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_is_neither_lost_nor_taken_for_a_crash(moment, name, tmp_path):
+    """As it arrives while modules are imported."""
+    send = f"def send():\n    os.kill(os.getpid(), signal.{name})\n    time.sleep(0.1)\n"
+    waits = "for _ in range(3000):\n    time.sleep(0.1)\n"
+    (tmp_path / "mine.py").write_text(f"import os, signal, time\n{send}{AT_BAD_MOMENTS[moment]}\n{waits}")
+    program = [sys.executable, "-m", "cosearch.cli", "cost", "--device", "ecp5-25f", "--model", "mine:network"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+    assert (done.returncode, done.stderr.strip()) == (130, "cosearch: interrupted")
+
+
 # -- output that takes no more --
 
 
