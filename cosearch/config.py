@@ -1,5 +1,6 @@
 """`RunConfig`: one flat model, the command line's options, the YAML file's keys and `cosearch.run`'s arguments."""
 
+import os
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from cosearch.errors import ConfigError, DataError, nearest
-from cosearch.reading import MOST_YAML_BYTES, parse_yaml, read
+from cosearch.reading import MOST_YAML_BYTES, can_be_named, parse_yaml, read
 
 DATASETS = ("digits", "shapes", "cifar10", "cifar100")
 FILE_SUFFIXES = (".csv", ".json", ".yaml", ".yml")
@@ -135,6 +136,13 @@ class RunConfig(BaseModel):
     out: Path | None = Field(None, description="Run directory; must not exist. [default: runs/SPACE-DEVICE-seedSEED]")
     quiet: bool = Field(False, description="Print nothing but errors.")
 
+    @field_validator("space", "device", "data", "data_dir", "accuracy_table", "out")
+    @classmethod
+    def _can_be_named(cls, value: Any) -> Any:
+        if value is not None and not can_be_named(str(value)):
+            raise ValueError("no file can be called so")
+        return value
+
     @field_validator("objectives", "constraint", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
@@ -146,7 +154,7 @@ class RunConfig(BaseModel):
         """Files and folders by their full paths, so that the run can be resumed from anywhere."""
         update: dict[str, Any] = {}
         data, device = Path(self.data).expanduser(), Path(self.device).expanduser()
-        if self.data not in DATASETS and data.exists():
+        if self.data not in DATASETS and os.path.exists(data):
             update["data"] = str(data.resolve())
         if device.suffix in FILE_SUFFIXES:
             update["device"] = str(device.resolve())

@@ -7,6 +7,7 @@ to 224x224 with 1 or 3 channels.
 """
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -113,9 +114,9 @@ def load_dataset(name: str, data_dir: Path | None = None, seed: int = 0) -> Data
         raw = _shapes(None, shapes.parse_difficulty(name.removeprefix("shapes:")))
     elif path.suffix == ".npz":
         raw = _npz(path)
-    elif path.is_dir():
+    elif os.path.isdir(path):
         raw = _folder(path)
-    elif path.exists():
+    elif os.path.exists(path):
         raise DataError(
             f"data {name!r} is neither a .npz file nor a folder of class folders: convert it to one of them"
         )

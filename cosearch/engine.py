@@ -5,6 +5,7 @@ directory and skip what is there already, so that `resume` is the same road walk
 """
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -758,11 +759,11 @@ def load(path: Path | str) -> "Result | SavedDesign | Document":
     from cosearch.export.documents import read_design, read_document
 
     found = Path(path)
-    if found.is_dir() and (found / "config.yaml").is_file():
+    if os.path.isfile(found / "config.yaml"):
         return load_run(found)
-    if found.is_dir() and (found / "network.json").is_file():
+    if os.path.isfile(found / "network.json"):
         return read_design(found)
-    if found.is_file():
+    if os.path.isfile(found):
         return read_document(found)
     raise RunError(
         f"{path} is not a run directory, a folder with a design or one of its .json files: give the --out of an "

@@ -1,6 +1,7 @@
 """``cosearch predict`` and ``cosearch predictor``: learned costs from bundled tables or a user's own measurements."""
 
 import json
+import os
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -48,7 +49,7 @@ def predict(
         asked = space or "nasbench201"
         known = ", ".join(sorted({d for s, d, _ in shipped.available() if s == asked and d != shipped.POOL})) or "none"
         raise ConfigError(f"--device is missing: a predictor file, or one that ships for {asked}: {known}")
-    if Path(device).is_file():
+    if os.path.isfile(device):
         model, card = _open(device)
         _agree(device, "--space", space, model.space.name)
         _agree(device, "--target", target, card.get("target"))

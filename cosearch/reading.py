@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,11 +94,22 @@ def deeper(data: Any, most: int) -> bool:
     return any(isinstance(value, dict | list) for value in level)
 
 
+def can_be_named(path: str) -> bool:
+    """Whether a file can be called so: no zero byte, no half of a character, no part of more than 255 bytes."""
+    try:
+        encoded = os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    return b"\0" not in encoded and all(len(part) <= 255 for part in encoded.split(os.fsencode(os.sep)))
+
+
 def read(path: Path, parse: Callable[[str], Any], most_bytes: int = MOST_BYTES) -> Any:
     """What a file of UTF-8 text holds.
 
     Raises: DataError, what `parse` raises, OSError.
     """
+    if not can_be_named(str(path)):
+        raise DataError("is what no file can be called")
     if path.stat().st_size > most_bytes:
         raise DataError(f"has {path.stat().st_size:,} bytes, at most {most_bytes:,} are read")
     try:

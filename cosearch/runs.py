@@ -158,7 +158,7 @@ class RunDirectory:
     @classmethod
     def open(cls, path: Path) -> "RunDirectory":
         """Raises: RunError if it is no run directory, or a link in it leads out of it."""
-        if not (path / "config.yaml").is_file():
+        if not os.path.isfile(path / "config.yaml"):
             raise RunError(f"{path} is not a run directory (it has no config.yaml): give the --out of an earlier run")
         inside = path.resolve()
         for file in path.rglob("*"):

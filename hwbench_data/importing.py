@@ -21,6 +21,7 @@ of index -> accuracy, likewise). Pickles are read without running anything in th
 """
 
 import io
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from numbers import Real
@@ -185,7 +186,7 @@ def import_file(
     network that does not exist, holds what is no number or has rows that disagree; ConfigError for a map that is
     missing.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"no file {str(path)!r}: check the path")
     _check_space(space)
     if path.stat().st_size > LARGEST_BYTES:

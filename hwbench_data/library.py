@@ -1,5 +1,6 @@
 """Which tables there are and how one is opened. A new one is a file in `hwbench_data/recipes` and a line here."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def folder(name_or_path: str | Path) -> Path:
     path = Path(name_or_path).expanduser()
     if str(name_or_path) in TABLES:
         return DATA / str(name_or_path)
-    if path.is_dir():
+    if os.path.isdir(path):
         return path
     hint = nearest(str(name_or_path), [*TABLES, gnn.CARD.name])
     raise UnknownNameError(f"unknown table {str(name_or_path)!r}: {hint}, or give the folder of a table")

@@ -7,6 +7,7 @@ arrays shows any change.
 import datetime
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -100,7 +101,7 @@ def read_card(path: Path | str) -> dict[str, Any]:
 def _read(path: Path) -> tuple[dict[str, Any], Arrays]:
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"no predictor file {str(path)!r}: check the path, or train one with cosearch predictor train")
     if path.stat().st_size > MAX_BYTES:
         raise DataError(f"{path} has {path.stat().st_size >> 20} MiB: not a predictor file")

@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 
 import cosearch
+import hwbench_data
 from cosearch.config import read_yaml
 from cosearch.costs import parse_arch, read_table
 from cosearch.data import load_dataset
+from cosearch.engine import load_run
 from cosearch.errors import CosearchError, DataError
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.hardware.parts import load_device
@@ -26,6 +28,7 @@ from cosearch.models.onnx_file import read_report
 from cosearch.reading import parse_json, parse_yaml
 from cosearch.unpickling import load_plain
 from cosearch.workload import Workload
+from predictors import storage
 from tests import tiny_space
 
 SECONDS, MEBIBYTES = 5.0, 400
@@ -254,6 +257,26 @@ def test_names_are_only_names(name, tmp_path, monkeypatch):
     refused(load_device, name)
     refused(parse_arch, name, tiny_space.space())
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\0", "\ud800", "x" * 5000])
+def test_names_that_no_file_can_have(name, tmp_path, monkeypatch):
+    """From Python, and in documents that name others."""
+    monkeypatch.chdir(tmp_path)
+    part = {"format": "cosearch.part", "version": 1, "name": "x", "family": "fpga", "budget": {}, "includes": [name]}
+    (tmp_path / "part.json").write_text(json.dumps(part))
+    assert "part.json" in refused(load_device, str(tmp_path / "part.json"))
+    refused(load_device, name)
+    refused(load_dataset, name)
+    refused(cosearch.load, name)
+    refused(load_run, name)
+    refused(hwbench_data.load, name)
+    refused(storage.load, name)
+    for option in ("space", "device", "data", "data_dir", "accuracy_table"):
+        refused(lambda option=option: cosearch.run(**{"space": tiny_space.NAME, "quiet": True, option: name}))
+    refused(load_dataset, f"{name}.npz")
+    refused(load_device, f"{name}.json")
+    refused(load_device, f"{name}.csv")
 
 
 def test_class_names_are_escaped_wherever_they_are_shown(tmp_path):

@@ -139,7 +139,7 @@ def _read_part(path: Path) -> Part:
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise HardwareError(f"{path}: budget {key}={count!r}, expected an integer, 0 or more")
     includes = document.get("includes", [])
-    if not isinstance(includes, list) or not all(isinstance(table, str) and len(table) < 200 for table in includes):
+    if not isinstance(includes, list) or not all(map(_names_table, includes)):
         raise HardwareError(f"{path}: includes={_brief.repr(includes)}, expected a list of names of cost tables")
     costs: dict[str, UnitCost] = {}
     for table in includes:
@@ -153,6 +153,10 @@ def _read_part(path: Path) -> Part:
     return Part(
         str(document["name"]), str(document["family"]), title, Resources(**budget), tuple(costs.items()), choices
     )
+
+
+def _names_table(name: Any) -> bool:
+    return isinstance(name, str) and len(name) < 200 and name.isprintable()
 
 
 def _table_path(part: Path, table: str) -> Path:
