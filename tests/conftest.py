@@ -16,6 +16,19 @@ settings.register_profile("patient", settings.default, deadline=None)
 settings.load_profile("patient")
 
 
+WAITING = ("distributed/test_ray.py", "test_engine.py", "test_damage.py", "test_scripting.py", "test_readme.py")
+"""Modules that mostly wait, for other processes and disks: begun first, so that others run beside them."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # of xdist: modules with many tests first
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {Path(__file__).parent / name: at for at, name in enumerate(WAITING)}
+    items.sort(key=lambda item: places.get(item.path, len(WAITING)))
+
+
 @pytest.fixture(scope="session")
 def digits() -> Dataset:
     """Scikit-learn's 1,797 real 8x8 digits."""
