@@ -21,12 +21,11 @@ from cosearch.hardware.accelerator import Accelerator
 from cosearch.hardware.published import PublishedCost, PublishedDevice
 from cosearch.hardware.report import NetworkReport, network_report
 from cosearch.hardware.tensor import CONSTRAINTS, CostTensor, HardwareFront, NetworkCost, cost_tensor
-from cosearch.reading import parse_json
 from cosearch.strategies.objectives import Objectives, derive, excess, is_known, split_limit, tightest
 from cosearch.workload import Layer, Workload, count_layers
 from search_spaces import accelerators
 from search_spaces.accelerators.published import PublishedSpace
-from search_spaces.decisions import Arch, Decisions, arch_key
+from search_spaces.decisions import Arch, Decisions, arch_key, parse_arch
 
 if TYPE_CHECKING:
     from cosearch.expected import ExpectedCosts
@@ -434,27 +433,6 @@ def read_table(path: Path, space: Decisions, required: str, optional: tuple[str,
     if not archs:
         raise DataError(f"{path} holds no rows: expected arch,{required}")
     return Measurements(str(path), tuple(archs), values)
-
-
-def parse_arch(text: str, space: Decisions) -> Arch:
-    """An arch of a space from a JSON object, or from ``name=choice`` pairs joined by ``;``.
-
-    Raises: ConfigError.
-    """
-    if text.lstrip().startswith("{"):
-        try:
-            arch = parse_json(text)
-        except DataError as error:
-            raise ConfigError(f"arch {text[:60]!r} {error}") from None
-    else:
-        pairs = [part.split("=", 1) for part in text.split(";") if part.strip()]
-        if any(len(pair) != 2 for pair in pairs):
-            raise ConfigError(f"arch {text[:60]!r}: expected a JSON object or name=choice pairs joined by ';'")
-        arch = {name.strip(): choice.strip() for name, choice in pairs}
-        if len(arch) < len(pairs):
-            raise ConfigError(f"arch {text[:60]!r} names a decision twice: expected each once")
-    space.check(arch)
-    return dict(arch)
 
 
 def unknown_device(name: str, known: Sequence[str]) -> UnknownNameError:

@@ -40,10 +40,10 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Predict what networks cost on a device, with an interval, and whether they are like what was learned from."""
-    from cosearch.costs import parse_arch
     from cosearch.errors import ConfigError
     from cosearch.tables import escape, print_table
     from predictors import shipped
+    from search_spaces.decisions import parse_arch
 
     if not device:
         asked = space or "nasbench201"

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from cosearch.errors import ConfigError, CosearchError, DataError, UnknownNameError, nearest
-from cosearch.reading import parse_json
 from cosearch.writing import write_atomic
 from hwbench_data.measuring import Measurement, Protocol, machine, measure, network_models
-from hwbench_data.networks import Cells, parse_notation
+from hwbench_data.networks import Cells
 from search_spaces import networks
-from search_spaces.decisions import Arch
+from search_spaces.decisions import Arch, parse_arch
 
 DEVICES = ("cpu",)
 MOST_PIXELS = 2048
@@ -101,6 +100,4 @@ def _arch(text: str, space: str, found: Any) -> Arch:
     cells = Cells()
     if space == "nasbench201" and (text.isdecimal() or text.startswith("|")):
         return cells.arch(cells.index(text))
-    arch = parse_json(text) if text.startswith("{") else parse_notation(text)
-    found.check(arch)
-    return dict(arch)
+    return parse_arch(text, found)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cosearch.errors import ConfigError, UnknownNameError, nearest
-from search_spaces.decisions import Arch
+from search_spaces.decisions import Arch, parse_pairs
 from search_spaces.networks import nasbench201
 
 Ints = npt.NDArray[np.int64]
@@ -106,7 +106,7 @@ _SPACE = nasbench201.space()
 
 def _cell(text: str) -> Arch:
     """Raises: ConfigError or UnknownNameError for what is neither the published notation nor `notation`."""
-    return parse_notation(text) if "=" in text else nasbench201.from_string(text)
+    return parse_pairs(text) if "=" in text else nasbench201.from_string(text)
 
 
 class Listed:
@@ -163,7 +163,7 @@ class Listed:
             raise ConfigError(
                 f"network {label[:80]!r} of table {self.name} has no decisions: expected to go by its name"
             )
-        return parse_notation(label)
+        return parse_pairs(label)
 
     @property
     def same(self) -> Ints:
@@ -219,7 +219,7 @@ class Pairs(Listed):
 
     def arch(self, index: int) -> Arch:
         space, network = self._labels[index].partition("@")[0].split(":", 1)
-        return nasbench201.cell(int(network)) if space == "nasbench201" else parse_notation(network)
+        return nasbench201.cell(int(network)) if space == "nasbench201" else parse_pairs(network)
 
 
 def notation(arch: Mapping[str, Any]) -> str:
@@ -230,17 +230,6 @@ def notation(arch: Mapping[str, Any]) -> str:
 def _sorted(text: str) -> str:
     """A notation with its decisions in order of their names."""
     return ";".join(sorted(text.split(";")))
-
-
-def parse_notation(text: str) -> Arch:
-    """The inverse of `notation`; choices stay text.
-
-    Raises: ConfigError.
-    """
-    pairs = [part.split("=", 1) for part in text.split(";")]
-    if any(len(pair) != 2 for pair in pairs):
-        raise ConfigError(f"network {text[:80]!r}: expected name=choice pairs joined by ';'")
-    return {name: choice for name, choice in pairs}
 
 
 _MOST_DIGITS = 18

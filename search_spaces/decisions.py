@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cosearch.errors import ConfigError, nearest
+from cosearch.errors import ConfigError, DataError, nearest
+from cosearch.reading import parse_json
 
 Choice = str | int | float
 Arch = dict[str, Any]
@@ -18,6 +19,37 @@ Choices = Mapping[str, tuple[Choice, ...]]
 def arch_key(arch: Mapping[str, Any]) -> str:
     """A string that is equal for equal archs."""
     return ",".join(f"{name}={arch[name]}" for name in sorted(arch))
+
+
+def parse_pairs(text: str) -> Arch:
+    """An arch from ``name=choice`` pairs joined by ``;``; choices stay text.
+
+    Raises: ConfigError.
+    """
+    pairs = [part.split("=", 1) for part in text.split(";") if part.strip()]
+    if any(len(pair) != 2 for pair in pairs):
+        raise ConfigError(f"arch {text[:80]!r}: expected name=choice pairs joined by ';'")
+    arch = {name.strip(): choice.strip() for name, choice in pairs}
+    if len(arch) < len(pairs):
+        raise ConfigError(f"arch {text[:80]!r} names a decision twice: expected each once")
+    return arch
+
+
+def parse_arch(text: str, space: "Decisions") -> Arch:
+    """An arch of a space from a JSON object or from pairs, whose choices go by their spelling.
+
+    Raises: ConfigError.
+    """
+    if not text.lstrip().startswith("{"):
+        spelled = {name: {str(option): option for option in options} for name, options in space.choices.items()}
+        arch = {name: spelled.get(name, {}).get(choice, choice) for name, choice in parse_pairs(text).items()}
+    else:
+        try:
+            arch = parse_json(text)
+        except DataError as error:
+            raise ConfigError(f"arch {text[:80]!r} {error}") from None
+    space.check(arch)
+    return dict(arch)
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,12 @@ import yaml
 
 import cosearch
 from cosearch.config import RunConfig, read_yaml
-from cosearch.costs import parse_arch, read_table
+from cosearch.costs import read_table
 from cosearch.errors import MOST_CHARACTERS, CosearchError
 from cosearch.hardware.parts import load_device
 from cosearch.models.onnx_file import read_report
 from cosearch.workload import Workload
+from search_spaces.decisions import parse_arch
 from tests import tiny_space
 
 STRANGE: tuple[Any, ...] = (

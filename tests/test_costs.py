@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from cosearch.costs import AcceleratorCosts, MeasuredCosts, Measurements, host_bytes, parse_arch, read_table
+from cosearch.costs import AcceleratorCosts, MeasuredCosts, Measurements, host_bytes, read_table
 from cosearch.errors import ConfigError, DataError
 from cosearch.hardware.tensor import cost_tensor
 from cosearch.strategies import Objectives, make
@@ -113,14 +113,6 @@ def test_measured_costs_predict_and_count():
         assert front.metric("latency_ms")[0] == pytest.approx(workload.macs * 1e-6 + 0.01, rel=0.3)
         with pytest.raises(ConfigError, match="gives no 'lut'"):
             front.metric("lut")
-
-
-def test_a_decision_named_twice_is_refused():
-    arch = archs(1)[0]
-    first, text = next(iter(arch)), ";".join(f"{name}={choice}" for name, choice in arch.items())
-    assert parse_arch(text, SPACE) == arch
-    with pytest.raises(ConfigError, match="names a decision twice"):
-        parse_arch(f"{text}; {first} ={arch[first]}", SPACE)
 
 
 def test_predictions_do_not_depend_on_how_many_are_asked_for_at_once():

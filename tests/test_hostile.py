@@ -18,7 +18,7 @@ import pytest
 import cosearch
 import hwbench_data
 from cosearch.config import read_yaml
-from cosearch.costs import parse_arch, read_table
+from cosearch.costs import read_table
 from cosearch.data import load_dataset
 from cosearch.engine import load_run
 from cosearch.errors import CosearchError, DataError
@@ -29,6 +29,7 @@ from cosearch.reading import parse_json, parse_yaml
 from cosearch.unpickling import load_plain
 from cosearch.workload import Workload
 from predictors import storage
+from search_spaces.decisions import parse_arch
 from tests import tiny_space
 
 SECONDS, MEBIBYTES = 5.0, 400

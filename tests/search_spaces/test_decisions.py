@@ -1,10 +1,12 @@
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cosearch.errors import ConfigError
-from search_spaces.decisions import Decisions, arch_key
+from search_spaces.decisions import Decisions, arch_key, parse_arch
 
 SPACE = Decisions({"op": ("conv", "shift", "add"), "kernel": (3, 5), "scale": (0.5, 1.0, 1.5), "fixed": ("x",)})
 spaces = st.dictionaries(
@@ -110,3 +112,32 @@ def test_missing_decisions_bad_indices_and_empty_spaces():
     for choices in ({}, {"a": ()}, {"a": (1, 1)}):
         with pytest.raises(ConfigError):
             Decisions(choices)
+
+
+@given(spaces, seeds)
+def test_archs_are_read_from_pairs_and_from_json(space, seed):
+    """Choices that are numbers too."""
+    arch = space.sample(np.random.default_rng(seed))
+    assert parse_arch("; ".join(f"{name} = {choice}" for name, choice in arch.items()), space) == arch
+    assert parse_arch(json.dumps(arch), space) == arch
+
+
+ARCH = "op=conv;kernel=3;scale=0.5;fixed=x"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (ARCH + "; op =conv", "names a decision twice"),
+        (ARCH + ";plain", "expected name=choice pairs"),
+        (ARCH.replace("3", "4"), "kernel"),
+        (ARCH.replace("kernel", "kernels"), "kernels"),
+        ("", "op"),
+        ("{", "is not valid JSON"),
+        ('{"op": "conv"}', "kernel"),
+    ],
+)
+def test_text_that_is_no_arch_is_refused(text, said):
+    assert parse_arch(ARCH, SPACE) == {"op": "conv", "kernel": 3, "scale": 0.5, "fixed": "x"}
+    with pytest.raises(ConfigError, match=said):
+        parse_arch(text, SPACE)
