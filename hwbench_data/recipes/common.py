@@ -20,6 +20,7 @@ MODELLED: dict[str, str] = {
     "tpu-ws": "systolic weight-stationary array after the TPU, 45 nm class",
     "gemmini": "weight-stationary array after Gemmini, 45 nm class",
     "pim": "crossbars of ReRAM or SRAM cells with shared ADCs, 32 nm",
+    "pim-reram": "crossbars of ReRAM cells with shared ADCs, 32 nm",
     "gpu": "Mali-G610 with four cores: roofline with voltage and frequency levels",
 }
 """Modelled devices of every table -> what they are."""
@@ -44,7 +45,8 @@ class Request:
     """What a recipe is asked for.
 
     folder: where the table will be written. limit: only the first networks. measure: how many networks to time on this
-    machine; 0 takes the shipped measurements. workers: who prices, if not this process.
+    machine (and every block of a table of blocks); 0 takes the shipped measurements. workers: who prices, if not this
+    process.
     """
 
     folder: Path

@@ -1,9 +1,9 @@
-"""The measured device of the `nasbench201` table: a sample of cells timed on a real processor, the rest predicted."""
+"""The measured device of the tables: a real processor; of cells a sample is timed and the rest predicted."""
 
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,12 +75,7 @@ def measure_sample(
 
 
 def write_sample(path: Path, sample: Sample) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    facts = {**{name: str(value) for name, value in machine().items()}, "protocol": str(Protocol())}
-    table = pa.table(vars(sample)).replace_schema_metadata(facts)
-    pq.write_table(table, path, compression="zstd")
+    write_rows(path, vars(sample))
 
 
 def read_sample(path: Path) -> tuple[Sample, dict[str, str]]:
@@ -88,15 +83,34 @@ def read_sample(path: Path) -> tuple[Sample, dict[str, str]]:
 
     Raises: DataError if the file is missing or damaged.
     """
+    rows, session = read_rows(path, tuple(Sample.__dataclass_fields__))
+    return Sample(**rows), session
+
+
+def write_rows(path: Path, columns: Mapping[str, Any], more: Mapping[str, str] | None = None) -> None:
+    """Measurements of this machine. more: what else there is to say about the session."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    facts = {**{name: str(value) for name, value in machine().items()}, "protocol": str(Protocol()), **(more or {})}
+    table = pa.table(dict(columns)).replace_schema_metadata(facts)
+    pq.write_table(table, path, compression="zstd")
+
+
+def read_rows(path: Path, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Columns of a file of measurements as arrays, and its session.
+
+    Raises: DataError if the file is missing or damaged.
+    """
     import pyarrow.parquet as pq
 
     try:
         table = pq.read_table(path)
-        sample = Sample(*(np.array(table[name].to_pylist()) for name in Sample.__dataclass_fields__))
+        columns = {name: np.array(table[name].to_pylist()) for name in names}
     except (OSError, KeyError, ValueError) as error:
         raise DataError(f"{path} holds no measurements ({error}): measure again with --measure") from error
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    return sample, {key: value for key, value in metadata.items() if not key.startswith("ARROW")}
+    return columns, {key: value for key, value in metadata.items() if not key.startswith("ARROW")}
 
 
 def column(sample: Sample, side: int, features: Ints) -> tuple[Floats, Any]:

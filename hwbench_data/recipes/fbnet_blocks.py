@@ -1,14 +1,23 @@
-"""The `fbnet_blocks` table: every block of FBNet at 32x32 and 224x224 on the modelled devices."""
+"""The `fbnet_blocks` table: every block of FBNet at 32x32 and 224x224, modelled and on a measured processor."""
 
+import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cosearch.costs import host_bytes
-from cosearch.workload import Layer, Workload, count_layers, distinct_layers
+from cosearch.workload import INPUT, Layer, Workload, count_layers, distinct_layers
 from hwbench_data.costing import Demands, Device, gap_of
+from hwbench_data.fbnet import keys as composition
+from hwbench_data.measuring import Measurement, measure
+from hwbench_data.networks import notation
+from hwbench_data.onnxnet import onnx_model
+from hwbench_data.recipes import cpu
 from hwbench_data.recipes.common import COSTS, COUNTS, MODELLED, Built, Request, provenance
 from hwbench_data.store import ANY, Block, Card, Floats
+from search_spaces.decisions import parse_pairs
 from search_spaces.networks import fbnet
 
 LADDERS = ((32, 100), (224, 1000))
@@ -20,6 +29,14 @@ POLICY = (
     "default accelerator is the best, may lie above that of any choice of mappings, by a convex-hull bound"
 )
 LARGEST = "conv_k5_e6"
+SHIPPED = Path(__file__).parents[1] / "data" / "fbnet_blocks"
+WHOLE = "whole"
+"""What the names of networks that were measured in one piece begin with."""
+MEASURED_POLICY = (
+    "Every block measured alone, as look-up tables of blocks are; skips that are wires take no time. The sum over a "
+    "network is more than the network in one piece by a call of the runtime per block: whole_networks says how much, "
+    "over random networks that were measured both ways"
+)
 
 
 def build(request: Request) -> Built:
@@ -57,6 +74,10 @@ def build(request: Request) -> Built:
         }
         for name, title in MODELLED.items()
     }
+    sample_file = _sample_file(request)
+    if sample_file is not None:
+        devices[cpu.NAME], timed = _measured(sample_file, labels)
+        written.append(timed)
     card = Card(
         "fbnet_blocks",
         "FBNet's blocks by HW-NAS-Bench's keys, at 32x32 and 224x224; `hwbench_data.fbnet` adds them up to networks",
@@ -67,24 +88,105 @@ def build(request: Request) -> Built:
         provenance("cosearch bench build fbnet_blocks", request.seed),
         (
             f"The default accelerator of an image size has the least energy-delay product for {LARGEST} everywhere.",
-            "8 bit; moving the network's input and output through DRAM is not part of any block.",
+            "8 bit where modelled, float32 where measured; moving the network's input and output through DRAM is not "
+            "part of any block.",
         ),
         {},
     )
-    return Built(card, written, labels)
+    return Built(card, written, labels, {cpu.FILE: sample_file} if sample_file is not None else None)
+
+
+def measured_models(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
+    """(name, ONNX model): every block by its key, and of each ladder `count` random networks in one piece, for which
+    the name is ``whole SIDE name=choice;...``.
+    """
+    for side, classes in LADDERS:
+        space = fbnet.space((3, side, side), classes)
+        rng = np.random.default_rng([seed, side])
+        networks = [space.sample(rng) for _ in range(count)]
+        for key, block in block_workloads(space).items():
+            yield key, onnx_model(block, space.rectified)
+        for arch in networks:
+            yield f"{WHOLE} {side} {notation(arch)}", onnx_model(space.workload(arch), space.rectified)
+
+
+def _sample_file(request: Request) -> Path | None:
+    """Measurements to use: new ones where asked for, else the shipped ones."""
+    if not request.measure:
+        shipped = SHIPPED / cpu.FILE
+        return shipped if shipped.is_file() else None
+    results: list[Measurement] = []
+    for result in measure(measured_models(request.measure, request.seed)):
+        results.append(result)
+        if len(results) % 25 == 0:
+            request.progress(f"{cpu.NAME}: {len(results)} measured")
+    request.folder.mkdir(parents=True, exist_ok=True)
+    cpu.write_rows(
+        request.folder / cpu.FILE,
+        {name: [getattr(result, name) for result in results] for name in Measurement.__dataclass_fields__},
+        {"mean_load": f"{os.getloadavg()[2]:.2f}"},
+    )
+    return request.folder / cpu.FILE
+
+
+def _measured(path: Path, labels: list[str]) -> tuple[dict[str, Any], Block]:
+    """The card's entry of the measured device, and its figures of the blocks; one that is not certain has none."""
+    rows, session = cpu.read_rows(path, tuple(Measurement.__dataclass_fields__))
+    names, sure = rows["name"].tolist(), rows["measured"].tolist()
+    latency = {name: ms for name, ms, known in zip(names, rows["median_ms"].tolist(), sure, strict=True) if known}
+    entry: dict[str, Any] = {
+        "title": f"{session['processor']}, one thread, onnxruntime",
+        "source": "measured",
+        "policy": MEASURED_POLICY,
+        "session": session,
+        "refused": len(names) - len(latency),
+        "whole_networks": {},
+    }
+    for side, classes in LADDERS:
+        space = fbnet.space((3, side, side), classes)
+        blocks = block_workloads(space)
+        latency |= {key: 0.0 for key in block_layers(space) if key not in blocks}
+        ratios = []
+        for name, ms in latency.items():
+            if name.startswith(f"{WHOLE} {side} "):
+                parts = [latency.get(key, np.nan) for key in composition(space, parse_pairs(name.split(" ", 2)[2]))]
+                ratios.append(sum(parts) / ms)
+        known = np.array(ratios)[np.isfinite(ratios)]
+        if len(known):
+            figures = {"networks": len(known), "median": np.median(known), "least": known.min(), "most": known.max()}
+            entry["whole_networks"][f"{side}x{side}"] = {name: round(float(v), 3) for name, v in figures.items()}
+    values = np.array([latency.get(label, np.nan) for label in labels])
+    return entry, Block.full((cpu.NAME, "latency_ms"), values, "measured")
+
+
+def block_workloads(space: fbnet.FbnetSpace) -> dict[str, Workload]:
+    """Block key -> the block alone, fed by the network's layers before it as by an input; skips that are wires are
+    left out.
+    """
+    found: dict[str, Workload] = {}
+    for key, own, whole in _cuts(space):
+        if own:
+            at = {i: n for n, i in enumerate(own)}
+            inputs = tuple(tuple(at.get(j, INPUT) for j in whole.inputs[i]) for i in own)
+            found[key] = Workload(key, tuple(whole.layers[i] for i in own), inputs)
+    return found
 
 
 def block_layers(space: fbnet.FbnetSpace) -> dict[str, tuple[Layer, ...]]:
     """Block key -> its layers; none for a skip that is a wire."""
-    found: dict[str, tuple[Layer, ...]] = {}
+    return {key: tuple(whole.layers[i] for i in own) for key, own, whole in _cuts(space)}
+
+
+def _cuts(space: fbnet.FbnetSpace) -> Iterator[tuple[str, list[int], Workload]]:
+    """(block key, numbers of its layers, a network that has them); a key may come again."""
     for choice in fbnet.CHOICES:
-        workload = space.workload(dict.fromkeys(space.choices, choice))
+        whole = space.workload(dict.fromkeys(space.choices, choice))
+        names = [layer.name for layer in whole.layers]
         for position in space.positions:
-            own = tuple(layer for layer in workload.layers if layer.name.startswith(f"{position.name}."))
-            found[fbnet.block_key(position, str(choice))] = own
-        for name, key in fbnet.fixed_keys(space).items():
-            found[key] = tuple(layer for layer in workload.layers if layer.name == name)
-    return found
+            own = [i for i, name in enumerate(names) if name.startswith(f"{position.name}.")]
+            yield fbnet.block_key(position, str(choice)), own, whole
+        for fixed, key in fbnet.fixed_keys(space).items():
+            yield key, [names.index(fixed)], whole
 
 
 def _demands(blocks: dict[str, tuple[Layer, ...]], largest: Workload) -> Demands:

@@ -77,6 +77,14 @@ class FbnetSpace(NetworkSpace):
         last = drawing.add(Conv("head", "conv", last, channels, head, size))
         return drawing.finish(last, self.num_classes, head, size)
 
+    @staticmethod
+    def rectified(layer: Layer) -> bool:
+        """Whether a rectifier stands in front of a layer of a workload: inside blocks, after the stem and the head.
+
+        Those after skips that are convolutions, which not all networks have, are left out.
+        """
+        return layer.name.endswith((".depthwise", ".project")) or layer.name in ("layer1.expand", "pool")
+
     def counts(self, archs: Sequence[Arch], layers: Sequence[Layer]) -> npt.NDArray[np.int64]:
         """[archs, layers]: how often each of `layers` occurs in each network, block by block.
 

@@ -1,7 +1,9 @@
 """How the shipped tables are built: demands against workloads, costs against sums by hand, joint optima, oracles."""
 
+import itertools
 import json
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +22,16 @@ from hwbench_data.building import build_table, compare
 from hwbench_data.checking import check_table
 from hwbench_data.costing import Device, at_once, gap_facts, one_by_one
 from hwbench_data.importing import checked_map, import_file
+from hwbench_data.measuring import Measurement, measure
 from hwbench_data.networks import notation
+from hwbench_data.onnxnet import onnx_model
 from hwbench_data.recipes import cpu, fbnet_blocks, joint
 from hwbench_data.recipes import nasbench201 as recipe
 from hwbench_data.recipes.common import MODELLED, Request
 from hwbench_data.store import SOURCES, Block, Store, write
 from search_spaces import accelerators
 from search_spaces.accelerators import processor
+from search_spaces.decisions import parse_pairs
 from search_spaces.networks import fbnet, shiftadd
 from search_spaces.networks import nasbench201 as nb
 
@@ -142,6 +147,66 @@ def test_blocks_add_up_to_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     how = (point.clock_mhz, point.voltage, point.nominal_v)
     by_hand = [sum(_roofline(layer, *how)[0] for layer in space.workload(arch).layers) for arch in archs]
     assert latency == pytest.approx(by_hand, rel=1e-12)
+
+
+def test_blocks_are_what_networks_are_made_of() -> None:
+    """As models of their own they compute, and have the operations and rectifiers of the networks."""
+    import onnx
+
+    def counted(model: bytes) -> Counter[str]:
+        return Counter(node.op_type for node in onnx.load_from_string(model).graph.node)
+
+    space = fbnet.space((3, 32, 32), 100)
+    blocks = fbnet_blocks.block_workloads(space)
+    rng = np.random.default_rng(1)
+    for arch in [space.sample(rng) for _ in range(3)] + [dict.fromkeys(space.choices, "conv_k5_e1_g2")]:
+        whole, made = space.workload(arch), composed.keys(space, arch)
+        assert sum(blocks[key].macs for key in made if key in blocks) == whole.macs
+        parts = sum((counted(onnx_model(blocks[key], space.rectified)) for key in made if key in blocks), Counter())
+        found = counted(onnx_model(whole, space.rectified))
+        assert all(parts[op] == found[op] for op in ("Conv", "Add", "Relu"))
+    names = [name for name, _ in itertools.islice(fbnet_blocks.measured_models(1, 0), 12)]
+    assert all(result.median_ms > 0 for result in measure(itertools.islice(fbnet_blocks.measured_models(1, 0), 12)))
+    assert len(set(names)) == 12
+
+
+def test_measured_blocks_join_and_say_how_they_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a runtime that takes a millisecond per call, and one per million operations: sums are above the whole."""
+    monkeypatch.setattr(fbnet_blocks, "MODELLED", {"gpu": "gpu"})
+    monkeypatch.setattr(fbnet_blocks, "LADDERS", ((32, 100),))
+    space = fbnet.space((3, 32, 32), 100)
+    blocks = fbnet_blocks.block_workloads(space)
+    refused = next(iter(blocks))
+
+    def runtime(models):
+        for name, _ in models:
+            whole = name.startswith("whole 32 ")
+            workload = space.workload(parse_pairs(name.split(" ", 2)[2])) if whole else blocks[name]
+            yield Measurement(name, 1 + workload.macs / 1e6, 0.0, 0.0, 24, 0, name != refused)
+
+    monkeypatch.setattr(fbnet_blocks, "measure", runtime)
+    built = fbnet_blocks.build(Request(tmp_path / "new", measure=5))
+    write(tmp_path / "blocks", built.card, built.blocks, built.labels)
+    table = hwbench_data.load(tmp_path / "blocks")
+    entry = table.card.devices[cpu.NAME]
+    assert (entry["source"], entry["refused"]) == ("measured", 1)
+    rng = np.random.default_rng([0, 32])
+    expected = []
+    for arch in [space.sample(rng) for _ in range(5)]:
+        made = [key for key in composed.keys(space, arch) if key in blocks]
+        if refused not in made:
+            macs = space.workload(arch).macs / 1e6
+            expected.append((len(made) + macs) / (1 + macs))
+            total = composed.compose(table, space, [arch], cpu.NAME)[0]
+            assert total == pytest.approx(len(made) + macs)
+    facts = entry["whole_networks"]["32x32"]
+    assert facts == pytest.approx(
+        {"networks": len(expected), "median": np.median(expected), "least": min(expected), "most": max(expected)},
+        abs=6e-4,
+    )
+    skip = next(label for label in built.labels if label.startswith("Skip_") and label not in blocks)
+    assert table.query(skip, cpu.NAME, ["latency_ms"]) == {"latency_ms": 0.0}
+    assert np.isnan(table.query(refused, cpu.NAME, ["latency_ms"])["latency_ms"])
 
 
 @pytest.mark.skipif(not REFERENCE, reason="COSEARCH_REFERENCE_DATA is not set")
