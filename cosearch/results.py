@@ -40,6 +40,7 @@ class Design:
     an accelerator; edp_bound: the energy-delay product, mJ ms, that no mappings can beat there, None if not known.
     cost_intervals: metric -> bounds that hold a measured value with probability 0.9, of costs that are predicted from
     measurements; unlike_measured: whether no measured network is like this one, so that these promise nothing.
+    pipeline: what its engines reach side by side, as `Pipeline.to_json` has it; None where nothing works side by side.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Design:
     edp_bound: float | None = None
     cost_intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     unlike_measured: bool = False
+    pipeline: dict[str, Any] | None = None
 
     @property
     def integer_accuracies(self) -> tuple[float, ...]:
@@ -135,6 +137,7 @@ class Result:
                 "infeasible": design.infeasible,
                 "policies": dict(design.policies),
                 "edp_bound": design.edp_bound,
+                "pipeline": design.pipeline,
             }
             for design in self.designs
         ]
