@@ -11,10 +11,14 @@ from cosearch.hardware.tables import Floats, Ints
 
 @dataclass(frozen=True)
 class Options:
-    """Alternatives that each cost latency (ms), energy (mJ) and resources [n, r]; chosen: [n, kinds] what they are."""
+    """Alternatives that each cost latency (ms), energy (mJ) and resources [n, r]; chosen: [n, kinds] what they are.
+
+    memory: ms of the latency for which the shared memories are taken; 0 where that does not matter.
+    """
 
     latency: Floats
     energy: Floats
+    memory: Floats
     resources: Ints
     chosen: Ints
 
@@ -22,18 +26,24 @@ class Options:
         return len(self.latency)
 
     def take(self, index: Ints | slice) -> "Options":
-        return Options(self.latency[index], self.energy[index], self.resources[index], self.chosen[index])
+        return Options(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
 
     @property
-    def least(self) -> tuple[float, float]:
-        return float(self.latency.min()), float(self.energy.min())
+    def least(self) -> tuple[float, float, float]:
+        """Latency, energy and memory time."""
+        return float(self.latency.min()), float(self.energy.min()), float(self.memory.min())
 
 
 def undominated(options: Options, resources: bool) -> Options:
-    """Options that no other one beats in latency and energy, and in every resource if asked; by rising latency."""
+    """Options that no other one beats in latency, energy and memory time, and in every resource if asked.
+
+    By rising latency.
+    """
     total = options.resources.sum(axis=1)
-    order = np.lexsort((total, options.energy, options.latency))
+    order = np.lexsort((total, options.memory, options.energy, options.latency))
     compared = [options.energy[:, None], *([options.resources] if resources else [])]
+    if options.memory.any():
+        compared.append(options.memory[:, None])
     points = np.concatenate(compared, axis=1, dtype=float)[order]
     return options.take(order[unbeaten_rows(points)])
 
@@ -51,7 +61,8 @@ def undominated_rows(values: Floats) -> Ints:
 class Problem:
     """One residency and shared configuration: what it costs by itself (base) and the options of each kind.
 
-    slowest: latencies combine to their maximum (engines side by side) instead of their sum (one after the other).
+    slowest: latencies combine to their maximum (engines side by side) instead of their sum (one after the other), or to
+    the sum of the memory times where that is larger.
     """
 
     residency: int
@@ -64,7 +75,7 @@ class Problem:
     def least(self) -> tuple[float, float]:
         parts = [self.base.least, *(options.least for options in self.kinds)]
         times = [p[0] for p in parts]
-        return max(times) if self.slowest else sum(times), sum(p[1] for p in parts)
+        return max(*times, sum(p[2] for p in parts)) if self.slowest else sum(times), sum(p[1] for p in parts)
 
 
 @dataclass(frozen=True)
@@ -94,7 +105,7 @@ def solve(candidates: Sequence[Candidate], budget: Ints, kinds: int, by_resource
     width = len(budget)
     none = np.empty(0, np.int64)
     found = Solution(
-        Options(np.empty(0), np.empty(0), np.empty((0, width), np.int64), np.empty((0, kinds), np.int64)), none, none
+        Options(*np.empty((3, 0)), np.empty((0, width), np.int64), np.empty((0, kinds), np.int64)), none, none
     )
     for candidate in sorted(candidates, key=lambda c: c.bound[0] * c.bound[1]):
         front = found.options.take(slice(0, 0)) if by_resources else found.options
@@ -119,27 +130,30 @@ def solve(candidates: Sequence[Candidate], budget: Ints, kinds: int, by_resource
 
 def _tuples(problem: Problem, budget: Ints, front: Options, by_resources: bool) -> Options:
     part = problem.base
-    rest = np.array([options.least for options in problem.kinds]).reshape(-1, 2)
+    rest = np.array([options.least for options in problem.kinds]).reshape(-1, 3)
     if (part.resources > budget).any() or _beaten(front, *problem.least):
         return part.take(slice(0, 0))
     for at, options in enumerate(problem.kinds):
-        rest_latency, rest_energy = rest[at + 1 :].sum(axis=0)
+        rest_latency, rest_energy, rest_memory = rest[at + 1 :].sum(axis=0)
         if problem.slowest:
             rest_latency = rest[at + 1 :, 0].max(initial=0.0)
         last = at + 1 == len(problem.kinds)
-        alone = last and len(part) == 1 and not by_resources
+        alone = last and len(part) == 1 and not by_resources and not problem.slowest
         used = undominated(_promising(options, part, budget) if alone else options, resources=True)
         left, right = np.empty((2, len(part) * len(used)), np.int64)
         count = join(
             part.latency,
             part.energy,
+            part.memory,
             part.resources,
             used.latency,
             used.energy,
+            used.memory,
             used.resources,
             budget,
             rest_latency,
             rest_energy,
+            rest_memory,
             front.latency,
             front.energy,
             problem.slowest,
@@ -150,9 +164,12 @@ def _tuples(problem: Problem, budget: Ints, front: Options, by_resources: bool) 
         pairs = Options(
             np.maximum(part.latency[i], used.latency[j]) if problem.slowest else part.latency[i] + used.latency[j],
             part.energy[i] + used.energy[j],
+            part.memory[i] + used.memory[j],
             part.resources[i] + used.resources[j],
             np.concatenate([part.chosen[i], used.chosen[j]], axis=1),
         )
+        if last and problem.slowest:
+            pairs = replace(pairs, latency=np.maximum(pairs.latency, pairs.memory), memory=np.zeros(count))
         part = undominated(pairs, resources=by_resources or not last)
         if not len(part):
             break

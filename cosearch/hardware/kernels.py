@@ -150,13 +150,16 @@ def below(values: Floats, size: int, x: float) -> int:  # pragma: no cover
 def join(
     left_latency: Floats,
     left_energy: Floats,
+    left_memory: Floats,
     left_resources: Ints,
     right_latency: Floats,
     right_energy: Floats,
+    right_memory: Floats,
     right_resources: Ints,
     budget: Ints,
     rest_latency: float,
     rest_energy: float,
+    rest_memory: float,
     front_latency: Floats,
     front_energy: Floats,
     slowest: bool,
@@ -167,7 +170,8 @@ def join(
 
     A pair is dropped if some point of the front (by rising latency and falling energy) is at most as high in latency
     and in energy as the pair with the least that is still to be added (rest). slowest: latencies combine to their
-    maximum instead of their sum. left, right: filled with the pairs.
+    maximum instead of their sum, or to the sum of the memory times where that is larger. left, right: filled with the
+    pairs.
 
     Returns: how many pairs there are.
     """
@@ -178,7 +182,8 @@ def join(
             if not _fits(left_resources[i], right_resources[j], budget):
                 continue
             if slowest:
-                latency = max(max(left_latency[i], right_latency[j]), rest_latency) * margin
+                memory = left_memory[i] + right_memory[j] + rest_memory
+                latency = max(max(left_latency[i], right_latency[j]), max(rest_latency, memory)) * margin
             else:
                 latency = (left_latency[i] + right_latency[j] + rest_latency) * margin
             energy = (left_energy[i] + right_energy[j] + rest_energy) * margin

@@ -234,6 +234,35 @@ def best_costs(
     return latency, energy, chosen
 
 
+def memory_ms(
+    front: LayerFront,
+    engines: EngineTable,
+    shared: SharedTable,
+    table: ColumnTable,
+    residency: Residency,
+    chosen: Ints,
+) -> Floats:
+    """How long a layer needs what engines share, with the mappings that `best_costs` chose: the same maximum without
+    the array's own cycles.
+
+    Returns: ms, [column, policy, configuration]; infinite where nothing is chosen.
+    """
+    at = table.shared
+    clock_khz, port = shared.clock_mhz[at] * 1e3, shared.port_bits[at]
+    dram_bits = shared.dram_bits[at] / (clock_khz * 1e3)
+    requantise = np.ceil(front.bounds.outputs / shared.lanes[at])
+    ms = np.full(chosen.shape, np.inf)
+    for where, counts in front.groups:
+        moved = traffic(front, counts, residency)
+        own, column = chosen[:, :, where], np.arange(len(where))
+        read = np.maximum(moved.weight_read, moved.activation_read)[own, column]
+        ported = np.maximum(read, np.maximum(moved.weight_write, moved.activation_write)[own, 0])
+        cycles = np.maximum(ported / port[:, None, None], moved.dram[own, 0] / dram_bits[:, None, None])
+        cycles = np.maximum(cycles, requantise[:, None, None])
+        ms[:, :, where] = np.where(own >= 0, cycles / clock_khz[:, None, None], np.inf)
+    return ms
+
+
 def host_cost(host_bytes: float, dram_bits: float, prices: Prices) -> tuple[float, float]:
     """Moving a network's input and output through DRAM, dram_bits a second: latency_ms, energy_mj."""
     ms = host_bytes * 8 / dram_bits * 1e3

@@ -40,6 +40,7 @@ from cosearch.hardware.pricing import (
     columns,
     host_cost,
     layer_front,
+    memory_ms,
     vector_costs,
 )
 from cosearch.hardware.single import best, one_accelerator
@@ -418,6 +419,37 @@ class CostTensor:
             bits[self.rows[kind]] = [layer.weight_count * layer.weight_width for layer in stored]
         return bits
 
+    @cached_property
+    def memory(self) -> dict[str, list[Floats]]:
+        """How long every layer needs the memories that engines share, as `latency`; made when a pipeline is asked for.
+
+        Layers of the vector unit, of two engines at once, and of spaces whose layers are not priced by the array
+        template are taken to need them for as long as they run.
+        """
+        found = {kind: list(cases) for kind, cases in self.latency.items()}
+        if self._nests:
+            return found
+        weight_bits, activation_bits = (
+            sorted({*x.tolist()}) for x in (self.shared.weight_bits, self.shared.activation_bits)
+        )
+        for kind, table in self.engines.items():
+            if isinstance(table, PairTable):
+                continue
+            found[kind] = [np.empty_like(cases) for cases in self.latency[kind]]
+            for at, index in enumerate(self.rows[kind]):
+                front = layer_front(self.layers[index], table, weight_bits, activation_bits)
+                for case, residency in enumerate(RESIDENCIES):
+                    where = (front, table, self.shared, self.tables[case], residency)
+                    chosen = best_costs(*where, self.prices, self.policies)[2]
+                    found[kind][case][at] = memory_ms(*where, chosen)
+        return found
+
+    def memory_sums(self, kind: str, case: int, counts: Ints, column: int | slice = slice(None)) -> Floats:
+        """Memory time of the network's layers of one engine kind, or of the vector unit; shaped as `sums`'."""
+        rows = self.vector_rows if kind == "vector" else self.rows[kind]
+        needed = np.flatnonzero(counts[rows])
+        return np.asarray(np.tensordot(counts[rows[needed]].astype(float), self.memory[kind][case][needed, column], 1))
+
     def sums(
         self, kind: str, case: int, counts: Ints, column: int | slice = slice(None), dynamic: bool = False
     ) -> tuple[Floats, Floats]:
@@ -475,9 +507,13 @@ class CostTensor:
         alive at once (`Workload.live_activation_bytes`). host_bytes: network input and output, charged to DRAM.
         objectives: some of `METRICS`; constraints: ``max_<metric>`` values.
         pipelined: engines (and the vector unit) work on different images at once; latency_ms is then the interval
-        between images, the time of the slowest one, and static power is paid for that long. Each engine is priced
-        with the whole rate of DRAM and of the buffers' ports, and one image's activations decide what stays: where
-        several need much of these at once, the interval is a lower bound.
+        between images, and static power is paid for that long: ``max(time of the slowest engine, memory time of all
+        layers)``. A layer's memory time is what it needs of DRAM, of the buffers' ports or of the vector lanes, the
+        longest of these at the whole rate, for these serve one engine at a time. So the interval is under no roofline
+        of the network. It takes transfers that are spread evenly: rates divided in fixed shares, in proportion to the
+        engines' memory times, take at most twice as long. Activations stay only if there is room for an image per
+        engine; a tile may take the whole buffer, as in images one after the other. Mappings are those of the
+        policies, none of which minimises memory time: the interval is the best over their grid.
         A network that lacks a kind gets no engine of that kind.
 
         Returns: a front, empty with a reason if nothing fits.
@@ -487,7 +523,8 @@ class CostTensor:
         counts = self._counts(counts_row)
         needed = self._needed(counts)
         by_resources = any(name in (*RESOURCES, "area_mm2") for name in objectives)
-        demand = _Demand(counts, 8 * live_activation_bytes, host_bytes, pipelined)
+        images = len(needed) + bool(counts[self.vector_rows].any()) if pipelined else 1
+        demand = _Demand(counts, 8 * live_activation_bytes * images, host_bytes, pipelined)
         found = self._solve(demand, limits, by_resources)
         if pipelined:
             static = found.options.latency * self.prices.static_power_w
@@ -662,12 +699,16 @@ class CostTensor:
         The bound needs few columns of the tensor; most other columns are then never touched.
         """
         best, pipelined = self.tables[-1], demand.pipelined
-        latency, energy = np.zeros(len(best.shared)), np.zeros(len(best.shared))
+        latency, energy, memory = np.zeros((3, len(best.shared)))
         for kind in (*needed, "vector"):
             ms, mj = self.sums(kind, len(self.tables) - 1, demand.counts, dynamic=pipelined)
             least = ms.min(axis=(1, 2), initial=np.inf)  # no engine of a kind: nothing is feasible
             latency = np.maximum(latency, least) if pipelined else latency + least
             energy += mj.min(axis=(1, 2), initial=np.inf)
+            if pipelined:
+                held = self.memory_sums(kind, len(self.tables) - 1, demand.counts)
+                memory += held.min(axis=(1, 2), initial=np.inf)
+        latency = np.maximum(latency, memory)
         if self._nests:  # what stays takes room from tiles: it may cost more
             latency, energy = np.zeros_like(latency), np.zeros_like(energy)
         candidates = []
@@ -696,16 +737,20 @@ class CostTensor:
             ms, mj = self.sums(kind, case, counts, column, pipelined)
             if demand.corners:
                 ms, mj = outer_corners(ms, mj, self.policies)
+            held = self.memory_sums(kind, case, counts, column) if pipelined else np.zeros_like(ms)
             useful = np.isfinite(ms) & keeps(self.engines[kind], RESIDENCIES[case], *stored)
-            useful[1:] &= (ms[1:] != ms[0]) | (mj[1:] != mj[0])  # most engines do the same under every policy
-            ms, mj, fits = ms.ravel(), mj.ravel(), np.flatnonzero(useful)
+            # most engines do the same under every policy
+            useful[1:] &= (ms[1:] != ms[0]) | (mj[1:] != mj[0]) | (held[1:] != held[0])
+            ms, mj, held, fits = ms.ravel(), mj.ravel(), held.ravel(), np.flatnonzero(useful)
             if not len(fits):
                 return None
             resources = self.engines[kind].resources[fits % len(self.engines[kind])]
-            options.append(Options(ms[fits], mj[fits], resources, fits[:, None]))
+            options.append(Options(ms[fits], mj[fits], held[fits], resources, fits[:, None]))
+        alone_ms = np.array([base_ms + float(vector_ms[0, 0])])
         base = Options(
-            np.array([base_ms + float(vector_ms[0, 0])]),
+            alone_ms,
             np.array([base_mj + float(vector_mj[0, 0])]),
+            alone_ms if pipelined else np.zeros(1),  # all of it is in the memories
             self.shared.resources[at : at + 1],
             np.empty((1, 0), np.int64),
         )

@@ -3,6 +3,7 @@ import json
 import math
 import re
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from cosearch.errors import ConfigError, HardwareError, InfeasibleError
 from cosearch.hardware import (
     Resources,
     accelerator_tensor,
+    best,
     cost_tensor,
     evaluate,
     grid,
@@ -18,6 +20,7 @@ from cosearch.hardware import (
     layer_report,
     load_device,
 )
+from cosearch.hardware.nest import weighted
 from cosearch.hardware.pricing import RESIDENCIES
 from cosearch.workload import Layer, distinct_layers
 from search_spaces.accelerators import find, fpga
@@ -263,35 +266,112 @@ def test_batched_fronts_equal_single_ones(small_space, network):
         np.testing.assert_array_equal(front.latency_ms, tensor.hardware_front(row, live).latency_ms)
 
 
-def test_pipelined_interval_is_the_slowest_engine_and_equals_brute_force(small_space, network):
-    space = fpga.space("ecp5-25f", choices={**small_space.choices, "cols": (4,), "fabric": ("logic",)})
-    layers = distinct_layers([network])
-    tensor = cost_tensor(layers, space, cache=False)
-    counts = counts_of(network, layers)
-    live = network.live_activation_bytes
-    front = tensor.hardware_front(counts, live, pipelined=True)
+def memory_time(layer, accelerator, mapping, residency):
+    """ms that a layer needs the shared levels and lanes: what it takes where those are a million times slower."""
+    slow = [
+        replace(x, read_bits_per_cycle=x.read_bits_per_cycle * 1e-6, write_bits_per_cycle=x.write_bits_per_cycle * 1e-6)
+        for x in accelerator.levels
+    ]
+    cost = evaluate(layer, replace(accelerator, levels=tuple(slow)), mapping, residency.tensors)
+    assert cost.bound in [level.name for level in slow]
+    return max(cost.latency_ms * 1e-6, math.ceil(layer.output_count / accelerator.lanes) / accelerator.clock_mhz / 1e3)
+
+
+def brute_pipelines(tensor, space, counts, live, host):
+    """(interval, energy) of every accelerator within the budget, of every tuple of policies and residency."""
     kinds = [kind for kind in tensor.kinds if counts[tensor.rows[kind]].any()]
-    fastest = math.inf
-    for shared in range(len(space.shared)):
-        fits_weights = tensor.weight_bits(counts) <= space.shared.weight_bits[shared]
-        case = 2 * int(fits_weights) + int(8 * live <= space.shared.activation_bits[shared])
+    dram = space.prices.dram_pj_per_bit + space.prices.buffer_pj_per_bit
+    static = space.prices.static_power_w
+    images = len(kinds) + 1
+    points = []
+    for shared, case in itertools.product(range(len(space.shared)), range(4)):
+        if case & 2 and tensor.weight_bits(counts) > space.shared.weight_bits[shared]:
+            continue
+        if case & 1 and 8 * live * images > space.shared.activation_bits[shared]:
+            continue
         column = tensor.tables[case].of_shared[shared]
-        times = {
-            kind: np.tensordot(counts[tensor.rows[kind]], tensor.latency[kind][case][:, column], 1).min(axis=0)
-            for kind in kinds
-        }
-        vector = float(counts[tensor.vector_rows] @ tensor.latency["vector"][case][:, column, 0, 0])
-        for engines in itertools.product(*(range(len(tensor.engines[kind])) for kind in kinds)):
-            use = space.shared.resources[shared] + sum(
-                tensor.engines[k].resources[e] for k, e in zip(kinds, engines, strict=True)
-            )
+        alone = host * 8e3 / space.shared.dram_bits[shared]
+        alone_mj = host * 8 * dram * 1e-9
+        for at, i in enumerate(tensor.vector_rows):
+            ms = tensor.latency["vector"][case][at, column, 0, 0]
+            alone += counts[i] * ms
+            alone_mj += counts[i] * (tensor.energy["vector"][case][at, column, 0, 0] - static * ms)
+        options = []
+        for kind in kinds:
+            rows = []
+            for engine, policy in itertools.product(range(len(tensor.engines[kind])), range(len(tensor.policies))):
+                accelerator = space.accelerator(shared, {kind: engine})
+                busy = held = mj = 0.0
+                for at, i in enumerate(tensor.rows[kind]):
+                    layer, ms = tensor.layers[i], tensor.latency[kind][case][at, column, policy, engine]
+                    if not counts[i] or not np.isfinite(ms):
+                        busy += counts[i] and math.inf
+                        continue
+                    score = partial(weighted, tensor.policies[policy])
+                    mapping, cost = best(layer, accelerator, score, RESIDENCIES[case])
+                    assert cost.latency_ms == pytest.approx(ms)
+                    busy += counts[i] * ms
+                    held += counts[i] * memory_time(layer, accelerator, mapping, RESIDENCIES[case])
+                    mj += counts[i] * (tensor.energy[kind][case][at, column, policy, engine] - static * ms)
+                rows.append((busy, held, mj, *tensor.engines[kind].resources[engine]))
+            options.append(rows)
+        for several in itertools.product(*options):
+            use = space.shared.resources[shared] + sum(np.array(option[3:]) for option in several)
             if (use <= np.array(space.budget.counts)).all():
-                slowest = max(vector, *(times[k][e] for k, e in zip(kinds, engines, strict=True)))
-                fastest = min(fastest, slowest)
-    assert front.latency_ms.min() == pytest.approx(fastest, rel=1e-12)
-    single = tensor.hardware_front(counts, live)
+                interval = max(*(option[0] for option in several), alone + sum(option[1] for option in several))
+                points.append((interval, alone_mj + sum(option[2] for option in several) + interval * static))
+    return pareto(np.array(points))
+
+
+@pytest.mark.parametrize(
+    ("port_bits", "live", "memories_decide"), [(64, 2e3, True), (128, 1e3, True), (512, 1e3, False)]
+)
+def test_pipelined_interval_is_the_slowest_engine_and_equals_brute_force(small_space, port_bits, live, memories_decide):
+    """Or what the shared memories need for all engines together. There is room for one image of 2 kB, not for four."""
+    choices = {"port_bits": (port_bits,), "clock_mhz": (75.0,), "windowed": (False,), "activation_kib": (4.5,),
+               "weight_kib": (4.5, 18), "dataflow": ("weight-stationary",)}  # fmt: skip
+    space = fpga.space("ecp5-25f", choices={**small_space.choices, **choices}, scale_modelled={"static_power_w": 1e-3})
+    layers = (
+        Layer("stem", K=64, C=16, P=8, Q=8, R=3, S=3),
+        Layer("pointwise", "shift", K=96, C=64, P=8, Q=8, weight_bits=5),
+        Layer("depthwise", "add", K=96, C=96, P=8, Q=8, R=3, S=3, groups=96),
+        Layer("sum", "elementwise", K=8, C=16, P=4, Q=4, groups=8),
+    )
+    tensor = cost_tensor(layers, space, cache=False)
+    counts = np.array([1, 1, 1, 3])
+    front = tensor.hardware_front(counts, live, pipelined=True, host_bytes=90.0)
+    expected = brute_pipelines(tensor, space, counts, live, 90.0)
+    np.testing.assert_allclose(np.stack([front.latency_ms, front.energy_mj], 1), expected, rtol=1e-9)
+    busy = np.zeros(len(front))
+    for i, (case, shared) in enumerate(zip(front.residency, front.shared, strict=True)):
+        for kind, policy, engine in zip(tensor.kinds, front.policies[i], front.engines[i], strict=True):
+            ms, _ = tensor.sums(kind, case, counts, tensor.tables[case].of_shared[shared])
+            busy[i] = max(busy[i], ms[policy, engine])
+    assert (front.latency_ms > busy * (1 + 1e-9)).any() == memories_decide
+    single = tensor.hardware_front(counts, live, host_bytes=90.0)
     assert front.throughput_fps.max() >= single.throughput_fps.max()
     assert front.energy_mj.min() <= single.energy_mj.min()
+
+
+def test_engines_that_share_a_slow_dram_are_no_faster_side_by_side(small_space):
+    """Two engines, each as slow as DRAM makes it: an interval of the slower one alone would be under the roofline."""
+    space = fpga.space(
+        "ecp5-25f", choices={**small_space.choices, "weight_kib": (4.5,)}, scale_modelled={"dram_gbit_per_s": 1e-3}
+    )
+    layers = tuple(Layer(kind, kind, K=64, C=64, P=2, Q=2, weight_bits=8) for kind in ("mac", "shift"))
+    tensor = cost_tensor(layers, space, cache=False)
+    front = tensor.hardware_front([1, 1], 1e9, pipelined=True)
+    bits = sum(8 * (layer.weight_count + layer.input_count + layer.output_count) for layer in layers)
+    assert front.latency_ms.min() == pytest.approx(bits / (space.cost("dram_gbit_per_s") * 1e9) * 1e3)
+    assert front.latency_ms.min() == pytest.approx(tensor.hardware_front([1, 1], 1e9).latency_ms.min())
+
+
+def test_a_pipeline_of_one_array_is_one_image_after_the_other():
+    """Of its template it is not known how long a layer needs the memories: nothing is taken to overlap."""
+    layers = (Layer("a", K=32, C=16, P=7, Q=7, R=3, S=3), Layer("b", "pool", K=32, C=32, R=7, S=7, groups=32))
+    tensor = cost_tensor(layers, find("eyeriss"), cache=False)
+    front, one = (tensor.hardware_front([2, 1], 1e9, host_bytes=500.0, pipelined=p) for p in (True, False))
+    np.testing.assert_allclose(front.latency_ms, one.latency_ms, rtol=1e-12)
 
 
 def test_mappings_of_a_point_add_up_to_its_cost(small_space, network):
