@@ -323,11 +323,9 @@ def brute_pipelines(tensor, space, counts, live, host):
     return pareto(np.array(points))
 
 
-@pytest.mark.parametrize(
-    ("port_bits", "live", "memories_decide"), [(64, 2e3, True), (128, 1e3, True), (512, 1e3, False)]
-)
-def test_pipelined_interval_is_the_slowest_engine_and_equals_brute_force(small_space, port_bits, live, memories_decide):
-    """Or what the shared memories need for all engines together. There is room for one image of 2 kB, not for four."""
+@pytest.mark.parametrize(("port_bits", "memories_decide"), [(64, True), (128, True), (512, False)])
+def test_pipelined_interval_is_the_slowest_engine_and_equals_brute_force(small_space, port_bits, memories_decide):
+    """Or what the shared memories need for all engines together."""
     choices = {"port_bits": (port_bits,), "clock_mhz": (75.0,), "windowed": (False,), "activation_kib": (4.5,),
                "weight_kib": (4.5, 18), "dataflow": ("weight-stationary",)}  # fmt: skip
     space = fpga.space("ecp5-25f", choices={**small_space.choices, **choices}, scale_modelled={"static_power_w": 1e-3})
@@ -338,7 +336,7 @@ def test_pipelined_interval_is_the_slowest_engine_and_equals_brute_force(small_s
         Layer("sum", "elementwise", K=8, C=16, P=4, Q=4, groups=8),
     )
     tensor = cost_tensor(layers, space, cache=False)
-    counts = np.array([1, 1, 1, 3])
+    counts, live = np.array([1, 1, 1, 3]), 1e3
     front = tensor.hardware_front(counts, live, pipelined=True, host_bytes=90.0)
     expected = brute_pipelines(tensor, space, counts, live, 90.0)
     np.testing.assert_allclose(np.stack([front.latency_ms, front.energy_mj], 1), expected, rtol=1e-9)
@@ -364,6 +362,16 @@ def test_engines_that_share_a_slow_dram_are_no_faster_side_by_side(small_space):
     bits = sum(8 * (layer.weight_count + layer.input_count + layer.output_count) for layer in layers)
     assert front.latency_ms.min() == pytest.approx(bits / (space.cost("dram_gbit_per_s") * 1e9) * 1e3)
     assert front.latency_ms.min() == pytest.approx(tensor.hardware_front([1, 1], 1e9).latency_ms.min())
+
+
+def test_activations_stay_in_a_pipeline_with_room_for_an_image_per_engine(small_space, network):
+    """Four work at once, the vector unit included, over a buffer of 18 KiB at most."""
+    layers = distinct_layers([network])
+    tensor, counts = cost_tensor(layers, small_space, cache=False), counts_of(network, layers)
+    kept, moved = (set(tensor.hardware_front(counts, x * 1024, pipelined=True).residency) for x in (4.5, 4.6))
+    assert kept == {3}
+    assert moved == {2}
+    assert set(tensor.hardware_front(counts, 4.6 * 1024).residency) == {3}
 
 
 def test_a_pipeline_of_one_array_is_one_image_after_the_other():
