@@ -291,7 +291,7 @@ def cost(
     as_json: AsJson = False,
 ) -> None:
     """Price one network layer by layer on the device's best accelerator for it."""
-    from cosearch.costs import price_workload, published_cost
+    from cosearch.costs import find_device, price_workload, published_cost
     from cosearch.errors import ConfigError
     from cosearch.progress import Reporter
     from cosearch.tables import print_blocks, print_layers, print_unpriced
@@ -302,14 +302,15 @@ def cost(
     except ValueError:
         raise ConfigError(f"--input-shape {input_shape!r}: expected numbers such as 1,3,224,224") from None
     workload, unpriced = read_report(model, shape)
-    published = published_cost(workload, device, accounting)
+    space = find_device(device, accounting)
+    published = published_cost(workload, space)
     if published is not None:
         if as_json:
             _print_json(_plain(published))
         else:
             print_blocks(workload, device, published)
         return
-    priced = price_workload(workload, device, objective, Reporter(quiet), accounting)
+    priced = price_workload(workload, space, objective, Reporter(quiet))
     if as_json:
         layers = [
             {**_plain(row), "mapping": row.mapping.to_json() if row.mapping else None} for row in priced.report.rows
@@ -320,7 +321,13 @@ def cost(
             "accelerator": priced.accelerator.name,
             "objective": objective,
             "accounting": priced.accelerator.accounting,
-            "cost": {**_plain(cost), "policies": dict(cost.policies), "edp": cost.edp},
+            "cost": {
+                **_plain(cost),
+                "policies": dict(cost.policies),
+                "edp": cost.edp,
+                "throughput_fps": cost.throughput_fps,
+            },
+            "pipeline": priced.report.pipeline.to_json() if priced.report.pipeline else None,
             "accelerators": priced.accelerators,
             "edp_bound_of_all": _plain(priced.edp_bound),
         }

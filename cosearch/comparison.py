@@ -18,7 +18,7 @@ from cosearch.results import AT_DEFAULT, CO_SEARCH, CONV_ONLY, Design, bought
 from cosearch.shortlist import Choice, Designs
 from cosearch.strategies.base import Told
 from cosearch.strategies.objectives import MAXIMISED, undominated
-from search_spaces.decisions import arch_key
+from search_spaces.decisions import Arch, arch_key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,6 +73,7 @@ def design(problem: Problem, name: str, choice: Choice, told: Sequence[Told], tr
         assert isinstance(front, NetworkFront)
         accelerator = value.name
         mapped = _mapped(front.hardware.policies_of(point), problem.costs.on(value, arch))
+        mapped["pipeline"] = _pipeline(problem.costs, value, arch)
     return Design(
         name,
         arch,
@@ -89,16 +90,22 @@ def _mapped(policies: tuple[tuple[str, float], ...], cost: NetworkCost) -> dict[
     return {"policies": policies, "edp_bound": cost.edp_bound if np.isfinite(cost.edp_bound) else None}
 
 
+def _pipeline(costs: AcceleratorCosts, accelerator: Accelerator, arch: Arch) -> dict[str, Any] | None:
+    found = costs.pipeline(accelerator, arch)
+    return found.to_json() if found else None
+
+
 def on_default(found: Design, problem: Problem, accelerator: Accelerator) -> Design:
     """The same network on the default accelerator; infeasible with the reason if it cannot run there."""
     assert isinstance(problem.costs, AcceleratorCosts)
-    moved = replace(found, name=found.name + AT_DEFAULT, accelerator=accelerator.name)
+    moved = replace(found, name=found.name + AT_DEFAULT, accelerator=accelerator.name, pipeline=None)
     cost = problem.costs.on(accelerator, found.arch)
     if not cost.feasible:
         return replace(moved, costs={}, infeasible=f"cannot run there: {cost.reason}")
     resources = {n: float(getattr(accelerator.resources, n)) for n in problem.costs.resources}
     costs = {"latency_ms": cost.latency_ms, "energy_mj": cost.energy_mj, **resources}
-    return replace(moved, costs=costs, **_mapped(cost.policies, cost))
+    pipeline = _pipeline(problem.costs, accelerator, found.arch)
+    return replace(moved, costs=costs, pipeline=pipeline, **_mapped(cost.policies, cost))
 
 
 def notes(problem: Problem, chosen: Mapping[str, Choice], designs: Sequence[Design], reporter: Reporter) -> list[str]:

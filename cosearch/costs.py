@@ -20,7 +20,15 @@ from cosearch.errors import ConfigError, DataError, HardwareError, UnknownNameEr
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.hardware.published import PublishedCost, PublishedDevice
 from cosearch.hardware.report import NetworkReport, network_report
-from cosearch.hardware.tensor import CONSTRAINTS, CostTensor, HardwareFront, NetworkCost, cost_tensor
+from cosearch.hardware.tensor import (
+    CONSTRAINTS,
+    CostTensor,
+    HardwareFront,
+    NetworkCost,
+    Pipeline,
+    cost_tensor,
+    network_pipeline,
+)
 from cosearch.reading import parse_json
 from cosearch.strategies.objectives import Objectives, derive, excess, is_known, split_limit, tightest
 from cosearch.workload import Layer, Workload, count_layers
@@ -150,6 +158,11 @@ class AcceleratorCosts:
         """A network on a given accelerator; infeasible with a reason if it cannot run there."""
         return self.tensor.evaluate_on(accelerator, objective="edp", **self._demand(arch)[1])
 
+    def pipeline(self, accelerator: Accelerator, arch: Arch) -> Pipeline | None:
+        """A network on a given accelerator whose engines work on different images at once; None where none do."""
+        workload = self.space.workload(arch)
+        return network_pipeline(workload, accelerator, host_bytes(workload))
+
 
 def _hardware_limits(limits: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
     """(limits that the search over accelerators keeps, those that its fronts are cut by)."""
@@ -190,12 +203,14 @@ class PricedNetwork:
     edp_bound: float
 
 
-def find_device(device: str, accounting: str = "element") -> Any:
-    """The accelerator space of a device.
+def find_device(device: Any, accounting: str = "element") -> Any:
+    """The accelerator space of a device; a space is one already.
 
     accounting: what the energy of an operation holds: ``element`` or ``operator`` (see `UnitEnergies`).
     Raises: UnknownNameError; ConfigError if the device has no such accounting.
     """
+    if not isinstance(device, str):
+        return device
     # crossbars and processors know one accounting only: they are asked for by their name alone
     options = {"accounting": accounting} if accounting != "element" else {}
     try:
@@ -206,18 +221,19 @@ def find_device(device: str, accounting: str = "element") -> Any:
 
 def price_workload(
     workload: Workload,
-    device: str,
+    device: Any,
     objective: str = "edp",
     reporter: "Reporter | None" = None,
     accounting: str = "element",
 ) -> PricedNetwork:
     """The accelerator of a device that is best for one network, and the network on it layer by layer.
 
+    device, accounting: as `find_device` takes them.
     Raises: UnknownNameError, ConfigError, HardwareError, InfeasibleError.
     """
     space = find_device(device, accounting)
     if isinstance(space, PublishedSpace):
-        raise ConfigError(f"{device} has no accelerators to choose from: price the network with published_cost")
+        raise ConfigError(f"{space.name} has no accelerators to choose from: price the network with published_cost")
     counts = workload.shape_counts()
     tensor = priced(tuple(counts), space, reporter) if reporter is not None else cost_tensor(tuple(counts), space)
     live, crossing = workload.live_activation_bytes, host_bytes(workload)
@@ -242,7 +258,7 @@ def priced(layers: tuple[Layer, ...], space: Any, reporter: "Reporter", build: "
     return tensor
 
 
-def published_cost(workload: Workload, device: str, accounting: str = "element") -> PublishedCost | None:
+def published_cost(workload: Workload, device: Any, accounting: str = "element") -> PublishedCost | None:
     """A network block by block on a device that is a published simulator; None for any other device.
 
     Raises: what `find_device` raises; HardwareError if the published table charges nothing that the network has.

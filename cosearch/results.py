@@ -38,6 +38,7 @@ class Design:
     character a test image, 1 where the integer network is right; none if accuracies are a table's. float_accuracies:
     of the networks they came from. search_accuracy: what the search saw. policies: (engine kind, w) of the mappings, on
     an accelerator; edp_bound: the energy-delay product, mJ ms, that no mappings can beat there, None if not known.
+    pipeline: what its engines reach side by side, as `Pipeline.to_json` has it; None where nothing works side by side.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Design:
     infeasible: str = ""
     policies: tuple[tuple[str, float], ...] = ()
     edp_bound: float | None = None
+    pipeline: dict[str, Any] | None = None
 
     @property
     def integer_accuracies(self) -> tuple[float, ...]:
@@ -128,6 +130,7 @@ class Result:
                 "infeasible": design.infeasible,
                 "policies": dict(design.policies),
                 "edp_bound": design.edp_bound,
+                "pipeline": design.pipeline,
             }
             for design in self.designs
         ]

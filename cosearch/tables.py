@@ -43,7 +43,9 @@ def html_result(result: Result) -> str:
     """What `print_result` prints, for a notebook."""
     finalist = result.finalist
     mappings = finalist_words(finalist) if finalist.policies else ""
-    lines = [", ".join(f"{name} {choice}" for name, choice in finalist.arch.items()), finalist.accelerator, mappings]
+    pipelined = pipeline_words(finalist.pipeline) if finalist.pipeline else ""
+    arch = ", ".join(f"{name} {choice}" for name, choice in finalist.arch.items())
+    lines = [arch, finalist.accelerator, mappings, pipelined]
     parts = [html_table(*table) for table in result_tables(result)]
     parts.append(
         "<p><b>Recommended finalist</b><br>" + "<br>".join(html.escape(line) for line in lines if line) + "</p>"
@@ -111,6 +113,8 @@ def print_result(result: Result) -> None:
         out.print(f"  accelerator: {finalist.accelerator}", markup=False)
     if finalist.policies:
         out.print(f"  mappings: {finalist_words(finalist)}", markup=False)
+    if finalist.pipeline:
+        out.print(f"  pipelined: {pipeline_words(finalist.pipeline)}", markup=False)
     if result.notes:
         out.print("[bold]What co-search bought[/bold]")
     for note in result.notes:
@@ -162,6 +166,17 @@ def finalist_words(design: Design) -> str:
     return (
         f"{policy_words(design.policies)}; energy-delay product {edp:.4g} mJ ms, gap to the convex-hull bound of any "
         f"mapping for any layer {gap_words(edp, design.edp_bound)}"
+    )
+
+
+def pipeline_words(pipeline: Mapping[str, Any]) -> str:
+    """What engines that work on different images at once reach; pipeline: as `Pipeline.to_json` has it."""
+    memories = pipeline["limit"] == "memories"
+    limit = "the memories that they share" if memories else f"the {pipeline['limit']} engine"
+    most = "at most " if pipeline["interval_is_bound"] else ""
+    return (
+        f"engines on different images at once: one every {most}{pipeline['interval_ms']:.4g} ms, "
+        f"{pipeline['throughput_fps']:,.4g} images/s, limited by {limit}; {pipeline['energy_mj']:.4g} mJ an image"
     )
 
 
@@ -228,6 +243,9 @@ def print_layers(priced: "PricedNetwork") -> None:
         f"With its input and output through DRAM: {cost.latency_ms:.4g} ms, {cost.energy_mj:.4g} mJ; energy-delay "
         f"product {cost.edp:.4g} mJ ms."
     )
+    pipeline = priced.report.pipeline
+    beside = f"; {pipeline_words(pipeline.to_json())}" if pipeline else ""
+    out.print(f"Throughput: one image after the other {cost.throughput_fps:,.4g} images/s{beside}.", markup=False)
     mapped = any(row.mapspace for row in report)
     out.print(
         f"Mapping policy: {policy_words(cost.policies)}."

@@ -12,6 +12,7 @@ from cosearch.hardware.parts import DATA
 from cosearch.tables import gap_words, policy_words
 from cosearch.tracing import read_report
 from cosearch.workload import Layer, Workload
+from search_spaces.accelerators import find
 
 NETWORK = Workload(
     "two",
@@ -62,6 +63,42 @@ def test_the_optimum_states_its_policy_and_its_gap(workload_file, monkeypatch, c
     assert set(cost["policies"]) == {"mac", "shift"}
     assert 0 < document["edp_bound_of_all"] <= cost["edp_bound"] * (1 + 1e-12) <= cost["edp"] * (1 + 2e-12)
     assert cost["edp"] == pytest.approx(cost["latency_ms"] * cost["energy_mj"])
+
+
+def test_throughput_is_that_of_one_image_after_the_other_and_of_a_pipeline(workload_file, monkeypatch, capsys):
+    """Two engines: the slower one, or the memories of both, sets the interval."""
+    arguments = ("cost", "--device", "ecp5-25f", "--model", str(workload_file))
+    assert run(monkeypatch, *arguments) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert run(monkeypatch, *arguments, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    cost, pipeline = document["cost"], document["pipeline"]
+    assert cost["throughput_fps"] == pytest.approx(1e3 / cost["latency_ms"])
+    assert (
+        f"one image after the other {cost['throughput_fps']:,.4g} images/s; engines on different images at " in printed
+    )
+    assert f"one every {pipeline['interval_ms']:.4g} ms, {1e3 / pipeline['interval_ms']:,.4g} images/s, lim" in printed
+    busy = {
+        kind: sum(row["latency_ms"] for row in document["layers"] if row["engine"] == kind) for kind in ("mac", "shift")
+    }
+    assert max(busy.values()) * (1 - 1e-9) <= pipeline["interval_ms"] < cost["latency_ms"]
+    assert pipeline["limit"] in ("mac", "shift", "memories")
+    assert run(monkeypatch, "cost", "--device", "eyeriss", "--model", str(conv_file(workload_file)), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["pipeline"] is None
+
+
+def conv_file(beside):
+    path = beside.with_name("conv.json")
+    path.write_text(json.dumps(Workload("conv", NETWORK.layers[:1]).to_json()))
+    return path
+
+
+@pytest.mark.parametrize("device", ["ecp5-25f", "hwnasbench-eyeriss"])
+def test_the_space_of_a_device_is_made_once(workload_file, monkeypatch, capsys, device):
+    made = []
+    monkeypatch.setattr("search_spaces.accelerators.find", lambda *a, **k: made.append(find(*a, **k)) or made[-1])
+    assert run(monkeypatch, "cost", "--device", device, "--model", str(conv_file(workload_file))) == 0
+    assert len(made) == 1
 
 
 def test_gaps_in_words():

@@ -29,7 +29,14 @@ if TYPE_CHECKING:
     from cosearch.hardware.repricing import SensitivityRow, sensitivity
     from cosearch.hardware.single import best, mapspace_size
     from cosearch.hardware.sweep import Grid, grid
-    from cosearch.hardware.tensor import CostTensor, HardwareFront, NetworkCost, accelerator_tensor, cost_tensor
+    from cosearch.hardware.tensor import (
+        CostTensor,
+        HardwareFront,
+        NetworkCost,
+        Pipeline,
+        accelerator_tensor,
+        cost_tensor,
+    )
 
 _LAZY = {
     "Grid": "sweep",
@@ -59,6 +66,7 @@ _LAZY = {
     "CostTensor": "tensor",
     "HardwareFront": "tensor",
     "NetworkCost": "tensor",
+    "Pipeline": "tensor",
     "accelerator_tensor": "tensor",
     "cost_tensor": "tensor",
 }
@@ -84,6 +92,7 @@ __all__ = [
     "Nests",
     "NetworkCost",
     "Part",
+    "Pipeline",
     "RelaxedCost",
     "Resources",
     "SensitivityRow",

@@ -103,9 +103,9 @@ def solve(candidates: Sequence[Candidate], budget: Ints, kinds: int, by_resource
     pruned by latency and energy then.
     """
     width = len(budget)
-    none = np.empty(0, np.int64)
+    none, empty = np.empty(0, np.int64), np.empty(0)
     found = Solution(
-        Options(*np.empty((3, 0)), np.empty((0, width), np.int64), np.empty((0, kinds), np.int64)), none, none
+        Options(empty, empty, empty, np.empty((0, width), np.int64), np.empty((0, kinds), np.int64)), none, none
     )
     for candidate in sorted(candidates, key=lambda c: c.bound[0] * c.bound[1]):
         front = found.options.take(slice(0, 0)) if by_resources else found.options

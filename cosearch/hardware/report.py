@@ -17,7 +17,15 @@ from cosearch.hardware.nest import weighted
 from cosearch.hardware.pricing import Residency, columns, vector_costs
 from cosearch.hardware.single import best, mapspace_size
 from cosearch.hardware.tables import tables_of
-from cosearch.hardware.tensor import RESIDENCIES, VECTOR_KINDS, HardwareFront, NetworkCost, network_cost
+from cosearch.hardware.tensor import (
+    RESIDENCIES,
+    VECTOR_KINDS,
+    HardwareFront,
+    NetworkCost,
+    Pipeline,
+    network_cost,
+    network_pipeline,
+)
 from cosearch.workload import Layer, Workload
 
 
@@ -70,11 +78,13 @@ class LayerReport(Sequence[LayerRow]):
 class NetworkReport:
     """A network on one accelerator: its cost, with its mapping policies and what bounds them, and every layer in order.
 
-    The rows and the transfer of input and output sum to the cost.
+    The rows and the transfer of input and output sum to the cost, which is of one image after the other. pipeline: what
+    engines reach that work on different images at once; None where nothing works side by side.
     """
 
     cost: NetworkCost
     rows: LayerReport
+    pipeline: Pipeline | None = None
 
 
 def layer_report(workload: Workload, accelerator: Accelerator, objective: str = "edp") -> LayerReport:
@@ -100,7 +110,8 @@ def network_report(
     policies = dict(cost.policies)
     rows = {layer.shape_key: _row(layer, accelerator, policies, residency) for layer in workload.shape_counts()}
     named = tuple(_renamed(rows[layer.shape_key], layer) for layer in workload.layers)
-    return NetworkReport(cost, LayerReport(workload, accelerator, named))
+    pipeline = network_pipeline(workload, accelerator, host_bytes)
+    return NetworkReport(cost, LayerReport(workload, accelerator, named), pipeline)
 
 
 def point_report(workload: Workload, front: HardwareFront, i: int) -> LayerReport:

@@ -17,7 +17,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from numbers import Real
 from pathlib import Path
@@ -227,8 +227,31 @@ class NetworkCost:
 
     @property
     def throughput_fps(self) -> float:
-        """Images a second, one after the other."""
+        """Images a second, one after the other; `CostTensor.pipeline` has what engines reach side by side."""
         return 1e3 / self.latency_ms if self.feasible else 0.0
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A network on one accelerator whose engines work on different images at once; see `CostTensor.hardware_front`.
+
+    interval_ms: between images; energy_mj: of one image. limit: what sets the interval, an engine or the shared
+    ``memories``. interval_is_bound: whether another balance of layers that two engines share could only shorten it.
+    """
+
+    interval_ms: float
+    energy_mj: float
+    limit: str
+    policies: tuple[tuple[str, float], ...]
+    interval_is_bound: bool = False
+
+    @property
+    def throughput_fps(self) -> float:
+        """Images a second."""
+        return 1e3 / self.interval_ms
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "policies": dict(self.policies), "throughput_fps": self.throughput_fps}
 
 
 @dataclass(frozen=True)
@@ -267,7 +290,7 @@ class HardwareFront:
 
     @property
     def throughput_fps(self) -> Floats:
-        """Images a second, one after the other."""
+        """Images a second: one after the other, or one per interval where the front is of pipelines."""
         return 1e3 / self.latency_ms
 
     @property
@@ -807,6 +830,27 @@ class CostTensor:
             edp_bound=self.edp_bound(counts, live_activation_bytes, None, host_bytes),
         )
 
+    def pipeline(self, counts_row: ArrayLike, live_activation_bytes: float, host_bytes: float = 0.0) -> Pipeline | None:
+        """One network on the one accelerator that this tensor was built for, at the least interval between images; its
+        mapping policies may differ from those of one image at a time.
+
+        None where nothing works side by side: one engine runs all layers, or the template does not say how long layers
+        need the memories; and where the network cannot run.
+        """
+        counts = self._counts(counts_row)
+        needed = self._needed(counts)
+        if self._nests or len(needed) + counts[self.vector_rows].any() < 2:
+            return None
+        front = self.hardware_front(counts, live_activation_bytes, host_bytes=host_bytes, pipelined=True)
+        if not len(front):
+            return None
+        interval, case = float(front.latency_ms[0]), int(front.residency[0])
+        busy = {kind: float(self.sums(kind, case, counts, 0)[0][policy, 0])
+                for kind, policy in zip(self.kinds, front.policies[0], strict=True) if kind in needed}  # fmt: skip
+        slowest = max(busy, key=lambda kind: busy[kind]) if busy else ""
+        limit = slowest if busy and busy[slowest] >= interval * (1 - 1e-12) else "memories"
+        return Pipeline(interval, float(front.energy_mj[0]), limit, front.policies_of(0), front.interval_is_bound)
+
     def _unserved(self, counts: Ints) -> str:
         """Why the network runs nowhere: no accelerators, or none with an engine for a layer. Empty if it may run."""
         if not len(self.shared):
@@ -903,6 +947,13 @@ def accelerator_tensor(
     """The cost tensor of a single accelerator."""
     only = one_accelerator(accelerator)
     return _build(tuple(layers), {kind: only.engines(kind) for kind in only.kinds}, only, tuple(policies), None)
+
+
+def network_pipeline(workload: Workload, accelerator: Accelerator, host_bytes: float = 0.0) -> Pipeline | None:
+    """`CostTensor.pipeline` of a network on an accelerator."""
+    counts = workload.shape_counts()
+    tensor = accelerator_tensor(tuple(counts), accelerator)
+    return tensor.pipeline(list(counts.values()), workload.live_activation_bytes, host_bytes)
 
 
 def network_cost(

@@ -41,7 +41,7 @@ from cosearch.report.trust import trust
 from cosearch.results import AT_DEFAULT, RANDOM, Design, Result
 from cosearch.runs import dashboard_command
 from cosearch.strategies.objectives import split_limit
-from cosearch.tables import USUAL, number
+from cosearch.tables import USUAL, number, pipeline_words
 
 FRONT_ROWS = 200
 
@@ -372,12 +372,14 @@ def _layers(facts: Facts) -> Section:
     bounds = ("use of the array", "to the roofline", "bound by", "best of mappings")
     head = ["layer", "operator", "shape", "engine: mapping", "cycles", *shares, *bounds]
     worst = max(rows, key=lambda row: row["latency_ms"])
+    pipeline = facts.finalist.pipeline if facts.finalist else None
     body = join(
         paragraph(
             f"{len(rows)} layers, {count(sum(row['macs'] for row in rows))} operations, residual sums and pooling too; "
             f"{total_ms:.4g} ms and {total_mj:.4g} mJ with the transfer of input and output. {_stays(described)} "
             f"The slowest layer is {worst['name']} ({percent(worst['latency_ms'] / total_ms)} of the latency)."
         ),
+        paragraph(f"Pipelined, {pipeline_words(pipeline)}.") if pipeline else None,
         tag("div", layer_charts(rows), class_="pair"),
         fold("All layers as a table", table(head, cells, range(4, 9)), printed=True),
         paragraph(

@@ -99,7 +99,7 @@ def derive(name: str, metric: Callable[[str], Matrix]) -> Matrix:
     """[points] a derived objective from those that it follows from."""
     if name == "edp":
         return metric("latency_ms") * metric("energy_mj")
-    assert name == "throughput_fps"
+    assert name == "throughput_fps"  # images one after the other; results show what a pipeline reaches beside it
     return 1e3 / metric("latency_ms")
 
 

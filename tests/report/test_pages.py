@@ -126,6 +126,9 @@ def test_the_page_says_what_show_says(finished, capsys):
     text = page_of(finished).text
     for note in result.notes:
         assert " ".join(note.split()) in text
+    pipeline = result.finalist.pipeline
+    assert 0 < pipeline["interval_ms"] <= result.finalist.latency_ms
+    assert f"one every {pipeline['interval_ms']:.4g} ms, {1e3 / pipeline['interval_ms']:,.4g} images/s" in text
     for design in result.designs:
         low, high = design.interval
         assert f"{design.accuracy:.4f} [{low:.3f}, {high:.3f}]" in text or "@" in design.name
