@@ -84,6 +84,8 @@ class Resources:
 
 BITSERIAL_LANES = 32
 """Lanes of a bit-serial element."""
+BITSERIAL_BITS = 8
+"""The widest operands that a bit-serial element takes."""
 RESOURCES: tuple[str, ...] = tuple(f.name for f in fields(Resources))
 _counts_of = attrgetter(*RESOURCES)
 
@@ -424,8 +426,18 @@ def hierarchy(accelerator: Accelerator, engine: Engine) -> tuple[MemoryLevel, ..
     return (*engine.levels, *accelerator.levels)
 
 
+def refusal(layer: Layer) -> str:
+    """Why no engine of a layer's kind runs it, whatever its size; empty if one may."""
+    if layer.kind != "bitserial" or max(layer.weight_bits, layer.input_bits) <= BITSERIAL_BITS:
+        return ""
+    return (
+        f"layer {layer.name!r}: bit-serial elements take operands of 1 to {BITSERIAL_BITS} bits, it has "
+        f"{layer.weight_bits}-bit weights and {layer.input_bits}-bit inputs"
+    )
+
+
 def engine_of(layer: Layer, accelerator: Accelerator) -> Engine:
-    """Raises: HardwareError naming the layer and the kinds that the accelerator has."""
+    """Raises: HardwareError naming the layer, and the kinds that the accelerator has or why the engine refuses it."""
     engine = accelerator.engine_for(layer.kind)
     if engine is None:
         kinds = sorted({kind for e in accelerator.engines for kind in e.kinds})
@@ -433,6 +445,8 @@ def engine_of(layer: Layer, accelerator: Accelerator) -> Engine:
             f"layer {layer.name!r}: accelerator {accelerator.name!r} has no engine for kind {layer.kind!r}, "
             f"only for {', '.join(kinds)}"
         )
+    if refusal(layer):
+        raise HardwareError(refusal(layer))
     return engine
 
 

@@ -25,6 +25,7 @@ from cosearch.hardware.accelerator import (
     UnitEnergies,
     engine_of,
     hierarchy,
+    refusal,
     room_bits,
 )
 from cosearch.hardware.mapping import DIMS, RELEVANT
@@ -229,7 +230,7 @@ class Fleet:
         """
         latency = np.full((len(policies), len(self.accelerators)), np.inf)
         energy = np.full((len(policies), len(self.accelerators)), np.inf)
-        for group in self.groups(layer):
+        for group in self.groups(layer) if not refusal(layer) else ():
             weights, activations = resident_bits(group.first)
             if (residency.weights and weights < 0) or (residency.activations and activations < 0):
                 continue

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cosearch.hardware.accelerator import FABRICS
+from cosearch.hardware.accelerator import FABRICS, refusal
 from cosearch.hardware.array import Bounds, Counts, Tiles, count, enumerate_tiles, footprints, useful_tiles
 from cosearch.hardware.kernels import best_mappings
 from cosearch.hardware.sparsity import time_share
@@ -168,10 +168,11 @@ def feasible(
 ) -> NDArray[np.bool_]:
     """Which mappings fit buffers of the given sizes: tiles of what is not resident; the resident lies there whole.
 
-    With resident activations C stays whole, so that no partial sums take room beside them. [capacity, mapping]
+    With resident activations C stays whole, so that no partial sums take room beside them. None of a layer that engines
+    of its kind refuse. [capacity, mapping]
     """
     weights, activations = (need[counts.tile] for need in footprints(front.bounds, front.tiles, front.layer))
-    fits = np.ones((len(weight_bits), len(counts.tile)), bool)
+    fits = np.full((len(weight_bits), len(counts.tile)), not refusal(front.layer))
     if not residency.weights:
         fits &= weights <= weight_bits[:, None]
     if residency.activations:

@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cosearch.errors import ConfigError, HardwareError, InfeasibleError, nearest
 from cosearch.hardware import split
-from cosearch.hardware.accelerator import RESOURCES, Accelerator
+from cosearch.hardware.accelerator import RESOURCES, Accelerator, refusal
 from cosearch.hardware.combine import Candidate, Options, Problem, Solution, solve, undominated_rows
 from cosearch.hardware.hull import gap, outer_corners
 from cosearch.hardware.nest import weighted
@@ -56,7 +56,7 @@ POLICIES: tuple[float, ...] = (1.0, 0.5, 0.0)
 VECTOR_KINDS: tuple[str, ...] = ("pool", "elementwise")
 METRICS: tuple[str, ...] = ("latency_ms", "energy_mj", "edp", "area_mm2", *RESOURCES)
 CONSTRAINTS: dict[str, str] = {f"max_{metric}": metric for metric in METRICS}
-_CACHE_VERSION = 6
+_CACHE_VERSION = 7
 
 
 def cost_tensor(
@@ -870,7 +870,8 @@ class CostTensor:
         for kind in self.kinds:
             for at, index in enumerate(self.rows[kind]):
                 if counts[index] and not np.isfinite(self.latency[kind][0][at]).any():
-                    return f"layer {self.layers[index].name!r} fits no mapping"
+                    layer = self.layers[index]
+                    return refusal(layer) or f"layer {layer.name!r} fits no mapping"
         return ""
 
     def reason(self, counts_row: ArrayLike, accelerator: int | Sequence[int]) -> str:

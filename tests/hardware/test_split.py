@@ -155,6 +155,25 @@ def test_one_of_the_two_engines_alone(space, tensor, engine):
     assert sum(row.latency_ms for row in rows) == pytest.approx(cost.latency_ms)
 
 
+@pytest.mark.parametrize(("weight_bits", "input_bits"), [(9, 8), (8, 16)])
+def test_a_layer_too_wide_for_bits_one_by_one_runs_on_the_other_engine(space, weight_bits, input_bits):
+    """And nowhere where only the bit-serial engine is there, which says why."""
+    wide = Layer("wide", K=24, C=16, P=8, Q=8, weight_bits=weight_bits, input_bits=input_bits)
+    tensor = cost_tensor((wide,), space, cache=False)
+    pairs = space.pairs
+    finite = np.isfinite(tensor.latency[NAME][0][0, 0, 0])
+    assert finite.any()
+    assert not finite[pairs.left < 0].any()
+    for pair in np.flatnonzero(finite):
+        accelerator = space.accelerator(0, {NAME: int(pair)})
+        [row] = layer_report(Workload("one", (wide,)), accelerator, "latency_ms")
+        assert row.engine == "mac"
+        assert row.latency_ms == pytest.approx(tensor.latency[NAME][0][0, 0, 0, pair])
+    alone = int(np.flatnonzero((pairs.left < 0) & (pairs.right >= 0))[0])
+    cost = tensor.evaluate_on(space.accelerator(0, {NAME: alone}), [1], 0.0)
+    assert not cost.feasible
+
+
 def test_a_pipeline_of_split_layers_is_an_upper_bound_and_says_so(tensor):
     counts, live = tensor.counts_of(NETWORK), NETWORK.live_activation_bytes
     assert tensor.hardware_front(counts, live, pipelined=True).interval_is_bound

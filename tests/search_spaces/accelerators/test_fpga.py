@@ -2,12 +2,13 @@ import itertools
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from cosearch.errors import ConfigError, HardwareError, UnknownNameError
-from cosearch.hardware import Accelerator, Resources, best, cost_tensor, load_device, part_names
+from cosearch.hardware import Accelerator, Resources, best, cost_tensor, evaluate, load_device, part_names
 from cosearch.hardware.pricing import Residency
 from cosearch.workload import Layer
 from search_spaces.accelerators import ACCELERATORS, find, fpga
@@ -216,3 +217,25 @@ def test_describing_devices_imports_nothing_slow():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("weight_bits", "input_bits"), [(9, 8), (8, 9)])
+def test_bits_one_by_one_are_at_most_eight(weight_bits, input_bits):
+    """A wider layer is infeasible, with the reason, and stops no other one."""
+    sizes = {"rows": (2,), "cols": (4,), "port_bits": (128,), "clock_mhz": (75.0,)}
+    space = fpga.space("ecp5-25f", choices=sizes, kinds=("bitserial",))
+    fine = Layer("fine", "bitserial", K=16, C=16, weight_bits=8, input_bits=8)
+    wide = replace(fine, name="wide", weight_bits=weight_bits, input_bits=input_bits)
+    tensor = cost_tensor((fine, wide), space, cache=False)
+    said = f"layer 'wide': bit-serial elements take operands of 1 to 8 bits, it has {weight_bits}-bit weights and "
+    said += f"{input_bits}-bit inputs"
+    assert tensor.hardware_front([1, 1], 0.0).reason == said
+    assert tensor.reason([1, 1], 0) == said
+    assert len(tensor.hardware_front([1, 0], 0.0))
+    assert np.isinf(tensor.networks([[0, 1], [1, 0]])[0]).all(axis=1).tolist() == [True, False]
+    accelerator = space.accelerator(0, {"bitserial": 0})
+    assert tensor.evaluate_on(accelerator, [1, 1], 0.0).reason == said
+    mapping, _ = best(fine, accelerator)
+    for refuses in (lambda: best(wide, accelerator), lambda: evaluate(wide, accelerator, mapping)):
+        with pytest.raises(HardwareError, match=said):
+            refuses()
