@@ -17,6 +17,8 @@ ACCELERATORS: dict[str, str] = {
     "zc706": "search_spaces.accelerators.fpga:space",
     "ultra96": "search_spaces.accelerators.fpga:space",
     "pynq-z1": "search_spaces.accelerators.fpga:space",
+    "ecp5-85f-four": "search_spaces.accelerators.four:space",
+    "zcu102-four": "search_spaces.accelerators.four:space",
     "zcu102-split": "search_spaces.accelerators.split:space",
     "pynq-z1-split": "search_spaces.accelerators.split:space",
     "ecp5-85f-split": "search_spaces.accelerators.split:space",
