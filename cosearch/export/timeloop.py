@@ -55,6 +55,8 @@ def timeloop_files(workload: Workload, accelerator: Accelerator, mapping: Networ
                 left.append(f"{run.layer.name}: its loops side by side do not lie along the array")
             elif not run.layer.has_weights:
                 left.append(f"{run.layer.name}: has no weights, which this problem shape has")
+            elif any(len(level.runs) > 1 for level in run.mapping.levels):
+                left.append(f"{run.layer.name}: a dimension has two loops at one level, of which a target names one")
             else:
                 fitting.append((run, across))
         if not fitting:

@@ -406,6 +406,21 @@ class Accelerator:
             raise HardwareError(f"accelerator document is incomplete or has an unknown field: {error}") from error
 
 
+class _Through(MemoryLevel):
+    """Loops between memories: nothing is held there."""
+
+    def __post_init__(self) -> None:
+        assert not self.holds
+
+
+def in_rows(levels: Sequence[MemoryLevel], level_of: Sequence[int]) -> tuple[MemoryLevel, ...]:
+    """A hierarchy whose levels may be several rows of loops (`mapping.parted`): all but the last one hold nothing."""
+    return tuple(
+        levels[i] if i != above else _Through(levels[i].name, (), instances=levels[i].instances)
+        for i, above in zip(level_of, (*level_of[1:], len(levels)), strict=True)
+    )
+
+
 def fan_out(levels: Sequence[MemoryLevel], i: int) -> float:
     """How many instances of the level below one instance of level i serves, 1 or more; no limit on the innermost."""
     return math.inf if i == 0 else max(levels[i - 1].instances / levels[i].instances, 1.0)

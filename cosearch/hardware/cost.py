@@ -30,11 +30,12 @@ from cosearch.hardware.accelerator import (
     engine_of,
     fan_out,
     hierarchy,
+    in_rows,
     port_width,
     room_bits,
 )
 from cosearch.hardware.bounds import lower_bound
-from cosearch.hardware.mapping import DIMS, RELEVANT, Mapping, loop_bounds
+from cosearch.hardware.mapping import DIMS, RELEVANT, Mapping, loop_bounds, parted
 from cosearch.hardware.pricing import Residency
 from cosearch.hardware.sparsity import time_share
 from cosearch.notebook import html_table
@@ -61,7 +62,10 @@ class Nests:
 
 
 def nests(mappings: Sequence[Mapping]) -> list[tuple[list[int], Nests]]:
-    """Batches of mappings with equal loop orders, each with the positions of its mappings."""
+    """Batches of mappings with equal loop orders, each with the positions of its mappings.
+
+    mappings: as `mapping.parted` gives them, no dimension twice among a level's time loops.
+    """
     groups: dict[tuple[tuple[str, ...], ...], list[int]] = {}
     for at, mapping in enumerate(mappings):
         key = tuple(tuple(d for d, b in level.temporal if b > 1) for level in mapping.levels)
@@ -74,9 +78,9 @@ def nests(mappings: Sequence[Mapping]) -> list[tuple[list[int], Nests]]:
         for b, at in enumerate(members):
             for i, level in enumerate(mappings[at].levels):
                 for dim, bound in level.temporal:
-                    temporal[b, i, _AT[dim]] = bound
+                    temporal[b, i, _AT[dim]] *= bound
                 for dim, bound in level.spatial:
-                    spatial[b, i, _AT[dim]] = bound
+                    spatial[b, i, _AT[dim]] *= bound
                 for dim, size in level.tile:
                     tile[b, i, _AT[dim]] = size
         batches.append((members, Nests(orders, temporal, spatial, tile)))
@@ -561,12 +565,14 @@ def evaluate(layer: Layer, accelerator: Accelerator, mapping: Mapping, resident:
     layer = engine.seen(layer)
     levels = hierarchy(accelerator, engine)
     _check(layer, levels, mapping)
-    [(_, batch)] = nests([mapping])
+    [rows], level_of = parted([mapping])
+    [(_, batch)] = nests([rows])
+    at = [row for row, i in enumerate(level_of) if i not in level_of[row + 1 :]]
     outer = mapping.levels[-1:] if engine.fill_per == "tile" else mapping.levels[1:]
     passes = math.prod(b for level in outer for _, b in level.temporal)
     cost = evaluate_batch(
         layer,
-        levels,
+        in_rows(levels, level_of),
         batch,
         operation_pj=accelerator.energies.operation_pj(layer, engine.fabric),
         resident=resident,
@@ -577,31 +583,31 @@ def evaluate(layer: Layer, accelerator: Accelerator, mapping: Mapping, resident:
     )
     for i, level in enumerate(levels):
         room = room_bits(level)
-        if float(cost.footprint_bits[0, i]) > room:
+        if float(cost.footprint_bits[0, at[i]]) > room:
             raise HardwareError(
-                f"layer {layer.name!r}: level {level.name!r} needs {float(cost.footprint_bits[0, i]) / 8:g} bytes per "
-                f"instance, has {room / 8:g}{' (half, double-buffered)' if level.double_buffered else ''}"
+                f"layer {layer.name!r}: level {level.name!r} needs {float(cost.footprint_bits[0, at[i]]) / 8:g} bytes "
+                f"per instance, has {room / 8:g}{' (half, double-buffered)' if level.double_buffered else ''}"
             )
-        below = float(batch.spatial[0, i].prod())
+        below = math.prod(bound for _, bound in mapping.levels[i].spatial)
         if below > fan_out(levels, i):
             raise HardwareError(
                 f"layer {layer.name!r}: the mapping spreads loops over {below:g} instances of level "
                 f"{levels[i - 1].name!r} below each {level.name!r}, there are {fan_out(levels, i):g}"
             )
-        instances = float(batch.spatial[0, i + 1 :].prod())
+        instances = math.prod(bound for above in mapping.levels[i + 1 :] for _, bound in above.spatial)
         if instances > level.instances:
             raise HardwareError(
                 f"layer {layer.name!r}: the mapping uses {instances:g} instances of level {level.name!r}, "
                 f"there are {level.instances}"
             )
     times = {"compute": float(cost.compute_cycles[0])}
-    times.update({level.name: float(cost.level_cycles[0, i]) for i, level in enumerate(levels)})
+    times.update({level.name: float(cost.level_cycles[0, at[i]]) for i, level in enumerate(levels)})
     times["requantise"] = -(-layer.output_count // accelerator.lanes)
     ends = float(cost.ends_cycles[0])
     cycles = max(times.values()) + ends
     ms = cycles / (accelerator.clock_mhz * 1e3)
     energy = {"operations": float(cost.operation_pj[0])}
-    energy.update({level.name: float(cost.level_energy_pj[0, i]) for i, level in enumerate(levels)})
+    energy.update({level.name: float(cost.level_energy_pj[0, at[i]]) for i, level in enumerate(levels)})
     energy["requantise"] = layer.output_count * accelerator.energies.requantise_pj
     energy["static"] = accelerator.static_power_w * ms * 1e9
     return Cost(
@@ -609,7 +615,7 @@ def evaluate(layer: Layer, accelerator: Accelerator, mapping: Mapping, resident:
         latency_ms=ms,
         energy_pj=energy,
         accesses={
-            (level.name, tensor): (float(cost.reads[0, i, x]), float(cost.writes[0, i, x]))
+            (level.name, tensor): (float(cost.reads[0, at[i], x]), float(cost.writes[0, at[i], x]))
             for i, level in enumerate(levels)
             for x, tensor in enumerate(TENSORS)
             if tensor in level.holds
@@ -618,7 +624,7 @@ def evaluate(layer: Layer, accelerator: Accelerator, mapping: Mapping, resident:
         * engine.cycles_per_operation(layer)
         / (cycles * engine.rows * engine.lanes * engine.columns(layer)),
         bound=max(times, key=lambda name: times[name]),
-        footprint_bits={level.name: float(cost.footprint_bits[0, i]) for i, level in enumerate(levels)},
+        footprint_bits={level.name: float(cost.footprint_bits[0, at[i]]) for i, level in enumerate(levels)},
         ends_cycles=ends,
         roofline_ms=least.latency_ms,
         compulsory_mj=least.energy_mj,

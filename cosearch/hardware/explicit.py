@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cosearch.errors import HardwareError
-from cosearch.hardware.accelerator import Accelerator, engine_of, hierarchy
+from cosearch.hardware.accelerator import Accelerator, engine_of, hierarchy, in_rows
 from cosearch.hardware.cost import evaluate
-from cosearch.hardware.mapping import DIMS, LevelLoops, Mapping
+from cosearch.hardware.mapping import DIMS, LevelLoops, Mapping, parted
 from cosearch.hardware.nest import Floats, Ints, Totals, in_parts, memories_of, terms_of, totals, work_of
 from cosearch.hardware.nestkernel import chains, price_each, scratch
 from cosearch.workload import Layer
@@ -28,6 +28,8 @@ class MappingBatch:
     temporal, spatial: [mapping, level, 8] loop bounds over N G K C P Q R S (`mapping.DIMS`), 1 where there is no loop.
     order: [mapping, level, 8] the time loops of each level, innermost first, as positions in `DIMS`, -1 after the last;
         loops of bound 1 may be named or left out. Spatial loops have no order.
+    level_of: the memory level of each row of loops, by rising level: a level is several rows, the inner ones first,
+        where a dimension comes back among its time loops. None where every row is a level.
 
     Any numeric type; float64 and int64 (order) are used in place. Tiles that a level states apart from its loops
     (`LevelLoops.tile`) have no place here.
@@ -38,6 +40,7 @@ class MappingBatch:
     temporal: ArrayLike
     spatial: ArrayLike
     order: ArrayLike
+    level_of: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("temporal", "spatial", "order"):
@@ -56,33 +59,42 @@ class MappingBatch:
     def of(cls, mappings: Sequence[Mapping]) -> "MappingBatch":
         """Raises: HardwareError if mappings have different numbers of levels, or state a tile."""
         levels = len(mappings[0].levels) if mappings else 0
-        shape = (len(mappings), levels, len(DIMS))
-        temporal, spatial, order = np.ones(shape), np.ones(shape), np.full(shape, -1, np.int64)
         for b, mapping in enumerate(mappings):
             if len(mapping.levels) != levels:
                 raise HardwareError(f"mapping {b} has {len(mapping.levels)} levels, the first one {levels}")
+        rows, level_of = parted(mappings)
+        shape = (len(mappings), len(level_of), len(DIMS))
+        temporal, spatial, order = np.ones(shape), np.ones(shape), np.full(shape, -1, np.int64)
+        for b, mapping in enumerate(rows):
             for i, level in enumerate(mapping.levels):
                 if level.tile:
                     raise HardwareError(f"mapping {b}, level {level.level!r} states a tile: price it with evaluate")
-                order[b, i, : len(level.temporal)] = [DIMS.index(dim) for dim, _ in level.temporal]
+                dims = [DIMS.index(dim) for dim in dict(level.temporal)]
+                order[b, i, : len(dims)] = dims
                 for loops, table in ((level.temporal, temporal), (level.spatial, spatial)):
                     for dim, bound in loops:
-                        table[b, i, DIMS.index(dim)] = bound
-        return cls(temporal, spatial, order)
+                        table[b, i, DIMS.index(dim)] *= bound
+        return cls(temporal, spatial, order, None if len(level_of) == levels else level_of)
 
     def mapping(self, at: int, names: Sequence[str]) -> Mapping:
         """One of them as a value; names: of the levels. Raises: HardwareError if its loops are malformed."""
+        level_of = self.level_of or range(len(names))
         temporal, spatial, order = (np.asarray(x)[at] for x in (self.temporal, self.spatial, self.order))
-        levels = []
-        for name, time, side, dims in zip(names, temporal.tolist(), spatial.tolist(), order.tolist(), strict=True):
+        levels = [LevelLoops(name) for name in names]
+        rows = zip(level_of, temporal.tolist(), spatial.tolist(), order.tolist(), strict=True)
+        for level, time, side, dims in rows:
+            name = names[level]
             listed = dims[: dims.index(-1)] if -1 in dims else dims
             named = [DIMS[int(d)] if 0 <= d < len(DIMS) else str(d) for d in listed]
             for dim, bound in zip(DIMS, time, strict=True):
                 if bound != 1 and dim not in named:
                     raise HardwareError(f"level {name!r}: the order leaves out {dim}, which has {bound:g} iterations")
+            if len(set(named)) < len(named):
+                raise HardwareError(f"level {name!r}: a dimension occurs twice in the order {' '.join(named)}")
             loops = [(dim, _bound(time[DIMS.index(dim)]) if dim in DIMS else 1) for dim in named]
             across = [(dim, _bound(bound)) for dim, bound in zip(DIMS, side, strict=True) if bound != 1]
-            levels.append(LevelLoops(name, tuple(loops), tuple(across)))
+            inner = levels[level]
+            levels[level] = LevelLoops(name, (*inner.temporal, *loops), (*inner.spatial, *across))
         return Mapping(tuple(levels))
 
 
@@ -104,12 +116,14 @@ def evaluate_many(layer: Layer, accelerator: Accelerator, batch: MappingBatch, r
     own, levels = engine.seen(layer), hierarchy(accelerator, engine)
     temporal, spatial, order = (np.asarray(x) for x in (batch.temporal, batch.spatial, batch.order))
     names = [level.name for level in levels]
-    if len(batch) and temporal.shape[1] != len(levels):
+    level_of = batch.level_of or tuple(range(temporal.shape[1] if len(batch) else len(levels)))
+    if len(batch) and (len(level_of) != temporal.shape[1] or [*dict.fromkeys(level_of)] != [*range(len(levels))]):
         raise HardwareError(
             f"layer {layer.name!r}: the mappings have {temporal.shape[1]} levels, the hierarchy {', '.join(names)}"
         )
-    work, memories = work_of(own, engine, resident), memories_of(levels, engine)
+    work, memories = work_of(own, engine, resident), memories_of(in_rows(levels, level_of), engine)
     links, terms = chains(memories, work), terms_of(own, accelerator, engine, len(levels))
+    terms = terms._replace(fill_from=level_of.index(terms.fill_from))
     cycles, pj = np.empty(len(batch)), np.empty(len(batch))
     for low, high in pairwise([*range(0, len(batch), _AT_ONCE), len(batch)]):
         time: Floats = np.ascontiguousarray(temporal[low:high], float)
@@ -119,7 +133,7 @@ def evaluate_many(layer: Layer, accelerator: Accelerator, batch: MappingBatch, r
         in_parts(
             high - low,
             high - low,
-            partial(_price, run, (len(levels), len(links.links)), cycles[low:high], pj[low:high]),
+            partial(_price, run, (len(level_of), len(links.links)), cycles[low:high], pj[low:high]),
         )
     wrong = np.flatnonzero(np.isnan(cycles))
     if len(wrong):

@@ -7,6 +7,7 @@ matrix product may be written as N or as P. This module imports nothing slow.
 import math
 import operator
 from collections.abc import Mapping as Dict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,8 +29,9 @@ class LevelLoops:
     """Loops at one memory level, each a (dimension, bound) pair.
 
     temporal: innermost first; they walk over the parts of this level's tile. spatial: the fan-out from this level to
-    the level below, inside the temporal loops. tile: (dimension, size) pairs where this level's tile is smaller than
-    what its loops and those below multiply to, because the loops do not divide it.
+    the level below, inside the temporal loops. A dimension may have several loops, and those next to each other, or in
+    space, become one. tile: (dimension, size) pairs where this level's tile is smaller than what its loops and those
+    below multiply to, because the loops do not divide it.
     """
 
     level: str
@@ -45,10 +47,34 @@ class LevelLoops:
                         f"level {self.level!r}: loop {dim}={bound}, expected a dimension among {' '.join(DIMS)} "
                         "and a whole number of iterations, at least 1"
                     )
-            loops = tuple((str(dim), int(bound)) for dim, bound in getattr(self, key))
-            object.__setattr__(self, key, loops)
-            if len({dim for dim, _ in loops}) != len(loops):
-                raise HardwareError(f"level {self.level!r}: a dimension occurs twice among its {key} loops {loops}")
+            object.__setattr__(self, key, tuple((str(dim), int(bound)) for dim, bound in getattr(self, key)))
+        if len({dim for dim, _ in self.tile}) != len(self.tile):
+            raise HardwareError(f"level {self.level!r}: a dimension occurs twice in its tile {self.tile}")
+        object.__setattr__(self, "temporal", _joined(self.temporal, anywhere=False))
+        object.__setattr__(self, "spatial", _joined(self.spatial, anywhere=True))
+
+    @property
+    def runs(self) -> tuple[tuple[Loop, ...], ...]:
+        """The time loops, innermost first, cut where a dimension comes back; at least one run."""
+        found: list[list[Loop]] = [[]]
+        for dim, bound in self.temporal:
+            if bound > 1 and any(dim == other and many > 1 for other, many in found[-1]):
+                found.append([])
+            found[-1].append((dim, bound))
+        return tuple(map(tuple, found))
+
+
+def _joined(loops: tuple[Loop, ...], anywhere: bool) -> tuple[Loop, ...]:
+    """Loops with those over one dimension multiplied: all of them, or those with no other loop between them."""
+    found: list[Loop] = []
+    for dim, bound in loops:
+        where = [i for i, (_, many) in enumerate(found) if many > 1 or anywhere]
+        at = next((i for i in (where if anywhere else where[-1:]) if found[i][0] == dim and bound > 1), None)
+        if at is None:
+            found.append((dim, bound))
+        else:
+            found[at] = (dim, found[at][1] * bound)
+    return tuple(found)
 
 
 def _is_bound(value: Any) -> bool:
@@ -85,11 +111,12 @@ class Mapping:
             return False
         levels = list(self.levels)
         for i in reversed(range(len(levels))):
-            time = dict(levels[i].temporal)
-            if time.get(dim, 1) > 1:
-                time[dim] -= 1
-                levels[i] = replace(levels[i], temporal=tuple(time.items()))
-                return Mapping(tuple(levels)).extent(dim) >= bound
+            time = list(levels[i].temporal)
+            for at in reversed(range(len(time))):
+                if time[at][0] == dim and time[at][1] > 1:
+                    time[at] = (dim, time[at][1] - 1)
+                    levels[i] = replace(levels[i], temporal=tuple(time))
+                    return Mapping(tuple(levels)).extent(dim) >= bound
         return False
 
     def text(self) -> str:
@@ -133,3 +160,22 @@ def loop_bounds(layer: Layer) -> dict[str, int]:
     """Bounds of the loops of a layer, K and C per group."""
     bounds = {dim: int(getattr(layer, dim)) for dim in DIMS if dim != "G"}
     return {**bounds, "G": layer.groups, "K": layer.K // layer.groups, "C": layer.C // layer.groups}
+
+
+def parted(mappings: Sequence[Mapping]) -> tuple[list[Mapping], tuple[int, ...]]:
+    """The same mappings with no dimension twice among a level's time loops, and the level of each row of loops.
+
+    Where a dimension comes back, a level is more than one row, as many in every mapping. The last one stands for the
+    level; the ones before it have its inner loops, and its fan-out in the first, and hold nothing.
+    """
+    count = len(mappings[0].levels) if mappings else 0
+    rows = [max(len(mapping.levels[i].runs) for mapping in mappings) for i in range(count)]
+    found = []
+    for mapping in mappings:
+        levels: list[LevelLoops] = []
+        for level, most in zip(mapping.levels, rows, strict=True):
+            runs = (*level.runs, *((),) * (most - len(level.runs)))
+            levels += [LevelLoops(level.level, run, () if at else level.spatial) for at, run in enumerate(runs)]
+            levels[-1] = replace(levels[-1], tile=level.tile)
+        found.append(Mapping(tuple(levels)))
+    return found, tuple(i for i, most in enumerate(rows) for _ in range(most))

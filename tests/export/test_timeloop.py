@@ -1,6 +1,7 @@
 """Designs as Timeloop-style YAML: the trees fit each other, and their loops are the design's."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -9,7 +10,7 @@ from cosearch.export.timeloop import timeloop_files
 from cosearch.export.zigzag import runs
 from cosearch.hardware.accelerator import hierarchy
 from cosearch.hardware.cost import evaluate_batch, nests
-from cosearch.hardware.mapping import DIMS, loop_bounds
+from cosearch.hardware.mapping import DIMS, LevelLoops, Mapping, loop_bounds
 from tests.export.designs import WIDE, made, mapped
 
 
@@ -92,3 +93,18 @@ def test_what_is_left_out_is_named():
 def _closed_form():
     design = made("cpu")
     return design.workload, design.accelerator, design.mapping
+
+
+def test_a_dimension_that_comes_back_within_a_level_is_left_out_and_said():
+    accelerator, mapping = mapped(WIDE, "gemmini")
+    at, entry = next((i, x) for i, x in enumerate(mapping.layers) if x.mapping and WIDE.layers[i].C % 2 == 0)
+    bounds = loop_bounds(WIDE.layers[at])
+    halves = (("C", 2), *((dim, bound) for dim, bound in bounds.items() if dim != "C"), ("C", bounds["C"] // 2))
+    levels = [LevelLoops(level.level) for level in entry.mapping.levels[:-1]]
+    changed = replace(entry, mapping=Mapping((*levels, LevelLoops("dram", halves))))
+    layers = (*mapping.layers[:at], changed, *mapping.layers[at + 1 :])
+    files = timeloop_files(WIDE, accelerator, replace(mapping, layers=layers))
+    name = f"gemmini/{entry.layer}.mapping.yaml"
+    assert name in timeloop_files(WIDE, accelerator, mapping)
+    assert name not in files
+    assert f"{entry.layer}: a dimension has two loops at one level" in files["notes.txt"]

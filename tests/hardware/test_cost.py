@@ -115,6 +115,86 @@ def test_counts_equal_a_literal_loop_nest(name, shape):
                     ), (key, mapping.text())
 
 
+def divided(mapping, rng):
+    """The same nest with every time loop cut into its prime factors, which are shuffled within their level."""
+    out = []
+    for level in mapping.levels:
+        primes = [
+            (dim, p)
+            for dim, bound in level.temporal
+            for p in (2, 3, 5, 7)
+            for _ in range(20)
+            if bound % p ** (_ + 1) == 0
+        ]
+        rng.shuffle(primes)
+        out.append(dataclasses.replace(level, temporal=tuple(primes)))
+    return Mapping(tuple(out))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("shape", HIERARCHIES)
+def test_a_dimension_may_come_back_within_a_level(name, shape):
+    """As the literal nest counts it; some of the nests differ from those with one loop per dimension."""
+    layer, levels = LAYERS[name], HIERARCHIES[shape]
+    rng = random.Random(f"{shape} {name}")
+    some = (divided(random_mapping(layer, levels, rng), rng) for _ in range(100))
+    chosen = [mapping for mapping in some if any(len(level.runs) > 1 for level in mapping.levels)][:3]
+    assert chosen
+    for mapping in chosen:
+        assert all(mapping.extent(dim) == bound for dim, bound in loop_bounds(layer).items())
+        cost = evaluate(layer, accelerator(levels, 10**6, 10**6), mapping)
+        reads, writes = loopnest.count(layer, levels, mapping)
+        for key, words in cost.accesses.items():
+            assert words == pytest.approx((reads[key], writes[key])), (key, mapping.text())
+
+
+def test_loops_of_one_dimension_side_by_side_are_one():
+    level = LevelLoops(
+        "buffer", (("K", 2), ("K", 3), ("C", 1), ("K", 2), ("P", 2), ("K", 5)), (("C", 2), ("K", 3), ("C", 4))
+    )
+    assert level.temporal == (("K", 12), ("C", 1), ("P", 2), ("K", 5))
+    assert level.spatial == (("C", 8), ("K", 3))
+    assert level.runs == ((("K", 12), ("C", 1), ("P", 2)), (("K", 5),))
+    assert Mapping((level,)).extent("K") == 12 * 5 * 3
+    assert Mapping.from_json(Mapping((level,)).to_json()) == Mapping((level,))
+
+
+def test_a_hand_worked_nest_with_two_loops_over_one_dimension():
+    """4 vectors times a matrix of 2 x 4 weights, of which the buffer holds the 4 of one row.
+
+    DRAM loops N2 C2 N2, innermost first: both rows are fetched for either half of the vectors, 2 x 8 words; with all of
+    N inside of C each row is fetched once. Either way each of 16 sums reaches DRAM once per row, and is read for the
+    second one.
+    """
+    levels = (MemoryLevel("buffer", ("W",)), DRAM)
+    layer = Layer("product", N=4, K=4, C=2)
+    for dram, weights, sums in (
+        ((("N", 2), ("C", 2), ("N", 2)), 16, (16, 32)),
+        ((("N", 2), ("N", 2), ("C", 2)), 8, (16, 32)),
+    ):
+        mapping = Mapping((LevelLoops("buffer", (("K", 4),)), LevelLoops("dram", dram)))
+        cost = evaluate(layer, accelerator(levels), mapping)
+        assert cost.accesses["dram", "W"] == (weights, 0)
+        assert cost.accesses["dram", "O"] == sums
+        assert cost.cycles == 32
+
+
+@pytest.mark.parametrize("bound", [12, 11, 9])
+def test_uneven_loops_that_come_back(bound):
+    """Inner loops are full and the outermost one is cut; an outermost one with an idle iteration is refused."""
+    levels = (MemoryLevel("buffer", ("W", "I")), DRAM)
+    nest = (LevelLoops("buffer", (("K", 2), ("P", 3), ("K", 2))), LevelLoops("dram", (("K", 3),)))
+    cost = evaluate(Layer("x", K=bound, P=3), accelerator(levels), Mapping(nest))
+    assert cost.accesses["dram", "W"] == (bound, 0)
+    assert cost.cycles == 36
+    with pytest.raises(HardwareError, match="the loops over K multiply to 12, the layer has 8"):
+        evaluate(Layer("x", K=8, P=3), accelerator(levels), Mapping(nest))
+    inner = (LevelLoops("buffer", (("K", 2), ("P", 3), ("K", 6))), LevelLoops("dram"))
+    evaluate(Layer("x", K=11, P=3), accelerator(levels), Mapping(inner))
+    with pytest.raises(HardwareError, match="the loops over K multiply to 12, the layer has 10"):
+        evaluate(Layer("x", K=10, P=3), accelerator(levels), Mapping(inner))
+
+
 def accelerator(levels, rows=4, cols=4, **options):
     engine = Engine("mac", ("mac",), rows, cols, levels=levels[:-1])
     return Accelerator("toy", (engine,), levels[-1:], 100.0, lanes=10**6, **options)

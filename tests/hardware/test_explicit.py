@@ -16,7 +16,7 @@ from cosearch.hardware.mapping import DIMS
 from cosearch.hardware.nest import enumerate_nests, nest_mapping
 from cosearch.workload import Layer
 from search_spaces.accelerators import asic
-from tests.hardware.test_cost import HIERARCHIES, LAYERS, random_mapping
+from tests.hardware.test_cost import HIERARCHIES, LAYERS, divided, random_mapping
 from tests.hardware.test_nest import SMALL, TOYS
 
 
@@ -54,6 +54,39 @@ def test_a_batch_equals_its_mappings_one_by_one(seed, name, shape, resident, end
     found = evaluate_many(layer, whole, batch, resident)
     expected = one_by_one(layer, whole, mappings, resident)
     np.testing.assert_allclose([found.latency_ms, found.energy_mj], expected, rtol=1e-11)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from(sorted(LAYERS)),
+    st.sampled_from(sorted(HIERARCHIES)),
+    st.sampled_from([(), ("W",), ("I", "O")]),
+    st.sampled_from(["tile", "pass"]),
+)
+def test_dimensions_may_come_back_within_a_level(seed, name, shape, resident, fill_per):
+    """Beside mappings of the same batch where none does."""
+    layer, levels, rng = LAYERS[name], HIERARCHIES[shape], random.Random(seed)
+    engine = Engine("mac", ("mac",), 8, 8, levels=levels[:-1], fill_cycles=3, fill_per=fill_per, fill_and_drain=True)
+    energies = UnitEnergies(1, 1, 1, requantise_pj=0.5)
+    whole = Accelerator("toy", (engine,), levels[-1:], 100.0, lanes=4, energies=energies, static_power_w=0.01)
+    plain = [random_mapping(layer, levels, rng) for _ in range(6)]
+    mappings = [divided(mapping, rng) if i % 2 else mapping for i, mapping in enumerate(plain)]
+    batch = MappingBatch.of(mappings)
+    found = evaluate_many(layer, whole, batch, resident)
+    np.testing.assert_allclose(
+        [found.latency_ms, found.energy_mj], one_by_one(layer, whole, mappings, resident), rtol=1e-11
+    )
+    names = [level.name for level in levels]
+    assert [batch.mapping(i, names) for i in range(6)] == mappings
+
+
+def test_rows_that_are_not_the_hierarchy_s_are_refused():
+    layer, temporal, spatial, order = arrays()
+    accelerator = asic.build("gemmini")
+    for level_of in ((0, 1, 2, 2), (0, 1, 3, 3), (0, 1, 2), (1, 0, 2, 3)):
+        with pytest.raises(HardwareError, match="the mappings have 4 levels, the hierarchy register, "):
+            evaluate_many(layer, accelerator, MappingBatch(temporal, spatial, order, level_of))
 
 
 @pytest.mark.parametrize("template", SMALL)
