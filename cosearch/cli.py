@@ -331,7 +331,7 @@ def cost(
             "accelerators": priced.accelerators,
             "edp_bound_of_all": _plain(priced.edp_bound),
         }
-        _print_json({**network, "layers": layers})
+        _print_json({**network, "layers": layers, "unpriced": _plain(unpriced)})
     else:
         print_layers(priced)
         print_unpriced(unpriced)

@@ -353,7 +353,7 @@ def read_report(spec: str | Path, input_shape: Sequence[int] | None = None) -> t
 
     if text not in models.MODELS:
         hint = nearest(text, models.MODELS)
-        raise UnknownNameError(f"unknown model {text!r}: {hint} Or give a .onnx or .json file, or module:function")
+        raise UnknownNameError(f"unknown model {text!r} (nor a .onnx or .json file, nor module:function): {hint}")
     return models.report(text, tuple(input_shape) if input_shape else None)
 
 

@@ -87,6 +87,16 @@ def test_throughput_is_that_of_one_image_after_the_other_and_of_a_pipeline(workl
     assert json.loads(capsys.readouterr().out)["pipeline"] is None
 
 
+def test_what_is_not_priced_is_in_the_document_too(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("COSEARCH_CACHE", str(tmp_path))
+    assert run(monkeypatch, "cost", "--device", "cpu", "--model", "resnet20", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    beside = {row["operation"]: row for row in document["unpriced"]}
+    assert beside.keys() >= {"relu", "requantisation", "batch norm", "constant_pad_nd"}
+    assert 0 < beside["relu"]["share_of_operations"] < 0.01
+    assert 0 < beside["constant_pad_nd"]["share_of_bytes"] < 0.1
+
+
 def conv_file(beside):
     path = beside.with_name("conv.json")
     path.write_text(json.dumps(Workload("conv", NETWORK.layers[:1]).to_json()))

@@ -456,9 +456,10 @@ def engine_of(layer: Layer, accelerator: Accelerator) -> Engine:
     engine = accelerator.engine_for(layer.kind)
     if engine is None:
         kinds = sorted({kind for e in accelerator.engines for kind in e.kinds})
+        beside = "" if layer.has_weights else "; its vector unit, which has no mappings, runs it: see layer_report"
         raise HardwareError(
             f"layer {layer.name!r}: accelerator {accelerator.name!r} has no engine for kind {layer.kind!r}, "
-            f"only for {', '.join(kinds)}"
+            f"only for {', '.join(kinds)}{beside}"
         )
     if refusal(layer):
         raise HardwareError(refusal(layer))

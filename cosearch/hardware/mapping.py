@@ -41,7 +41,11 @@ class LevelLoops:
 
     def __post_init__(self) -> None:
         for key in ("temporal", "spatial", "tile"):
-            for dim, bound in getattr(self, key):
+            for loop in getattr(self, key):
+                try:
+                    dim, bound = loop
+                except (TypeError, ValueError):
+                    raise HardwareError(f"level {self.level!r}: loop {loop!r}, expected (dimension, bound)") from None
                 if dim not in DIMS or not _is_bound(bound):
                     raise HardwareError(
                         f"level {self.level!r}: loop {dim}={bound}, expected a dimension among {' '.join(DIMS)} "

@@ -403,10 +403,17 @@ def weighted(policy: float, latency_ms: Floats, energy_mj: Floats) -> Floats:
 def score(objective: Objective, result: Totals) -> Floats:
     """The figure to minimise: ``latency``, ``energy``, ``edp``, or any monotone function of both.
 
-    Raises: HardwareError for another name.
+    Raises: HardwareError for another name, and a function that gives anything but a number per mapping.
     """
     if callable(objective):
-        return objective(result.latency_ms, result.energy_mj)
+        fits = np.isfinite(result.latency_ms)
+        with np.errstate(invalid="ignore"):  # a function may multiply infinity, of a mapping that does not fit, by zero
+            value: Floats = np.asarray(objective(result.latency_ms, result.energy_mj), float)
+        if value.shape != fits.shape or np.isnan(value[fits]).any():
+            raise HardwareError(
+                f"objective {objective!r} gives {value!r:.60}, expected {len(fits)} numbers: one per mapping"
+            )
+        return np.where(fits, value, np.inf)
     if objective not in ("latency", "energy", "edp"):
         raise HardwareError(f"objective={objective!r}, expected latency, energy, edp or a function of both")
     if objective == "edp":

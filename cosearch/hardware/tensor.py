@@ -544,6 +544,10 @@ class CostTensor:
         """
         limits = _checked(objectives, constraints or {}, self.space)
         counts = self._counts(counts_row)
+        if not (live_activation_bytes >= 0 and 0 <= host_bytes < math.inf):
+            raise HardwareError(
+                f"live_activation_bytes={live_activation_bytes!r}, host_bytes={host_bytes!r}: expected bytes, 0 or more"
+            )
         needed = self._needed(counts)
         by_resources = any(name in (*RESOURCES, "area_mm2") for name in objectives)
         images = len(needed) + bool(counts[self.vector_rows].any()) if pipelined else 1

@@ -16,12 +16,14 @@ from cosearch.hardware import (
     Mapspace,
     MemoryLevel,
     UnitEnergies,
+    best,
     evaluate,
 )
 from cosearch.hardware.accelerator import fan_out
 from cosearch.hardware.cost import Nests, evaluate_batch, nests
 from cosearch.hardware.mapping import DIMS, loop_bounds
 from cosearch.workload import Layer
+from search_spaces.accelerators import fpga
 from tests.references import loopnest
 
 DRAM = MemoryLevel("dram", read_bits_per_cycle=64, write_bits_per_cycle=64, read_energy_pj=10, write_energy_pj=12)
@@ -146,6 +148,20 @@ def test_a_dimension_may_come_back_within_a_level(name, shape):
         reads, writes = loopnest.count(layer, levels, mapping)
         for key, words in cost.accesses.items():
             assert words == pytest.approx((reads[key], writes[key])), (key, mapping.text())
+
+
+@pytest.mark.parametrize("loop", [("K",), ("K", 2, 3), 4, "K"])
+def test_a_loop_that_is_no_pair_is_named(loop):
+    with pytest.raises(HardwareError, match=r"level 'dram': loop .*, expected \(dimension, bound\)"):
+        LevelLoops("dram", (loop,))
+
+
+def test_a_layer_of_the_vector_unit_has_no_mapping():
+    pool = Layer("p", "pool", K=8, C=8, R=2, S=2, groups=8)
+    with pytest.raises(
+        HardwareError, match="no engine for kind 'pool', only for mac; its vector unit, which has no map"
+    ):
+        best(pool, fpga.space("ecp5-25f").accelerator(0, {"mac": 0}))
 
 
 def test_loops_of_one_dimension_side_by_side_are_one():

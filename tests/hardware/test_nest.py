@@ -275,3 +275,15 @@ def test_stall_free_cycles_equal_scale_sim(dataflow):
         assert cost.cycles == pytest.approx(theirs, rel=1e-3, abs=1), layer.name  # SCALE-Sim counts from 0
         compared += 1
     assert compared >= 8
+
+
+def test_an_objective_may_be_any_function_and_what_is_none_is_refused():
+    """One that multiplies by zero has no number where a mapping does not fit: that is no better than infinite."""
+    layer, accelerator = TOYS[0], asic.build("gemmini", SMALL["gemmini"])
+    assert (
+        best(layer, accelerator, lambda ms, mj: 0 * ms + mj)[1].energy_mj
+        == best(layer, accelerator, "energy")[1].energy_mj
+    )
+    for objective in (lambda ms, mj: ms * math.nan, lambda ms, mj: 1.0, lambda ms, mj: ms[:-1]):
+        with pytest.raises(HardwareError, match=r"expected [0-9]+ numbers: one per mapping"):
+            best(layer, accelerator, objective)

@@ -249,6 +249,15 @@ def test_bad_counts_are_refused(small_space):
         tensor.hardware_front([1, 2], 0.0)
 
 
+@pytest.mark.parametrize(
+    ("live", "host"), [(math.nan, 0.0), (-1.0, 0.0), (1.0, math.nan), (1.0, -8.0), (1.0, math.inf)]
+)
+def test_bytes_that_cannot_be_are_refused(small_space, live, host):
+    tensor = cost_tensor((Layer("x"),), small_space, cache=False)
+    with pytest.raises(HardwareError, match="expected bytes, 0 or more"):
+        tensor.hardware_front([1], live, host_bytes=host)
+
+
 def test_a_layer_that_fits_nowhere_is_infeasible_not_an_error(small_space):
     big = Layer("huge kernel", K=8, C=8, R=400, S=400)
     tensor = cost_tensor((big, Layer("fine")), small_space, cache=False)
