@@ -17,6 +17,8 @@ Estimates = NDArray[np.floating]
 
 TILE = 32
 """Accelerators whose estimates are reduced before one comparison."""
+FEW = 4
+"""Accelerators of a tile up to which they are summed one by one."""
 IMPOSSIBLE = 1e30
 """Stands for an infinite cost in matrix products, where infinity times zero would be NaN."""
 _SMALL = 2.0**-80
@@ -189,6 +191,27 @@ def _insert(ms: Floats, mj: Floats, at: Ints, size: int, x: float, y: float, tag
 
 
 @njit(cache=True, nogil=True)
+def _cost(counts: Floats, table: Floats, at: int) -> float:  # pragma: no cover
+    """Cost of one network on one accelerator: as `_sums`."""
+    total = 0.0
+    for layer in range(len(counts)):
+        if counts[layer] != 0.0:
+            total += counts[layer] * table[layer, at]
+    return total
+
+
+@njit(cache=True, nogil=True)
+def _screen(ms: Floats, mj: Floats, x: Floats, y: Floats, alive: Ints) -> int:  # pragma: no cover
+    """Which of some points no point of a front is at most as high as in both, and how many; without branches."""
+    alive[:] = 1
+    for i in range(len(ms)):
+        least_x, least_y = ms[i], mj[i]
+        for j in range(len(x)):
+            alive[j] &= np.int64(x[j] < least_x) | np.int64(y[j] < least_y)
+    return int(alive.sum())
+
+
+@njit(cache=True, nogil=True)
 def extend_fronts(
     latency_estimate: Estimates,
     energy_estimate: Estimates,
@@ -215,7 +238,7 @@ def extend_fronts(
     Returns: the network whose front has no more room (nothing is lost: give it room and start there), or -1.
     """
     width = latency_estimate.shape[1]
-    some_ms, some_mj = np.empty(TILE), np.empty(TILE)
+    some_ms, some_mj, alive = np.empty(TILE), np.empty(TILE), np.empty(TILE, np.int64)
     nothing = np.zeros(len(joint_ms), np.int64)
     for n in range(start, len(counts)):
         for low in range(0, width, TILE):
@@ -228,9 +251,24 @@ def extend_fronts(
             i = below(ms[n], size[n], x)
             if i > 0 and mj[n, i - 1] <= y:
                 continue
-            _sums(counts[n], latency, first + low, first + high, some_ms)
-            _sums(counts[n], energy, first + low, first + high, some_mj)
             for j in range(high - low):
+                some_ms[j] = float(latency_estimate[n, low + j]) * scale[0]
+                some_mj[j] = float(energy_estimate[n, low + j]) * scale[1]
+            many = high - low
+            begin, stop = max(i - 1, 0), i
+            while stop < size[n] and mj[n, stop] > y:
+                stop += 1
+            stop = min(stop + 1, size[n])  # points before and after these rule out no more than they do
+            left = _screen(ms[n, begin:stop], mj[n, begin:stop], some_ms[:many], some_mj[:many], alive[:many])
+            if left > FEW:
+                _sums(counts[n], latency, first + low, first + high, some_ms)
+                _sums(counts[n], energy, first + low, first + high, some_mj)
+            for j in range(many):
+                if not alive[j]:
+                    continue
+                if left <= FEW:
+                    some_ms[j] = _cost(counts[n], latency, first + low + j)
+                    some_mj[j] = _cost(counts[n], energy, first + low + j)
                 x, y = some_ms[j], some_mj[j]
                 if not (x < IMPOSSIBLE / 2 and y < IMPOSSIBLE / 2):
                     continue
