@@ -39,9 +39,9 @@ class Layer:
 
     N, K, C, P, Q, R, S: batch, output channels, input channels, output height and width, kernel height and
         width. K and C are totals: each output channel reads C / groups input channels.
-    kind: ``mac`` multiply-accumulate, ``shift`` power-of-two weight, ``add`` L1 response, ``bitserial`` LUT MAC,
-        ``pool``, ``elementwise``. Pool and elementwise layers have no weights and groups = K; an elementwise
-        layer with two operands has C = 2 K.
+    kind: ``mac`` multiply-accumulate, ``shift`` power-of-two weight, ``add`` L1 response, ``bitserial`` LUT MAC
+        (operands of 1 to 8 bits), ``pool``, ``elementwise``. Pool and elementwise layers have no weights and groups =
+        K; an elementwise layer with two operands has C = 2 K.
     bits: of one weight, input, output and accumulator value.
     density: fraction of the weights that are non-zero, in (0, 1]; sparsity: how the zeros lie.
     computed_weights: W is another layer's output, as in an attention product: no weights of the network, new for every
