@@ -55,9 +55,11 @@ def find(kind: str, builtin: Mapping[str, str], name: str) -> Any:
 
     Raises: UnknownNameError with the nearest known name.
     """
+    known = names(kind, builtin)
+    if not isinstance(name, str):
+        raise UnknownNameError(f"a name among the {kind} is text, got {name!r}: known: {', '.join(known)}"[:300])
     if ":" in name:
         return load_object(name)
-    known = names(kind, builtin)
     if name not in known:
         raise UnknownNameError(f"unknown name {name!r} among the {kind}: {nearest(name, known)}")
     return load_object(known[name])

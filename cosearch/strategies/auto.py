@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import numpy as np
+
+from cosearch.errors import ConfigError
 from cosearch.strategies.base import Costs, Strategy
 from cosearch.strategies.objectives import Objectives
 from cosearch.strategies.pool import ENUMERABLE
@@ -37,6 +40,8 @@ def auto(
 ) -> Strategy:
     from cosearch.strategies import make
 
+    if trials is not None and not isinstance(trials, int | np.integer):
+        raise ConfigError(f"trials={trials!r}: expected how many evaluations are planned, a whole number")
     name, why = choose(space.size, trials, source)
     strategy: Any = make(name, space, costs, objectives, seed, batch=batch)
     strategy.why = f"{name}: {why}"

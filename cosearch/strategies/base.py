@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from cosearch.errors import ConfigError, InfeasibleError
 from cosearch.seeding import numpy_stream
-from cosearch.strategies.objectives import Objectives, as_number, excess, is_known, product, split_limit
+from cosearch.strategies.objectives import Objectives, as_cost, as_number, excess, is_known, product, split_limit
 from search_spaces.decisions import Arch, Decisions, arch_key
 
 
@@ -117,8 +117,8 @@ class History:
         batch: int = 1,
         merge: bool = True,
     ) -> None:
-        if batch < 1:
-            raise ConfigError(f"batch={batch}: expected at least 1")
+        if not isinstance(batch, int | np.integer) or batch < 1:
+            raise ConfigError(f"batch={batch!r}: expected a whole number, at least 1")
         self.space, self.costs, self.objectives, self.seed, self.name = space, costs, objectives, seed, name
         self.batch = batch
         self._canonical = getattr(space, "canonical", None) if merge else None
@@ -195,7 +195,10 @@ class History:
         if lacking:
             raise ConfigError(f"the result of trial {number} lacks {', '.join(lacking)}: tell it too")
         names = [name for name in dict.fromkeys((*self.measured, "accuracy")) if name in result]
-        values = {name: as_number(f"{name} of trial {number}", result[name]) for name in names}
+        values = {
+            name: (as_number if name == "accuracy" else as_cost)(f"{name} of trial {number}", result[name])
+            for name in names
+        }
         accuracy = values.get("accuracy", 0.0)
         if np.isfinite(accuracy) and not -ROUNDING <= accuracy <= 1 + ROUNDING:
             raise ConfigError(f"accuracy of trial {number} is {accuracy:g}: expected a fraction, 0 to 1")
@@ -236,8 +239,9 @@ class History:
             repaired = self._repair(self.space.sample(rng), rng)
             if repaired is not None:
                 return repaired
+        advice = "lower --trials" if self.seen else "loosen one"
         raise InfeasibleError(
-            f"no further network meets the constraints after {len(self.seen)} of {self.space.size}: lower --trials"
+            f"no further network meets the constraints after {len(self.seen)} of {self.space.size}: {advice}"
         )
 
     def _repair(self, arch: Arch, rng: np.random.Generator) -> Arch | None:

@@ -16,7 +16,7 @@ from scipy.special import ndtr, ndtri
 from cosearch.errors import DataError
 from cosearch.strategies.base import Candidate, Costs, Failure, History, Told
 from cosearch.strategies.improvement import Floats, areas_beyond, expected_gain, volume_below_zero
-from cosearch.strategies.objectives import MAXIMISED, Objectives, split_limit, undominated
+from cosearch.strategies.objectives import COUNTED, MAXIMISED, Objectives, split_limit, undominated
 from cosearch.strategies.pool import ENUMERABLE, Pool, features, make_pool, minimised, whole_space
 from predictors.gp import GaussianProcess
 from search_spaces.decisions import Arch, Decisions
@@ -27,6 +27,8 @@ EXACT_REFITS, GROWTH = 60, 1.05
 """Scales of the model are fitted anew with every result up to so many, then each time there are 5% more."""
 ERROR_OFFSET = 1e-3
 """Errors are modelled as log(error + offset), so that an error of zero is no singularity."""
+LEAST_COST = 1e-9
+"""What a measured cost of zero is taken for, in its unit."""
 MARGIN = 0.1
 """The reference point lies this part of the front's range beyond its worst values."""
 LARGE_POOL, SAMPLES, SAMPLED_NETWORKS = 200, 16, 128
@@ -281,14 +283,16 @@ def measured_value(told: Told, name: str) -> float:
 
 
 def target(name: str, value: float) -> float:
-    """What is modelled: log error; the logarithm of a positive cost."""
+    """What is modelled: log error; the logarithm of a cost, of a count's successor."""
     if name == "accuracy":
         return float(np.log(max(1.0 - value, 0.0) + ERROR_OFFSET))
-    return float(np.log(max(value, 1e-300)))
+    return float(np.log1p(value) if name in COUNTED else np.log(max(value, LEAST_COST)))
 
 
 def _value(name: str, target: float) -> float:
-    return 1.0 - float(_error(np.array(target))) if name == "accuracy" else float(np.exp(target))
+    if name == "accuracy":
+        return 1.0 - float(_error(np.array(target)))
+    return float(np.expm1(target) if name in COUNTED else np.exp(target))
 
 
 def _error(target: Floats) -> Floats:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from cosearch.errors import ConfigError, nearest
 from cosearch.strategies.base import Costs, Front
-from cosearch.strategies.objectives import UNITS, as_number, derive, excess, is_known, split_limit
+from cosearch.strategies.objectives import UNITS, as_cost, derive, excess, is_known, split_limit
 from search_spaces.decisions import Arch, Decisions, arch_key
 
 Column = npt.NDArray[np.float64]
@@ -94,8 +94,7 @@ class KnownCosts:
         key = arch_key(arch)
         if key not in self._fronts:
             found = {
-                name: as_number(f"the cost {name} of {key}", function(arch))
-                for name, function in self._functions.items()
+                name: as_cost(f"the cost {name} of {key}", function(arch)) for name, function in self._functions.items()
             }
             for name, value in found.items():
                 if not np.isfinite(value):

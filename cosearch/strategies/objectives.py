@@ -1,7 +1,7 @@
 """Objectives: names, units, directions, and the front of what they say about a set of candidates."""
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +29,8 @@ UNITS: dict[str, str] = {
     "throughput_fps": "images/s",
 }
 MAXIMISED = frozenset({"accuracy", "throughput_fps"})
+COUNTED = frozenset({"dsp", "lut", "ff", "bram", "uram", "params", "macs"})
+"""Costs that are counts: zero is a value of theirs."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,16 @@ class Objectives:
     constraints: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if isinstance(self.names, str):
+        if isinstance(self.names, str) or not isinstance(self.names, Iterable):
             raise ConfigError(f"objectives {self.names!r}: give a tuple of names")
+        object.__setattr__(self, "names", tuple(self.names))
+        if not isinstance(self.constraints, Mapping):
+            raise ConfigError(f"constraints {self.constraints!r}: give a dict, such as {{'max_latency_ms': 5.0}}"[:300])
         if not self.names:
             raise ConfigError(f"no objectives: give some of {', '.join(UNITS)}")
         for name in self.names:
             if name not in UNITS:
-                raise ConfigError(f"unknown objective {name!r}: {nearest(name, UNITS)}")
+                raise ConfigError(f"unknown objective {name!r}: {nearest(str(name), UNITS)}")
         if len(set(self.names)) != len(self.names):
             raise ConfigError(f"objectives {', '.join(self.names)}: each may be given once")
         as_number("min_accuracy", self.min_accuracy)
@@ -79,10 +84,10 @@ def split_limit(name: str) -> tuple[str, str]:
 
     Raises: ConfigError for a name that is no limit.
     """
-    side, _, limited = name.partition("_")
+    side, _, limited = str(name).partition("_")
     if side not in ("max", "min") or limited not in UNITS:
         known = [f"{side}_{objective}" for objective in UNITS for side in ("max", "min")]
-        raise ConfigError(f"unknown constraint {name!r}: {nearest(name, known)}")
+        raise ConfigError(f"unknown constraint {name!r}: {nearest(str(name), known)}")
     return side, limited
 
 
@@ -118,6 +123,14 @@ def as_number(what: str, value: Any) -> float:
         with suppress(TypeError, ValueError):
             return float(value)
     raise ConfigError(f"{what} is {value!r}: expected a number"[:300])
+
+
+def as_cost(what: str, value: Any) -> float:
+    """Raises: ConfigError for what is no number, or a negative one. NaN and infinity are left to the caller."""
+    number = as_number(what, value)
+    if number < 0:
+        raise ConfigError(f"{what} is {number:g}: expected a number that is not negative")
+    return number
 
 
 def _check_limits(limits: Mapping[str, float]) -> None:

@@ -66,6 +66,35 @@ def test_a_measured_limit_is_learned():
     assert np.mean([latency(a) <= 2.0 for a in found[15:]]) > 0.5
 
 
+def test_a_measured_count_of_zero_is_one_value_among_others():
+    """Half of all networks need no multiplier: they are searched for, and the others' counts are learned."""
+
+    def dsp(arch):
+        return 0 if arch["kernel"] < 4 else arch["width"] // 8
+
+    objectives = Objectives(("accuracy", "dsp"))
+    strategy = make("bayesian", SPACE, None, objectives, 0)
+    found = []
+    with np.errstate(all="raise", under="ignore"):
+        for _ in range(30):
+            [candidate] = strategy.ask()
+            found.append(candidate.arch)
+            strategy.tell(candidate, {"accuracy": accuracy(candidate.arch), "dsp": dsp(candidate.arch)})
+    best = {limit: max(accuracy(a) for a in ARCHS if dsp(a) <= limit) for limit in range(9)}
+    reached = {limit: max(accuracy(a) for a in found if dsp(a) <= limit) for limit in range(9)}
+    assert reached[0] == best[0]
+    assert np.mean(list(reached.values())) > np.mean(list(best.values())) - 0.01
+
+
+@pytest.mark.parametrize("name", ["latency_ms", "dsp"])
+def test_measured_zeros_without_a_pattern_overflow_nothing(name):
+    strategy = make("bayesian", SPACE, None, ("accuracy", name), 0)
+    with np.errstate(all="raise", under="ignore"):
+        for i in range(20):
+            [candidate] = strategy.ask()
+            strategy.tell(candidate, {"accuracy": accuracy(candidate.arch), name: 7.0 * (i % 3)})
+
+
 def test_the_cheapest_network_that_is_accurate_enough():
     objectives = Objectives(("latency_ms",), min_accuracy=0.85)
     best = min(latency(a) for a in ARCHS if accuracy(a) >= 0.85)
@@ -96,6 +125,7 @@ def test_objectives_that_are_all_known_need_no_result():
         ({"latency_ms": np.ones(7)}, r"has shape \(7,\): expected \(144,\)"),
         ({"latency_ms": lambda arch: float("nan")}, "is nan: expected a number"),
         ({"latency_ms": lambda arch: "fast"}, "is 'fast': expected a number"),
+        ({"latency_ms": lambda arch: -1.0}, "is -1: expected a number that is not negative"),
         ({"latency_ms": ["fast"] * 144}, "neither a function nor an array"),
         ([1.0], "costs are list: expected a dict"),
         (latency, "costs are function: expected a dict"),
@@ -124,6 +154,7 @@ def test_results_that_do_not_belong():
         ({"accuracy": -0.1, "latency_ms": 1.0}, "expected a fraction"),
         ({"accuracy": "high", "latency_ms": 1.0}, "accuracy of trial 0 is 'high': expected a number"),
         ({"accuracy": 0.5, "latency_ms": None}, "latency_ms of trial 0 is None: expected a number"),
+        ({"accuracy": 0.5, "latency_ms": -2.0}, "latency_ms of trial 0 is -2: expected a number that is not negative"),
         (0.5, "the result of trial 0 is 0.5: expected objective -> value"),
         (None, "is None: expected objective -> value, or a Failure"),
     ],

@@ -150,6 +150,24 @@ def test_limits_that_are_no_numbers(value):
         Objectives(min_accuracy=value)
 
 
+@pytest.mark.parametrize(
+    ("names", "constraints", "match"),
+    [
+        (5, {}, "objectives 5: give a tuple of names"),
+        ((1, "accuracy"), {}, "unknown objective 1"),
+        (("accuracy",), 5, "constraints 5: give a dict"),
+        (("accuracy",), {3: 1.0}, "unknown constraint 3"),
+    ],
+)
+def test_objectives_of_another_kind(names, constraints, match):
+    with pytest.raises(ConfigError, match=match):
+        Objectives(names, constraints=constraints)
+
+
+def test_objectives_given_as_a_list_are_the_same():
+    assert Objectives(["accuracy", "latency_ms"]) == Objectives(("accuracy", "latency_ms"))
+
+
 def test_a_single_name_is_not_taken_for_a_list_of_letters():
     with pytest.raises(ConfigError, match="give a tuple"):
         Objectives("accuracy")

@@ -147,7 +147,7 @@ def test_a_small_space_is_proposed_whole_and_then_said_to_be_exhausted(name):
 
 @every
 def test_limits_that_nothing_meets(name):
-    with pytest.raises(InfeasibleError, match="no further network meets the constraints after 0"):
+    with pytest.raises(InfeasibleError, match="no further network meets the constraints after 0 of 65536: loosen one"):
         make(name, SPACE, Costs(0.5), OBJECTIVES, 0).ask(1)
 
 
@@ -196,6 +196,14 @@ def test_names_and_spaces_that_do_not_exist():
         make("random", SPACE, Costs(), populations=3)
     with pytest.raises(ConfigError, match="batch=0"):
         make("random", SPACE, Costs(), batch=0)
+    for batch in ("4", None, 2.5):
+        with pytest.raises(ConfigError, match="expected a whole number, at least 1"):
+            make("random", SPACE, Costs(), batch=batch)
+    with pytest.raises(ConfigError, match="trials='many'"):
+        make("auto", SPACE, Costs(), trials="many")
+    for name in (3, None):
+        with pytest.raises(UnknownNameError, match=f"is text, got {name}: known: auto, bayesian"):
+            make(name, SPACE, Costs())
 
 
 def test_networks_that_are_the_same_are_one_candidate():
