@@ -50,6 +50,8 @@ DEVICES: dict[str, Callable[[], Any]] = {
 """Defaults were chosen on fpga-merged alone; see the history of cosearch/strategies."""
 VARIANTS = ("merged", "raw")
 BUDGET = 800
+REPEATS = 10
+"""A run ends, as one that never arrives, when it has asked for so many networks per evaluation of its budget."""
 
 
 def place(arch: Arch) -> int:
@@ -307,7 +309,7 @@ def one_run(problem: str, task: str, algorithm: str, mode: str, seed: int) -> di
     started, evaluated, progress = time.process_time(), set[int](), list[float]()
     archive, best, volume = np.zeros((0, 3)), np.inf, 0.0
     for step, (network, point) in enumerate(steps):
-        if step > 40 * budget or len(progress) >= budget:
+        if step > REPEATS * budget or len(progress) >= budget:
             break
         new = network not in evaluated
         evaluated.add(network)

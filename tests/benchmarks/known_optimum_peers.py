@@ -187,17 +187,9 @@ def _optuna(make_sampler: Callable[[int], Any], modelled: bool = False) -> Calla
     random design."""
 
     def search(task: Task, seed: int) -> Iterator[Step]:
-        import warnings
-
         import optuna
-        from optuna.distributions import CategoricalDistribution, IntDistribution
 
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        warnings.simplefilter("ignore")
-        distributions: dict[str, Any] = {
-            str(i): IntDistribution(0, size - 1) if ordered else CategoricalDistribution(tuple(range(size)))
-            for i, (size, ordered) in enumerate(zip(task.sizes, task.ordered, strict=True))
-        }
+        distributions = _distributions(task)
         rng = np.random.default_rng(seed)
         worst = _step(task, task.feasible_sample(rng))[1]
         told: set[tuple[int, ...]] = set()
@@ -226,16 +218,122 @@ def _optuna(make_sampler: Callable[[int], Any], modelled: bool = False) -> Calla
     return search
 
 
+def _distributions(task: Task) -> dict[str, Any]:
+    import warnings
+
+    import optuna
+    from optuna.distributions import CategoricalDistribution, IntDistribution
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore")
+    return {
+        str(i): IntDistribution(0, size - 1) if ordered else CategoricalDistribution(tuple(range(size)))
+        for i, (size, ordered) in enumerate(zip(task.sizes, task.ordered, strict=True))
+    }
+
+
+def optuna_tpe(task: Task, seed: int) -> Iterator[Step]:
+    """Multivariate TPE, proposal for proposal as by `_optuna`, without what its study does for a rejected design.
+
+    TPE sees completed trials only: rejected ones need not be stored, its two densities are kept until another is
+    told, and the numbers of a trial's choices for good.
+    """
+    import optuna
+
+    rows: dict[int, list[float]] = {}
+
+    class Sampler(optuna.samplers.TPESampler):
+        kept: tuple[int, Any, Any] = (-1, None, None)
+
+        def _get_internal_repr(self, trials: Any, search_space: Any, study: Any) -> dict[str, np.ndarray]:
+            for trial in trials:
+                if trial.number not in rows:
+                    rows[trial.number] = [of.to_internal_repr(trial.params[n]) for n, of in search_space.items()]
+            values = np.array([rows[trial.number] for trial in trials]).reshape(len(trials), len(search_space))
+            return dict(zip(search_space, values.T, strict=True))
+
+        def _sample(self, study: Any, trial: Any, search_space: Any) -> dict[str, Any]:
+            told = study._get_trials(deepcopy=False, use_cache=True)
+            if self.kept[0] != len(told):
+                gamma = optuna.samplers._tpe.sampler.default_gamma
+                if len(study.directions) > 1:
+                    gamma = optuna.samplers._tpe.sampler.default_gamma_multiobjective
+                below, above = optuna.samplers._tpe.sampler._split_trials(study, told, gamma(len(told)))
+                good = self._build_parzen_estimator(study, search_space, below, handle_below=True)
+                bad = self._build_parzen_estimator(study, search_space, above, handle_below=False)
+                self.kept = len(told), good, bad
+            _, good, bad = self.kept
+            drawn = good.sample(self._rng.rng, self._n_ei_candidates)
+            best = self._compare(drawn, self._compute_acquisition_func(drawn, good, bad))
+            return {name: of.to_external_repr(best[name]) for name, of in search_space.items()}
+
+    distributions = _distributions(task)
+    objectives = len(_step(task, task.feasible_sample(np.random.default_rng(seed)))[1])
+    sampler = Sampler(multivariate=True, constant_liar=False, seed=seed)  # nothing runs beside a proposal
+    study = optuna.create_study(directions=["minimize"] * objectives, sampler=sampler)
+    blank = optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL)
+    while True:
+        space = sampler.infer_relative_search_space(study, blank)
+        params = sampler.sample_relative(study, blank, space)
+        for name, of in distributions.items():
+            if name not in params:
+                single = of.single()
+                params[name] = 0 if single else sampler.sample_independent(study, blank, name, of)
+        choice = tuple(int(params[name]) for name in distributions)
+        if task.price(choice) is None:
+            continue
+        step, values = _step(task, choice)
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, values=values.tolist()))
+        study._thread_local.cached_all_trials = None  # as `study.ask` does
+        yield step
+
+
+def _counting(base: type) -> type:
+    """A genetic sampler of Optuna that keeps its generations, where it would look for them in all trials each time.
+
+    Its generations, and so its proposals, are the same.
+    """
+
+    class Counting(base):  # type: ignore[misc]
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            self.generations: list[list[Any]] = [[]]
+            self.parents: dict[int, list[Any]] = {}
+            self.looked_at = 0
+
+        def get_trial_generation(self, study: Any, trial: Any) -> int:
+            trials = study._get_trials(deepcopy=False, use_cache=True)
+            for told in trials[self.looked_at : trial.number]:
+                if told.state.name == "COMPLETE":
+                    self.generations[-1].append(told)
+                    if len(self.generations[-1]) == self.population_size:
+                        self.generations.append([])
+            self.looked_at = max(self.looked_at, trial.number)
+            return len(self.generations) - 1
+
+        def get_population(self, study: Any, generation: int) -> list[Any]:
+            return self.generations[generation]
+
+        def get_parent_population(self, study: Any, generation: int) -> list[Any]:
+            if generation and generation not in self.parents:
+                chosen = self.select_parent(study, generation)
+                self.parents[generation] = sorted(chosen, key=lambda trial: trial.number)
+                return chosen  # as its own does, in this order once and then by number
+            return self.parents.get(generation, [])
+
+    return Counting
+
+
 def _nsga2(seed: int) -> Any:
     import optuna
 
-    return optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
+    return _counting(optuna.samplers.NSGAIISampler)(population_size=POPULATION, seed=seed)
 
 
 def _nsga3(seed: int) -> Any:
     import optuna
 
-    return optuna.samplers.NSGAIIISampler(population_size=POPULATION, seed=seed)
+    return _counting(optuna.samplers.NSGAIIISampler)(population_size=POPULATION, seed=seed)
 
 
 def _tpe(seed: int) -> Any:
@@ -292,7 +390,7 @@ ALGORITHMS: dict[str, Callable[[Task, int], Iterator[Step]]] = {
     "local": local_search,
     "optuna-nsga2": _optuna(_nsga2),
     "optuna-nsga3": _optuna(_nsga3),
-    "optuna-tpe": _optuna(_tpe),
+    "optuna-tpe": optuna_tpe,
     "optuna-gp": _optuna(_gp, modelled=True),
     "pymoo-nsga2": pymoo_nsga2,
 }

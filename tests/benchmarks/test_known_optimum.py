@@ -64,6 +64,30 @@ def test_peers_keep_limits_and_skip_cells_that_do_not_count(table):
         assert table.front(network)[:, 0].min() <= 4.0
 
 
+@pytest.mark.parametrize(("task", "mode"), [("front", "networks"), ("latency", "networks"), ("front", "joint")])
+def test_tpe_proposes_what_its_study_would(table, task, mode):
+    limits = table.limits[task][0] if task != "front" else {}
+    made = peers.task_of(table, limits, mode)
+    by_study = peers._optuna(peers._tpe)(made, 5)
+    assert [s[0] for s, _ in zip(peers.optuna_tpe(made, 5), range(60), strict=False)] == [
+        s[0] for s, _ in zip(by_study, range(60), strict=False)
+    ]
+
+
+@pytest.mark.parametrize("name", ["NSGAIISampler", "NSGAIIISampler"])
+@pytest.mark.parametrize(("task", "mode"), [("front", "networks"), ("latency", "networks"), ("front", "joint")])
+def test_a_genetic_sampler_that_counts_proposes_the_same(table, name, task, mode):
+    import optuna
+
+    sampler = getattr(optuna.samplers, name)
+    made = peers.task_of(table, table.limits[task][0] if task != "front" else {}, mode)
+    found = []
+    for kind in (sampler, peers._counting(sampler)):
+        steps = peers._optuna(lambda seed, kind=kind: kind(population_size=12, seed=seed))(made, 5)
+        found.append([s[0] for s, _ in zip(steps, range(150), strict=False)])
+    assert found[0] == found[1]
+
+
 def test_a_sampler_with_a_model_gets_past_what_is_rejected():
     """All but one of the designs that look best cannot be built; the sampler is not to ask for one of them for ever."""
 
