@@ -21,8 +21,8 @@ from cosearch.strategies.pool import ENUMERABLE, Pool, features, make_pool, mini
 from predictors.gp import GaussianProcess
 from search_spaces.decisions import Arch, Decisions
 
-INITIAL = 10
-"""Networks before the first model, spread over the range of the first cost."""
+INITIAL = 5
+"""Networks before the first model, spread over the range of the first cost: the model's linear part needs few."""
 EXACT_REFITS, GROWTH = 60, 1.05
 """Scales of the model are fitted anew with every result up to so many, then each time there are 5% more."""
 ERROR_OFFSET = 1e-3

@@ -4,8 +4,11 @@ A network's rank is the best rank of any of its points (network, accelerator); n
 all others, ties go to the less crowded. Parents are chosen by tournament among the best `POPULATION` networks so far.
 Of several children the one is evaluated whose hardware front would add most, were its error near that of the most
 similar network known. Children are never repeated, nor is a network that computes the same. Part of the children are
-steps of a local search: one decision of a network that none beats is changed. Source: Deb et al. 2002; Pareto local
-search of Paquete et al. 2004; crediting with whole fronts and screening are our own.
+steps of a local search: one decision of a network that none beats is changed. With `age` the parents of all other
+children are among the latest results, as in regularised evolution, where the oldest die; the front itself does not age,
+or what is best would be forgotten. On a table without noise that made no difference, so it is no default.
+Source: Deb et al. 2002; ageing of Real et al. 2019; Pareto local search of Paquete et al. 2004; crediting with whole
+fronts and screening are our own.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +17,7 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
+from cosearch.errors import ConfigError
 from cosearch.strategies.base import ATTEMPTS, Candidate, Costs, Failure, History, Told
 from cosearch.strategies.objectives import Matrix, Objectives, crowding, ranks, undominated
 from search_spaces.decisions import Arch, Decisions
@@ -34,9 +38,24 @@ POINTS_PER_NETWORK = 16
 
 
 class Evolutionary:
+    """age: parents are among so many latest results, None: among all.
+
+    Raises: ConfigError for an age that is no whole number of at least 2.
+    """
+
     def __init__(
-        self, space: Decisions, costs: Costs, objectives: Objectives, seed: int = 0, batch: int = 1, merge: bool = True
+        self,
+        space: Decisions,
+        costs: Costs,
+        objectives: Objectives,
+        seed: int = 0,
+        batch: int = 1,
+        merge: bool = True,
+        age: int | None = None,
     ) -> None:
+        if age is not None and (not isinstance(age, int | np.integer) or age < 2):
+            raise ConfigError(f"age={age!r}: expected of how many latest results parents are, a whole number above 1")
+        self.age = age
         self.history = History(space, costs, objectives, seed, "evolutionary", batch, merge)
         self.batch = batch
         self._parents: tuple[int, int, list[Told], list[Told]] = (-1, -1, [], [])
@@ -58,7 +77,7 @@ class Evolutionary:
             best = best_first(history.objectives, known, self._points)
             self._parents = (number, len(known), best, unbeaten(history.objectives, best, self._points))
         best, leading = self._parents[2:]
-        parents = best[:POPULATION]
+        parents = among_latest(best, self.age)[:POPULATION]
         if len(known) < INITIAL or len(parents) < 2:
             return self._first(number, rng)
         wanted = SCREENED if number % 2 == 0 else 1
@@ -211,6 +230,14 @@ def best_first(objectives: Objectives, told: Sequence[Told], known: dict[int, Ma
     order = order_networks([_points(objectives, t, known) for t in good])
     below = [_below(objectives, t) for t in good]
     return [good[i] for i in sorted(order, key=lambda i: below[i])]  # stable: ties keep their order
+
+
+def among_latest(best: list[Told], age: int | None) -> list[Told]:
+    """The results, in their order, that are among the latest by the numbers of their trials."""
+    if age is None or len(best) <= age:
+        return best
+    oldest = sorted(told.candidate.number for told in best)[-age]
+    return [told for told in best if told.candidate.number >= oldest]
 
 
 def unbeaten(objectives: Objectives, best: Sequence[Told], known: dict[int, Matrix] | None = None) -> list[Told]:

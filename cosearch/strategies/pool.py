@@ -91,7 +91,7 @@ def features(space: Decisions, archs: Sequence[Arch]) -> Floats:
     from predictors.encoding import cell_edges
     from predictors.encoding import features as encoded
 
-    logarithmic = ["paths", "shape"] if cell_edges(space) else ["counts"]
+    logarithmic = ["shape", "flow"] if cell_edges(space) else ["counts"]
     linear = [] if cell_edges(space) else ["one_hot", "ordinal"]
     if hasattr(space, "layer_table"):
         logarithmic.append("workload")

@@ -164,6 +164,39 @@ def test_searches_beat_random_and_come_near_the_known_optimum():
     assert reached("bayesian", 50, 2) > max(0.93, chance + 0.02)
 
 
+def test_parents_that_age_are_the_latest_and_the_front_stays():
+    """The best networks are told first, and bad ones after them: only with ageing do the bad ones have children."""
+    best = {f"d{i}": 3 for i in range(8)}
+    old = [{**best, f"d{i}": v} for i in range(8) for v in (2, 1, 0)]
+    late = [{**dict.fromkeys(best, 0), f"d{i}": v} for i in range(8) for v in (1, 2, 3)]
+    children = {}
+    for age in (None, 24, 48):
+        strategy = make("evolutionary", SPACE, Costs(), Objectives(("accuracy",)), 0, age=age)
+        for arch in old + late:
+            strategy.tell(arch, {"accuracy": accuracy(arch)})
+        children[age] = [sum(c.arch.values()) for c in strategy.ask(30)]
+    assert min(children[None]) > 12
+    assert sum(total < 12 for total in children[24]) >= 4
+    assert sum(total > 20 for total in children[24]) >= 4  # steps around the front, which does not age
+    assert children[48] == children[None]  # all are among the latest
+
+
+def test_ageing_replays_and_climbs():
+    whole = run(make("evolutionary", SPACE, Costs(), OBJECTIVES, 5, age=20), 80)
+    strategy = make("evolutionary", SPACE, Costs(), OBJECTIVES, 5, age=20)
+    for number, arch in enumerate(whole[:50]):
+        strategy.tell(Candidate(number, arch), {"accuracy": accuracy(arch)})
+    assert whole[:50] + run(strategy, 30) == whole
+    assert whole != run(make("evolutionary", SPACE, Costs(), OBJECTIVES, 5), 80)
+    assert hypervolume(whole) > hypervolume(run(make("random", SPACE, Costs(), OBJECTIVES, 5), 160))
+
+
+@pytest.mark.parametrize("age", [0, 1, -3, 2.5, "ten"])
+def test_ages_that_are_none(age):
+    with pytest.raises(ConfigError, match=r"age=.*expected of how many latest results"):
+        make("evolutionary", SPACE, Costs(), OBJECTIVES, age=age)
+
+
 def test_a_floor_on_accuracy_directs_evolution():
     floor = Objectives(("accuracy", "latency_ms"), min_accuracy=0.9)
     late = run(make("evolutionary", SPACE, Costs(), floor, 0), 200)[100:]
