@@ -1,5 +1,7 @@
 """The benchmark's own arithmetic, on a table in closed form: no accuracies and no accelerators are needed."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -108,6 +110,22 @@ def test_reading_progress():
     assert report.at(run, 2) == 0.9
     assert report.at(run, 8) == 0.96
     assert report.at(run, 11) is None
+
+
+def test_what_is_said_of_constrained_problems_and_of_commits(tmp_path):
+    late, early = (
+        {"progress": p, "budget": 400, "commit": c} for p, c in (([0.1] * 100 + [0.0], "b"), ([0.1, 0.0], "a"))
+    )
+    said = report.constrained_verdicts({"latency": {("bayesian", "networks"): [late, early, early]}})
+    assert said == [
+        "- latency: bayesian has no regret within 100 evaluations in 2 of 3 seeds; asked for: at least 8 of 10."
+    ]
+    for seed, run in enumerate((late, early)):
+        for algorithm in ("bayesian", "local") if seed else ("bayesian",):
+            path = tmp_path / "toy-raw" / "latency" / f"{algorithm}.networks.{seed}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(run), encoding="utf-8")
+    assert report.commits_of(tmp_path) == "local: a; bayesian: a, b"
 
 
 def test_places_are_in_the_product_order():
