@@ -309,7 +309,7 @@ def write(tables: Mapping[str, Any], folder: Path) -> None:
         "  together; designs that break a limit are rejected free, repeats are free. Median (quartiles) over seeds.",
         "- a run that never arrives counts at its budget, and ends after ten proposals for every evaluation of it.",
         "  Ours run with their defaults, one proposal at a time, chosen on fpga-merged with seeds that are not below,",
-        "  and frozen in the commit of their runs before any problem was run. An earlier page had shown evolutionary",
+        "  and frozen in the commit of their runs before those were made. An earlier page had shown evolutionary",
         "  below its peers, and bayesian at 0.40 of the best peer, on asic-merged; that they were changed after it is",
         "  all that these figures owe to asic-merged.",
         "- runs end at 99.9%; what they have beyond is chance, so kinds are compared up to there. optuna-gp, where",
