@@ -294,7 +294,7 @@ def _counting(base: type) -> type:
     Its generations, and so its proposals, are the same.
     """
 
-    class Counting(base):  # type: ignore[misc]
+    class Counting(base):
         def __init__(self, **options: Any) -> None:
             super().__init__(**options)
             self.generations: list[list[Any]] = [[]]
