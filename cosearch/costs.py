@@ -368,8 +368,8 @@ class MeasuredCosts:
                     f"choose among {', '.join(sorted(known))} with --objectives"
                 )
         self.models = models or {
-            metric: ArchPredictor(space, pool=known_pool(space, metric)).fit(measurements.archs, values)
-            for metric, values in measurements.values.items()
+            metric: _learned(ArchPredictor(space, pool=known_pool(space, metric)), measurements, metric)
+            for metric in measurements.values
         }
         self._fronts: dict[str, PredictedFront] = {}
 
@@ -392,6 +392,14 @@ class MeasuredCosts:
         return MeasuredCosts(self.space, self.measurements, limited, models=self.models)
 
 
+def _learned(predictor: "ArchPredictor", measurements: Measurements, metric: str) -> "ArchPredictor":
+    """Raises: DataError naming file and metric, if nothing can be learned from them."""
+    try:
+        return predictor.fit(measurements.archs, measurements.values[metric])
+    except DataError as error:
+        raise DataError(f"{measurements.path}, {metric}: {error}") from error
+
+
 def unmeasured_choices(space: Decisions, measurements: "Measurements") -> list[str]:
     """Operators (the first part of a choice's name) that the space offers and no measured network has."""
 
@@ -402,15 +410,21 @@ def unmeasured_choices(space: Decisions, measurements: "Measurements") -> list[s
     return sorted(offered - operators(measurements.archs))
 
 
-def read_table(path: Path, space: Decisions, required: str, optional: tuple[str, ...] = ()) -> Measurements:
+def read_table(
+    path: Path, space: Decisions, required: str, optional: tuple[str, ...] = (), costs: bool = False
+) -> Measurements:
     """Read ``arch,<required>[,<optional>...]`` from a CSV; arch is JSON, or ``name=choice`` pairs joined by ``;``.
 
+    costs: the values are latencies or energies to learn from, of which none is 0.
     Raises: DataError naming the line.
     """
+    from predictors.base import LARGEST
+
     import pandas as pd
 
     try:
-        table = pd.read_csv(path, dtype={"arch": str})
+        # empty lines are counted, so that the line that an error names is the file's
+        table = pd.read_csv(path, dtype={"arch": str}, skip_blank_lines=False).dropna(how="all")
     except FileNotFoundError:
         raise DataError(f"no file {str(path)!r}: check the path") from None
     except (OSError, ValueError, UnicodeDecodeError) as error:
@@ -418,7 +432,8 @@ def read_table(path: Path, space: Decisions, required: str, optional: tuple[str,
     if "arch" not in table or required not in table:
         raise DataError(f"{path} has columns {', '.join(map(str, table.columns))}; expected arch,{required}")
     archs = []
-    for line, text in enumerate(table["arch"], start=2):
+    lines = table.index.to_numpy() + 2
+    for line, text in zip(lines, table["arch"], strict=True):
         try:
             archs.append(parse_arch(str(text), space))
         except (ConfigError, ValueError) as error:
@@ -429,7 +444,12 @@ def read_table(path: Path, space: Decisions, required: str, optional: tuple[str,
         bad = np.flatnonzero(~np.isfinite(column) | (column < 0))
         if len(bad):
             got = table[metric].iloc[bad[0]]
-            raise DataError(f"{path}, line {bad[0] + 2}: {metric} is {str(got)!r}, expected a number of at least 0")
+            raise DataError(f"{path}, line {lines[bad[0]]}: {metric} is {str(got)!r}, expected a number of at least 0")
+        bad = np.flatnonzero((column > LARGEST) | (costs & (column == 0)))
+        if len(bad):
+            got = column[bad[0]]
+            expected = f"at most {LARGEST:g}" if got else "more than 0"
+            raise DataError(f"{path}, line {lines[bad[0]]}: {metric} is {got:g}, expected a number of {expected}")
         values[metric] = column
     if not archs:
         raise DataError(f"{path} holds no rows: expected arch,{required}")

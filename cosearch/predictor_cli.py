@@ -212,19 +212,13 @@ def _space(name: str) -> Any:
 def _measured(path: Path, space: Any, target: str) -> "Measurements":
     """A table of networks; a line tells of repeats that disagree.
 
-    Raises: DataError naming the line, as `read_table` does, also for costs that are not positive and numbers too large.
+    Raises: DataError naming the line, as `read_table` does.
     """
     from cosearch.costs import read_table
-    from cosearch.errors import DataError
     from predictors.arch import repeats
-    from predictors.base import LARGEST
 
-    found = read_table(path, space, target)
+    found = read_table(path, space, target, costs=target != "accuracy")
     values = found.values[target]
-    for line, value in enumerate(values.tolist(), start=2):
-        if value > LARGEST or (value == 0 and target != "accuracy"):
-            least = "more than 0" if value == 0 else f"at most {LARGEST:g}"
-            raise DataError(f"{path}, line {line}: {target} is {value:g}, expected a number of {least}")
     apart = [float(values[rows].max() - values[rows].min()) / float(values[rows].mean())
              for rows in repeats(found.archs).values() if values[rows].any()]  # fmt: skip
     many = [part for part in apart if part > DISAGREE]

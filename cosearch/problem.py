@@ -155,7 +155,7 @@ def _costs(
     Of the default objectives, those that the device has.
     """
     if Path(config.device).suffix == ".csv":
-        table = read_table(Path(config.device), space, "latency_ms", ("energy_mj",))
+        table = read_table(Path(config.device), space, "latency_ms", ("energy_mj",), costs=True)
         if objectives.names == Objectives().names and "energy_mj" not in table.values:
             objectives = replace(objectives, names=("accuracy", "latency_ms"))
         measured = MeasuredCosts(space, table, objectives, config.constraints)

@@ -576,6 +576,26 @@ def test_bad_accuracy_tables_are_found_before_anything_is_written(monkeypatch, t
     assert [p.name for p in tmp_path.iterdir()] == ["table.csv"]
 
 
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (["add_k3_e1,3"] * 3 + ["add_k3_e1,0"], "board.csv, line 5: latency_ms is 0, expected a number of more than 0"),
+        (["add_k3_e1,3", "add_k3_e1,-2"], "board.csv, line 3: latency_ms is '-2', expected a number of at least 0"),
+        (["add_k3_e1,1e300"], "board.csv, line 2: latency_ms is 1e+300, expected a number of at most 1e+100"),
+        (["add_k3_e1,3", "", "add_k3_e1,0"], "board.csv, line 4: latency_ms is 0"),
+        (["add_k3_e1,3", "conv_k3_e1,4"], "board.csv, latency_ms: 2 distinct networks: a predictor needs at least 5"),
+    ],
+)
+def test_bad_measurements_name_the_file_and_line(monkeypatch, tmp_path, capsys, options, lines, words):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"layer1=conv_k3_e1;layer3=skip;layer2={line}" if line else "" for line in lines]
+    (tmp_path / "board.csv").write_text("\n".join(["arch,latency_ms", *rows]))
+    base = ["run", "--quiet", "--space", tiny_space.NAME, "--data", options["data"], "--device", "board.csv"]
+    assert command(monkeypatch, *base) == 2
+    assert words in one_line(capsys)
+    assert [p.name for p in tmp_path.iterdir()] == ["board.csv"]
+
+
 def test_an_unknown_key_in_yaml(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run.yaml").write_text("trails: 5\n")
