@@ -418,9 +418,9 @@ def read_table(
     costs: the values are latencies or energies to learn from, of which none is 0.
     Raises: DataError naming the line.
     """
-    from predictors.base import LARGEST
-
     import pandas as pd
+
+    from predictors.base import LARGEST
 
     try:
         # empty lines are counted, so that the line that an error names is the file's
