@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from cosearch.errors import ConfigError, nearest
 from cosearch.workload import KINDS, Layer
-from predictors.base import Floats
+from predictors.base import Floats, distinct
 from search_spaces.decisions import Arch
 
 Ints = npt.NDArray[np.int64]
@@ -193,10 +193,10 @@ def _workload(networks: Networks) -> Floats:
     if not hasattr(space, "layer_table"):
         raise ConfigError("this space has no layers, so no workload features")
     layers = space.layer_table()
-    distinct, of = np.unique(networks.codes, axis=0, return_inverse=True)
-    counts = np.asarray(space.counts(archs_of(Networks(space, distinct)), layers), dtype=float)
+    first, of = distinct(networks.codes.astype(float))
+    counts = np.asarray(space.counts(archs_of(Networks(space, networks.codes[first])), layers), dtype=float)
     per_layer = np.array([_layer_features(layer) for layer in layers])
-    totals = (counts @ per_layer)[of.ravel()]
+    totals = (counts @ per_layer)[of]
     size = len(WORKLOAD_FEATURES)
     macs, moved = totals[:, 0::size].sum(1), totals[:, 1::size].sum(1)
     logs = np.column_stack([np.log1p(macs), np.log1p(moved), np.log1p(macs) - np.log1p(moved)])

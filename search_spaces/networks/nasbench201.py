@@ -31,6 +31,12 @@ STEM_CHANNELS, STAGES, CELLS = 16, 3, 5
 _PUBLISHED_SEED = 88
 _PRICED = OPERATIONS[2:]
 """Operations that hardware runs; `none` and `skip_connect` are wires."""
+_WIRE: Arch = {**dict.fromkeys(NAMES, "none"), "0-3": "skip_connect"}
+_ONE_MORE: tuple[Arch, ...] = (
+    *({**_WIRE, "0-3": operation} for operation in _PRICED),
+    {**_WIRE, "0-1": "skip_connect", "1-3": "skip_connect"},
+)
+"""Cells with one priced operation, then with one addition, and nothing else."""
 
 
 def to_string(arch: Mapping[str, Any]) -> str:
@@ -225,17 +231,19 @@ class NasBench201Space(NetworkSpace):
     def counts(self, archs: Sequence[Arch], layers: Sequence[Layer]) -> npt.NDArray[np.int64]:
         """[archs, layers]: how often each of `layers` occurs in each network.
 
-        A network's layers follow from how many edges of each kind and how many additions its cell has.
+        A network's layers follow from how many edges of each kind and how many additions its cell has, and each adds
+        the same ones: so five networks tell of all.
         Raises: HardwareError if `layers` lacks one that a network has.
         """
-        features = np.array([operation_counts(tuple(effective(arch).values())) for arch in archs], dtype=np.int64)
-        shapes = {tuple(row): i for i, row in enumerate(np.unique(features, axis=0))} if len(archs) else {}
-        examples: dict[int, Arch] = {}
-        rows = np.array([shapes[tuple(row)] for row in features], dtype=np.int64)
-        for arch, row in zip(archs, rows, strict=True):
-            examples.setdefault(int(row), arch)
-        table = [count_layers(self.workload(examples[row]), layers) for row in range(len(shapes))]
-        return np.array(table, dtype=np.int64).reshape(-1, len(layers))[rows]
+        features = all_operation_counts()[np.array([index_of(arch) for arch in archs], np.int64)]
+        base = np.array(count_layers(self.workload(_WIRE), layers), np.int64)
+        per_feature = np.array(
+            [
+                np.array(count_layers(self.workload(example), layers), np.int64) - base if has else 0 * base
+                for example, has in zip(_ONE_MORE, features.any(axis=0), strict=True)
+            ]
+        )
+        return base + features @ per_feature
 
 
 @lru_cache(maxsize=65536)

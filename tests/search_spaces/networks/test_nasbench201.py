@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cosearch.errors import ConfigError, UnknownNameError
+from cosearch.errors import ConfigError, HardwareError, UnknownNameError
 from cosearch.workload import count_layers
 from search_spaces.networks import nasbench201 as nb
 
@@ -67,6 +67,20 @@ def test_counts_equal_the_workloads() -> None:
     expected = [count_layers(SPACE.workload(arch), table) for arch in archs]
     np.testing.assert_array_equal(SPACE.counts(archs, table), expected)
     assert SPACE.counts([], table).shape == (0, len(table))
+
+
+def test_counts_equal_the_workloads_whatever_operations_and_additions_a_cell_has() -> None:
+    table = SPACE.layer_table()
+    _, first = np.unique(nb.all_operation_counts(), axis=0, return_index=True)
+    cells = [nb.cell(int(i)) for i in first]
+    assert len(cells) == 195
+    for row, arch in zip(SPACE.counts(cells, table), cells, strict=True):
+        assert row.tolist() == count_layers(SPACE.workload(arch), table)
+    plain = [dict.fromkeys(nb.NAMES, "nor_conv_3x3")]
+    own = tuple(layer for layer in table if count_layers(SPACE.workload(plain[0]), table)[table.index(layer)])
+    assert SPACE.counts(plain, own).tolist() == [count_layers(SPACE.workload(plain[0]), own)]
+    with pytest.raises(HardwareError, match="is not in the table"):
+        SPACE.counts([{**plain[0], "0-1": "avg_pool_3x3"}], own)
 
 
 def test_cells_that_ask_the_same_of_hardware_are_told_by_their_keys() -> None:
