@@ -257,13 +257,8 @@ def _report(fitted: "ArchPredictor", target: str) -> None:
         f"{target} from {fitted.samples} networks by {fitted.chosen.label}: error {fitted.relative_error:.1%} "
         f"(guessing the mean: {fitted.relative_spread:.1%}), rank correlation {fitted.score:.3f}, by cross-validation."
     )
-    share = fitted.ridge_share
-    if share is not None:
-        told = "mostly ridge regression is used" if share > 0.5 else "mostly the pool is used"
-        typer.echo(
-            f"{told.capitalize()}: by leave-one-out error on these measurements, ridge regression on operator counts "
-            f"counts for {share:.0%}, the pool of devices for {1 - share:.0%}."
-        )
+    if fitted.used:
+        typer.echo(fitted.used)
 
 
 def _write(fitted: "ArchPredictor", path: Path, table: Path, target: str) -> None:

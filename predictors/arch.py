@@ -174,6 +174,12 @@ class ArchPredictor:
         return self._model.ridge_share if isinstance(self._model, PooledPredictor) else None
 
     @property
+    def used(self) -> str:
+        """What a predictor that learns from another device predicts with, and why; empty for one that does not."""
+        self._require_fit()
+        return self._model.used if isinstance(self._model, PooledPredictor) else self._used
+
+    @property
     def options(self) -> dict[str, Any]:
         self._require_fit()
         assert self.chosen is not None
@@ -254,6 +260,8 @@ class ArchPredictor:
     def adapt(self, archs_few: Sequence[Arch], values_few: npt.ArrayLike) -> "ArchPredictor":
         """A predictor of another target of the same space, such as another device, from a few of its values.
 
+        Where plain ridge regression on operator counts has the smaller cross-validated error, that is returned instead;
+        `used` says so.
         Raises: as `fit`.
         """
         self._require_fit()
@@ -268,13 +276,22 @@ class ArchPredictor:
             self.chosen.options,
             self.chosen.shrunk,
         )
-        if isinstance(self._model, PooledPredictor):
+        if isinstance(self._model, PooledPredictor):  # which weighs the ridge itself
             other.pool = self._model.pool
-        else:
-            other._adapt_from = self._model
-        return other.fit(distinct, y)
+            return other.fit(distinct, y)
+        other._adapt_from = self._model
+        other.fit(distinct, y)
+        plain = ArchPredictor(self.space, "ridge", ("counts@built",), self.positive, self.seed).fit(distinct, y)
+        better, worse = (plain, other) if plain.std < other.std else (other, plain)
+        names = {id(plain): "ridge regression on operator counts", id(other): "the predictor that was adapted"}
+        better._used = (
+            f"{names[id(better)].capitalize()} is used: its cross-validated error on these measurements is "
+            f"{better.relative_error:.1%}, that of {names[id(worse)]} {worse.relative_error:.1%}."
+        )
+        return better
 
     _adapt_from: Predictor | None = None
+    _used = ""
 
     def save(self, path: Path | str, **card: Any) -> None:
         """Write the predictor; card: what the reader should know, such as data and floor. Its own scores are added."""
@@ -283,7 +300,8 @@ class ArchPredictor:
         self._require_fit()
         _registered(_identity(self.space))  # what cannot be read back is not written
         scores = {"spearman_cross_validated": self.score, "relative_error": self.relative_error}
-        save(self, path, {"samples": self.samples, **scores, **card})
+        used = {"used": self.used} if self.used else {}
+        save(self, path, {"samples": self.samples, **scores, **used, **card})
 
     def arrays(self) -> Arrays:
         self._require_fit()

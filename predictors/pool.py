@@ -9,7 +9,7 @@ which is ridge regression. Measurements have outliers, so the noise is Student's
 
 Evidence can be wrong where the pool is: so a plain ridge regression on the measurements alone is blended in, each by
 the inverse of its mean squared leave-one-out error. That of the ridge is believed to be like the pool's until the
-freedoms that its fit leaves show otherwise.
+freedoms that its fit leaves show otherwise. Where it is then the smaller one, the ridge is used alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -255,7 +255,9 @@ class PooledPredictor:
         self.samples = 0
         self.pool = DevicePool(**pool) if isinstance(pool, dict) else pool
         self.ridge_share = 0.0
-        """How much plain ridge regression on the measurements counts beside the pool, 0 to 1."""
+        """How much plain ridge regression on the measurements counts beside the pool: below a half, or 1."""
+        self.pool_error = self.ridge_error = float("nan")
+        """Leave-one-out errors on the measurements, root mean square over their mean; no ridge, no error of it."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -294,17 +296,30 @@ class PooledPredictor:
 
     def _blend(self, X: Floats, y: Floats, errors: Floats) -> None:
         """The ridge beside the pool, and how much it counts. errors: [n] of the pool, each row left out."""
+        pool = float(np.mean(errors**2))
         self._ridge, self.ridge_share = Ridge(), 0.0
+        self.pool_error, self.ridge_error = float(np.sqrt(pool) / y.mean()), float("nan")
         try:
             self._ridge.fit(X[:, self._plain()], y)
         except DataError:  # rows that differ, but in none of the general columns
             return
         # an inverse gamma prior of two freedoms: few rows fit almost exactly by chance, which shows no small error
-        pool = float(np.mean(errors**2))
         unknown = 2.0 * pool / self._ridge.freedom
         ridge = float(np.mean(self._ridge.left_out**2) * y.var()) + unknown
         self._ridge.widen(unknown / float(y.var()))
-        self.ridge_share = pool / (pool + ridge)
+        self.ridge_error = float(np.sqrt(ridge) / y.mean())
+        self.ridge_share = 1.0 if ridge < pool else pool / (pool + ridge)
+
+    @property
+    def used(self) -> str:
+        """Whether the pool or the ridge predicts, and why."""
+        if np.isnan(self.ridge_error):
+            return "The pool of devices is used alone: the measured networks do not differ in their operator counts."
+        judged = "by leave-one-out error on these measurements, ridge regression on operator counts does"
+        errors = f"({self.ridge_error:.1%} against {self.pool_error:.1%})"
+        if self.ridge_share == 1.0:
+            return f"The ridge is used and the pool of devices is not: {judged} better {errors}."
+        return f"The pool of devices is used: {judged} worse {errors} and counts for {self.ridge_share:.0%} beside it."
 
     def _plain(self) -> list[int]:
         """The columns of X that the ridge sees: the general ones of the first view."""
@@ -363,7 +378,17 @@ class PooledPredictor:
                 "views": self._views,
                 "weights": self._weights,
                 "covariance": self._covariance,
-                "numbers": np.array([self._noise, self._floor, self.ridge_share, self._width, self.samples]),
+                "numbers": np.array(
+                    [
+                        self._noise,
+                        self._floor,
+                        self.ridge_share,
+                        self.pool_error,
+                        self.ridge_error,
+                        self._width,
+                        self.samples,
+                    ]
+                ),
             }
         )
 
@@ -371,8 +396,10 @@ class PooledPredictor:
         self.pool.restore({k.removeprefix("pool/"): v for k, v in arrays.items() if k.startswith("pool/")})
         self.odds, self._views = arrays["odds"], arrays["views"]
         self._weights, self._covariance = arrays["weights"], arrays["covariance"]
-        self._noise, self._floor, self.ridge_share = map(float, arrays["numbers"][:3])
-        self._width, self.samples = map(int, arrays["numbers"][3:])
+        self._noise, self._floor, self.ridge_share, self.pool_error, self.ridge_error = map(
+            float, arrays["numbers"][:5]
+        )
+        self._width, self.samples = map(int, arrays["numbers"][5:])
         self._ridge = Ridge()
         if self.ridge_share:
             self._ridge.restore({k.removeprefix("ridge/"): v for k, v in arrays.items() if k.startswith("ridge/")})

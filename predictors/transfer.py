@@ -10,7 +10,10 @@ from predictors.gp import GaussianProcess
 
 
 class Adapted(Predictor):
-    """A Gaussian process of what the source predicts (a line) and of the features (what the line does not explain)."""
+    """A line in what the source predicts, and a Gaussian process of it and the features of what the line leaves.
+
+    As one column among many of a Gaussian process the source would count for as little as each of the others.
+    """
 
     name = "adapted"
     minimum = 3
@@ -44,19 +47,28 @@ class Adapted(Predictor):
         return np.column_stack([np.log(mean) if self.log else mean, np.asarray(X, dtype=float)])
 
     def _fit(self, X: Floats, y: Floats) -> None:
-        self._residual = GaussianProcess(seed=self.seed, groups=[[0], list(range(1, X.shape[1]))]).fit(X, y)
+        source = X[:, 0]
+        self._slope = np.array([float(source @ y) / (float(source @ source) + 1.0)])
+        self._residual = GaussianProcess(seed=self.seed, groups=[[0], list(range(1, X.shape[1]))])
+        self._residual.fit(X, y - self._slope * source)
 
     def _predict(self, X: Floats) -> tuple[Floats, Floats]:
-        return self._residual.predict(X)
+        mean, std = self._residual.predict(X)
+        return self._slope * X[:, 0] + mean, std
 
     def _arrays(self) -> Arrays:
         source = {f"source/{key}": value for key, value in self.source.arrays().items()}
-        return source | {f"residual/{key}": value for key, value in self._residual.arrays().items()}
+        return (
+            source
+            | {"slope": self._slope}
+            | {f"residual/{key}": value for key, value in self._residual.arrays().items()}
+        )
 
     def _restore(self, arrays: Arrays) -> None:
         def part(prefix: str) -> Arrays:
             return {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
 
         self.source.restore(part("source/"))
+        self._slope = arrays["slope"]
         width = len(self._centre)
         self._residual = GaussianProcess(groups=[[0], list(range(1, width))]).restore(part("residual/"))

@@ -8,7 +8,7 @@ from scipy.stats import kendalltau
 
 from cosearch.errors import ConfigError, DataError
 from predictors.arch import ArchPredictor, _identity, candidates
-from predictors.storage import load
+from predictors.storage import load, read_card
 from search_spaces.decisions import Decisions
 from search_spaces.networks import find
 from search_spaces.networks.nasbench201 import cell
@@ -111,6 +111,32 @@ def test_another_device_from_ten_samples(fitted):
     few = np.random.default_rng(4).permutation(len(ARCHS))[:10]
     adapted = fitted.adapt([ARCHS[i] for i in few], other[few])
     assert kendalltau(adapted.predict(REST)[0], other[60:])[0] > 0.8
+
+
+def test_what_a_source_knows_is_kept_with_ten_samples():
+    """The other device's latency is the first one's squared: the order of the source needs no correction."""
+    prices = 1 + 3 * np.random.default_rng(3).random((6, 5))
+    own = np.array([prices[np.arange(6), SPACE.encode(arch)].sum() for arch in ARCHS])  # no count tells it
+    source = ArchPredictor(SPACE, "ridge").fit(ARCHS[:300], own[:300])
+    few = np.random.default_rng(4).permutation(len(ARCHS))[:10]
+    adapted = source.adapt([ARCHS[i] for i in few], own[few] ** 2)
+    assert "predictor that was adapted is used" in adapted.used
+    assert kendalltau(adapted.predict(ARCHS)[0], own)[0] > 0.95
+
+
+def test_a_source_that_tells_less_than_a_ridge_is_left(tmp_path):
+    noise = ArchPredictor(SPACE, "gp").fit(TRAIN, np.random.default_rng(0).random(60) + 1)
+    few = np.random.default_rng(4).permutation(len(ARCHS))[:12]
+    archs = [ARCHS[i] for i in few]
+    adapted = noise.adapt(archs, LATENCY[few])
+    plain = ArchPredictor(SPACE, "ridge", ["counts@built"]).fit(archs, LATENCY[few])
+    np.testing.assert_array_equal(adapted.predict(REST)[0], plain.predict(REST)[0])
+    assert adapted.used.startswith("Ridge regression on operator counts is used: its cross-validated error on these")
+    assert f"{plain.relative_error:.1%}" in adapted.used
+    adapted.save(tmp_path / "p")
+    assert read_card(tmp_path / "p")["used"] == adapted.used
+    plain.save(tmp_path / "plain")
+    assert "used" not in read_card(tmp_path / "plain")
 
 
 def test_saved_and_read_back(fitted, tmp_path):

@@ -91,7 +91,31 @@ def test_the_ridge_counts_by_its_leave_one_out_error():
     flat = np.hstack([np.tile(X[ROWS[0], :5], (40, 1)), X[ROWS[:40], 5:30], alike])
     got = POOL.adapt(flat[:10], device(3)[ROWS[:10]])
     assert got.ridge_share == 0.0  # no two rows differ in their counts, so there is no ridge
+    assert (
+        got.used == "The pool of devices is used alone: the measured networks do not differ in their operator counts."
+    )
     assert np.isfinite(got.predict(flat)[0]).all()
+
+
+def test_where_the_ridge_does_better_it_is_used_alone_and_said_to_be(tmp_path):
+    from predictors.linear import Ridge
+
+    y = 10 + X[:, :5] @ np.array([0.0, 6.0, 0.0, 0.1, 0.0]) + 0.05 * np.random.default_rng(1).normal(size=len(X))
+    few = ROWS[:20]
+    got = POOL.adapt(X[few], y[few])
+    plain = Ridge().fit(X[few][:, :5], y[few])
+    np.testing.assert_allclose(got.predict(X)[0], np.maximum(plain.predict(X[:, :5])[0], 0.1 * y[few].min()))
+    assert got.ridge_share == 1.0
+    assert got.ridge_error < got.pool_error
+    assert got.used.startswith("The ridge is used and the pool of devices is not: by leave-one-out error")
+    got.save(tmp_path / "p")
+    again = load(tmp_path / "p")
+    assert again.used == got.used
+    np.testing.assert_array_equal(again.predict(X)[0], got.predict(X)[0])
+    pooled = POOL.adapt(X[few], device(103)[few])
+    assert pooled.ridge_share < 0.5
+    assert pooled.used.startswith("The pool of devices is used: by leave-one-out error")
+    assert f"counts for {pooled.ridge_share:.0%} beside it" in pooled.used
 
 
 def test_a_ridge_that_fits_few_rows_by_chance_is_not_believed():
