@@ -210,6 +210,10 @@ class ArchPredictor:
         X = self._features(self.chosen, distinct)
         self._model: Predictor | PooledPredictor = self._fresh(self.chosen).fit(X, y)
         mean, std = self._out_of_fold(self.chosen, X, y, folds, self._model)
+        # the mean of latencies lies above most of them: they have outliers, and only upwards
+        to_median = self.positive and len(y) >= COMPARED
+        self._scale = float(np.median(y / np.maximum(mean, 0.1 * float(y.min())))) if to_median else 1.0
+        mean, std = self._scale * mean, self._scale * std
         self._errors = np.sort(np.abs(y - mean) / std)
         self._calibration = float(np.sqrt(np.mean(self._errors**2)))
         self.std = float(np.sqrt(np.mean((y - mean) ** 2)))
@@ -223,7 +227,8 @@ class ArchPredictor:
         return self
 
     def predict(self, archs: Sequence[Arch]) -> tuple[Floats, Floats]:
-        """Returns: mean [n] and calibrated std [n]. A cost is not below a tenth of the least seen.
+        """Returns: mean [n] and calibrated std [n]. A cost is not below a tenth of the least seen, and with at least
+        `COMPARED` networks its median is returned: as many of them cost more as less, by cross-validation.
 
         Raises: ConfigError for networks of another space.
         """
@@ -309,7 +314,9 @@ class ArchPredictor:
         return {
             **{f"model/{key}": value for key, value in self._model.arrays().items()},
             "errors": self._errors,
-            "numbers": np.array([*numbers, self._reach, float(self.samples), float(self._adapt_from is not None)]),
+            "numbers": np.array(
+                [*numbers, self._reach, float(self.samples), float(self._adapt_from is not None), self._scale]
+            ),
             "choices": self._choices,
             "rows": self._rows.astype(np.float32),
             "place": self._place,
@@ -330,7 +337,7 @@ class ArchPredictor:
         self._rows, self._place = arrays["rows"].astype(float), arrays["place"]
         numbers = list(map(float, arrays["numbers"]))
         self._calibration, self.std, self.relative_error, self.relative_spread, self.score, self._least = numbers[:6]
-        self._reach, self.samples = numbers[6], int(numbers[7])
+        self._reach, self.samples, self._scale = numbers[6], int(numbers[7]), numbers[9]
         return self
 
     # -- how --
@@ -340,7 +347,7 @@ class ArchPredictor:
         assert self.chosen is not None
         rows = self._features(self.chosen, archs)
         first, of = distinct(rows)
-        mean, std = (values[of] for values in self._model.predict(rows[first]))
+        mean, std = (self._scale * values[of] for values in self._model.predict(rows[first]))
         return (np.maximum(mean, 0.1 * self._least) if self.positive else mean), std
 
     def _require_fit(self) -> None:

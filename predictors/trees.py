@@ -11,6 +11,7 @@ from cosearch.errors import DataError
 from predictors.base import Arrays, Floats, Predictor
 
 TREES, ROUNDS, RATE, DEPTH, MEMBERS = 200, 150, 0.1, 4, 5
+BLOCK = 256
 
 
 class _Trees(Predictor):
@@ -135,12 +136,15 @@ def _descend(
     member: npt.NDArray[np.int32],
     members: int,
 ) -> Floats:  # pragma: no cover
-    """[rows, members] sum over each member's trees of the leaf that a row reaches."""
+    """[rows, members] sum over each member's trees of the leaf that a row reaches; a tree stays in the cache for a
+    block of rows."""
     out = np.zeros((len(X), members))
-    for i in prange(len(X)):
+    for block in prange((len(X) + BLOCK - 1) // BLOCK):
+        first = block * BLOCK
         for t in range(len(roots)):
-            node = roots[t]
-            while left[node] >= 0:
-                node = left[node] if X[i, feature[node]] <= threshold[node] else right[node]
-            out[i, member[t]] += value[node]
+            for i in range(first, min(first + BLOCK, len(X))):
+                node = roots[t]
+                while left[node] >= 0:
+                    node = left[node] if X[i, feature[node]] <= threshold[node] else right[node]
+                out[i, member[t]] += value[node]
     return out

@@ -307,6 +307,21 @@ def test_ten_lines_that_a_ridge_fits_by_chance_give_intervals_of_use():
     assert np.median((high - low) / mean) < 0.5
 
 
+@pytest.mark.parametrize("model", ["ridge", "gp"])
+def test_as_many_networks_cost_more_as_less_where_outliers_lie_above(model, tmp_path):
+    above = []
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        skewed = LATENCY * np.where(rng.random(len(ARCHS)) < 0.15, 1.5, 1.0)
+        rows = rng.permutation(len(ARCHS))
+        train, rest = rows[:200], rows[200:]
+        fitted = ArchPredictor(SPACE, model, ["counts@built"]).fit([ARCHS[i] for i in train], skewed[train])
+        above.append((skewed[rest] > fitted.predict([ARCHS[i] for i in rest])[0]).mean())
+    assert abs(np.mean(above) - 0.5) < 0.05
+    fitted.save(tmp_path / "p")
+    np.testing.assert_array_equal(load(tmp_path / "p").predict(REST)[0], fitted.predict(REST)[0])
+
+
 def test_an_outlier_does_not_spread_the_scores_of_the_folds():
     """With and without it in the training folds the standard deviation is another; one scale serves them all."""
     archs, y = ARCHS[:20], LATENCY[:20].copy()
