@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cosearch.costs import AcceleratorCosts, NetworkFront
+from cosearch.costs import AcceleratorCosts, MeasuredCosts, NetworkFront
 from cosearch.finalists import Trained
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.hardware.repricing import sensitivity
@@ -47,6 +47,12 @@ def front_table(told: Sequence[Told], problem: Problem) -> "pd.DataFrame":
     table["trial"] = [trial[arch_key(rows[i][0])] for i in keep]
     if isinstance(problem.costs, AcceleratorCosts):
         table["accelerator"] = [problem.costs.accelerator(*rows[i]).name for i in keep]
+    if isinstance(problem.costs, MeasuredCosts):
+        doubts = problem.costs.doubts([rows[i][0] for i in keep])
+        for name in doubts[0].intervals if doubts else ():
+            for side, bound in enumerate(("low", "high")):
+                table[f"{name}_{bound}"] = [doubt.intervals[name][side] for doubt in doubts]
+        table["unlike_measured"] = [doubt.unlike_measured for doubt in doubts]
     table["arch"] = [json.dumps(rows[i][0]) for i in keep]
     sort = [*problem.objectives.names, "arch"]
     return table.sort_values(sort, ascending=[n not in MAXIMISED for n in sort], ignore_index=True)
@@ -66,13 +72,16 @@ def design(problem: Problem, name: str, choice: Choice, told: Sequence[Told], tr
     metrics = tuple(dict.fromkeys((*problem.objectives.costs, *problem.costs.metrics)))
     seen = next(t.accuracy for t in told if t.candidate.arch == arch)
     assert seen is not None
-    mapped: dict[str, Any] = {}
+    mapped: dict[str, Any] = {}  # what is known beside the costs
     accelerator = ""
     if isinstance(problem.costs, AcceleratorCosts):
         value = problem.costs.accelerator(arch, point)
         assert isinstance(front, NetworkFront)
         accelerator = value.name
         mapped = _mapped(front.hardware.policies_of(point), problem.costs.on(value, arch))
+    elif isinstance(problem.costs, MeasuredCosts):
+        [doubt] = problem.costs.doubts([arch])
+        mapped = {"cost_intervals": doubt.intervals, "unlike_measured": doubt.unlike_measured}
     return Design(
         name,
         arch,
@@ -103,7 +112,7 @@ def on_default(found: Design, problem: Problem, accelerator: Accelerator) -> Des
 
 def notes(problem: Problem, chosen: Mapping[str, Choice], designs: Sequence[Design], reporter: Reporter) -> list[str]:
     """What co-search bought, and what a reader must know before believing it."""
-    lines = [*_below_minimum(problem, designs[0]), *bought(designs)]
+    lines = [*_below_minimum(problem, designs[0]), *_extrapolated(designs), *bought(designs)]
     if problem.config.baselines and problem.conv_only is not None and CONV_ONLY not in chosen:
         lines.append(f"{CONV_ONLY}: no network of only convolutions meets the limits")
     if CONV_ONLY in chosen and isinstance(problem.costs, AcceleratorCosts):
@@ -133,6 +142,16 @@ def _below_minimum(problem: Problem, finalist: Design) -> list[str]:
             f"the trained finalist does not reach --min-accuracy {needed:g}: {finalist.accuracy:.4f} on the test images"
         )
     return lines
+
+
+def _extrapolated(designs: Sequence[Design]) -> list[str]:
+    unlike = [design.name for design in designs if design.unlike_measured]
+    if not unlike:
+        return []
+    return [
+        f"no measured network is like that of {', '.join(unlike)}: predicted costs are extrapolation there, and "
+        "their intervals promise nothing; measure it, add its line to the measurements, and search again"
+    ]
 
 
 def _sensitivity(problem: Problem, chosen: Mapping[str, Choice], reporter: Reporter) -> str:

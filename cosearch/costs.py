@@ -343,6 +343,23 @@ def _given(
     return front if not np.any(broken) else PredictedFront({}, workload)
 
 
+COVERAGE = 0.9
+"""Of the intervals that predicted costs are given."""
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """How far a network's predicted costs are to be believed.
+
+    intervals: metric -> bounds that hold a measured value with probability `COVERAGE`; none of a metric with too few
+    measurements to tell. unlike_measured: whether the network is unlike all that were measured: then they promise
+    nothing.
+    """
+
+    intervals: Mapping[str, tuple[float, float]]
+    unlike_measured: bool
+
+
 class MeasuredCosts:
     """Costs on one device, predicted from a few measured networks by the model that does best in cross-validation."""
 
@@ -387,6 +404,23 @@ class MeasuredCosts:
                 self._fronts[key] = _given(values, partial(self.space.workload, arch), self.constraints)
         return [self._fronts[arch_key(arch)] for arch in archs]
 
+    @property
+    def tells(self) -> bool:
+        """Whether the measurements are enough for intervals."""
+        return all(map(_tells, self.models.values()))
+
+    def doubts(self, archs: Sequence[Arch]) -> list[Doubt]:
+        """Of each network; bounds to ten digits, as `fronts`."""
+        bounds = {name: model.interval(archs, COVERAGE) for name, model in self.models.items() if _tells(model)}
+        outside = np.any([model.outside(archs) for model in self.models.values()], axis=0)
+        return [
+            Doubt(
+                {name: (float(f"{low[i]:.10g}"), float(f"{high[i]:.10g}")) for name, (low, high) in bounds.items()},
+                bool(outside[i]),
+            )
+            for i in range(len(archs))
+        ]
+
     def free(self) -> "MeasuredCosts":
         limited = _limited(tuple(self.models), self.constraints)
         return MeasuredCosts(self.space, self.measurements, limited, models=self.models)
@@ -398,6 +432,11 @@ def _learned(predictor: "ArchPredictor", measurements: Measurements, metric: str
         return predictor.fit(measurements.archs, measurements.values[metric])
     except DataError as error:
         raise DataError(f"{measurements.path}, {metric}: {error}") from error
+
+
+def _tells(model: "ArchPredictor") -> bool:
+    """Whether a model has samples enough for intervals of `COVERAGE`."""
+    return model.samples >= model.least_samples(COVERAGE)
 
 
 def unmeasured_choices(space: Decisions, measurements: "Measurements") -> list[str]:

@@ -13,6 +13,7 @@ from cosearch.accuracy import AccuracySource, BundledAccuracy, PredictorAccuracy
 from cosearch.blueprint import OPERATORS
 from cosearch.config import RunConfig
 from cosearch.costs import (
+    COVERAGE,
     AcceleratorCosts,
     MeasuredCosts,
     PublishedCosts,
@@ -164,8 +165,12 @@ def _costs(
             for name, model in measured.models.items()
         )
         unseen = unmeasured_choices(space, table)
-        costs_are = f"predicted from {len(table.archs)} measurements ({errors})"
-        reporter.say(f"Device {config.device}: costs are {costs_are}, by cross-validation, relative root mean square.")
+        told = f"with {COVERAGE:.0%} intervals" if measured.tells else f"too few for {COVERAGE:.0%} intervals"
+        costs_are = f"predicted from {len(table.archs)} measurements ({errors}), {told}"
+        reporter.say(f"Device {config.device}: costs are {costs_are}.")
+        reporter.say("Errors are relative root mean squares, by cross-validation.")
+        for line in dict.fromkeys(model.used for model in measured.models.values() if model.used):
+            reporter.say(line)
         reporter.say("There is no accelerator to search: the device is given.")
         if unseen:
             reporter.say(f"Not one measured network has {', '.join(unseen)}: predictions for these are extrapolation.")

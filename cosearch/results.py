@@ -3,8 +3,8 @@
 import io
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,8 @@ class Design:
     character a test image, 1 where the integer network is right; none if accuracies are a table's. float_accuracies:
     of the networks they came from. search_accuracy: what the search saw. policies: (engine kind, w) of the mappings, on
     an accelerator; edp_bound: the energy-delay product, mJ ms, that no mappings can beat there, None if not known.
+    cost_intervals: metric -> bounds that hold a measured value with probability 0.9, of costs that are predicted from
+    measurements; unlike_measured: whether no measured network is like this one, so that these promise nothing.
     """
 
     name: str
@@ -50,6 +52,8 @@ class Design:
     infeasible: str = ""
     policies: tuple[tuple[str, float], ...] = ()
     edp_bound: float | None = None
+    cost_intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    unlike_measured: bool = False
 
     @property
     def integer_accuracies(self) -> tuple[float, ...]:
@@ -85,7 +89,8 @@ class Design:
     def from_json(cls, data: dict[str, Any]) -> "Design":
         lists: dict[str, Any] = {key: tuple(data[key]) for key in ("correct", "float_accuracies")}
         lists["policies"] = tuple((kind, float(w)) for kind, w in data.get("policies", ()))
-        return cls(**{**data, **lists})
+        intervals = {name: (float(low), float(high)) for name, (low, high) in data.get("cost_intervals", {}).items()}
+        return cls(**{**data, **lists, "cost_intervals": intervals})
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,8 @@ class Result:
                 "arch": design.arch,
                 "accelerator": design.accelerator,
                 "costs": design.costs,
+                "cost_intervals": {name: list(bounds) for name, bounds in design.cost_intervals.items()},
+                "unlike_measured": design.unlike_measured,
                 "accuracy": design.accuracy,
                 "interval": list(design.interval) if design.correct else None,
                 "integer_accuracies": list(design.integer_accuracies),

@@ -76,7 +76,13 @@ def result_tables(result: Result) -> list[tuple[str, Sequence[str], Sequence[Seq
     front = result.front
     names = [n for n in dict.fromkeys((*result.objectives, *USUAL)) if n in front]
     step = max(1, -(-len(front) // FRONT_ROWS))
-    rows = [tuple(number(name, front[name].iloc[i]) for name in names) for i in range(0, len(front), step)]
+    rows = [
+        tuple(_with_bounds(name, front[name].iloc[i], _bounds(front, name, i)) for name in names)
+        for i in range(0, len(front), step)
+    ]
+    if "unlike_measured" in front and front["unlike_measured"].any():
+        like = ["no" if front["unlike_measured"].iloc[i] else "yes" for i in range(0, len(front), step)]
+        names, rows = [*names, "like measured"], [(*row, said) for row, said in zip(rows, like, strict=True)]
     shown = f"{len(rows)} of {len(front)} designs" if step > 1 else f"{len(front)} designs"
     source = front["accuracy_source"].iloc[0] if len(front) else ""
     tables: list[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = [
@@ -95,8 +101,24 @@ def result_tables(result: Result) -> list[tuple[str, Sequence[str], Sequence[Seq
     title = f"Costs, {result.costs_are}"
     if len(own) < len(result.designs):
         title += f";{AT_DEFAULT}: on the default accelerator"
-    rows = [(d.name, *(number(n, d.costs.get(n)) for n in metrics)) for d in result.designs]
+    rows = [(d.name, *(cost_of(d, n) for n in metrics)) for d in result.designs]
     return [*tables, (title, ("design", *metrics), rows)]
+
+
+def cost_of(design: Design, name: str) -> str:
+    """A cost, with its interval if it is predicted: ``12.3 [11 to 14]``."""
+    return _with_bounds(name, design.costs.get(name), design.cost_intervals.get(name))
+
+
+def _bounds(front: Any, name: str, row: int) -> tuple[float, float] | None:
+    """The interval of a value in a front, if its costs are predicted."""
+    columns = [f"{name}_low", f"{name}_high"]
+    return tuple(front[columns].iloc[row]) if set(columns) <= set(front) else None
+
+
+def _with_bounds(name: str, value: Any, bounds: tuple[float, float] | None) -> str:
+    told = f" [{number(name, bounds[0])} to {number(name, bounds[1])}]" if bounds is not None else ""
+    return f"{number(name, value)}{told}"
 
 
 def print_result(result: Result) -> None:

@@ -244,12 +244,17 @@ class ArchPredictor:
         if not 0.0 < coverage < 1.0:
             raise ConfigError(f"coverage {coverage}: expected a fraction between 0 and 1")
         mean, std = self._raw(archs)
-        rank = int(np.ceil((len(self._errors) + 1) * coverage))
-        if rank > len(self._errors):
-            needed = int(np.ceil(coverage / (1 - coverage)))
+        needed = self.least_samples(coverage)
+        if len(self._errors) < needed:
             raise DataError(f"{len(self._errors)} samples cannot show {coverage:.0%} coverage: at least {needed} can")
+        rank = min(int(np.ceil((len(self._errors) + 1) * coverage - 1e-9)), len(self._errors))
         half = self._errors[rank - 1] * std
         return (np.maximum(mean - half, 0.0) if self.positive else mean - half), mean + half
+
+    @staticmethod
+    def least_samples(coverage: float) -> int:
+        """With how many samples an interval of this coverage can be told."""
+        return int(np.ceil(coverage / (1 - coverage) - 1e-9))
 
     def outside(self, archs: Sequence[Arch]) -> npt.NDArray[np.bool_]:
         """[n] whether a network is unlike those it was trained on: a choice that none had, or too far from all.

@@ -442,8 +442,52 @@ def test_a_measured_device_has_no_accelerator(table_run, accuracy_table, tmp_pat
     assert ("energy_mj" in result.front) == energy
     for row in result.front.itertuples():
         assert row.latency_ms == pytest.approx(tiny_space.space().workload(json.loads(row.arch)).macs * 1e-6, rel=0.3)
+    metrics = ("latency_ms", "energy_mj") if energy else ("latency_ms",)
+    for name in metrics:
+        low, high = result.finalist.cost_intervals[name]
+        assert low < result.finalist.costs[name] < high
+        assert (result.front[f"{name}_low"] < result.front[name]).all()
+        assert (result.front[name] < result.front[f"{name}_high"]).all()
+    capsys.readouterr()
     assert command(monkeypatch, "show", str(table_run["out"])) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "with 90% intervals" in said
+    low, high = (f"{bound:.4g}" for bound in result.finalist.cost_intervals["latency_ms"])
+    assert said.count(f"[{low} to {high}]") >= 2  # in the front, and of the finalist
+    assert command(monkeypatch, "show", str(table_run["out"]), "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert tuple(shown["designs"][0]["cost_intervals"]["latency_ms"]) == result.finalist.cost_intervals["latency_ms"]
+    assert cosearch.engine.load_run(table_run["out"]).designs == result.designs
     cosearch.resume(table_run["out"], trials=12, quiet=True)
+
+
+def test_what_no_measurement_is_like_is_said(table_run, accuracy_table, tmp_path, monkeypatch, capsys):
+    """The board was measured without shifts; accuracies are best with them."""
+    table = pd.read_csv(accuracy_table)
+    shifts = table.arch.str.contains("shift")
+    table.accuracy = np.where(shifts, 0.9, 0.5)
+    table.to_csv(tmp_path / "accuracies.csv", index=False)
+    seen = table[~shifts].arch
+    macs = [tiny_space.space().workload(json.loads(a)).macs for a in seen]
+    pd.DataFrame({"arch": seen, "latency_ms": np.array(macs) * 1e-6}).to_csv(tmp_path / "board.csv", index=False)
+    options = {"device": str(tmp_path / "board.csv"), "accuracy_table": tmp_path / "accuracies.csv", "trials": 60}
+    result = cosearch.run(**{**table_run, **options})
+    assert result.finalist.unlike_measured
+    assert any("no measured network is like that of co-search" in note for note in result.notes)
+    for row in result.front.itertuples():
+        assert row.unlike_measured or "shift" not in row.arch
+    capsys.readouterr()
+    assert command(monkeypatch, "show", str(table_run["out"])) == 0
+    assert "like measured" in capsys.readouterr().out
+
+
+def test_few_measurements_give_no_intervals_and_say_so(table_run, accuracy_table, tmp_path):
+    table = pd.read_csv(accuracy_table).sample(8, random_state=1)
+    macs = [tiny_space.space().workload(json.loads(a)).macs for a in table.arch]
+    pd.DataFrame({"arch": table.arch, "latency_ms": np.array(macs) * 1e-6}).to_csv(tmp_path / "b.csv", index=False)
+    result = cosearch.run(**{**table_run, "device": str(tmp_path / "b.csv")})
+    assert not result.finalist.cost_intervals
+    assert "too few for 90% intervals" in result.costs_are
 
 
 def test_constraints_hold_for_every_row(table_run):

@@ -41,7 +41,7 @@ from cosearch.report.trust import trust
 from cosearch.results import AT_DEFAULT, RANDOM, Design, Result
 from cosearch.runs import dashboard_command
 from cosearch.strategies.objectives import split_limit
-from cosearch.tables import USUAL, number
+from cosearch.tables import USUAL, cost_of, number
 
 FRONT_ROWS = 200
 
@@ -130,11 +130,13 @@ def _tiles(facts: Facts, result: Result) -> Iterator[tuple[str, str, Any]]:
         yield "accuracy, from the table", number("accuracy", finalist.accuracy), "no training in this run"
     for name in _metrics(result):
         if name in finalist.costs and name in ("latency_ms", "energy_mj", "edp", "area_mm2", "throughput_fps"):
+            bounds = finalist.cost_intervals.get(name, ())
+            told = [f"90% interval {' to '.join(value(name, bound) for bound in bounds)}"] if bounds else []
             beside = [f"{ratio(finalist.costs[name], d.costs[name])} {d.name}" for d in others if d.costs.get(name)]
             yield (
                 f"{title(name)}, {result.costs_are.split('(')[0].strip()}",
                 value(name, finalist.costs[name]),
-                "; ".join(beside),
+                "; ".join([*told, *beside]),
             )
     budget = (facts.details or {}).get("device", {}).get("budget", {})
     full = [(percent(finalist.costs[n] / have), title(n)) for n, have in budget.items() if n in finalist.costs and have]
@@ -179,7 +181,7 @@ def _metrics(result: Result) -> list[str]:
 def _designs(facts: Facts, result: Result) -> Markup:
     metrics = _metrics(result)
     own = [design for design in result.designs if not design.name.endswith(AT_DEFAULT)]
-    costs = [[d.name, *(number(n, d.costs.get(n)) for n in metrics)] for d in result.designs]
+    costs = [[d.name, *(cost_of(d, n) for n in metrics)] for d in result.designs]
     priced = table(
         ["design", *(axis(n) for n in metrics)], costs, range(1, len(metrics) + 1), f"Costs, {result.costs_are}"
     )

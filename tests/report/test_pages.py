@@ -300,6 +300,10 @@ def test_a_measured_device_has_a_page_without_an_accelerator(measured):
     page = page_of(measured)
     assert page.sections == SECTIONS
     assert "There is no accelerator to design" in page.text
+    assert "with 90% intervals" in page.text
+    low, high = load_run(measured).finalist.cost_intervals["latency_ms"]
+    assert f"[{low:.4g} to {high:.4g}]" in page.text
+    assert re.search(r"90% interval \S+ ms to \S+ ms", page.text)
     assert "relative root mean square" in page.text
     assert "network-changes" in page.charts
 
