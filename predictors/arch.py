@@ -77,6 +77,9 @@ def candidates(space: Any, positive: bool, pool: DevicePool | None = None) -> li
         out.append(Candidate("ridge", parts, shrunk=seen[1:]))
         out.append(Candidate("additive", parts, shrunk=seen[1:]))
         out.append(Candidate("gp", parts, shrunk=seen[1:]))
+    if workload and not cell:  # a cell's modelled costs are sums over its counts
+        priced = ("counts", "workload", "costs")
+        out += [Candidate("ridge", priced), Candidate("gp", priced)]
     return [*out, Candidate("gp", whole, {"log": True}), Candidate("boosting", whole, {"log": True})]
 
 
@@ -315,6 +318,7 @@ class ArchPredictor:
 
     def arrays(self) -> Arrays:
         self._require_fit()
+        assert self.chosen is not None
         numbers = [self._calibration, self.std, self.relative_error, self.relative_spread, self.score, self._least]
         return {
             **{f"model/{key}": value for key, value in self._model.arrays().items()},
@@ -323,6 +327,7 @@ class ArchPredictor:
                 [*numbers, self._reach, float(self.samples), float(self._adapt_from is not None), self._scale]
             ),
             "choices": self._choices,
+            "probe": self._features(self.chosen, [self._any_arch()]),
             "rows": self._rows.astype(np.float32),
             "place": self._place,
         }
@@ -330,6 +335,12 @@ class ArchPredictor:
     def restore(self, arrays: Arrays) -> "ArchPredictor":
         model = {key.removeprefix("model/"): v for key, v in arrays.items() if key.startswith("model/")}
         assert self.chosen is not None
+        now, then = self._features(self.chosen, [self._any_arch()]), arrays["probe"]
+        if now.shape != then.shape or not np.allclose(now, then, rtol=1e-6):
+            raise DataError(
+                f"features {', '.join(self.chosen.parts)} of a network changed since this predictor was trained: "
+                "train it again"
+            )
         made = self._make(self.chosen)
         if arrays["numbers"][8]:
             from predictors.transfer import Adapted

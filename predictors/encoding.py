@@ -40,7 +40,7 @@ class Networks:
 def features(space: Any, archs: Sequence[Arch], parts: Sequence[str] | None = None) -> Floats:
     """[archs, d] the parts side by side, by default all that the space allows of ``one_hot, counts, workload, paths``.
 
-    A part is ``name`` or ``name@view``.
+    A part is ``name`` or ``name@view``; ``costs`` are of the cost model, which takes seconds to price a space once.
 
     Raises: ConfigError for an unknown part or one that the space does not allow, or an arch of another space.
     """
@@ -189,19 +189,37 @@ def _counted(networks: Networks, column: dict[Any, int]) -> Floats:
 
 def _workload(networks: Networks) -> Floats:
     """Per arithmetic kind MACs, bytes, outputs and layers; then the logarithms of all MACs, bytes, and their ratio."""
-    space = networks.space
-    if not hasattr(space, "layer_table"):
-        raise ConfigError("this space has no layers, so no workload features")
-    layers = space.layer_table()
-    first, of = distinct(networks.codes.astype(float))
-    counts = np.asarray(space.counts(archs_of(Networks(space, networks.codes[first])), layers), dtype=float)
+    layers, counts = _layers(networks, "workload")
     per_layer = np.array([_layer_features(layer) for layer in layers])
-    totals = (counts @ per_layer)[of]
+    totals = counts @ per_layer
     size = len(WORKLOAD_FEATURES)
     macs, moved = totals[:, 0::size].sum(1), totals[:, 1::size].sum(1)
     logs = np.column_stack([np.log1p(macs), np.log1p(moved), np.log1p(macs) - np.log1p(moved)])
     used = per_layer.any(0)
     return np.hstack([totals[:, used], logs])
+
+
+def _costs(networks: Networks) -> Floats:
+    """Latency, ms, and energy, mJ, on the accelerators of `predictors.reference` by the cost model; then logarithms."""
+    from predictors.reference import layer_costs
+
+    layers, counts = _layers(networks, "cost")
+    totals = counts @ layer_costs(layers)
+    return np.hstack([totals, np.log(totals)])
+
+
+def _layers(networks: Networks, what: str) -> tuple[tuple[Layer, ...], Floats]:
+    """The layers of a space, and [networks, layers] how often each network has each.
+
+    Raises: ConfigError if the space has none.
+    """
+    space = networks.space
+    if not hasattr(space, "layer_table"):
+        raise ConfigError(f"this space has no layers, so no {what} features")
+    layers = tuple(space.layer_table())
+    first, of = distinct(networks.codes.astype(float))
+    counts = np.asarray(space.counts(archs_of(Networks(space, networks.codes[first])), layers), dtype=float)
+    return layers, counts[of]
 
 
 WORKLOAD_FEATURES = ("macs", "bytes", "outputs", "layers")
@@ -423,6 +441,7 @@ PARTS: dict[str, Callable[[Networks], Floats]] = {
     "ordinal": _ordinal,
     "counts": _counts,
     "workload": _workload,
+    "costs": _costs,
     "paths": _paths,
     "shape": _shape,
     "flow": _flow,

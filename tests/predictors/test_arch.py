@@ -7,7 +7,9 @@ import pytest
 from scipy.stats import kendalltau
 
 from cosearch.errors import ConfigError, DataError
+from predictors import features
 from predictors.arch import ArchPredictor, _identity, candidates
+from predictors.encoding import PARTS
 from predictors.storage import load, read_card
 from search_spaces.decisions import Decisions
 from search_spaces.networks import find
@@ -180,6 +182,28 @@ def test_a_space_that_changed_is_another_space(fitted, tmp_path, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(DataError, match="another version of space 'nasbench201'"):
         ArchPredictor(**fitted_options)
+
+
+def test_features_that_changed_since_a_file_was_written_are_found(fitted, tmp_path, monkeypatch):
+    ArchPredictor(SPACE, "ridge", ["workload"]).fit(TRAIN, LATENCY[:60]).save(tmp_path / "p")
+    own = PARTS["workload"]
+    monkeypatch.setitem(PARTS, "workload", lambda networks: 1.01 * own(networks))
+    with pytest.raises(DataError, match="features workload of a network changed since this predictor was trained"):
+        load(tmp_path / "p")
+
+
+def test_modelled_costs_are_offered_where_they_say_more_than_counts():
+    """In a cell space they are sums over the counts, and pricing takes seconds."""
+    fbnet = find("fbnet")((3, 32, 32), 10)
+    offered = [c.label for c in candidates(fbnet, positive=True)]
+    assert {"ridge on counts, workload, costs", "gp on counts, workload, costs"} < set(offered)
+    assert not any("costs" in c.parts for c in candidates(SPACE, positive=True))
+    rng = np.random.default_rng(0)
+    archs = [fbnet.sample(rng) for _ in range(60)]
+    eyeriss = features(fbnet, archs, ("costs",))[:, 4]  # a device that the cost model knows
+    model = ArchPredictor(fbnet).fit(archs[:30], eyeriss[:30])
+    assert "costs" in model.chosen.parts
+    assert model.relative_error < 0.02
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,12 @@ import numpy as np
 import pytest
 
 from cosearch.errors import ConfigError
+from cosearch.hardware import best
 from predictors import features
 from predictors.encoding import PARTS, WORKLOAD_FEATURES
+from predictors.reference import REFERENCES
+from search_spaces import accelerators
+from search_spaces.accelerators.processor import operating_points
 from search_spaces.decisions import Decisions
 from search_spaces.networks import find
 from search_spaces.networks.nasbench201 import NAMES, effective, function_class
@@ -47,6 +51,33 @@ def test_paths_by_hand():
     assert row.sum() == 3
     assert row.max() == 1
     assert features(SPACE, [arch], ("shape",))[0].tolist() == [3, 3, 1, 5 / 3, 1]
+
+
+@pytest.mark.parametrize(("name", "references"), [("nasbench201", 4), ("fbnet", 4), ("shiftadd", 2)])
+def test_modelled_costs_are_sums_of_the_best_of_each_layer(name, references):
+    """Against each layer's fastest mapping, searched alone; arrays that lack an operator of the space are left out."""
+    space = find(name)()
+    archs = [space.sample(RNG) for _ in range(3)]
+    rows = features(space, archs, ("costs",))
+    assert rows.shape == (3, 4 * references)
+    np.testing.assert_allclose(np.exp(rows[:, 2 * references :]), rows[:, : 2 * references])
+    layers = space.workload(archs[0]).layers
+    for at, (device, choices) in enumerate(list(REFERENCES.items())[:references]):
+        if choices:
+            designs = accelerators.find(device, choices=choices)
+            accelerator = designs.accelerator(0, dict.fromkeys(designs.kinds, 0))
+            found = [best(layer, accelerator, "latency")[1] for layer in layers]
+        else:
+            found = [operating_points(device)[-1].cost(layer) for layer in layers]
+        assert rows[0, 2 * at] == pytest.approx(sum(cost.latency_ms for cost in found), rel=1e-6)
+        assert rows[0, 2 * at + 1] == pytest.approx(sum(cost.energy_mj for cost in found), rel=1e-6)
+
+
+def test_dead_edges_cost_nothing():
+    a, b = cell("3", "1", "n", "s", "n", "p"), cell("n", "1", "n", "s", "n", "p")
+    np.testing.assert_array_equal(features(SPACE, [a], ("costs",)), features(SPACE, [b], ("costs",)))
+    with pytest.raises(ConfigError, match="no layers, so no cost features"):
+        features(Decisions({"a": (1, 2)}), [{"a": 1}], ("costs",))
 
 
 @pytest.mark.parametrize("name", ["nasbench201", "shiftadd"])
