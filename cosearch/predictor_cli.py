@@ -73,7 +73,7 @@ def predict(
         (escape(_folded(text)), f"{m:.5g}", f"{s:.2g}", f"{a:.5g} to {b:.5g}", "no" if out else "yes")
         for text, m, s, a, b, out in zip(arch, mean, std, low, high, outside, strict=True)
     ]
-    print_table(f"{unit} on {device}", ("network", unit, "std", f"{coverage:.0%} interval", "like training"), rows)
+    print_table(f"{unit} on {device}", ("network", unit, "std", f"{100 * coverage:g}% interval", "like training"), rows)
 
 
 @predictor.command()

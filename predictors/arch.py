@@ -8,9 +8,10 @@ predictor.outside(others)                        # which of them are unlike anyt
 
 import copy
 import hashlib
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,9 @@ def choose_networks(
 
 
 class ArchPredictor:
-    """fit / predict / adapt / save over archs. model: ``auto``, or a registered predictor with its default features.
+    """fit / predict / adapt / save over archs. model: ``auto``, or a registered predictor; options: its own.
+
+    parts: the features that a named model sees, its default ones if none are named.
 
     ``auto`` takes the candidate with the highest cross-validated rank correlation; isomorphic networks share a fold.
     positive: the target is a latency, an energy or another cost, not an accuracy.
@@ -163,12 +166,22 @@ class ArchPredictor:
         if not (isinstance(kind, type) and issubclass(kind, Predictor)) or model == "adapted":
             known = [name for name in PREDICTORS if name not in ("adapted", "arch", "pool", "pooled")]
             raise ConfigError(f"model {model!r} does not learn from features alone: {nearest(model, known)}")
+        given = dict(options or {})
+        taken = inspect.signature(kind).parameters
+        for name in given:
+            if name not in taken or name == "seed":
+                options_of = [known for known in taken if known != "seed"]
+                raise ConfigError(f"model {model!r} takes no option {name!r}: {nearest(name, options_of)}")
         if model == "graph":  # it sees one kind of features, whose shape it has to know
-            parts, options = parts or ("graph",), options or {"nodes": len(self.space.choices)}
+            parts, given = parts or ("graph",), {"nodes": len(self.space.choices), **given}
         if parts is not None:
-            return Candidate(model, tuple(parts), dict(options or {}), tuple(shrunk))
+            return Candidate(model, tuple(parts), given, tuple(shrunk))
         known_ones = candidates(self.space, self.positive)
-        return next((c for c in known_ones if c.model == model), Candidate(model, known_ones[-1].parts))
+        like = "ridge" if model == "linear" else model
+        own = next((c for c in known_ones if c.model == like), Candidate(model, known_ones[-1].parts))
+        return replace(
+            own, model=model, options={**own.options, **given}, shrunk=() if "weights" in given else own.shrunk
+        )
 
     @property
     def ridge_share(self) -> float | None:
@@ -249,7 +262,9 @@ class ArchPredictor:
         mean, std = self._raw(archs)
         needed = self.least_samples(coverage)
         if len(self._errors) < needed:
-            raise DataError(f"{len(self._errors)} samples cannot show {coverage:.0%} coverage: at least {needed} can")
+            raise DataError(
+                f"{len(self._errors)} samples cannot show {100 * coverage:g}% coverage: at least {needed} can"
+            )
         rank = min(int(np.ceil((len(self._errors) + 1) * coverage - 1e-9)), len(self._errors))
         half = self._errors[rank - 1] * std
         return (np.maximum(mean - half, 0.0) if self.positive else mean - half), mean + half

@@ -233,6 +233,25 @@ def test_networks_of_another_space(fitted):
         ArchPredictor(SPACE).fit([*ARCHS[:9], foreign], LATENCY[:10])
 
 
+def test_options_of_a_named_model_are_its_own():
+    tight = ArchPredictor(SPACE, "boosting", ["counts@built"], options={"monotone": [1, 1, 1, 1, 1]}).fit(
+        TRAIN, LATENCY[:60]
+    )
+    free = ArchPredictor(SPACE, "boosting", ["counts@built"]).fit(TRAIN, LATENCY[:60])
+    assert (tight.predict(REST)[0] != free.predict(REST)[0]).any()
+    plain, log = (ArchPredictor(SPACE, "ridge", options=o).fit(TRAIN, LATENCY[:60]) for o in ({}, {"log": True}))
+    assert plain.chosen.parts == log.chosen.parts
+    assert log._model.log
+    assert (plain.predict(REST)[0] != log.predict(REST)[0]).any()
+    graph = ArchPredictor(find("shiftadd")(), "graph", options={"loss": "listmle"})
+    assert graph.chosen.options == {"nodes": len(find("shiftadd")().choices), "loss": "listmle"}
+    assert ArchPredictor(SPACE, "linear").chosen.parts == plain.chosen.parts
+    with pytest.raises(ConfigError, match=r"model 'ridge' takes no option 'lgo': did you mean 'log'\?"):
+        ArchPredictor(SPACE, "ridge", options={"lgo": True})
+    with pytest.raises(ConfigError, match="model 'gp' takes no option 'seed'"):
+        ArchPredictor(SPACE, "gp", options={"seed": 3})
+
+
 def test_what_is_no_model():
     with pytest.raises(ConfigError, match="does not learn from features alone"):
         ArchPredictor(SPACE, "pool")
