@@ -259,6 +259,10 @@ def _report(fitted: "ArchPredictor", target: str) -> None:
     )
     if fitted.used:
         typer.echo(fitted.used)
+    if fitted.useless:
+        typer.echo(
+            "No better than guessing the mean: check that each line's figure is that of its network, or measure more."
+        )
 
 
 def _write(fitted: "ArchPredictor", path: Path, table: Path, target: str) -> None:

@@ -171,6 +171,10 @@ def _costs(
         reporter.say("Errors are relative root mean squares, by cross-validation.")
         for line in dict.fromkeys(model.used for model in measured.models.values() if model.used):
             reporter.say(line)
+        for name in (name for name, model in measured.models.items() if model.useless):
+            reporter.say(
+                f"Predictions of {name} are no better than guessing the mean: check the lines, or measure more."
+            )
         reporter.say("There is no accelerator to search: the device is given.")
         if unseen:
             reporter.say(f"Not one measured network has {', '.join(unseen)}: predictions for these are extrapolation.")

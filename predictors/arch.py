@@ -196,6 +196,12 @@ class ArchPredictor:
         return self._model.used if isinstance(self._model, PooledPredictor) else self._used
 
     @property
+    def useless(self) -> bool:
+        """Whether guessing the mean of the samples would err no more on networks that it was not trained on."""
+        self._require_fit()
+        return self.relative_error >= self.relative_spread
+
+    @property
     def options(self) -> dict[str, Any]:
         self._require_fit()
         assert self.chosen is not None
@@ -262,8 +268,10 @@ class ArchPredictor:
         mean, std = self._raw(archs)
         needed = self.least_samples(coverage)
         if len(self._errors) < needed:
+            n = len(self._errors)
             raise DataError(
-                f"{len(self._errors)} samples cannot show {100 * coverage:g}% coverage: at least {needed} can"
+                f"{n} samples cannot show {100 * coverage:g}% coverage: at least {needed} can; "
+                f"ask for at most {100 * n // (n + 1)}%"
             )
         rank = min(int(np.ceil((len(self._errors) + 1) * coverage - 1e-9)), len(self._errors))
         half = self._errors[rank - 1] * std

@@ -481,8 +481,12 @@ def test_what_no_measurement_is_like_is_said(table_run, accuracy_table, tmp_path
     assert "like measured" in capsys.readouterr().out
 
 
-def test_few_measurements_give_no_intervals_and_say_so(table_run, accuracy_table, tmp_path):
+def test_few_measurements_give_no_intervals_and_say_so(table_run, accuracy_table, tmp_path, capsys):
     table = pd.read_csv(accuracy_table).sample(8, random_state=1)
+    noise = pd.DataFrame({"arch": table.arch, "latency_ms": [3.0, 1, 2, 5, 1, 4, 2, 3]})
+    noise.to_csv(tmp_path / "n.csv", index=False)
+    cosearch.run(**{**table_run, "device": str(tmp_path / "n.csv"), "out": tmp_path / "n", "quiet": False})
+    assert "latency_ms are no better than guessing the mean" in " ".join(capsys.readouterr().err.split())
     macs = [tiny_space.space().workload(json.loads(a)).macs for a in table.arch]
     pd.DataFrame({"arch": table.arch, "latency_ms": np.array(macs) * 1e-6}).to_csv(tmp_path / "b.csv", index=False)
     result = cosearch.run(**{**table_run, "device": str(tmp_path / "b.csv")})

@@ -137,6 +137,16 @@ def test_networks_measured_twice_that_disagree_are_told_of(tmp_path):
     assert "measured more than once" not in run("predictor", "train", csv(once, range(9)), "--model", "ridge")
 
 
+def test_a_predictor_that_knows_nothing_says_so(tmp_path):
+    table = csv(tmp_path / "t.csv", range(30))
+    lines = [line.rsplit(",", 1)[0] for line in table.read_text().splitlines()[1:]]
+    random = np.random.default_rng(1).random(30) + 1
+    said = run("predictor", "train", table, "--model", "ridge")
+    assert "No better than guessing" not in said
+    table.write_text("\n".join(["arch,latency_ms", *(f"{a},{v:.4f}" for a, v in zip(lines, random, strict=True))]))
+    assert "No better than guessing the mean" in run("predictor", "train", table, "--model", "ridge")
+
+
 def test_scores_that_are_not_defined(tmp_path, recwarn):
     run("predictor", "train", csv(tmp_path / "v.csv", range(9)), "--model", "ridge", "-o", tmp_path / "p")
     with pytest.raises(DataError, match="1 network to score: rank correlation needs at least two"):

@@ -60,6 +60,9 @@ def test_intervals_hold_what_they_promise(coverage):
 def test_an_interval_that_the_samples_cannot_show(fitted):
     with pytest.raises(DataError, match=r"60 samples cannot show 99% coverage: at least 99 can"):
         fitted.interval(REST, 0.99)
+    with pytest.raises(DataError, match=r"ask for at most 98%"):
+        fitted.interval(REST, 0.985)
+    assert len(fitted.interval(REST, 0.98)[0]) == len(REST)
     with pytest.raises(ConfigError, match="between 0 and 1"):
         fitted.interval(REST, 90)
 
