@@ -249,7 +249,7 @@ def shipped() -> str:
         "of how far the ridge is believed and of which networks are measured, none with a fitted constant, one was "
         "chosen on these 13 and the 21 of FBNet. Random samples, Spearman on 4,000 other networks, mean of 8 draws. "
         "Share of the ridge: how much ridge regression on the samples counts beside the pool, by leave-one-out "
-        "errors.\n\n" + "\n\n".join(parts)
+        "errors; in a draw where it errs less it is used alone and counts for 100%.\n\n" + "\n\n".join(parts)
     )
 
 
@@ -428,7 +428,7 @@ def cost_features() -> str:
         "## Features from the cost model: FBNet, 21 measured devices\n\nEach device from its own samples alone. "
         "Spearman / Kendall tau on 4,000 other networks, mean over devices and 8 draws. costs: latency and energy on "
         "the accelerators of `predictors.reference`. `auto` compares the last two rows with others, which it does "
-        "since the even devices gained by them; the odd ones, looked at after that, gain as well.\n\n"
+        "since the even devices gained by them from 50 samples on; the odd ones, looked at after that, do so too.\n\n"
         f"{table(head, rows)}"
     )
 
