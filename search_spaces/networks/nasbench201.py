@@ -239,8 +239,8 @@ class NasBench201Space(NetworkSpace):
         base = np.array(count_layers(self.workload(_WIRE), layers), np.int64)
         per_feature = np.array(
             [
-                np.array(count_layers(self.workload(example), layers), np.int64) - base if has else 0 * base
-                for example, has in zip(_ONE_MORE, features.any(axis=0), strict=True)
+                np.array(count_layers(self.workload(example), layers), np.int64) - base if has.any() else 0 * base
+                for example, has in zip(_ONE_MORE, features.T, strict=True)
             ]
         )
         return base + features @ per_feature
