@@ -13,6 +13,7 @@ import sys
 import threading
 import types
 import typing
+from collections import namedtuple
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -398,17 +399,17 @@ def _terminate(number: int, frame: Any) -> None:
 
 def _interrupt_again(lost: "sys.UnraisableHookArgs") -> None:
     """For `sys.unraisablehook`. Python drops an interrupt that arrives in a destructor or a callback, as importing has
-    many: it comes once more, a moment later."""
+    many: it comes once more, a moment later, as SIGTERM, which no parent process can have switched off."""
     if lost.exc_type is KeyboardInterrupt:
-        threading.Timer(0.05, _thread.interrupt_main).start()
+        threading.Timer(0.05, _thread.interrupt_main, [signal.SIGTERM]).start()
     else:
         sys.__unraisablehook__(lost)
 
 
 def _exit(status: int) -> NoReturn:
-    # after an interrupt in code that was run from a string, as importing dataclasses does, the interpreter ends by
-    # SIGINT, handled or not, unless other such code has been run since
-    exec("")
+    # After an interrupt in code that was run from a string, as importing named tuples does, the interpreter ends by
+    # SIGINT, handled or not, unless other such code has been run since.
+    namedtuple("Harmless", ())
     sys.exit(status)
 
 

@@ -478,11 +478,14 @@ def read_table(
 
     try:
         # empty lines are counted, so that the line that an error names is the file's
-        table = pd.read_csv(path, dtype={"arch": str}, skip_blank_lines=False).dropna(how="all")
+        table = pd.read_csv(path, dtype={"arch": str}, skip_blank_lines=False)
     except FileNotFoundError:
         raise DataError(f"no file {str(path)!r}: check the path") from None
     except (OSError, ValueError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a readable CSV file ({' '.join(str(error).split())})") from error
+    if not isinstance(table.index, pd.RangeIndex):
+        raise DataError(f"{path} has lines with more values than columns: put archs that have commas in quotes")
+    table = table.dropna(how="all")
     if "arch" not in table or required not in table:
         raise DataError(f"{path} has columns {', '.join(map(str, table.columns))}; expected arch,{required}")
     archs = []

@@ -66,6 +66,7 @@ def test_both_ways_to_write_an_arch(tmp_path):
             "line 3: decision 'layer2' is missing|line 3: decision 'layer1'",
         ),
         ("arch,latency_ms\nplain words,1\n", "line 2: arch 'plain words'"),
+        ("arch,latency_ms\na=1,b=2,1\n", "more values than columns"),
         ('arch,latency_ms\n"{bad json",1\n', "line 2"),
         ('arch,latency_ms\n"[1, 2]",1\n', "line 2"),
         (",1\n", "expected arch,latency_ms"),

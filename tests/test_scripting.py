@@ -190,6 +190,11 @@ def log_lines(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
+def hear_ctrl_c() -> None:
+    """In the child: a shell switches SIGINT off for what it runs in the background, these tests perhaps."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_keeps_everything_and_prints_the_command_that_goes_on(few_digits, tmp_path):
     out = tmp_path / "run"
     options = {
@@ -199,8 +204,9 @@ def test_ctrl_c_keeps_everything_and_prints_the_command_that_goes_on(few_digits,
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
     program = [sys.executable, "-m", "cosearch.cli", "run", *arguments]
     running = subprocess.Popen(
-        program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+        program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=hear_ctrl_c,
+    )  # fmt: skip
     try:
         deadline = time.monotonic() + 120
         while not (out / "log.jsonl").is_file() and time.monotonic() < deadline and running.poll() is None:
@@ -238,7 +244,9 @@ def test_a_signal_is_neither_lost_nor_taken_for_a_crash(moment, name, tmp_path):
     (tmp_path / "mine.py").write_text(f"import os, signal, time\n{send}{AT_BAD_MOMENTS[moment]}\n{waits}")
     program = [sys.executable, "-m", "cosearch.cli", "cost", "--device", "ecp5-25f", "--model", "mine:network"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        program, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, preexec_fn=hear_ctrl_c
+    )
     assert (done.returncode, done.stderr.strip()) == (130, "cosearch: interrupted")
 
 

@@ -16,7 +16,7 @@ def test_all_15625_networks_are_predicted_in_a_fifth_of_a_second(space, device, 
     archs = [cell(i) for i in range(15625)]
     model.predict(archs[:2])  # tables that are made once
     least = 1e9
-    for _ in range(3):
+    for _ in range(10):  # a busy machine is no failure
         start = time.process_time()
         model.predict(archs)
         least = min(least, time.process_time() - start)
