@@ -63,18 +63,36 @@ def parse_yaml(text: str) -> Any:
 
     if len(text) > MOST_YAML_BYTES:
         raise DataError(f"has {len(text):,} characters, at most {MOST_YAML_BYTES:,} are read as YAML")
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         depth = 0
-        for event in yaml.parse(text, yaml.SafeLoader):  # before deep texts take the parser minutes
+        for event in yaml.parse(text, loader):  # before deep texts take the parser minutes
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MOST_DEPTH:
                 raise DataError(f"is nested deeper than {MOST_DEPTH} levels")
-        data = yaml.safe_load(text)
+        data = _shallow(yaml.load(text, loader))
     except DataError:
         raise
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DataError(f"is not valid YAML ({' '.join(str(error).split())})") from None
-    return _shallow(data)
+    if _written_out(data, {}) > MOST_BYTES:
+        raise DataError(f"stands for more than {MOST_BYTES:,} characters once its aliases are written out")
+    return data
+
+
+def _written_out(data: Any, known: dict[int, int]) -> int:
+    """Characters, about, if everything stood where it is meant. known: of lists and objects, by their ids.
+
+    Raises: DataError for a number of too many digits.
+    """
+    if isinstance(data, int) and abs(data) >= 10**MOST_DIGITS:
+        raise DataError(f"has a number of more than {MOST_DIGITS} digits")
+    if not isinstance(data, dict | list):
+        return len(data) + 1 if isinstance(data, str | bytes) else 8
+    if id(data) not in known:
+        items = [*data, *data.values()] if isinstance(data, dict) else data
+        known[id(data)] = 2 + sum(_written_out(item, known) for item in items)
+    return known[id(data)]
 
 
 def _shallow(data: Any) -> Any:
@@ -110,10 +128,12 @@ def read(path: Path, parse: Callable[[str], Any], most_bytes: int = MOST_BYTES) 
     """
     if not can_be_named(str(path)):
         raise DataError("is what no file can be called")
-    if path.stat().st_size > most_bytes:
-        raise DataError(f"has {path.stat().st_size:,} bytes, at most {most_bytes:,} are read")
+    with path.open("rb") as file:  # of some files, as /dev/zero, no size says how much there is
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise DataError(f"is too long: at most {most_bytes:,} are read, in bytes")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = content.decode()
     except UnicodeDecodeError as error:
         raise DataError(f"is not text ({error})") from None
     return parse(text)

@@ -28,6 +28,7 @@ from cosearch.models.onnx_file import read_report
 from cosearch.reading import parse_json, parse_yaml
 from cosearch.unpickling import load_plain
 from cosearch.workload import Workload
+from hwbench_data.importing import read_map
 from predictors import storage
 from search_spaces.decisions import parse_arch
 from tests import tiny_space
@@ -151,7 +152,8 @@ YAML = {
     "deep blocks": "- " * 100_000 + "a",
     "itself": "a: &a [*a]",
     "2 MiB": "a: " + "b" * (2 << 20),
-    "a billion laughs": "a: &a [x, x]\n"
+    "hexadecimal": "trials: 0x" + "f" * 5000,
+    "two thousand laughs": "a: &a [x, x]\n"
     + "".join(f"{k}: &{k} [*{j}, *{j}]\n" for j, k in zip("abcdefghij", "bcdefghijk", strict=True)),
 }
 
@@ -161,11 +163,34 @@ def test_yaml_that_harms(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "x.yaml"
     path.write_text(text)
-    if text != YAML["a billion laughs"]:  # no harm until somebody prints it
+    if text != YAML["two thousand laughs"]:  # no harm until somebody prints it
         refused(parse_yaml, text)
     refused(lambda: cosearch.run(cosearch.config.RunConfig.make(read_yaml(path))))
     refused(load_device, str(path))
     assert [p.name for p in tmp_path.iterdir()] == ["x.yaml"]
+
+
+BOMB = "a: &a [xxxxxxxx, xxxxxxxx]\n" + "".join(
+    f"{k}: &{k} [{', '.join([f'*{j}'] * 10)}]\n" for j, k in zip("abcdefgh", "bcdefghi", strict=True)
+)
+"""A kilobyte that stands for gigabytes."""
+
+
+@pytest.mark.parametrize("key", ["format", "title", "name", "family", "budget", "costs", "choices", "includes"])
+def test_a_yaml_bomb_in_any_field(key, tmp_path):
+    fields = {"format": "cosearch.part", "version": 1, "name": "x", "family": "fpga", "budget": "{}", key: "*i"}
+    path = tmp_path / "part.yaml"
+    path.write_text(BOMB + "".join(f"{name}: {value}\n" for name, value in fields.items()))
+    assert "aliases" in refused(load_device, str(path))
+    assert "aliases" in refused(read_map, path)
+    assert "aliases" in refused(read_yaml, path)
+
+
+def test_a_file_without_end_and_one_of_many_lines(tmp_path):
+    assert "at most" in refused(read_yaml, Path("/dev/zero"))
+    path = tmp_path / "long.yaml"
+    path.write_text("- a\n" * 200_000)
+    refused(read_yaml, path)
 
 
 def zipped(**members: bytes) -> bytes:
