@@ -24,7 +24,7 @@ from cosearch.errors import ConfigError, CosearchError, RunError
 from cosearch.export.schema import FOLDER
 from cosearch.hardware import Accelerator
 from cosearch.results import Result
-from cosearch.runs import RunDirectory, study_storage
+from cosearch.runs import RunDirectory, read_log, study_storage
 from cosearch.workload import Workload
 from tests import killing, tiny_space
 
@@ -1085,6 +1085,38 @@ def test_labels_at_random_score_at_chance(options, tmp_path, monkeypatch):
     error = np.sqrt(chance * (1 - chance) / len(test))
     assert all(accuracy < chance + 4 * error for accuracy in result.finalist.integer_accuracies)
     assert result.finalist.accuracy < chance + 3 * error
+
+
+def test_the_test_images_decide_nothing_and_are_opened_last(options, tmp_path, monkeypatch):
+    """Other test images, wrongly labelled: every choice, score and weight before the end is the same, byte for byte."""
+    monkeypatch.setattr(cosearch.engine, "train_all", train_here)
+    few = np.load(options["data"])
+    x, y = few["x"], few["y"]
+    tests = {"true": (x[330:], y[330:]), "false": (1 - x[330:], (y[330:] + 1) % 10)}
+    small = {"trials": 12, "finalist_epochs": 6, "finalist_candidates": 3, "finalist_seeds": 2, "baselines": False}
+    runs = {}
+    for name, (x_test, y_test) in tests.items():
+        np.savez(tmp_path / f"{name}.npz", x=x[:330], y=y[:330], x_test=x_test, y_test=y_test)
+        dataset = load_dataset(str(tmp_path / f"{name}.npz"), seed=0)
+        assert len(dataset.validation) != len(x_test) == 70
+        out = tmp_path / name
+        runs[name] = cosearch.run(**{**options, **small, "data": str(tmp_path / f"{name}.npz"), "out": out})
+        lines = read_log(out)
+        opened = [at for at, line in enumerate(lines) if line["event"] == "test"]
+        phases = {line["name"]: at for at, line in enumerate(lines) if line["event"] == "phase"}
+        assert phases["search"] < phases["finalists"] < opened[0]
+        assert opened[-1] < phases["comparing"]
+        names = [lines[at]["training"] for at in opened]
+        final = [f.stem for f in (out / "finalists").glob("*.json") if "-heat" not in f.name]
+        assert sorted(names) == sorted(final)  # each network and seed once, and no short training
+    true, false = ({f.name: f for f in (tmp_path / name).rglob("*") if f.is_file()} for name in tests)
+    heats = [name for name in true if "-heat" in name and name.endswith(".json")]
+    weights = [name for name in true if name.endswith(".safetensors") and "integer" not in name]
+    assert len(heats) == 5
+    assert len(weights) > 2
+    for name in ("front.csv", "network.json", *heats, *weights):
+        assert true[name].read_bytes() == false[name].read_bytes(), name
+    assert runs["true"].finalist.accuracy > runs["false"].finalist.accuracy
 
 
 def test_the_confusion_matrix_of_the_exported_model_has_the_reported_accuracy(finished, options):
