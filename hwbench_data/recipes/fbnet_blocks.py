@@ -33,9 +33,9 @@ SHIPPED = Path(__file__).parents[1] / "data" / "fbnet_blocks"
 WHOLE = "whole"
 """What the names of networks that were measured in one piece begin with."""
 MEASURED_POLICY = (
-    "Every block measured alone, as look-up tables of blocks are; skips that are wires take no time. The sum over a "
-    "network is more than the network in one piece by a call of the runtime per block: whole_networks says how much, "
-    "over random networks that were measured both ways"
+    "Every block measured alone, as look-up tables of blocks are; skips that are wires take no time. A sum of blocks "
+    "is not the network in one piece: each block is a call of the runtime, and finds its weights in the caches. "
+    "whole_networks: sum over whole, of random networks that were measured both ways"
 )
 
 
