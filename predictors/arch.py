@@ -24,6 +24,7 @@ from predictors.encoding import cell_edges, features, views
 from predictors.gp import GaussianProcess
 from predictors.pool import MOST, DevicePool, PooledPredictor
 from predictors.storage import require_registered
+from predictors.transfer import Adapted
 from search_spaces.decisions import Arch, arch_key
 
 MINIMUM = 5
@@ -365,12 +366,9 @@ class ArchPredictor:
                 "train it again"
             )
         made = self._make(self.chosen)
-        if arrays["numbers"][8]:
-            from predictors.transfer import Adapted
-
+        for _ in range(Adapted.times(model)):
             assert isinstance(made, Predictor)
-            made = Adapted(made)
-            self._adapt_from = made.source
+            self._adapt_from, made = made, Adapted(made, self.seed)
         self._model = made.restore(model)
         self._errors, self._choices = arrays["errors"], arrays["choices"]
         self._rows, self._place = arrays["rows"].astype(float), arrays["place"]
@@ -414,8 +412,6 @@ class ArchPredictor:
 
     def _fresh(self, candidate: Candidate) -> Predictor | PooledPredictor:
         """A model to fit: of its own, or from the one that is adapted."""
-        from predictors.transfer import Adapted
-
         return self._make(candidate) if self._adapt_from is None else Adapted(self._adapt_from, self.seed)
 
     def _any_arch(self) -> Arch:

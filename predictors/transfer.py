@@ -29,6 +29,14 @@ class Adapted(Predictor):
             self.source = source
         super().__init__(self.source.log, seed)
 
+    @staticmethod
+    def times(arrays: Arrays) -> int:
+        """How often the predictor of these arrays was adapted: a source may itself be an adapted one."""
+        times = 0
+        while f"{times * 'source/'}slope" in arrays:
+            times += 1
+        return times
+
     @property
     def options(self) -> dict[str, Any]:
         return {"source": {"model": self.source.name, "options": self.source.options}, "seed": self.seed}

@@ -156,6 +156,22 @@ def test_saved_and_read_back(fitted, tmp_path):
         np.testing.assert_allclose(again.interval(REST[:9], 0.8), model.interval(REST[:9], 0.8))
 
 
+def test_a_predictor_that_was_adapted_twice_is_read_back(tmp_path):
+    prices = 1 + 3 * np.random.default_rng(3).random((6, 5))
+    own = np.array([prices[np.arange(6), SPACE.encode(arch)].sum() for arch in ARCHS])  # no count tells it
+    few = np.random.default_rng(4).permutation(len(ARCHS))[:10]
+    archs = [ARCHS[i] for i in few]
+    model = ArchPredictor(SPACE, "ridge").fit(ARCHS[:300], own[:300])
+    for power in (1.5, 2.0, 2.5):
+        model = model.adapt(archs, own[few] ** power)
+        assert "predictor that was adapted is used" in model.used
+        model.save(tmp_path / "p")
+        again = load(tmp_path / "p")
+        for a, b in zip(again.predict(REST), model.predict(REST), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9)
+        model = again  # what was read is adapted as what was fitted is
+
+
 def test_a_file_cannot_choose_what_code_runs(fitted, tmp_path, monkeypatch):
     space = tiny_space.space()
     archs = [space.sample(np.random.default_rng(i)) for i in range(12)]
