@@ -1,4 +1,5 @@
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -48,6 +49,35 @@ def test_the_fit_is_the_best_of_its_kind():
         slow = np.maximum(0.0, slow - 0.01 * (centred.T @ (centred @ slow - (y - y.mean())) + penalty * slow))
     np.testing.assert_allclose(weights, slow, atol=1e-6)
     assert offset == pytest.approx(y.mean() - x.mean(0) @ slow)
+
+
+@pytest.mark.parametrize("shape", [(15, 60), (60, 15), (40, 40)])
+@pytest.mark.parametrize("penalty", [1e-4, 0.1, 100.0])
+def test_the_conditions_of_the_optimum_hold_with_few_rows_and_with_many(shape, penalty):
+    """Karush, Kuhn and Tucker: no slope in a free weight, none downwards in one at zero. Some columns repeat."""
+    rng = np.random.default_rng(5)
+    for kind in (rng.normal(size=shape), rng.integers(0, 2, shape).astype(float)):
+        x = np.hstack([kind, kind[:, :5], np.zeros((len(kind), 2))])
+        y = rng.normal(size=len(x)) + x[:, :9].sum(1)
+        weights, _ = _non_negative(x, y, penalty)
+        centred = x - x.mean(0)
+        slope = penalty * weights - centred.T @ (y - y.mean() - centred @ weights)
+        assert (weights >= 0).all()
+        assert 0 < (weights > 0).sum() < x.shape[1]
+        assert np.abs(slope[weights > 0]).max() < 1e-8
+        assert slope.min() > -1e-8
+
+
+def test_many_columns_are_as_quick_as_their_rows_are_few():
+    rng = np.random.default_rng(6)
+    x = rng.integers(0, 2, (60, 600)).astype(float)
+    y = x[:, :40] @ rng.random(40) + 0.1 * rng.normal(size=60)
+    least = 1e9
+    for _ in range(3):  # a busy machine is no failure
+        start = time.process_time()
+        Additive().fit(x, y)
+        least = min(least, time.process_time() - start)
+    assert least < 0.7
 
 
 def test_the_registry_finds_it():
