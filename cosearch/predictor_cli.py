@@ -150,16 +150,8 @@ def adapt(
     pool = known_pool(made, target)
     if pool is None and known is None:
         typer.echo(f"No pool of devices ships for {target} in space {space}: the measurements stand alone.")
-    fitted = ArchPredictor(made, positive=target != "accuracy", pool=pool, seed=seed).fit(archs, values)
-    if known is not None:
-        adapted = known.adapt(archs, values)
-        first = adapted.relative_error <= fitted.relative_error
-        other = "the measurements alone" if pool is None else "the pool that ships"
-        typer.echo(
-            f"Cross-validated error from {source}: {adapted.relative_error:.1%}; from {other}: "
-            f"{fitted.relative_error:.1%}. {'The first' if first else 'The second'} is used."
-        )
-        fitted = adapted if first else fitted
+    fresh = ArchPredictor(made, positive=target != "accuracy", pool=pool, seed=seed)
+    fitted = fresh.fit(archs, values) if known is None else known.adapt(archs, values, fresh)
     _report(fitted, target)
     _write(fitted, output or measurements.with_suffix(".predictor"), measurements, target)
 
@@ -255,7 +247,7 @@ def _report(fitted: "ArchPredictor", target: str) -> None:
         rows = [(label, f"{score:.3f}", "<" if label == fitted.chosen.label else "") for label, score in best_first]
         print_table("Cross-validated rank correlation (Spearman)", ("model and features", "score", "used"), rows)
     typer.echo(
-        f"{target} from {fitted.samples} networks by {fitted.chosen.label}: error {fitted.relative_error:.1%} "
+        f"{target} from {fitted.samples} networks by {fitted.label}: error {fitted.relative_error:.1%} "
         f"(guessing the mean: {fitted.relative_spread:.1%}), rank correlation {fitted.score:.3f}, by cross-validation."
     )
     if fitted.used:

@@ -38,6 +38,8 @@ COMPARED = 40
 """With fewer networks than this and a pool of devices, nothing is compared: so few order the candidates by chance, and
 the pool weighs itself against a plain ridge regression."""
 ONE_HOT_SCALE = 0.1
+FRESH, POOLED, ALONE = "a predictor from these measurements", " and the pool of devices", " alone"
+"""What stands beside a predictor that is adapted."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,15 @@ class ArchPredictor:
     def used(self) -> str:
         """What a predictor that learns from another device predicts with, and why; empty for one that does not."""
         self._require_fit()
-        return self._model.used if isinstance(self._model, PooledPredictor) else self._used
+        pool = self._model.used if isinstance(self._model, PooledPredictor) else ""
+        return f"{self._used} {pool}".strip()
+
+    @property
+    def label(self) -> str:
+        """Which model predicts, from which features, and whether it is one of another target that was adapted."""
+        self._require_fit()
+        assert self.chosen is not None
+        return f"{self.chosen.label}, adapted" if isinstance(self._model, Adapted) else self.chosen.label
 
     @property
     def useless(self) -> bool:
@@ -294,12 +304,14 @@ class ArchPredictor:
         rows = self._placed(self._features(self.chosen, archs))
         return np.asarray(unseen | (_nearest_distance(rows, self._rows) > self._reach))
 
-    def adapt(self, archs_few: Sequence[Arch], values_few: npt.ArrayLike) -> "ArchPredictor":
+    def adapt(
+        self, archs_few: Sequence[Arch], values_few: npt.ArrayLike, fresh: "ArchPredictor | None" = None
+    ) -> "ArchPredictor":
         """A predictor of another target of the same space, such as another device, from a few of its values.
 
-        Where plain ridge regression on operator counts has the smaller cross-validated error, that is returned instead;
-        `used` says so.
-        Raises: as `fit`.
+        Beside it, plain ridge regression on operator counts is fitted and, if given, fresh: a predictor that was not
+        fitted yet, such as one with a pool of devices. The least cross-validated error decides; `used` tells of all.
+        Raises: as `fit`, where none of them can be fitted.
         """
         self._require_fit()
         distinct, y = _averaged(self.space, archs_few, values_few)
@@ -313,19 +325,16 @@ class ArchPredictor:
             self.chosen.options,
             self.chosen.shrunk,
         )
+        offered = {"the predictor that was adapted": other}
+        if fresh is not None:
+            offered[FRESH] = fresh
         if isinstance(self._model, PooledPredictor):  # which weighs the ridge itself
             other.pool = self._model.pool
-            return other.fit(distinct, y)
-        other._adapt_from = self._model
-        other.fit(distinct, y)
-        plain = ArchPredictor(self.space, "ridge", ("counts@built",), self.positive, self.seed).fit(distinct, y)
-        better, worse = (plain, other) if plain.std < other.std else (other, plain)
-        names = {id(plain): "ridge regression on operator counts", id(other): "the predictor that was adapted"}
-        better._used = (
-            f"{names[id(better)].capitalize()} is used: its cross-validated error on these measurements is "
-            f"{better.relative_error:.1%}, that of {names[id(worse)]} {worse.relative_error:.1%}."
-        )
-        return better
+        else:
+            other._adapt_from = self._model
+            plain = ArchPredictor(self.space, "ridge", ("counts@built",), self.positive, self.seed)
+            offered["ridge regression on operator counts"] = plain
+        return _least_wrong(offered, distinct, y) if len(offered) > 1 else other.fit(distinct, y)
 
     _adapt_from: Predictor | None = None
     _used = ""
@@ -338,7 +347,7 @@ class ArchPredictor:
         _registered(_identity(self.space))  # what cannot be read back is not written
         scores = {"spearman_cross_validated": self.score, "relative_error": self.relative_error}
         used = {"used": self.used} if self.used else {}
-        save(self, path, {"samples": self.samples, **scores, **used, **card})
+        save(self, path, {"samples": self.samples, "label": self.label, **scores, **used, **card})
 
     def arrays(self) -> Arrays:
         self._require_fit()
@@ -498,6 +507,31 @@ def _nearest_distance(A: Floats, B: Floats, itself: bool = False) -> Floats:
             squared[np.arange(len(part)), np.arange(start, start + len(part))] = np.inf
         out[start : start + 1024] = np.sqrt(np.maximum(squared.min(1), 0.0))
     return out
+
+
+def _least_wrong(offered: Mapping[str, ArchPredictor], archs: Sequence[Arch], y: Floats) -> ArchPredictor:
+    """Of all that can be fitted the one with the least cross-validated error, the earlier of equal ones.
+
+    Raises: DataError, that of the first, if none can be.
+    """
+    fitted: dict[str, ArchPredictor] = {}
+    failed: dict[str, DataError] = {}
+    for name, model in offered.items():
+        try:
+            model.fit(archs, y)
+        except DataError as error:
+            failed[name] = error
+            continue
+        pooled = isinstance(model._model, PooledPredictor)
+        fitted[name + (POOLED if pooled else ALONE) if name == FRESH else name] = model
+    if not fitted:
+        raise next(iter(failed.values()))
+    (name, best), *rest = sorted(fitted.items(), key=lambda item: item[1].std)
+    errors = [f"its cross-validated error on these measurements is {best.relative_error:.1%}"]
+    errors += [f"that of {other} {model.relative_error:.1%}" for other, model in rest]
+    without = "".join(f" Without {other}: {error}." for other, error in failed.items())
+    best._used = f"{name[0].upper()}{name[1:]} is used: {', '.join(errors)}.{without}"
+    return best
 
 
 def repeats(archs: Sequence[Arch]) -> dict[str, list[int]]:

@@ -82,6 +82,42 @@ def test_ten_lines_of_a_board_give_a_predictor(tmp_path):
     assert mean[0] == pytest.approx(7 * cost(cell(300)), rel=0.3)
 
 
+def test_adapted_once_and_again(tmp_path):
+    def table(name, indices, power):
+        """What an edge costs depends on the edge as well, which no count of operators tells."""
+        costs = [sum((1 + i) * PRICE[op] for i, op in enumerate(cell(n).values())) ** power for n in indices]
+        archs = (json.dumps(cell(n)).replace('"', '""') for n in indices)
+        lines = [f'"{arch}",{1 + cost:.8g}' for arch, cost in zip(archs, costs, strict=True)]
+        (tmp_path / name).write_text("\n".join(["arch,latency_ms", *lines]))
+        return tmp_path / name
+
+    run("predictor", "train", table("t.csv", range(0, 15000, 50), 1), "--model", "ridge", "-o", tmp_path / "source")
+    for power in (2, 3):
+        table("few.csv", range(7, 15000, 1250), power)
+        said = run(
+            "predictor", "adapt", "--from", tmp_path / "source", "--measurements", tmp_path / "few.csv", "-o",
+            tmp_path / "source",
+        )  # fmt: skip
+        assert said.count(" is used: its cross-validated error") == 1
+        assert "The predictor that was adapted is used" in said
+        assert "that of a predictor from these measurements and the pool of devices" in said
+        assert "that of ridge regression on operator counts" in said
+        assert ", adapted: error" in said
+        said = run("predict", "--device", tmp_path / "source", "--arch", json.dumps(cell(7)), "--coverage", "0.8")
+        assert "latency_ms" in said
+
+
+def test_a_source_that_cannot_be_adapted_to_these_lines_is_left_out(tmp_path):
+    run("predictor", "adapt", "--measurements", csv(tmp_path / "board.csv", range(10)), "-o", tmp_path / "pooled")
+    many = csv(tmp_path / "many.csv", range(0, 3140, 10))
+    said = run("predictor", "adapt", "--from", tmp_path / "pooled", "--measurements", many, "-o", tmp_path / "p")
+    assert "A predictor from these measurements alone is used" in said
+    assert "Without the predictor that was adapted: 314 samples to adapt from, at most 300" in said
+    assert "latency_ms from 314 networks" in said
+    with pytest.raises(DataError, match="4 distinct networks"):
+        run("predictor", "adapt", "--from", tmp_path / "pooled", "--measurements", csv(tmp_path / "t.csv", range(4)))
+
+
 def test_training_on_a_table(tmp_path):
     table = csv(tmp_path / "t.csv", range(40), column="energy_mj")
     said = run("predictor", "train", table, "--target", "energy_mj", "--model", "gp", "-o", tmp_path / "p")
@@ -200,13 +236,14 @@ def test_a_source_that_only_misleads_is_not_used(tmp_path):
     run("predictor", "train", table, "--model", "boosting", "-o", tmp_path / "strange")
     board = csv(tmp_path / "board.csv", range(5, 10000, 999))
     said = run("predictor", "adapt", "--from", tmp_path / "strange", "--measurements", board)
-    assert "from the pool that ships" in said
-    assert "The second is used." in said
+    assert "A predictor from these measurements and the pool of devices is used: its cross-validated error" in said
+    assert "that of the predictor that was adapted" in said
     assert "by pooled on" in said
     run("predictor", "train", by_edge(tmp_path / "near.csv", range(0, 15000, 100)), "--model", "ridge")
     board = by_edge(tmp_path / "board.csv", range(5, 10000, 999), 2.0)
     said = run("predictor", "adapt", "--from", tmp_path / "near.predictor", "--measurements", board)
-    assert "The first is used." in said
+    assert "The predictor that was adapted is used: its cross-validated error" in said
+    assert "that of a predictor from these measurements and the pool of devices" in said
 
 
 def by_edge(path, indices, scale=1.0):

@@ -156,6 +156,56 @@ def test_saved_and_read_back(fitted, tmp_path):
         np.testing.assert_allclose(again.interval(REST[:9], 0.8), model.interval(REST[:9], 0.8))
 
 
+def same_counts() -> list:
+    """12 networks of the same operators on other edges."""
+    operators = list(cell(4711).values())
+    orders = [np.random.default_rng(i).permutation(6) for i in range(40)]
+    found = {tuple(operators[i] for i in order) for order in orders}
+    return [dict(zip(SPACE.choices, each, strict=True)) for each in sorted(found)[:12]]
+
+
+def test_networks_of_equal_counts_are_adapted_to_without_a_ridge_on_them():
+    prices = 1 + 3 * np.random.default_rng(3).random((6, 5))
+    own = np.array([prices[np.arange(6), SPACE.encode(arch)].sum() for arch in ARCHS])
+    archs = same_counts()
+    y = np.array([prices[np.arange(6), SPACE.encode(arch)].sum() for arch in archs])
+    adapted = ArchPredictor(SPACE, "ridge").fit(ARCHS[:300], own[:300]).adapt(archs, y**2)
+    assert adapted.used.startswith("The predictor that was adapted is used: its cross-validated error on these")
+    assert "Without ridge regression on operator counts: 1 distinct rows of features" in adapted.used
+    assert kendalltau(adapted.predict(archs)[0], y)[0] > 0.9
+    with pytest.raises(DataError, match="4 distinct networks"):
+        adapted.adapt(archs[:4], y[:4])
+
+
+def test_source_pool_and_ridge_are_compared_at_once_and_the_least_error_is_used():
+    counted = np.array([3.0 + sum(PRICE[op] for op in arch.values()) for arch in ARCHS])  # a ridge on counts is exact
+    prices = 1 + 3 * np.random.default_rng(3).random((6, 5))
+    edges = np.array([prices[np.arange(6), SPACE.encode(arch)].sum() for arch in ARCHS])
+    few = np.random.default_rng(4).permutation(len(ARCHS))[:12]
+    archs = [ARCHS[i] for i in few]
+    ridge, source, fresh = (
+        "ridge regression on operator counts", "the predictor that was adapted",
+        "a predictor from these measurements and the pool of devices",
+    )  # fmt: skip
+    alive = np.array([3.0 + sum(PRICE[op] for op in SPACE.canonical(arch).values()) for arch in ARCHS])
+    for known, target, best in ((edges, counted, ridge), (edges, edges**2, source), (edges, alive, fresh)):
+        of = ArchPredictor(SPACE, "ridge").fit(ARCHS[:300], known[:300])
+        fitted = {
+            fresh: ArchPredictor(SPACE, pool=shipped_pool()).fit(archs, target[few]),
+            ridge: ArchPredictor(SPACE, "ridge", ["counts@built"]).fit(archs, target[few]),
+        }
+        adapted = of.adapt(archs, target[few], ArchPredictor(SPACE, pool=shipped_pool()))
+        assert adapted.used.startswith(f"{best[0].upper()}{best[1:]} is used: its cross-validated error on these")
+        for name, model in fitted.items():
+            assert model.std >= adapted.std
+            other = "its cross-validated error on these measurements is" if name == best else f"that of {name}"
+            assert f"{other} {model.relative_error:.1%}" in adapted.used
+        assert ("adapted" in adapted.label) == (best == source)
+        if best != source:
+            np.testing.assert_array_equal(adapted.predict(REST)[0], fitted[best].predict(REST)[0])
+            assert adapted.label == fitted[best].label == fitted[best].chosen.label
+
+
 def test_a_predictor_that_was_adapted_twice_is_read_back(tmp_path):
     prices = 1 + 3 * np.random.default_rng(3).random((6, 5))
     own = np.array([prices[np.arange(6), SPACE.encode(arch)].sum() for arch in ARCHS])  # no count tells it
