@@ -38,6 +38,10 @@ COMPARED = 40
 """With fewer networks than this and a pool of devices, nothing is compared: so few order the candidates by chance, and
 the pool weighs itself against a plain ridge regression."""
 ONE_HOT_SCALE = 0.1
+NUMBERS = (
+    "_calibration", "_scale", "_least", "_reach", "std", "relative_error", "relative_spread", "score"
+)  # fmt: skip
+"""What of a fitted predictor is one number each; they are kept by these names."""
 FRESH, POOLED, ALONE = "a predictor from these measurements", " and the pool of devices", " alone"
 """What stands beside a predictor that is adapted."""
 
@@ -352,13 +356,12 @@ class ArchPredictor:
     def arrays(self) -> Arrays:
         self._require_fit()
         assert self.chosen is not None
-        numbers = [self._calibration, self.std, self.relative_error, self.relative_spread, self.score, self._least]
         return {
             **{f"model/{key}": value for key, value in self._model.arrays().items()},
+            **{f"number/{name}": np.array([getattr(self, name)]) for name in NUMBERS},
+            "samples": np.array([self.samples]),
+            "used": np.array([*self._used.encode()], dtype=np.uint8),
             "errors": self._errors,
-            "numbers": np.array(
-                [*numbers, self._reach, float(self.samples), float(self._adapt_from is not None), self._scale]
-            ),
             "choices": self._choices,
             "probe": self._features(self.chosen, [self._any_arch()]),
             "rows": self._rows.astype(np.float32),
@@ -381,9 +384,10 @@ class ArchPredictor:
         self._model = made.restore(model)
         self._errors, self._choices = arrays["errors"], arrays["choices"]
         self._rows, self._place = arrays["rows"].astype(float), arrays["place"]
-        numbers = list(map(float, arrays["numbers"]))
-        self._calibration, self.std, self.relative_error, self.relative_spread, self.score, self._least = numbers[:6]
-        self._reach, self.samples, self._scale = numbers[6], int(numbers[7]), numbers[9]
+        for name in NUMBERS:
+            setattr(self, name, float(arrays[f"number/{name}"][0]))
+        self.samples = int(arrays["samples"][0])
+        self._used = arrays["used"].tobytes().decode()
         return self
 
     # -- how --

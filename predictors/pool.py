@@ -40,6 +40,8 @@ MOST = 300
 USED = 1e-4
 """A component that is less probable than this is left out of predictions."""
 POOL_PENALTY = 1.0
+NUMBERS = ("_noise", "_floor", "ridge_share", "pool_error", "ridge_error")
+"""What of a fitted `PooledPredictor` is one number each; they are kept by these names."""
 
 
 class Prior(NamedTuple):
@@ -378,17 +380,9 @@ class PooledPredictor:
                 "views": self._views,
                 "weights": self._weights,
                 "covariance": self._covariance,
-                "numbers": np.array(
-                    [
-                        self._noise,
-                        self._floor,
-                        self.ridge_share,
-                        self.pool_error,
-                        self.ridge_error,
-                        self._width,
-                        self.samples,
-                    ]
-                ),
+                "width": np.array([self._width]),
+                "samples": np.array([self.samples]),
+                **{f"number/{name}": np.array([getattr(self, name)]) for name in NUMBERS},
             }
         )
 
@@ -396,10 +390,9 @@ class PooledPredictor:
         self.pool.restore({k.removeprefix("pool/"): v for k, v in arrays.items() if k.startswith("pool/")})
         self.odds, self._views = arrays["odds"], arrays["views"]
         self._weights, self._covariance = arrays["weights"], arrays["covariance"]
-        self._noise, self._floor, self.ridge_share, self.pool_error, self.ridge_error = map(
-            float, arrays["numbers"][:5]
-        )
-        self._width, self.samples = map(int, arrays["numbers"][5:])
+        for name in NUMBERS:
+            setattr(self, name, float(arrays[f"number/{name}"][0]))
+        self._width, self.samples = int(arrays["width"][0]), int(arrays["samples"][0])
         self._ridge = Ridge()
         if self.ridge_share:
             self._ridge.restore({k.removeprefix("ridge/"): v for k, v in arrays.items() if k.startswith("ridge/")})

@@ -154,6 +154,10 @@ def test_saved_and_read_back(fitted, tmp_path):
             np.testing.assert_allclose(a, b, rtol=1e-9)
         np.testing.assert_array_equal(again.outside(REST), model.outside(REST))
         np.testing.assert_allclose(again.interval(REST[:9], 0.8), model.interval(REST[:9], 0.8))
+        for told in ("used", "label", "std", "score", "relative_error", "relative_spread", "samples"):
+            assert getattr(again, told) == getattr(model, told)
+        assert read_card(tmp_path / f"{at}")["label"] == model.label
+    assert again.used
 
 
 def same_counts() -> list:
@@ -220,6 +224,17 @@ def test_a_predictor_that_was_adapted_twice_is_read_back(tmp_path):
         for a, b in zip(again.predict(REST), model.predict(REST), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-9)
         model = again  # what was read is adapted as what was fitted is
+
+
+def test_a_file_of_an_older_version_is_refused_by_its_number(fitted, tmp_path, monkeypatch):
+    for at, model in enumerate((fitted, ArchPredictor(SPACE, pool=shipped_pool()).fit(TRAIN[:10], LATENCY[:10]))):
+        assert not [name for name in model.arrays() if name.endswith("numbers")]  # of version 1: told by position
+        monkeypatch.setattr("predictors.storage.VERSION", 1)
+        model.save(tmp_path / f"{at}")
+        monkeypatch.undo()
+        with pytest.raises(DataError, match="is a predictor of version 1, this reads 2: train it again") as caught:
+            load(tmp_path / f"{at}")
+        assert "\n" not in str(caught.value)
 
 
 def test_a_file_cannot_choose_what_code_runs(fitted, tmp_path, monkeypatch):
@@ -386,6 +401,7 @@ def test_a_pool_is_one_more_candidate_and_wins_where_ten_samples_are_all(tmp_pat
     model.save(tmp_path / "p")
     again = load(tmp_path / "p")
     np.testing.assert_allclose(again.predict(ARCHS)[0], model.predict(ARCHS)[0])
+    assert (again.used, again.ridge_share) == (model.used, model.ridge_share)
     assert kendalltau(again.adapt(archs, 3 * y[few]).predict(ARCHS)[0], y)[0] > 0.9
 
 

@@ -150,8 +150,8 @@ def test_an_altered_card_is_refused(saved):
 
 
 def test_another_version_is_refused(saved, monkeypatch):
-    monkeypatch.setattr("predictors.storage.VERSION", 2)
-    with pytest.raises(DataError, match="is a predictor of version 1, this reads 2"):
+    monkeypatch.setattr("predictors.storage.VERSION", 3)
+    with pytest.raises(DataError, match="is a predictor of version 2, this reads 3: train it again"):
         load(saved)
 
 
