@@ -144,7 +144,7 @@ def leave_one_device_out(data: PoolData) -> str:
     offered = min(2000, n_networks - TESTED)
     parts = []
     for n in (10, 20):
-        rows, ours, floors = [], {}, {}
+        rows, figures, ours, floors = [], [], {}, {}
         for device, y in data.latency.items():
             pool = data.pool.without(device)
             scores: list[list[float]] = []
@@ -171,6 +171,7 @@ def leave_one_device_out(data: PoolData) -> str:
             mean_row = np.mean(scores, 0)
             ours[device], floors[device] = mean_row[[0, 2]], mean_row[[1, 3]]
             top = np.mean(_CEILING[device + str(n_networks)])
+            figures.append([*mean_row, top])
             cells_ = [f"{v:.3f}" for v in (*mean_row[:5],)]
             rows.append([device, *cells_, f"{mean_row[5]:.1%}", f"{mean_row[6]:.0%}", f"{mean_row[7]:.3f}",
                          f"{mean_row[8]:.3f}", f"{top:.3f}"])  # fmt: skip
@@ -179,8 +180,8 @@ def leave_one_device_out(data: PoolData) -> str:
         below = (all_floors - all_ours).max(0)
         head = ["device", "ours, random", "ridge, same", "ours, chosen", "ridge, same", "tau", "MAPE", "within 10%",
                 "nearest device", "MACs", "boosting, 900"]  # fmt: skip
-        rows.append(["**mean**", *(f"**{np.mean([float(r[i]) for r in rows]):.4f}**" for i in range(1, 6)), "", "",
-                     *(f"{np.mean([float(r[i]) for r in rows]):.3f}" for i in range(8, 11))])  # fmt: skip
+        means = np.mean(figures, 0)
+        rows.append(["**mean**", *(f"**{v:.4f}**" for v in means[:5]), "", "", *(f"{v:.3f}" for v in means[7:])])
         parts.append(
             f"### {n} samples\n\n{table(head, rows)}\n\nMean over devices: random samples "
             f"{all_ours[:, 0].mean():.4f} (ridge "
@@ -224,7 +225,7 @@ def shipped() -> str:
     pool = device_pool(space)
     parts = []
     for n in (10, 20):
-        rows = []
+        rows, figures = [], []
         for device, y in data.latency.items():
             scores = []
             for draw in range(DRAWS):
@@ -235,10 +236,11 @@ def shipped() -> str:
                 ours = spearman(got.predict(data.X[rest])[0], y[rest])
                 scores.append([ours, spearman(ridge, y[rest]), got.ridge_share])
             mean = np.mean(scores, 0)
+            figures.append([mean[0], mean[1], mean[0] - mean[1]])
             rows.append([device, f"{mean[0]:.3f}", f"{mean[1]:.3f}", f"{mean[0] - mean[1]:+.4f}", f"{mean[2]:.0%}"])
             print(n, *rows[-1], flush=True)
-        means = [f"**{np.mean([float(r[i]) for r in rows]):.4f}**" for i in (1, 2, 3)]
-        least = min(float(row[3]) for row in rows)
+        means = [f"**{value:.4f}**" for value in np.mean(figures, 0)]
+        least = np.min(figures, 0)[2]
         head = ["device", "shipped pool, adapted", "ridge on counts", "difference", "share of the ridge"]
         parts.append(
             f"### {n} samples\n\n{table(head, [*rows, ['**mean**', *means, '']])}\n\nLeast difference: {least:+.4f}."
