@@ -3,7 +3,7 @@
 Sections: pool-nasbench201, pool-fbnet, shipped, device, cost-features, accuracy, accuracy-neural, coverage, speed; all
 by default.
 Measured pools are read from the folder COSEARCH_REFERENCE_DATA. Each section replaces its part of
-docs/benchmarks/predictors.md.
+docs/benchmarks/predictors.md, whose head lists what is missed.
 """
 
 import os
@@ -33,11 +33,11 @@ from search_spaces.decisions import Arch, Decisions
 from search_spaces.networks import find
 from search_spaces.networks.nasbench201 import cell, function_class
 from tests.benchmarks.machine import stamp
+from tests.benchmarks.predictors_targets import PHONES, asked_and_measured
 
 DRAWS = 8
 TESTED = 4000
 REPORT = Path("docs/benchmarks/predictors.md")
-PHONES = ("samsung_a50", "pixel3", "essential_ph_1", "samsung_s7")
 CPUS = ("silver_4114", "silver_4210r", "gold_6240")
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -534,7 +534,7 @@ def replace(text: str, section: str, body: str) -> str:
     found = dict(re.findall(r"<!-- (\S+) -->\n(.*?)\n<!-- end -->", text, re.DOTALL))
     found[section] = body
     parts = [f"<!-- {name} -->\n{found[name]}\n<!-- end -->" for name in SECTIONS if name in found]
-    return "\n\n".join(["# Learned predictors beside their floors", *parts]) + "\n"
+    return "\n\n".join(["# Learned predictors beside their floors", asked_and_measured(found), *parts]) + "\n"
 
 
 def main(names: Sequence[str]) -> None:
