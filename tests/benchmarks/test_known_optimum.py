@@ -112,6 +112,51 @@ def test_reading_progress():
     assert report.at(run, 11) is None
 
 
+def test_medians_that_runs_without_an_arrival_leave_open():
+    """Arrivals at 2 and 4; a run that never arrives in 10 would have needed anything above."""
+
+    def runs(*arrivals, budget=10):
+        return [{"progress": [0.5] * ((n or budget + 1) - 1) + [1.0] * bool(n), "budget": budget} for n in arrivals]
+
+    said = {seeds: report.Needed.of(runs(*seeds), 0.99) for seeds in ((2, 5), (2, 4, 5), (2, 5, None), (2, None))}
+    assert [str(needed) for needed in said.values()] == ["3.5", "4", "5", "at least 6"]
+    assert said[2, 5].cell == "3.5 (2.8 to 4.2)"  # the median of the bullet, not the nearest run's
+    assert said[2, None].cell == "at least 6 (4 to 8)"
+    never = report.Needed.of(runs(2, None, None), 0.99)
+    assert str(never) == never.cell == "not reached within 10 (1 of 3 seeds)"
+    # a run that was cut short counts low, so that the median by budgets alone would be that of a better one
+    assert str(report.Needed.of(runs(8, 9) + runs(None, budget=5), 0.99)) == "at least 8"
+    exact, half = said[2, 5], said[2, None]
+    assert report.ratio(exact, exact) == "1.00"
+    assert report.ratio(never, exact) == "more than 2.86"  # 10 / 3.5
+    assert report.ratio(exact, half) == "less than 0.58"  # 3.5 / 6
+    assert report.ratio(never, half) == "an unknown part"
+
+
+def test_a_level_that_few_seeds_reach_is_not_said_to_be_reached():
+    ours = [{"progress": [0.5] * 49 + [0.96] * 350 + [last], "budget": 400} for last in (0.99, 0.96)]
+    peer = [{"progress": [0.5] * 99 + [0.99], "budget": 800}]
+    runs = {("bayesian", "networks"): ours, ("local", "networks"): peer, ("random", "networks"): ours[1:]}
+    lines = report.verdicts(runs)
+    assert lines[0] == "- bayesian reaches 95.0% in 50 evaluations (median); asked for: at most 60."
+    assert lines[1] == "- bayesian reaches 99.0% in at least 400 evaluations (median); asked for: at most 150."
+    assert lines[2] == "- bayesian: 99.9% is not reached within 400 (0 of 2 seeds); asked for: at most 500."
+    assert "local with 100 evaluations; bayesian takes more than 4.00 of that" in lines[3]
+    [line] = [line for line in report.evaluations_table(runs) if line.startswith("| random")]
+    assert line.split(" | ")[4] == "not reached within 400 (0 of 1 seeds)"
+    regret = {"progress": [0.2, 0.1], "budget": 2}
+    [*_, row] = report.regret_table({"latency": {("bayesian", "networks"): [regret]}})
+    assert row == "| **bayesian** | 0 of 1; 10.00; not reached within 2 (0 of 1 seeds) |"
+
+
+def test_without_an_arrival_there_is_no_best_peer():
+    runs = {
+        ("bayesian", "networks"): [{"progress": [0.5, 0.995], "budget": 800}],
+        ("local", "networks"): [{"progress": [0.5] * 9, "budget": 9}],
+    }
+    assert "- no run of a peer reaches 99%: there is no best one." in report.verdicts(runs)
+
+
 def test_what_is_said_of_constrained_problems_and_of_commits(tmp_path):
     late, early = (
         {"progress": p, "budget": 400, "commit": c} for p, c in (([0.1] * 100 + [0.0], "b"), ([0.1, 0.0], "a"))
