@@ -196,10 +196,14 @@ def one_standard_error(accuracy: npt.NDArray[np.float64], images: int) -> float:
 
 
 def product(columns: Mapping[str, npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
-    """[n] log of the product of costs (EDP for latency and energy), each as a quantity to be minimised."""
+    """[n] log of the product of costs (EDP for latency and energy), each as a quantity to be minimised.
+
+    Of a count its successor is multiplied: a count of zero is a value as good as its neighbours, not one that makes
+    all other costs vanish.
+    """
     total = np.zeros(len(next(iter(columns.values()))))
     for name, column in columns.items():
-        values = np.log(np.maximum(column, 1e-300))
+        values = np.log1p(column) if name in COUNTED else np.log(np.maximum(column, 1e-300))
         total += -values if name in MAXIMISED else values
     return total
 

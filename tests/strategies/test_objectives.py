@@ -15,6 +15,7 @@ from cosearch.strategies.objectives import (
     is_known,
     knee,
     one_standard_error,
+    product,
     ranks,
     recommend,
     tightest,
@@ -105,6 +106,20 @@ def test_recommend_without_accuracy_takes_the_cheapest_that_is_accurate_enough()
 def test_recommend_prefers_throughput_high_and_breaks_ties_by_accuracy():
     columns = {"accuracy": np.array([0.9, 0.9, 0.901]), "throughput_fps": np.array([10.0, 30.0, 30.0])}
     assert recommend(columns, Objectives(("accuracy", "throughput_fps")), 0.9) == 2
+
+
+def test_recommend_takes_a_count_of_zero_for_one_value_among_others():
+    columns = {"accuracy": np.array([0.9, 0.9]), "latency_ms": np.array([1.0, 1e6]), "dsp": np.array([1.0, 0.0])}
+    objectives = Objectives(("accuracy", "latency_ms", "dsp"))
+    assert recommend(columns, objectives, 0.9) == 0  # not a million milliseconds for one block less
+    assert recommend({**columns, "latency_ms": np.array([1.0, 1.5])}, objectives, 0.9) == 1  # 1.5 * 1 < 1 * 2
+    assert recommend({**columns, "latency_ms": np.array([1.0, 2.5])}, objectives, 0.9) == 0
+
+
+@given(arrays(np.float64, (2, 5), elements=st.floats(1e-12, 1e9)))
+def test_the_product_of_what_is_no_count(values):
+    columns = {"latency_ms": values[0], "throughput_fps": values[1]}
+    assert np.array_equal(product(columns), np.log(values[0]) - np.log(values[1]))
 
 
 def test_one_standard_error():
