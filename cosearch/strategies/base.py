@@ -82,7 +82,7 @@ class Told:
 
 
 class Strategy(Protocol):
-    """batch: proposals use the results of earlier groups of so many trials, never of their own.
+    """batch: proposals use the results of earlier groups of so many trials, never of their own; warm starts at once.
 
     So a search that asks for whole groups proposes the same however many results come at once, and after a restart.
     """
@@ -125,6 +125,9 @@ class History:
         self.told: list[Told] = []
         self.seen: dict[str, Arch] = {}  # in the order of asking, which a replay repeats
         self.next_number = 0
+        self._numbers: set[int] = set()  # of what was told
+        self._warm: set[int] = set()  # those told as an arch
+        self._origin = 0  # groups are counted from behind the warm starts that come before all else
         known = getattr(costs, "metrics", None)
         limited = [split_limit(limit)[1] for limit in objectives.constraints]
         named = dict.fromkeys(("accuracy", *objectives.names, *limited))
@@ -149,10 +152,18 @@ class History:
         """The form that stands for all networks of one key."""
         return arch if self._canonical is None else dict(self._canonical(arch))
 
+    def group(self, number: int) -> int:
+        """First number of the group of `batch` trials that a number belongs to."""
+        return number - (number - self._origin) % self.batch
+
     def known(self, number: int) -> list[Told]:
-        """Results that the proposal of a number may use: those of earlier groups."""
-        first = number // self.batch * self.batch
-        return [t for t in self.told if t.candidate.number < first]
+        """Results that the proposal of a number may use: those of earlier groups, and warm starts told before."""
+        first = self.group(number)
+        return [
+            t
+            for t in self.told
+            if t.candidate.number < first or (t.candidate.number < number and t.candidate.number in self._warm)
+        ]
 
     def candidate(self, arch: Arch) -> Candidate:
         """Number and record a network as asked, on the point of its front with the least product of costs."""
@@ -165,14 +176,23 @@ class History:
         return made
 
     def tell(self, candidate: Candidate | Arch, result: Mapping[str, float] | Failure) -> None:
-        """Record a result. An arch, or a candidate that was never asked, is a warm start; NaN is a failure.
+        """Record a result; NaN is a failure.
 
-        Raises: ConfigError for a network of another space, or a result that lacks something or says what cannot be.
+        An arch is a warm start, which all proposals after it may use. A candidate that was never asked here is one of
+        an earlier process, whose results its own group does not use.
+        Raises: ConfigError for a network of another space, a second result of one trial, or a result that lacks
+        something or says what cannot be.
         """
+        warm = not isinstance(candidate, Candidate)
         if not isinstance(candidate, Candidate):
             self.space.check(candidate)
             candidate = Candidate(self.next_number, dict(candidate))
         self.space.check(candidate.arch)
+        if candidate.number in self._numbers:
+            raise ConfigError(
+                f"trial {candidate.number} has a result already: tell each once, and a network that was evaluated "
+                "again as an arch"
+            )
         values = {} if isinstance(result, Failure) else self._values(candidate.number, result)
         failed = isinstance(result, Failure) or not all(np.isfinite(value) for value in values.values())
         [front] = self.costs.fronts([candidate.arch])
@@ -182,6 +202,10 @@ class History:
         accuracy = None if failed else values.get("accuracy")
         broken = 0.0 if failed else float(excess({k: v for k, v in values.items()}, self.measured_limits))
         self.seen.setdefault(self.key(candidate.arch), candidate.arch)
+        if warm:
+            self._warm.add(candidate.number)
+            self._origin += candidate.number == self._origin
+        self._numbers.add(candidate.number)
         self.next_number = max(self.next_number, candidate.number + 1)
         self.told.append(Told(candidate, accuracy, front, failed, broken))
 

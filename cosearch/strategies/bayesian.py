@@ -103,7 +103,7 @@ class Bayesian:
     def _candidates(self, number: int, known: Sequence[Told]) -> Pool:
         if self._own_candidates is None and self.history.space.size <= ENUMERABLE:
             return self._everything
-        first = number // self.batch * self.batch
+        first = self.history.group(number)
         if self._pool is None or self._pool[0] != first:
             archs = (self._own_candidates or self._around)(first, known)
             self._pool = (first, make_pool(self.history, archs))

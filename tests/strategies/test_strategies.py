@@ -164,6 +164,52 @@ def test_searches_beat_random_and_come_near_the_known_optimum():
     assert reached("bayesian", 50, 2) > max(0.93, chance + 0.02)
 
 
+@pytest.mark.parametrize("name", ["evolutionary", "bayesian"])
+def test_a_warm_start_is_built_on_by_the_first_group(name):
+    """However large the groups are; and groups are counted from behind it."""
+    best = {f"d{i}": 3 for i in range(8)}
+    starts = [{**best, f"d{i}": v} for i in range(8) for v in (2, 1, 0)][:18]
+    strategy, singly = (make(name, SPACE, Costs(), Objectives(("accuracy",)), 0, batch=64) for _ in range(2))
+    for arch in starts:
+        strategy.tell(arch, {"accuracy": accuracy(arch)})
+        singly.tell(arch, {"accuracy": accuracy(arch)})
+    assert [t.candidate.arch for t in strategy.history.known(strategy.history.next_number)] == starts
+    children = strategy.ask(10)
+    assert np.mean([accuracy(c.arch) for c in children]) > 0.85
+    # one result after the other of the same group changes nothing, as without a warm start
+    for child in children:
+        [candidate] = singly.ask(1)
+        singly.tell(candidate, {"accuracy": accuracy(candidate.arch)})
+        assert candidate == child
+
+
+@every
+def test_a_replay_with_a_warm_start_proposes_the_same(name):
+    known = run(make("random", SPACE, Costs(), OBJECTIVES, 9), 6)
+    strategies = [make(name, SPACE, Costs(), OBJECTIVES, 3, batch=4) for _ in range(2)]
+    for strategy in strategies:
+        for arch in known:
+            strategy.tell(arch, {"accuracy": accuracy(arch)})
+    whole = run(strategies[0], 12)
+    for number, arch in enumerate(whole[:6], 6):
+        strategies[1].tell(Candidate(number, arch), {"accuracy": accuracy(arch)})
+    rest = strategies[1].ask(2)  # of the group that was interrupted
+    for candidate in rest:
+        strategies[1].tell(candidate, {"accuracy": accuracy(candidate.arch)})
+    assert whole == whole[:6] + [c.arch for c in rest] + run(strategies[1], 4)
+
+
+def test_a_trial_has_one_result():
+    strategy = make("random", SPACE, Costs(), OBJECTIVES, 0)
+    [candidate] = strategy.ask()
+    strategy.tell(candidate, {"accuracy": 0.5})
+    for again in ({"accuracy": 0.9}, {"accuracy": 0.5}, Failure("died")):
+        with pytest.raises(ConfigError, match="trial 0 has a result already: tell each once"):
+            strategy.tell(candidate, again)
+    strategy.tell(candidate.arch, {"accuracy": 0.6})  # evaluated again, as a result of its own
+    assert [(t.candidate.number, t.accuracy) for t in strategy.history.told] == [(0, 0.5), (1, 0.6)]
+
+
 def test_parents_that_age_are_the_latest_and_the_front_stays():
     """The best networks are told first, and bad ones after them: only with ageing do the bad ones have children."""
     best = {f"d{i}": 3 for i in range(8)}
