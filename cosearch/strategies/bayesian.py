@@ -16,7 +16,7 @@ from scipy.special import ndtr, ndtri
 from cosearch.errors import DataError
 from cosearch.strategies.base import Candidate, Costs, Failure, History, Told
 from cosearch.strategies.improvement import Floats, areas_beyond, expected_gain, volume_below_zero
-from cosearch.strategies.objectives import COUNTED, MAXIMISED, Objectives, split_limit, undominated
+from cosearch.strategies.objectives import COUNTED, MAXIMISED, Objectives, excess, split_limit, undominated
 from cosearch.strategies.pool import ENUMERABLE, Pool, features, make_pool, minimised, whole_space
 from predictors.gp import GaussianProcess
 from search_spaces.decisions import Arch, Decisions
@@ -162,7 +162,7 @@ class Bayesian:
         pending = self._pending(known)
         beliefs = {name: self._believe(name, known, pool, pending) for name in self.history.measured}
         sampled = any(name in beliefs for name in self.history.objectives.costs)
-        gain = self._sampled(pool, known, beliefs, free) if sampled else self._exact(pool, known, beliefs, pending)
+        gain = (self._sampled if sampled else self._exact)(pool, known, beliefs, pending)
         gain = gain * self._feasible(beliefs, len(pool))
         gain[~free] = -np.inf
         if gain.max() <= 0 and "accuracy" in beliefs:
@@ -229,7 +229,15 @@ class Bayesian:
             probability *= ndtr(z if upper else -z)
         return probability
 
-    def _sampled(self, pool: Pool, known: Sequence[Told], beliefs: Mapping[str, Belief], free: np.ndarray) -> Floats:
+    def _believed(self, beliefs: Mapping[str, Belief], row: int) -> bool:
+        """Whether the limits on what is measured are met by the means."""
+        mean = {name: _value(name, belief.mean[row]) for name, belief in beliefs.items()}
+        met = float(excess(mean, self.history.measured_limits)) == 0
+        return met and mean.get("accuracy", 0.0) >= self.history.objectives.min_accuracy
+
+    def _sampled(
+        self, pool: Pool, known: Sequence[Told], beliefs: Mapping[str, Belief], pending: Sequence[Arch]
+    ) -> Floats:
         """[n] expected gain where costs are uncertain too: the mean over a fixed set of quasi-random outcomes."""
         from scipy.stats import qmc
 
@@ -244,7 +252,6 @@ class Bayesian:
             )
             for t in good
         ]
-        archive = np.concatenate(points) if points else np.zeros((0, len(objectives.names)))
 
         def outcome(row: int, normal: Mapping[str, float]) -> Floats:
             own = pool.fronts.points[pool.fronts.start[pool.of[row]] : pool.fronts.start[pool.of[row] + 1]]
@@ -255,7 +262,10 @@ class Bayesian:
             return np.column_stack([columns[name] for name in objectives.names])
 
         names = [name for name in beliefs if name in objectives.names]
-        rows = np.flatnonzero(free).tolist()
+        asked = [row for arch in pending if (row := pool.rows.get(self.history.key(arch))) is not None]
+        points += [outcome(row, dict.fromkeys(names, 0.0)) for row in asked if self._believed(beliefs, row)]
+        archive = np.concatenate(points) if points else np.zeros((0, len(objectives.names)))
+        rows = [row for row, key in enumerate(pool.keys) if key not in self.history.seen]
         means = np.concatenate([outcome(row, dict.fromkeys(names, 0.0)) for row in rows])
         everything = np.vstack([archive, means])
         low, high = _box(everything[undominated(everything)])

@@ -86,6 +86,44 @@ def test_a_measured_count_of_zero_is_one_value_among_others():
     assert np.mean(list(reached.values())) > np.mean(list(best.values())) - 0.01
 
 
+def learned(constraints):
+    """A search whose costs are measured too, with some results; and what it makes of them."""
+    strategy = make("bayesian", SPACE, None, Objectives(BOTH.names, constraints=constraints), 0, batch=8)
+    for at in np.random.default_rng(0).permutation(len(ARCHS))[:20]:
+        strategy.tell(ARCHS[at], {"accuracy": accuracy(ARCHS[at]), "latency_ms": latency(ARCHS[at])})
+    known, pool = strategy.history.told, strategy._everything
+    return strategy, pool, known, {n: strategy._believe(n, known, pool, []) for n in strategy.history.measured}
+
+
+def test_a_network_under_evaluation_is_believed_where_costs_are_measured_too():
+    """As a point at the model's means: what would add the same volume once more adds less, and nothing adds more."""
+    strategy, pool, known, beliefs = learned({})
+    alone = strategy._sampled(pool, known, beliefs, [])
+    best = int(np.argmax(alone))
+    beside = strategy._sampled(pool, known, beliefs, [pool.archs[best]])
+    assert alone[best] > 0
+    assert beside[best] < 0.7 * alone[best]
+    both = (alone > 0) & (beside > 0)
+    assert (beside[both] <= alone[both] + 1e-12).all()
+    calls = []
+    inner = strategy._sampled
+    strategy._sampled = lambda pool, known, beliefs, pending: (
+        calls.append(list(pending)) or inner(pool, known, beliefs, pending)
+    )
+    group = [candidate.arch for candidate in strategy.ask(3)]
+    assert calls == [group[:0], group[:1], group[:2]]
+
+
+def test_a_network_under_evaluation_that_is_thought_to_break_a_limit_adds_nothing():
+    strategy, pool, known, beliefs = learned({"max_latency_ms": 1.0})
+    alone = strategy._sampled(pool, known, beliefs, [])
+    slow = np.exp(beliefs["latency_ms"].mean) > 1.1
+    best = int(np.argmax(np.where(slow, alone, -1.0)))
+    assert alone[best] > 0  # it would add, were it not for the limit
+    beside = strategy._sampled(pool, known, beliefs, [pool.archs[best]])
+    assert np.array_equal(alone, beside)
+
+
 @pytest.mark.parametrize("name", ["latency_ms", "dsp"])
 def test_measured_zeros_without_a_pattern_overflow_nothing(name):
     strategy = make("bayesian", SPACE, None, ("accuracy", name), 0)
