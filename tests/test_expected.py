@@ -14,7 +14,8 @@ from cosearch.hardware.pricing import RESIDENCIES
 from cosearch.hardware.sweep import grid
 from cosearch.hardware.tensor import cost_tensor
 from cosearch.strategies import Objectives
-from cosearch.strategies.differentiable import Descent, most_probable, softmax
+from cosearch.strategies.differentiable import Descent, most_probable
+from cosearch.strategies.shares import softmax
 from search_spaces.accelerators import fpga
 from search_spaces.networks import lowrank
 from tests import tiny_space

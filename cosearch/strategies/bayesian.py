@@ -16,7 +16,15 @@ from scipy.special import ndtr, ndtri
 from cosearch.errors import DataError
 from cosearch.strategies.base import Candidate, Costs, Failure, History, Told
 from cosearch.strategies.improvement import Floats, areas_beyond, expected_gain, volume_below_zero
-from cosearch.strategies.objectives import COUNTED, MAXIMISED, Objectives, excess, split_limit, undominated
+from cosearch.strategies.objectives import (
+    COUNTED,
+    ERROR_OFFSET,
+    MAXIMISED,
+    Objectives,
+    excess,
+    split_limit,
+    undominated,
+)
 from cosearch.strategies.pool import ENUMERABLE, Pool, features, make_pool, minimised, whole_space
 from predictors.gp import GaussianProcess
 from search_spaces.decisions import Arch, Decisions
@@ -25,8 +33,6 @@ INITIAL = 5
 """Networks before the first model, spread over the range of the first cost: the model's linear part needs few."""
 EXACT_REFITS, GROWTH = 60, 1.05
 """Scales of the model are fitted anew with every result up to so many, then each time there are 5% more."""
-ERROR_OFFSET = 1e-3
-"""Errors are modelled as log(error + offset), so that an error of zero is no singularity."""
 LEAST_COST = 1e-9
 """What a measured cost of zero is taken for, in its unit."""
 MARGIN = 0.1

@@ -32,11 +32,11 @@ from cosearch.strategies.base import Candidate, Costs, Failure, Told
 from cosearch.strategies.bayesian import Bayesian, measured_value, target
 from cosearch.strategies.improvement import Floats
 from cosearch.strategies.objectives import MAXIMISED, Objectives
+from cosearch.strategies.shares import Shares, draw, shares_of, softmax
 from search_spaces.decisions import Arch, Decisions
 
 Gradient = Callable[[Arch], tuple[float, dict[str, float]]]
 """Network -> its loss and the derivative of that by the gate of each decision's block."""
-Shares = dict[str, Floats]
 LAMBDAS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Weights of the mean logarithm of the costs beside that of the error."""
 ROUNDS, GRADIENTS_A_ROUND, DESCENTS = 8, 5, 4
@@ -288,11 +288,6 @@ class Descent:
             self.logits[name] = self.logits[name] - RATE * mean / (np.sqrt(square) + 1e-12)
 
 
-def softmax(logits: Floats) -> Floats:
-    shifted = np.exp(logits - logits.max())
-    return shifted / shifted.sum()
-
-
 def through_softmax(shares: Floats, by_share: Floats, temperature: float) -> Floats:
     """Derivative by logits z of what depends on shares = softmax(z / temperature)."""
     return shares * (by_share - shares @ by_share) / temperature
@@ -301,15 +296,6 @@ def through_softmax(shares: Floats, by_share: Floats, temperature: float) -> Flo
 def gumbel(logits: Mapping[str, Floats], temperature: float, rng: np.random.Generator) -> Shares:
     """Shares of a Gumbel-softmax sample. Source: Jang et al. 2017, Eq. 2."""
     return {name: softmax((values + rng.gumbel(size=len(values))) / temperature) for name, values in logits.items()}
-
-
-def shares_of(logits: Mapping[str, Floats], temperature: float) -> Shares:
-    return {name: softmax(values / temperature) for name, values in logits.items()}
-
-
-def draw(space: Decisions, shares: Mapping[str, Floats], rng: np.random.Generator) -> Arch:
-    """A network, each decision drawn from its shares."""
-    return {name: options[rng.choice(len(options), p=shares[name])] for name, options in space.choices.items()}
 
 
 def most_probable(space: Decisions, logits: Mapping[str, Floats]) -> Arch:

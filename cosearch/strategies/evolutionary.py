@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from cosearch.errors import ConfigError
 from cosearch.strategies.base import ATTEMPTS, Candidate, Costs, Failure, History, Told
-from cosearch.strategies.objectives import Matrix, Objectives, crowding, ranks, undominated
+from cosearch.strategies.objectives import ERROR_OFFSET, Matrix, Objectives, crowding, ranks, undominated
 from search_spaces.decisions import Arch, Decisions
 
 POPULATION = 20
@@ -31,8 +31,6 @@ LOCAL = 0.5
 """Chance that a child is a step of the local search: alone it is the best of all at first and the worst later."""
 SCREENED = 4
 """Children of which one is evaluated, at every second proposal: screening prefers what is cheap for certain."""
-OFFSET = 1e-3
-"""Errors are compared as log(error + offset), so that an error of zero is no singularity."""
 POINTS_PER_NETWORK = 16
 """A front is thinned to this many points for ranking: more change the rank of few networks and cost time."""
 
@@ -125,7 +123,7 @@ class Evolutionary:
         if measured != ("accuracy",) or "accuracy" not in objectives.names or len(children) == 1:
             return children[0]
         good = [t for t in known if t.accuracy is not None and len(t.front)]
-        errors = np.array([1.0 - (t.accuracy or 0.0) for t in good]) + OFFSET
+        errors = np.array([1.0 - (t.accuracy or 0.0) for t in good]) + ERROR_OFFSET
         seen, among = self._similar.of([id(t) for t in good], lambda i: self._encoded(good[i].candidate.arch))
         encoded = np.array([self._encoded(child) for child in children])
         nearest = (encoded[:, None, :] != seen[None, :, :]).sum(2).argmin(1)
@@ -140,7 +138,7 @@ class Evolutionary:
         high[0] = error[ranks(everything) == 0].max()
         high[1:] = np.maximum(high[1:], pool.fronts.points.max(0))
         high += 0.1 * (high - low)
-        high[0] = min(high[0], 1.0 - objectives.min_accuracy + OFFSET)
+        high[0] = min(high[0], 1.0 - objectives.min_accuracy + ERROR_OFFSET)
         scale = np.where(high > low, high - low, 1.0)
         mean = np.log(errors[nearest])
         std = np.full(len(children), max(spread, 1e-3))

@@ -31,6 +31,8 @@ UNITS: dict[str, str] = {
 MAXIMISED = frozenset({"accuracy", "throughput_fps"})
 COUNTED = frozenset({"dsp", "lut", "ff", "bram", "uram", "params", "macs"})
 """Costs that are counts: zero is a value of theirs."""
+ERROR_OFFSET = 1e-3
+"""Errors are modelled and compared as log(error + offset), so that an error of zero is no singularity."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from cosearch.strategies.base import ATTEMPTS, Candidate, Costs, Failure, History, Told
 from cosearch.strategies.objectives import Objectives, product
+from cosearch.strategies.shares import draw, shares_of, softmax
 from search_spaces.decisions import Arch, Decisions
 
 WARM_UP = 20
@@ -47,7 +48,7 @@ class Reinforce:
         policy = self._logits[number % len(self._logits)]
         for attempt in range(ATTEMPTS):
             # a policy that draws only what is known already is heated until it leaves it
-            arch = draw(self.history.space, policy, rng, temperature=1.0 + attempt / 40)
+            arch = draw(self.history.space, shares_of(policy, temperature=1.0 + attempt / 40), rng)
             if self.history.admissible(arch):
                 return arch
         return self.history.fresh_sample(rng)
@@ -78,16 +79,6 @@ class Reinforce:
         return np.where(np.isfinite(value), value - 10.0 * (broken > 0) - broken, -np.inf)
 
 
-def draw(
-    space: Decisions, policy: Mapping[str, npt.NDArray[np.float64]], rng: np.random.Generator, temperature: float
-) -> Arch:
-    """A network from a policy; a higher temperature makes it more uniform."""
-    return {
-        name: options[rng.choice(len(options), p=softmax(policy[name] / temperature))]
-        for name, options in space.choices.items()
-    }
-
-
 def step(policy: dict[str, npt.NDArray[np.float64]], space: Decisions, arch: Arch, advantage: float) -> None:
     """One ascent step of advantage * log p(arch) + ENTROPY * entropy, in place."""
     for name, options in space.choices.items():
@@ -111,8 +102,3 @@ def ranks_between(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     order = np.sort(values)
     middle = (np.searchsorted(order, values, "left") + np.searchsorted(order, values, "right") - 1) / 2
     return 2.0 * middle / max(1, len(values) - 1) - 1.0
-
-
-def softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    shifted = np.exp(logits - logits.max())
-    return shifted / shifted.sum()

@@ -11,11 +11,10 @@ from cosearch.strategies.differentiable import (
     Step,
     gumbel,
     most_probable,
-    shares_of,
-    softmax,
     stage_of,
     through_softmax,
 )
+from cosearch.strategies.shares import shares_of, softmax
 from search_spaces.decisions import Decisions
 from tests.strategies.synthetic import OBJECTIVES, SPACE, Costs, accuracy, hypervolume, latency
 

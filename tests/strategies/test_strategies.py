@@ -359,7 +359,7 @@ def test_replay_for_any_seed_and_any_cut(seed, cut, name):
 
 
 def test_reinforce_policies_lean_towards_what_their_weight_rewards():
-    from cosearch.strategies.reinforce import softmax
+    from cosearch.strategies.shares import softmax
 
     strategy = make("reinforce", SPACE, Costs(), OBJECTIVES, 0)
     run(strategy, 200)
