@@ -22,7 +22,7 @@ of index -> accuracy, likewise). Pickles are read without running anything in th
 
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Real
 from pathlib import Path
@@ -59,6 +59,8 @@ _ENDINGS = {"_ms": "ms", "_mj": "mJ", "macs": "operations", "params": "weights"}
 KEYS = ("fbnet_blocks", "gnn")
 """What networks can be called by besides the networks of a space: keys of blocks, notations of graph networks."""
 LARGEST_BYTES = 1 << 30
+LARGEST_UNPACKED, LARGEST_CELLS = 1 << 30, 20_000_000
+"""Of the columns of a Parquet file that are read: bytes and values."""
 
 
 @dataclass(frozen=True)
@@ -331,17 +333,17 @@ def _read(path: Path, space: str, mapping: ColumnMap | None, dataset: str | None
 
 def _columns_of(path: Path, mapping: ColumnMap) -> tuple[Content, ColumnMap]:
     """The columns that a map names; of a map of rows also what they turn out to be."""
-    import pandas as pd
-
     asked = mapping.values if mapping.rows is None else [name for name in vars(mapping.rows).values() if name]
-    wanted = [mapping.network, *asked]
+    wanted = list(dict.fromkeys([mapping.network, *asked]))
+    reader = _csv if path.suffix.lower() == ".csv" else _parquet
     try:
-        table = pd.read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
-    except (OSError, ValueError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a readable {path.suffix} file ({' '.join(str(error).split())})") from error
-    missing = [column for column in wanted if column not in table]
-    if missing:
-        raise DataError(f"{path} has no column {missing[0]!r}: {nearest(missing[0], map(str, table.columns))}")
+        table = reader(path, wanted)
+    except CosearchError:
+        raise
+    except Exception as error:
+        # a damaged Parquet file can raise almost anything
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(f"{path} is not a readable {path.suffix} file ({said:.300})") from error
     if not len(table):
         raise DataError(f"{path} holds no rows")
     names = table[mapping.network]
@@ -353,6 +355,78 @@ def _columns_of(path: Path, mapping: ColumnMap) -> tuple[Content, ColumnMap]:
     return Content(
         names.tolist(), {column: _numbers(path, column, table[column]) for column in mapping.values}
     ), mapping
+
+
+def _require(path: Path, wanted: list[str], names: Sequence[Any]) -> None:
+    """Raises: DataError for a wanted column that is not there, or there more than once."""
+    for column in wanted:
+        if column not in names:
+            raise DataError(f"{path} has no column {column!r}: {nearest(column, map(str, names))}")
+        if list(names).count(column) > 1:
+            raise DataError(f"{path} has {list(names).count(column)} columns {column!r}: rename or remove all but one")
+
+
+def _csv(path: Path, wanted: list[str]) -> "pd.DataFrame":
+    import pandas as pd
+
+    table = pd.read_csv(path)
+    _require(path, wanted, table.columns.tolist())
+    return table
+
+
+def _parquet(path: Path, wanted: list[str]) -> "pd.DataFrame":
+    """The wanted columns, once what they unpack to is known to be little: a few kilobytes can stand for gigabytes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        _require(path, wanted, file.schema_arrow.names)
+        for column in wanted:
+            kind = file.schema_arrow.field(column).type
+            if pa.types.is_nested(kind):
+                raise DataError(f"{path}: {column!r} is a column of {kind!s:.80}, not a number or name in each row")
+        _limit(path, *_unpacked(file.metadata, wanted))
+    # texts that repeat are read as they are stored, each once
+    with pq.ParquetFile(path, read_dictionary=wanted) as file:
+        table = file.read(columns=wanted)
+    texts = [at for at, field in enumerate(table.schema) if pa.types.is_dictionary(field.type)]
+    _limit(path, 0, sum(_text_bytes(chunk) for at in texts for chunk in table.column(at).chunks))
+    for at in texts:
+        field = table.schema.field(at)
+        table = table.set_column(at, field.name, table.column(at).cast(field.type.value_type))
+    return table.to_pandas()
+
+
+def _unpacked(metadata: Any, wanted: list[str]) -> tuple[int, int]:
+    """Values of the wanted columns, and bytes that they unpack to, as far as a Parquet file's metadata tells."""
+    cells = size = 0
+    for at in range(metadata.num_columns):
+        column = metadata.schema.column(at)
+        if column.path not in wanted:
+            continue
+        for group in range(metadata.num_row_groups):
+            chunk = metadata.row_group(group).column(at)
+            cells += max(chunk.num_values, metadata.row_group(group).num_rows)
+            # of texts that each begin as the last does only the ends are stored
+            repeats = chunk.num_values if "DELTA_BYTE_ARRAY" in chunk.encodings else 1
+            size += max(chunk.total_uncompressed_size * repeats, chunk.num_values * max(column.length, 0))
+    return cells, size
+
+
+def _text_bytes(texts: Any) -> int:
+    """Bytes of an Arrow array of texts that is stored as a dictionary, written out."""
+    import pyarrow.compute as pc
+
+    return pc.sum(pc.binary_length(texts.dictionary).take(texts.indices).cast("int64")).as_py() or 0
+
+
+def _limit(path: Path, cells: int, size: int) -> None:
+    """Raises: DataError for columns that unpack to more than is read."""
+    if cells > LARGEST_CELLS or size > LARGEST_UNPACKED:
+        raise DataError(
+            f"{path}: the columns asked for unpack to {cells:,} values or {size / 2**30:.1f} GiB, at most "
+            f"{LARGEST_CELLS:,} and {LARGEST_UNPACKED >> 30} GiB are read: split the file"
+        )
 
 
 def _figures(path: Path, rows: Rows, table: "pd.DataFrame") -> tuple[dict[str, Floats], dict[str, Value]]:

@@ -13,6 +13,9 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import cosearch
@@ -29,6 +32,7 @@ from cosearch.reading import parse_json, parse_yaml
 from cosearch.unpickling import load_plain
 from cosearch.workload import Workload
 from hwbench_data.importing import read_map
+from hwbench_data.importing import checked_map, import_file
 from predictors import storage
 from search_spaces.decisions import parse_arch
 from tests import tiny_space
@@ -342,6 +346,62 @@ def test_a_network_file_does_not_choose_code(tmp_path):
     with pytest.raises(CosearchError):
         cosearch.load(tmp_path / "x.json")
     assert "antigravity" not in sys.modules
+
+
+IMPORTED = checked_map(
+    {"network": "arch", "values": {"ms": {"device": "d", "metric": "latency_ms", "unit": "ms"}}}, "map"
+)
+
+
+def repeated(length: int, rows: int) -> pa.Array:
+    """One text again and again, of which Parquet stores one."""
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array(["a" * length]))
+
+
+PARQUET = {
+    "a text of a megabyte in 4,000 rows": ({"arch": repeated(1_000_000, 4000), "ms": np.ones(4000)}, "unpack to"),
+    "the same for numbers": ({"arch": np.arange(4000), "ms": repeated(1_000_000, 4000)}, "unpack to"),
+    "30 million rows": ({name: pa.nulls(30_000_000, pa.int8()) for name in ("arch", "ms")}, "unpack to 60,000,000"),
+    "lists": ({"arch": [3], "ms": [[1.0] * 9_000_000]}, "not a number or name"),
+}
+
+
+@pytest.mark.parametrize("columns", PARQUET.values(), ids=PARQUET)
+def test_parquet_that_unpacks_to_much(columns, tmp_path):
+    values, said = columns
+    pq.write_table(pa.table(values), tmp_path / "a.parquet", compression="zstd", store_schema=False)
+    assert (tmp_path / "a.parquet").stat().st_size < 1 << 20
+    assert said in refused(import_file, tmp_path / "a.parquet", "nasbench201", IMPORTED, tmp_path / "out")
+
+
+def test_parquet_texts_that_begin_alike(tmp_path):
+    """Of each text only its end is stored."""
+    table = pa.table({"arch": [f"{'a' * 100_000}{i}" for i in range(200)], "ms": np.ones(200)})
+    encoding = {"arch": "DELTA_BYTE_ARRAY"}
+    pq.write_table(table, tmp_path / "a.parquet", compression="zstd", use_dictionary=False, column_encoding=encoding)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hwbench_data.importing.LARGEST_UNPACKED", 10_000_000)
+        assert "unpack to" in refused(import_file, tmp_path / "a.parquet", "nasbench201", IMPORTED, tmp_path / "out")
+
+
+def test_parquet_with_damaged_notes(tmp_path):
+    """What pandas notes about its columns is not as pandas expects."""
+    pd.DataFrame({"arch": [3, 4], "ms": [1.0, 2.0]}).to_parquet(tmp_path / "a.parquet")
+    content = (tmp_path / "a.parquet").read_bytes()
+    for old, new in ((b"numpy_type", b"numpX_type"), (b'"float64"', b'"floaX64"')):
+        (tmp_path / "b.parquet").write_bytes(content.replace(old, new))
+        assert "not a readable .parquet file" in refused(
+            import_file, tmp_path / "b.parquet", "nasbench201", IMPORTED, tmp_path / "out"
+        )
+
+
+def test_parquet_columns_that_nobody_asked_for_are_not_unpacked(tmp_path):
+    """The eight gigabytes of another column do not matter."""
+    table = pa.table({"arch": np.arange(4000), "ms": np.ones(4000), "note": repeated(2_000_000, 4000)})
+    pq.write_table(table, tmp_path / "a.parquet", compression="zstd", store_schema=False)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    import_file(tmp_path / "a.parquet", "nasbench201", IMPORTED, tmp_path / "out")
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < MEBIBYTES
 
 
 def test_the_checks_would_see_a_reader_that_is_slow_or_greedy(monkeypatch):

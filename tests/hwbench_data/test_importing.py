@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import hwbench_data
@@ -243,6 +245,23 @@ def test_parquet_columns_of_every_kind_of_number(tmp_path: Path) -> None:
         mapping = checked_map({"network": "arch", "values": values}, "map")
         import_file(tmp_path / "a.parquet", "nasbench201", mapping, tmp_path / kind)
         assert hwbench_data.load(tmp_path / kind).query(3, "phone", ["latency_ms"]) == {"latency_ms": 1}
+
+
+def test_parquet_columns_with_text_that_repeats(tmp_path: Path) -> None:
+    texts = [nb.to_string(nb.cell(i)) for i in (3, 4)]
+    table = pd.DataFrame({"arch": pd.Categorical(texts), "ms": ["1", "2"], "more": ["x", None]})
+    table.to_parquet(tmp_path / "a.parquet", row_group_size=1)
+    import_file(tmp_path / "a.parquet", "nasbench201", MAP, tmp_path / "out")
+    values = hwbench_data.load(tmp_path / "out").query_many([3, 4], "latency_ms", "pixel3")["latency_ms"]
+    assert values.tolist() == [1, 2]
+
+
+def test_parquet_columns_of_one_name(tmp_path: Path) -> None:
+    pq.write_table(
+        pa.table([pa.array([3]), pa.array([1]), pa.array([2])], ["arch", "ms", "ms"]), tmp_path / "a.parquet"
+    )
+    with pytest.raises(DataError, match="has 2 columns 'ms': rename"):
+        import_file(tmp_path / "a.parquet", "nasbench201", MAP, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
