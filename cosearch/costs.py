@@ -5,6 +5,8 @@ by its rules; `MeasuredCosts` predicts latency (and energy) on one device from a
 accelerator axis.
 """
 
+import io
+import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -464,6 +466,11 @@ def unmeasured_choices(space: Decisions, measurements: "Measurements") -> list[s
     return sorted(offered - operators(measurements.archs))
 
 
+MOST_TABLE_BYTES = 256 << 20
+"""Of a file of measurements: more lines than anyone measures, and some gigabytes in memory."""
+_LEADING_BLANKS = re.compile(rb"(?:\xef\xbb\xbf)?((?:[ \t]*+(?:\r\n|\n|\r))*+)")
+
+
 def read_table(
     path: Path, space: Decisions, required: str, optional: tuple[str, ...] = (), costs: bool = False
 ) -> Measurements:
@@ -477,11 +484,21 @@ def read_table(
     from predictors.base import LARGEST
 
     try:
-        # empty lines are counted, so that the line that an error names is the file's
-        table = pd.read_csv(path, dtype={"arch": str}, skip_blank_lines=False)
+        with path.open("rb") as file:
+            content = file.read(MOST_TABLE_BYTES + 1)
+        if len(content) > MOST_TABLE_BYTES:
+            raise DataError(f"{path} has more than {MOST_TABLE_BYTES >> 20} MiB, which no measurements need: split it")
+        stream = io.BytesIO(content)
+        before = _LEADING_BLANKS.match(content)
+        assert before is not None  # it matches nothing, too
+        stream.seek(before.end())
+        # further empty lines are counted, so that the line that an error names is the file's
+        table = pd.read_csv(stream, dtype={"arch": str}, skip_blank_lines=False, compression=None)
     except FileNotFoundError:
         raise DataError(f"no file {str(path)!r}: check the path") from None
-    except (OSError, ValueError, UnicodeDecodeError) as error:
+    except DataError:
+        raise
+    except (OSError, ValueError, MemoryError, OverflowError) as error:
         raise DataError(f"{path} is not a readable CSV file ({' '.join(str(error).split())})") from error
     if not isinstance(table.index, pd.RangeIndex):
         raise DataError(f"{path} has lines with more values than columns: put archs that have commas in quotes")
@@ -489,7 +506,7 @@ def read_table(
     if "arch" not in table or required not in table:
         raise DataError(f"{path} has columns {', '.join(map(str, table.columns))}; expected arch,{required}")
     archs = []
-    lines = table.index.to_numpy() + 2
+    lines = table.index.to_numpy() + 2 + len(before[1].splitlines())
     for line, text in zip(lines, table["arch"], strict=True):
         try:
             archs.append(parse_arch(str(text), space))

@@ -59,6 +59,7 @@ _ENDINGS = {"_ms": "ms", "_mj": "mJ", "macs": "operations", "params": "weights"}
 KEYS = ("fbnet_blocks", "gnn")
 """What networks can be called by besides the networks of a space: keys of blocks, notations of graph networks."""
 LARGEST_BYTES = 1 << 30
+LARGEST_CSV_BYTES = 256 << 20
 LARGEST_UNPACKED, LARGEST_CELLS = 1 << 30, 20_000_000
 """Of the columns of a Parquet file that are read: bytes and values."""
 
@@ -369,7 +370,10 @@ def _require(path: Path, wanted: list[str], names: Sequence[Any]) -> None:
 def _csv(path: Path, wanted: list[str]) -> "pd.DataFrame":
     import pandas as pd
 
-    table = pd.read_csv(path)
+    if path.stat().st_size > LARGEST_CSV_BYTES:
+        most = LARGEST_CSV_BYTES >> 20
+        raise DataError(f"{path} has {path.stat().st_size >> 20} MiB, at most {most} are read of a CSV file: split it")
+    table = pd.read_csv(path, compression=None)
     _require(path, wanted, table.columns.tolist())
     return table
 

@@ -89,6 +89,18 @@ def test_files_that_are_no_tables(tmp_path):
         read_table(tmp_path / "binary.csv", SPACE, "latency_ms")
 
 
+@pytest.mark.parametrize(
+    "blank", ["", "\n", "\r\n\n", " \t\n\n", "\ufeff", "\ufeff\n"], ids=["none", "one", "two", "tabs", "mark", "both"]
+)
+def test_lines_that_begin_a_file_empty_are_counted(tmp_path, blank):
+    path = write(tmp_path, f"{blank}arch,latency_ms\n{LINE},1\n\n{LINE},2\n")
+    assert read_table(path, SPACE, "latency_ms").values["latency_ms"].tolist() == [1, 2]
+    text = f"{blank}arch,latency_ms\n{LINE},1\n\n{LINE},slow\n"
+    line = [i for i, part in enumerate(text.replace("\r\n", "\n").split("\n"), start=1) if "slow" in part]
+    with pytest.raises(DataError, match=f"line {line[0]}: latency_ms is 'slow'"):
+        read_table(write(tmp_path, text), SPACE, "latency_ms")
+
+
 # -- a measured device --
 
 

@@ -1,7 +1,10 @@
 """Files that are made to harm: each is refused in one line, soon, with little memory, and nothing in it is run."""
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 import pickle
 import pickletools
 import resource
@@ -39,6 +42,11 @@ from tests import tiny_space
 
 SECONDS, MEBIBYTES = 5.0, 400
 """Of processor time and of memory beyond what was there, to refuse one file."""
+
+
+IMPORTED = checked_map(
+    {"network": "arch", "values": {"ms": {"device": "d", "metric": "latency_ms", "unit": "ms"}}}, "map"
+)
 
 
 def refused(read, *arguments) -> str:
@@ -248,6 +256,30 @@ def test_measurements_that_are_no_numbers(value, tmp_path):
     )
 
 
+PACKERS = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("ending", ["gz", "bz2", "xz", "zst", "zip", "tar"])
+def test_measurements_are_not_unpacked(ending, packed, tmp_path):
+    """Whatever a file is called: a few megabytes would unpack to gigabytes, and unpackers raise errors of their own."""
+    for name in (f"t.csv.{ending}", "t.csv"):
+        content = PACKERS.get(ending, lzma.compress)(b"arch,ms\n0,1\n" * 1000) if packed else b"\x00\xff"
+        (tmp_path / name).write_bytes(content)
+        assert "is not a readable CSV file" in refused(read_table, tmp_path / name, tiny_space.space(), "latency_ms")
+    assert "is not a readable .csv file" in refused(
+        import_file, tmp_path / "t.csv", "nasbench201", IMPORTED, tmp_path / "out"
+    )
+
+
+def test_measurements_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("cosearch.costs.MOST_TABLE_BYTES", 1 << 20)
+    assert "has more than 1 MiB" in refused(read_table, Path("/dev/zero"), tiny_space.space(), "latency_ms")
+    monkeypatch.setattr("hwbench_data.importing.LARGEST_CSV_BYTES", 1 << 20)
+    (tmp_path / "t.csv").write_bytes(b"arch,ms\n" + b"0,1\n" * (1 << 19))
+    assert "has 2 MiB, at most 1" in refused(import_file, tmp_path / "t.csv", "nasbench201", IMPORTED, tmp_path / "out")
+
+
 @pytest.mark.parametrize("content", [b"", b"\x08\x07", b"\xff" * 1000, b"\x3a\xff\xff\xff\xff\x7f" + bytes(10)])
 def test_onnx_that_is_none(content, tmp_path):
     (tmp_path / "x.onnx").write_bytes(content)
@@ -346,11 +378,6 @@ def test_a_network_file_does_not_choose_code(tmp_path):
     with pytest.raises(CosearchError):
         cosearch.load(tmp_path / "x.json")
     assert "antigravity" not in sys.modules
-
-
-IMPORTED = checked_map(
-    {"network": "arch", "values": {"ms": {"device": "d", "metric": "latency_ms", "unit": "ms"}}}, "map"
-)
 
 
 def repeated(length: int, rows: int) -> pa.Array:
