@@ -506,7 +506,8 @@ def read_table(
     if "arch" not in table or required not in table:
         raise DataError(f"{path} has columns {', '.join(map(str, table.columns))}; expected arch,{required}")
     archs = []
-    lines = table.index.to_numpy() + 2 + len(before[1].splitlines())
+    skipped = before[1].replace(b"\r\n", b"\n")
+    lines = table.index.to_numpy() + 2 + skipped.count(b"\n") + skipped.count(b"\r")
     for line, text in zip(lines, table["arch"], strict=True):
         try:
             archs.append(parse_arch(str(text), space))

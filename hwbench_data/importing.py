@@ -21,6 +21,7 @@ of index -> accuracy, likewise). Pickles are read without running anything in th
 """
 
 import io
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -60,6 +61,7 @@ KEYS = ("fbnet_blocks", "gnn")
 """What networks can be called by besides the networks of a space: keys of blocks, notations of graph networks."""
 LARGEST_BYTES = 1 << 30
 LARGEST_CSV_BYTES = 256 << 20
+LARGEST_NPY_HEADER = 1000
 LARGEST_UNPACKED, LARGEST_CELLS = 1 << 30, 20_000_000
 """Of the columns of a Parquet file that are read: bytes and values."""
 
@@ -506,11 +508,13 @@ def _npy(path: Path) -> Any:
     try:
         version = np.lib.format.read_magic(content)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(content)
-        if not dtype.hasobject:
-            return np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is not a .npy file ({error})") from error
+        shape, fortran, dtype = read(content, max_header_size=LARGEST_NPY_HEADER)
+    except Exception as error:
+        # the header is read as Python's own text, which can go wrong in any way
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(f"{path} is not a .npy file ({said:.300})") from error
+    if not dtype.hasobject:
+        return _plain_array(path, content.getbuffer()[content.tell() :], shape, dtype, "F" if fortran else "C")
     try:
         array = load_plain(content.read(), "a look-up table", arrays=True)
     except DataError as error:
@@ -518,6 +522,16 @@ def _npy(path: Path) -> Any:
     if shape != () or not isinstance(array, np.ndarray) or array.shape != ():
         raise DataError(f"{path} holds an array of objects of shape {shape}, expected one dict")
     return array.item()
+
+
+def _plain_array(path: Path, data: memoryview, shape: tuple[int, ...], dtype: np.dtype[Any], order: Any) -> np.ndarray:
+    """Raises: DataError if there are other than the bytes that the header tells of."""
+    expected = math.prod(shape) * dtype.itemsize
+    # of values without a length there would be any number
+    if min(shape, default=0) < 0 or not dtype.itemsize or dtype.subdtype or expected != len(data):
+        said = f"{dtype!s:.80} of shape {shape!s:.80}"
+        raise DataError(f"{path} has {len(data):,} bytes of values, its header says {said}: cut short or damaged")
+    return np.frombuffer(data, dtype).reshape(shape, order=order)
 
 
 def _json(path: Path) -> Any:
@@ -529,7 +543,9 @@ def _json(path: Path) -> Any:
 
 def _one_column(path: Path, data: Any, column: str) -> Content:
     """A dict of network -> number, or a list by index."""
-    if isinstance(data, list | np.ndarray):
+    if isinstance(data, list) or (isinstance(data, np.ndarray) and data.ndim == 1):
+        if len(data) > LARGEST_CELLS:
+            raise DataError(f"{path} holds {len(data):,} values, at most {LARGEST_CELLS:,} are read")
         data = dict(enumerate(data))
     if not isinstance(data, Mapping) or not data:
         raise DataError(f"{path} holds {type(data).__name__}, expected a dict of network -> number")

@@ -224,6 +224,41 @@ def claimed(content: bytes, size: int) -> bytes:
     return content[: at + 24] + struct.pack("<I", size) + content[at + 28 :]
 
 
+NPY = {
+    "huge dimensions": header("(1000000000000,)", "<f8") + bytes(8),
+    "dimensions that overflow": header("(4294967296, 4294967296, 16)") + bytes(8),
+    "values of no length": header("(1000000000000,)", "<U0"),
+    "arrays as values": header("(4,)", "(2,)f4") + bytes(32),
+    "a negative dimension": header("(-5,)") + bytes(8),
+    "a number": header("()") + bytes(4),
+    "rows and columns": header("(2, 2)") + bytes(16),
+    "signs": header(f"({'-' * 9000}1,)") + bytes(8),
+    "some signs": header(f"({'-' * 900}1,)") + bytes(8),
+    "sums": header(f"({'1+' * 3000}1,)") + bytes(8),
+    "brackets": header("(" * 500 + "1" + ")" * 500) + bytes(8),
+    "brackets that stay open": header("((((1L,")[:-2] + b"\n" + bytes(8),
+    "a type that is none": header("(1,)", "f5") + bytes(8),
+    "another version": b"\x93NUMPY\x09\x00" + header("(1,)")[8:] + bytes(4),
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("content", NPY.values(), ids=NPY)
+def test_arrays_that_harm(content, tmp_path):
+    (tmp_path / "a.npy").write_bytes(content)
+    mapping = checked_map({"values": {"value": {"metric": "latency_ms", "unit": "ms", "device": "d"}}}, "map")
+    assert "a.npy" in refused(import_file, tmp_path / "a.npy", "nasbench201", mapping, tmp_path / "out")
+
+
+def test_arrays_of_many_values(tmp_path, monkeypatch):
+    monkeypatch.setattr("hwbench_data.importing.LARGEST_CELLS", 1000)
+    np.save(tmp_path / "a.npy", np.ones(1001))
+    mapping = checked_map({"values": {"value": {"metric": "latency_ms", "unit": "ms", "device": "d"}}}, "map")
+    assert "holds 1,001 values, at most 1,000" in refused(
+        import_file, tmp_path / "a.npy", "nasbench201", mapping, tmp_path / "out"
+    )
+
+
 ARCHIVES = {
     "a thousandfold": zipped(x=bytes(100 << 20), y=b""),
     "huge dimensions": zipped(x=header("(1000000, 1000, 1000)"), y=header("(1,)", "<i8") + bytes(8)),

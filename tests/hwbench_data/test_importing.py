@@ -283,6 +283,17 @@ def test_pickles_of_what_is_no_number(tmp_path: Path, value: object, match: str)
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["<f4", ">f8", "<i2", "u1"])
+@pytest.mark.parametrize("fortran", [False, True])
+def test_arrays_of_numbers(tmp_path: Path, kind: str, fortran: bool) -> None:
+    content = np.arange(1, 4).astype(kind)
+    with (tmp_path / "a.npy").open("wb") as file:
+        np.lib.format.write_array_header_2_0(file, {"descr": kind, "fortran_order": fortran, "shape": (3,)})
+        file.write(content.tobytes())
+    import_file(tmp_path / "a.npy", "nasbench201", one(metric="latency_ms", unit="ms", device="d"), tmp_path / "out")
+    assert hwbench_data.load(tmp_path / "out").query(2, "d", ["latency_ms"]) == {"latency_ms": 3}
+
+
 @pytest.mark.parametrize("dtype", [bool, "timedelta64[ms]", "datetime64[s]", complex])
 def test_arrays_of_what_is_no_number(tmp_path: Path, dtype: object) -> None:
     np.save(tmp_path / "a.npy", np.ones(3, dtype))
