@@ -341,5 +341,5 @@ def _print(title: str, rows: Sequence[Mapping[str, Any]], form: Format) -> None:
 
 def _text(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:,.0f}" if value == int(value) and abs(value) >= 1000 else f"{value:.6g}"
+        return f"{value:,.0f}" if value.is_integer() and abs(value) >= 1000 else f"{value:.6g}"
     return str(value)

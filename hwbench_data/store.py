@@ -30,6 +30,8 @@ SOURCES = ("measured", "modelled", "predicted", "published")
 ANY = "any"
 """The device of what does not depend on one, and the value of a condition that does not matter."""
 _TABLE, _CARD, LIST = "table.parquet", "card.json", "networks.parquet"
+_KINDS = {"network": "int32", "value": "double"}
+"""Arrow's types of columns; of all others, text."""
 LISTING = ("listed", "pairs")
 """Kinds of networks that a file of the table lists."""
 
@@ -187,19 +189,34 @@ class Store:
         if names != expected:
             raise DataError(f"{self.folder / _TABLE} has columns {', '.join(names)}; expected {', '.join(expected)}")
         found: dict[Key, int] = {}
-        metadata = self._file.metadata
-        for group in range(metadata.num_row_groups):
-            row_group = metadata.row_group(group)
-            parts = [row_group.column(at).statistics for at in range(1, 3 + len(self.card.conditions))]
-            if any(part is None or not part.has_min_max or part.min != part.max for part in parts):
+        for group, parts in enumerate(self._statistics()):
+            if any(part is None or part[0] != part[1] for part in parts):
                 raise DataError(
                     f"{self.folder / _TABLE}: row group {group} mixes devices or metrics: rebuild the table"
                 )
-            key = tuple(str(part.min) for part in parts)
+            key = tuple(str(part[0]) for part in parts if part)
             if key in found:
                 raise DataError(f"{self.folder / _TABLE}: {', '.join(key)} stands in two row groups: rebuild the table")
             found[key] = group
+        for name, kind in zip(names, self._file.schema_arrow.types, strict=True):
+            if not _is_kind(kind, _KINDS.get(name, "string")):
+                said = f"{name} is a column of {kind!s:.80}, expected {_KINDS.get(name, 'string')}"
+                raise DataError(f"{self.folder / _TABLE}: {said}: rebuild the table")
         return found
+
+    def _statistics(self) -> list[list[tuple[Any, Any] | None]]:
+        """Least and greatest of device, metric and conditions of each row group; None where there is none."""
+        metadata = self._file.metadata
+        try:
+            groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+            found = [[g.column(at).statistics for at in range(1, 3 + len(self.card.conditions))] for g in groups]
+            return [[(part.min, part.max) if part and part.has_min_max else None for part in parts] for parts in found]
+        except Exception as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> DataError:
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        return DataError(f"{self.folder / _TABLE} is damaged ({said:.300}): reinstall or rebuild it")
 
     def column(self, key: Key, size: int) -> Column | None:
         """The column of a key for `size` networks, or None if the table has none.
@@ -215,12 +232,17 @@ class Store:
     def _read(self, key: Key, size: int) -> Column:
         try:
             rows = self._file.read_row_group(self.groups[key], columns=["network", "value", "source"])
-        except (OSError, ValueError) as error:
-            raise DataError(f"{self.folder / _TABLE} is damaged ({error}): reinstall or rebuild it") from error
-        networks = _numbers(rows["network"], np.int32).astype(np.int64)
-        given = _numbers(rows["value"], np.float64)
-        encoded = rows["source"].combine_chunks().dictionary_encode()
-        names = encoded.dictionary.to_pylist()
+            networks = _numbers(rows["network"], np.int32).astype(np.int64)
+            given = _numbers(rows["value"], np.float64)
+            encoded = rows["source"].combine_chunks().dictionary_encode()
+            names, sourced = encoded.dictionary.to_pylist(), _numbers(encoded.indices, np.int32)
+        except DataError:
+            raise
+        except Exception as error:
+            # a damaged Parquet file can raise almost anything
+            raise self._damaged(error) from error
+        if not np.isfinite(given).all():
+            raise DataError(f"{self.folder / _TABLE}: a value of {', '.join(key)} is not finite: rebuild the table")
         if not set(names) <= set(SOURCES):
             raise DataError(f"{self.folder / _TABLE}: sources {names}, expected some of {', '.join(SOURCES)}")
         codes = np.array([SOURCES.index(name) for name in names], np.int8)
@@ -231,7 +253,7 @@ class Store:
         values[networks] = given
         there = np.zeros(size, bool)
         there[networks] = True
-        sources[networks] = codes[_numbers(encoded.indices, np.int32)]
+        sources[networks] = codes[sourced]
         if there.sum() < len(networks) and not np.array_equal(values[networks], given):
             twice = networks[values[networks] != given][0]
             raise DataError(f"{self.folder / _TABLE}: network {twice} has two values of {', '.join(key)}")
@@ -243,13 +265,26 @@ class Store:
         import pyarrow.parquet as pq
 
         try:
-            return list(pq.read_table(self.folder / LIST, columns=["label"])["label"].to_pylist())
-        except (OSError, ValueError, KeyError) as error:
-            raise DataError(f"{self.folder / LIST} is not a readable list of networks ({error})") from error
+            labels = list(pq.read_table(self.folder / LIST, columns=["label"])["label"].to_pylist())
+        except Exception as error:
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            raise DataError(f"{self.folder / LIST} is not a readable list of networks ({said:.300})") from error
+        strange = next((label for label in labels if not isinstance(label, str)), "")
+        if strange != "":
+            raise DataError(f"{self.folder / LIST} lists {strange!r:.80}, expected the names of networks")
+        return labels
 
     def arrow(self) -> Any:
         """The whole table as an Arrow table."""
-        return self._file.read()
+        try:
+            return self._file.read()
+        except Exception as error:
+            raise self._damaged(error) from error
+
+
+def _is_kind(kind: Any, expected: str) -> bool:
+    """Whether an Arrow type is that of a column; texts may be stored as a dictionary."""
+    return str(getattr(kind, "value_type", kind) if str(kind).startswith("dictionary<") else kind) == expected
 
 
 def _numbers(column: Any, dtype: Any) -> npt.NDArray[Any]:

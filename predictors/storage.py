@@ -111,7 +111,8 @@ def _read(path: Path) -> tuple[dict[str, Any], Arrays]:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         card = parse_json(metadata["card"])
-    except (SafetensorError, OSError, ValueError, KeyError, RecursionError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, RecursionError, TypeError, AttributeError) as error:
+        # the last two are of arrays of a type that numpy does not have
         raise DataError(f"{path} is not a predictor file, or was cut short ({error})") from error
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise DataError(f"{path} is not a predictor file")

@@ -321,6 +321,14 @@ def test_onnx_that_is_none(content, tmp_path):
     refused(read_report, tmp_path / "x.onnx")
 
 
+@pytest.mark.parametrize(("kind", "size"), [("BF16", 2), ("F8_E4M3", 1), ("F8_E5M2", 1), ("X9", 1), ("F64", 3)])
+def test_predictors_with_arrays_that_numpy_does_not_have(kind, size, tmp_path):
+    entries = {"__metadata__": {"card": "{}"}, "x": {"dtype": kind, "shape": [1], "data_offsets": [0, size]}}
+    text = json.dumps(entries).encode()
+    (tmp_path / "p.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(size))
+    assert "is not a predictor file" in refused(storage.load, tmp_path / "p.safetensors")
+
+
 def test_huge_dimensions_in_a_workload():
     layer = {"name": "a", "kind": "mac", "K": 2**62, "C": 2**62, "P": 2**62, "Q": 2**62, "R": 9, "S": 9}
     document = {"format": "cosearch.workload", "version": 1, "name": "x", "layers": [layer], "inputs": [[-1]]}

@@ -11,6 +11,7 @@ import pytest
 import hwbench_data
 from cosearch import cli
 from hwbench_data import analog
+from hwbench_data.cli import _text
 from search_spaces.networks import nasbench201 as nb
 
 
@@ -142,3 +143,10 @@ def test_help_is_there_for_every_command(run) -> None:
     assert status == 0
     for name in ("list", "info", "query", "front", "best", "build", "measure", "import", "check"):
         assert name in out
+
+
+def test_numbers_as_texts() -> None:
+    given = (float("inf"), float("-inf"), float("nan"), 1e300, 1234.0, 12.0, 0.123456789)
+    assert [_text(value) for value in given[:3]] == ["inf", "-inf", "nan"]
+    assert [_text(value) for value in given[4:]] == ["1,234", "12", "0.123457"]
+    assert float(_text(given[3]).replace(",", "")) == given[3]

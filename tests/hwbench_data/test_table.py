@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +20,7 @@ from cosearch.errors import ConfigError, CosearchError, DataError, InfeasibleErr
 from hwbench_data import analog
 from hwbench_data.checking import check_table
 from hwbench_data.networks import Cells, Listed, notation
-from hwbench_data.store import ANY, Block, Card, Metric, Store, write
+from hwbench_data.store import ANY, Block, Card, Metric, Store, checksum, write
 from hwbench_data.table import _undominated
 from search_spaces.networks import nasbench201 as nb
 
@@ -331,6 +333,40 @@ def test_a_card_that_hides_or_misleads_is_refused(tmp_path: Path, change: dict[s
     (folder / "card.json").write_text(json.dumps({**data, **change}))
     with pytest.raises(DataError, match=said) as caught:
         hwbench_data.load(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "said"),
+    [
+        ("network", pa.array([0, 1], pa.int64()), "network is a column of int64, expected int32"),
+        ("network", pa.array([0, None], pa.int32()), "is damaged .*missing"),
+        ("value", pa.array([1.0, 2.0], pa.float32()), "value is a column of float, expected double"),
+        ("value", pa.array(["1", "2"]), "value is a column of string"),
+        ("value", pa.array([1.0, np.inf]), "a value of board, latency_ms, 8x8 is not finite"),
+        ("value", pa.array([1.0, np.nan]), "a value of board, latency_ms, 8x8 is not finite"),
+        ("value", pa.array([1.0, None]), "is damaged .*missing"),
+        ("device", pa.array([1, 1]), "device is a column of int64, expected string"),
+        ("source", pa.array([[1], [2]]), "source is a column of list"),
+        ("source", pa.array(["measured", None]), "is damaged .*missing|sources"),
+        ("label", pa.array([1, 2, 3, 4]), "lists 1, expected the names"),
+        ("label", pa.array(["a", None, "c", "d"]), "lists None, expected the names"),
+    ],
+)
+def test_tables_with_columns_of_another_kind_are_refused(tmp_path: Path, column: str, values: pa.Array, said: str):
+    """Others write tables too, with checksums that are right."""
+    folder = tmp_path / "toy"
+    write(folder, card(), blocks()[2:3], LABELS)
+    name = "networks.parquet" if column == "label" else "table.parquet"
+    columns = {name: ["board", "latency_ms", "8x8"][i] for i, name in enumerate(("device", "metric", "input"))}
+    rows = {"network": pa.array([0, 1], pa.int32()), **{k: pa.array([v] * 2) for k, v in columns.items()}}
+    rows |= {"value": pa.array([1.0, 2.0]), "source": pa.array(["measured"] * 2)}
+    pq.write_table(pa.table({column: values} if column == "label" else {**rows, column: values}), folder / name)
+    data = json.loads((folder / "card.json").read_text())
+    data["files"][name] = checksum(folder / name)
+    (folder / "card.json").write_text(json.dumps(data))
+    with pytest.raises(DataError, match=said) as caught:
+        hwbench_data.load(folder).query(0, "board")
     assert "\n" not in str(caught.value)
 
 
