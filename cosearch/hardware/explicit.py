@@ -117,9 +117,10 @@ def evaluate_many(layer: Layer, accelerator: Accelerator, batch: MappingBatch, r
     temporal, spatial, order = (np.asarray(x) for x in (batch.temporal, batch.spatial, batch.order))
     names = [level.name for level in levels]
     level_of = batch.level_of or tuple(range(temporal.shape[1] if len(batch) else len(levels)))
-    if len(batch) and (len(level_of) != temporal.shape[1] or [*dict.fromkeys(level_of)] != [*range(len(levels))]):
+    if len(batch) and (len(level_of) != temporal.shape[1] or not _covers(level_of, len(levels))):
+        told = f"; level_of={batch.level_of}, expected each of these by rising number" if batch.level_of else ""
         raise HardwareError(
-            f"layer {layer.name!r}: the mappings have {temporal.shape[1]} levels, the hierarchy {', '.join(names)}"
+            f"layer {layer.name!r}: the mappings have {temporal.shape[1]} levels, the hierarchy {', '.join(names)}{told}"
         )
     work, memories = work_of(own, engine, resident), memories_of(in_rows(levels, level_of), engine)
     links, terms = chains(memories, work), terms_of(own, accelerator, engine, len(levels))
@@ -139,6 +140,11 @@ def evaluate_many(layer: Layer, accelerator: Accelerator, batch: MappingBatch, r
     if len(wrong):
         _refuse(layer, accelerator, batch, int(wrong[0]), names)
     return totals(accelerator, cycles, pj)
+
+
+def _covers(level_of: Sequence[int], levels: int) -> bool:
+    """Whether rows name every level, the inner ones first: one that came back would be priced as if it had not."""
+    return [*dict.fromkeys(level_of)] == [*range(levels)] and all(a <= b for a, b in pairwise(level_of))
 
 
 def _price(

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import random
+import re
 
 import numpy as np
 import pytest
@@ -87,6 +88,19 @@ def test_rows_that_are_not_the_hierarchy_s_are_refused():
     for level_of in ((0, 1, 2, 2), (0, 1, 3, 3), (0, 1, 2), (1, 0, 2, 3)):
         with pytest.raises(HardwareError, match="the mappings have 4 levels, the hierarchy register, "):
             evaluate_many(layer, accelerator, MappingBatch(temporal, spatial, order, level_of))
+
+
+@pytest.mark.parametrize("level_of", [(0, 1, 2, 1, 3), (0, 1, 0, 2, 3), (0, 1, 2, 3, 0)])
+def test_levels_that_come_back_are_refused(level_of):
+    """Where every level has its row, in order, but for one that is named once more."""
+    layer, *four = arrays()
+    temporal, spatial, order = (np.concatenate([part[:, :3], part[:, 2:]], axis=1) for part in four)
+    accelerator = asic.build("gemmini")
+    assert np.isfinite(
+        evaluate_many(layer, accelerator, MappingBatch(temporal, spatial, order, (0, 1, 2, 2, 3))).latency_ms
+    ).all()
+    with pytest.raises(HardwareError, match=rf"level_of={re.escape(str(level_of))}, expected each of these by rising"):
+        evaluate_many(layer, accelerator, MappingBatch(temporal, spatial, order, level_of))
 
 
 @pytest.mark.parametrize("template", SMALL)
