@@ -156,6 +156,39 @@ class Result:
         return html_result(self)
 
 
+def read_outcome(run: "RunDirectory") -> dict[str, Any]:
+    """What result.json of a finished run says, of the form that `cosearch/export/schemas/result.schema.json` describes.
+
+    Raises: RunError if it is not finished, or naming the field that is wrong.
+    """
+    from cosearch.export.schema import check
+
+    data: dict[str, Any] = run.read_json("result.json")
+    try:
+        check(data, "result")
+        _check_designs(data["designs"])
+    except RunError as error:
+        raise RunError(
+            f"{run.path / 'result.json'} is damaged ({error}): write it again with: {run.resume_command}"
+        ) from None
+    return data
+
+
+def _check_designs(designs: Sequence[Mapping[str, Any]]) -> None:
+    """What no schema says. Raises: RunError."""
+    trained = len(designs[0]["correct"]) > 0
+    if designs[0].get("policies") and not {"latency_ms", "energy_mj"} <= set(designs[0]["costs"]):
+        raise RunError("designs.0.costs: expected latency_ms and energy_mj, as the design has mappings")
+    for i, design in enumerate(designs):
+        correct, accuracies = design["correct"], design["float_accuracies"]
+        if len({len(seed) for seed in correct}) > 1:
+            raise RunError(f"designs.{i}.correct: expected as many test images of every seed")
+        if len(accuracies) != len(correct):
+            raise RunError(f"designs.{i}.float_accuracies: {len(accuracies)}, expected one of each of {len(correct)}")
+        if trained and not correct and not design["name"].endswith(AT_DEFAULT):
+            raise RunError(f"designs.{i}.correct is empty, the finalist's is not")
+
+
 def read_result(run: "RunDirectory") -> Result:
     """The result of a finished run, from its files.
 
@@ -163,7 +196,7 @@ def read_result(run: "RunDirectory") -> Result:
     """
     import pandas as pd
 
-    data = run.read_json("result.json")
+    data = read_outcome(run)
     try:
         content = (run.path / "front.csv").read_bytes()
         if "front_sha256" in data and sha256(content).hexdigest() != data["front_sha256"]:
@@ -171,10 +204,11 @@ def read_result(run: "RunDirectory") -> Result:
         front = pd.read_csv(io.BytesIO(content))
         for arch in front["arch"]:
             parse_json(str(arch))
+        for name in data["objectives"]:
+            if name in front and not pd.api.types.is_numeric_dtype(front[name]):
+                raise ValueError(f"the objective {name!r:.50} is no column of numbers")
         designs = tuple(Design.from_json(design) for design in data["designs"])
-        return Result(
-            str(run.path), front, designs, tuple(data["notes"]), tuple(data["objectives"]), str(data["costs_are"])
-        )
+        return Result(str(run.path), front, designs, tuple(data["notes"]), tuple(data["objectives"]), data["costs_are"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{run.path}: front.csv or result.json is missing or damaged ({error}): write them again with: "

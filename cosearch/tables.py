@@ -127,10 +127,11 @@ def print_result(result: Result) -> None:
     """The front, the designs side by side, and what co-search bought."""
     out = console()
     for title, columns, rows in result_tables(result):
-        out.print(_table(title, columns, [[escape(cell) for cell in row] for row in rows]))
+        cells = [[escape(cell) for cell in row] for row in rows]
+        out.print(_table(escape(title), [escape(column) for column in columns], cells))
     finalist = result.finalist
     out.print("[bold]Recommended finalist[/bold]")
-    out.print("  network: " + ", ".join(f"{name} {choice}" for name, choice in finalist.arch.items()))
+    out.print("  network: " + ", ".join(f"{name} {choice}" for name, choice in finalist.arch.items()), markup=False)
     if finalist.accelerator:
         out.print(f"  accelerator: {finalist.accelerator}", markup=False)
     if finalist.policies:

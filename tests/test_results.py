@@ -1,13 +1,19 @@
 """Designs and their statistics against published figures and brute force."""
 
 import json
+from hashlib import sha256
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cosearch.results import Design, accuracy_difference, bought, wilson
+from cosearch.config import RunConfig
+from cosearch.errors import RunError
+from cosearch.results import Design, accuracy_difference, bought, read_result, wilson
+from cosearch.runs import RunDirectory, to_json
+from cosearch.tables import print_result
 
 # Wilson score intervals at 95%: (successes, n) -> the interval of R's prop.test(x, n, correct = FALSE)
 PUBLISHED = {(90, 100): (0.8256343, 0.9447708), (0, 20): (0.0, 0.1611252), (263, 263): (0.9856043, 1.0)}
@@ -65,3 +71,80 @@ def test_what_was_bought_is_a_ratio_per_baseline():
         "against theirs: 0.50x energy, 0.25x latency at +0.00 points of accuracy [+0.00, +0.00]",
         "stuck: cannot run there: no engine",
     ]
+
+
+FRONT = 'accuracy,latency_ms,energy_mj,accuracy_source,accelerator,arch\n0.5,1,2,supernet,acc,"{""a"": 1}"\n'
+
+
+def outcome() -> dict[str, Any]:
+    """As a run writes it, of a finalist and of it on the default accelerator, where it was not trained."""
+    ones = np.ones(50, dtype=bool)
+    ours = made("ours", [ones, ~ones], latency_ms=1.0, energy_mj=2.0).to_json()
+    ours |= {"policies": [["mac", 1.0]], "cost_intervals": {"latency_ms": [0.5, 2]}, "edp_bound": None}
+    pipeline = {"interval_ms": 1, "energy_mj": 1, "limit": "mac", "interval_is_bound": False, "throughput_fps": 9}
+    default = Design("ours @ default", {"a": 1}, "acc", {}, (), (), 0.5, "no room").to_json()
+    return {
+        "format": "cosearch.result",
+        "version": 1,
+        "objectives": ["accuracy", "latency_ms"],
+        "costs_are": "modelled [/bold]",
+        "front_sha256": sha256(FRONT.encode()).hexdigest(),
+        "designs": [{**ours, "pipeline": pipeline}, default],
+        "notes": ["so"],
+    }
+
+
+@pytest.fixture
+def run(tmp_path):
+    directory = RunDirectory.create(tmp_path / "run", RunConfig())
+    directory.write("front.csv", FRONT)
+    return directory
+
+
+def test_a_result_is_read_and_printed(run, capsys):
+    run.write("result.json", to_json(outcome()))
+    print_result(read_result(run))
+    assert "Costs, modelled [/bold]" in capsys.readouterr().out  # what files say is no markup
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "field"),
+    [
+        ((), [], "the document"),
+        (("designs",), [], "designs"),
+        (("objectives",), [["accuracy"]], "objectives.0"),
+        (("objectives",), ["accuracy", "arch"], "'arch'"),
+        (("costs_are",), None, "costs_are"),
+        (("notes",), [None], "notes.0"),
+        (("designs", 0), [1], "designs.0"),
+        (("designs", 0, "policies"), [["mac", 1.0, 2]], "designs.0.policies.0"),
+        (("designs", 0, "policies"), [[[], 1.0]], "designs.0.policies.0.0"),
+        (("designs", 0, "cost_intervals"), [], "designs.0.cost_intervals"),
+        (("designs", 0, "cost_intervals"), {"latency_ms": [1]}, "designs.0.cost_intervals.latency_ms"),
+        (("designs", 0, "correct"), ["1"], "designs.0.float_accuracies"),
+        (("designs", 0, "correct"), ["10", "1"], "designs.0.correct"),
+        (("designs", 0, "correct"), ["", "1"], "designs.0.correct.0"),
+        (("designs", 0, "correct"), [1, "0"], "designs.0.correct.0"),
+        (("designs", 0, "float_accuracies"), ["a", 0.5], "designs.0.float_accuracies.0"),
+        (("designs", 0, "costs"), {"latency_ms": "a", "energy_mj": 1}, "designs.0.costs.latency_ms"),
+        (("designs", 0, "costs"), {"latency_ms": 1}, "designs.0.costs"),
+        (("designs", 0, "arch"), [], "designs.0.arch"),
+        (("designs", 0, "accelerator"), None, "designs.0.accelerator"),
+        (("designs", 0, "name"), 3, "designs.0.name"),
+        (("designs", 0, "pipeline"), {"limit": "mac"}, "designs.0.pipeline"),
+        (("designs", 0, "edp_bound"), "a", "designs.0.edp_bound"),
+        (("designs", 0, "search_accuracy"), None, "designs.0.search_accuracy"),
+        (("designs", 1, "name"), "theirs", "designs.1.correct"),
+    ],
+)
+def test_a_damaged_result_is_refused_in_one_line_that_names_the_field(run, place, value, field):
+    data: Any = {"whole": outcome()}
+    at, last = data, "whole"
+    for key in place:
+        at, last = at[last], key
+    at[last] = value
+    run.write("result.json", to_json(data["whole"]))
+    with pytest.raises(RunError, match=r"result\.json") as caught:
+        read_result(run)
+    assert field in str(caught.value)
+    assert "\n" not in str(caught.value)

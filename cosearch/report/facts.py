@@ -15,7 +15,7 @@ from cosearch.hardware.accelerator import Accelerator
 from cosearch.reading import parse_json, read
 from cosearch.report.kept import read_details
 from cosearch.report.trials import Trial, read_trials
-from cosearch.results import Design, Result, read_result
+from cosearch.results import Design, Result, read_outcome, read_result
 from cosearch.runs import RunDirectory, read_log
 
 FINISHED, GOING_ON, STOPPED = "finished", "going on", "stopped"
@@ -86,7 +86,7 @@ def read_facts(path: Path, no_details: str = "") -> Facts:
     state = state_of(run, log)
     finished = state == FINISHED
     objectives, searches = read_trials(path, run.config.objectives)
-    outcome = run.read_json("result.json") if finished else {}
+    outcome = read_outcome(run) if finished else {}
     document = path / "best" / "accelerator.json"
     network = path / "best" / "network.json"
     trainings = tuple(_trainings(run))
