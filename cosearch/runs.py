@@ -298,6 +298,10 @@ def _whole_lines(path: Path) -> Iterator[None]:
         raise
 
 
+MOST_OPEN = 4096
+"""Candidates that are under evaluation at once: no more can have been asked than have results, and these."""
+
+
 class TrialLog:
     """One Optuna study in study.db; a finished trial is written at once: a crash loses none and doubles none."""
 
@@ -383,9 +387,9 @@ class TrialLog:
         """
         pending: dict[int, Candidate] = {}
         if recall is not None:
-            for trial in (trial for trial in self._recorded if "front" in trial.user_attrs):
-                with suppress(DataError):  # it is priced again
-                    recall(parse_json(trial.user_attrs["arch"]), parse_json(trial.user_attrs["front"]))
+            for trial in self._recorded:
+                with suppress(KeyError, TypeError, ValueError):  # there is none, or it is damaged: it is priced again
+                    recall(_json_of(trial.user_attrs["arch"]), _json_of(trial.user_attrs["front"]))
         for candidate, result, asked in self._finished():
             while strategy.history.next_number < asked:
                 pending |= {again.number: again for again in strategy.ask(1)}
@@ -396,25 +400,53 @@ class TrialLog:
 
     def _finished(self) -> Iterator[tuple[Candidate, dict[str, float] | Failure, int]]:
         """Trials as they were recorded, each with how many candidates had to be asked by then (0: no matter)."""
+        for trial in self._recorded:
+            try:
+                found = self._result_of(trial)
+            except CosearchError as error:
+                raise RunError(f"trial {trial.number} of {self._run / STUDY} {error}") from None
+            except (KeyError, TypeError, ValueError) as error:
+                raise RunError(
+                    f"trial {trial.number} of {self._run / STUDY} is damaged ({error}): remove the file and search "
+                    f"again with: {command_line('resume', self._run)}"
+                ) from None
+            yield found
+
+    def _result_of(self, trial: Any) -> tuple[Candidate, dict[str, float] | Failure, int]:
+        """A trial as it was recorded.
+
+        Raises: RunError if it is of another study; KeyError, TypeError or ValueError if it is damaged.
+        """
         from optuna.trial import TrialState
 
-        for trial in self._recorded:
-            if "arch" not in trial.user_attrs:
-                raise RunError(
-                    f"trial {trial.number} of {self._run / STUDY} names no network: it is not of cosearch, remove it"
-                )
-            arch = parse_json(trial.user_attrs["arch"])
-            try:
-                self.space.check(arch)
-            except ConfigError as error:
-                raise RunError(
-                    f"trial {trial.number} of the study is of another space ({error}): start a new run, or give "
-                    "--space as it was"
-                ) from None
-            candidate = Candidate(trial.user_attrs.get("number", trial.number), arch)
-            asked = trial.user_attrs.get("asked", 0)
-            if trial.state == TrialState.COMPLETE:
-                values = dict(zip(self.objectives.names, trial.values, strict=True))
-                yield candidate, {"accuracy": trial.user_attrs["accuracy"], **values}, asked
-            else:
-                yield candidate, Failure(trial.user_attrs.get("reason", "failed")), asked
+        known = trial.user_attrs
+        if "arch" not in known:
+            raise RunError("names no network: it is not of cosearch, remove it")
+        arch = _json_of(known["arch"])
+        try:
+            self.space.check(arch)
+        except ConfigError as error:
+            raise RunError(f"is of another space ({error}): start a new run, or give --space as it was") from None
+        most = len(self._recorded) + MOST_OPEN
+        number, asked = known.get("number", trial.number), known.get("asked", 0)
+        if not all(isinstance(count, int) and 0 <= count <= most for count in (number, asked)):
+            raise ValueError(f"number={number!r:.50}, asked={asked!r:.50}, expected 0 to {most}")
+        candidate = Candidate(number, arch)
+        if trial.state != TrialState.COMPLETE:
+            return candidate, Failure(str(known.get("reason", "failed"))), asked
+        values = dict(zip(self.objectives.names, trial.values, strict=True))
+        for name, value in (("accuracy", known["accuracy"]), *values.items()):
+            if not _is_number(value):
+                raise ValueError(f"{name}={value!r:.50}, expected a number")
+        return candidate, {"accuracy": known["accuracy"], **values}, asked
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _json_of(text: Any) -> Any:
+    """Raises: TypeError if it is no text; DataError."""
+    if not isinstance(text, str):
+        raise TypeError(f"{text!r:.50} where JSON is expected")
+    return parse_json(text)

@@ -1,10 +1,13 @@
 """The study of a run: what is recorded, and that it is read back for its own space only."""
 
+import json
+
 import optuna
 import pytest
 
 from cosearch.config import RunConfig
 from cosearch.errors import RunError
+from cosearch.report.trials import read_trials
 from cosearch.runs import RunDirectory, TrialLog, study_storage
 from cosearch.strategies import Candidate, Failure, Objectives, make
 from search_spaces.decisions import Decisions
@@ -57,3 +60,62 @@ def test_a_trial_that_is_not_of_cosearch_is_refused(run):
     strategy = make("random", SPACE, {"latency_ms": lambda arch: 2.0}, OBJECTIVES, 0)
     with pytest.raises(RunError, match=r"trial 2 of .*study.db names no network"):
         TrialLog(run, "co-search", SPACE, OBJECTIVES).replay(strategy)
+
+
+def change_first_trial(run, **changes):
+    """In the journal: of its attributes where there is one of the name, else of the trial."""
+    path = run.path / "study.db"
+    lines = path.read_text().splitlines()
+    at = next(i for i, line in enumerate(lines) if json.loads(line)["op_code"] == 4)
+    trial = json.loads(lines[at])
+    for name, value in changes.items():
+        where = trial if name in trial else trial["user_attrs"]
+        where[name] = value
+    lines[at] = json.dumps(trial)
+    path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"user_attrs": 3}, "damaged"),
+        ({"arch": 1.5}, "1.5 where JSON is expected"),
+        ({"arch": {"a": 1, "b": "x"}}, "where JSON is expected"),
+        ({"arch": "{"}, "not valid JSON"),
+        ({"arch": "3"}, "is of another space"),
+        ({"values": None}, "damaged"),
+        ({"values": [0.5, 2.0, 3.0]}, "damaged"),
+        ({"values": [0.5, "a"]}, "damaged"),
+        ({"accuracy": "a"}, "accuracy='a', expected a number"),
+        ({"accuracy": None}, "accuracy=None, expected a number"),
+        ({"number": "a"}, "number='a', asked=0, expected 0 to"),
+        ({"asked": 2**63}, "number=0, asked=9223372036854775808, expected 0 to"),  # or it asks for ever
+    ],
+)
+def test_a_damaged_study_is_refused_in_one_line(run, change, words):
+    change_first_trial(run, **change)
+    strategy = make("random", SPACE, {"latency_ms": lambda arch: 2.0}, OBJECTIVES, 0)
+    with pytest.raises(RunError, match=r"study\.db") as caught:
+        TrialLog(run, "co-search", SPACE, OBJECTIVES).replay(strategy, recall=lambda arch, front: None)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("front", [3, {}, "{", None])
+def test_a_damaged_front_is_priced_again(run, front):
+    change_first_trial(run, front=front)
+    strategy = make("random", SPACE, {"latency_ms": lambda arch: 2.0}, OBJECTIVES, 0)
+    recalled = []
+    TrialLog(run, "co-search", SPACE, OBJECTIVES).replay(strategy, recall=lambda *known: recalled.append(known))
+    assert recalled == []
+    assert len(strategy.history.told) == 2
+
+
+@pytest.mark.parametrize(
+    "change", [{"accuracy": "a"}, {"arch": "[]"}, {"accelerator": "{}"}, {"values": [0.5, "a"]}, {"seconds": []}]
+)
+def test_a_report_reads_no_damaged_trial(run, change):
+    change_first_trial(run, **change)
+    with pytest.raises(RunError, match=r"study\.db is damaged") as caught:
+        read_trials(run.path, OBJECTIVES.names)
+    assert "\n" not in str(caught.value)

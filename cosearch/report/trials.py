@@ -49,13 +49,21 @@ def read_trials(run: Path, planned: tuple[str, ...]) -> tuple[tuple[str, ...], d
 
 
 def _trial(trial: Any, objectives: tuple[str, ...]) -> Trial:
+    """Raises: KeyError, TypeError or ValueError if it is damaged."""
     known = trial.user_attrs
+    arch, accelerator, accuracy = json.loads(known["arch"]), json.loads(known["accelerator"]), known.get("accuracy")
+    values = dict(zip(objectives, trial.values or (), strict=False))
+    if not isinstance(arch, dict) or not isinstance(accelerator, str | None):
+        raise ValueError(f"trial {trial.number} is of {arch!r:.50} on {accelerator!r:.50}")
+    for name, value in (("accuracy", accuracy), *values.items()):
+        if not isinstance(value, int | float | None):
+            raise ValueError(f"{name} of trial {trial.number} is {value!r:.50}")
     return Trial(
         trial.number,
-        json.loads(known["arch"]),
-        json.loads(known["accelerator"]) or "",
-        known.get("accuracy"),
-        dict(zip(objectives, trial.values or (), strict=False)),
+        arch,
+        accelerator or "",
+        accuracy,
+        values,
         float(known.get("seconds", 0.0)),
         str(known.get("reason", "")),
     )
