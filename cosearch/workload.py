@@ -73,6 +73,7 @@ class Layer:
     def __post_init__(self) -> None:
         object.__setattr__(self, "stride", _pair(self.stride))
         object.__setattr__(self, "dilation", _pair(self.dilation))
+        self._require(isinstance(self.name, str), "name", "text")
         for key in ("N", "K", "C", "P", "Q", "R", "S", "groups"):
             self._require(_is_count(getattr(self, key)), key, "an integer from 1 to 2**31")
         for key in ("weight_bits", "input_bits", "output_bits", "accumulator_bits"):

@@ -180,6 +180,10 @@ def test_malformed_layers_name_layer_and_field(change, match):
         ({"format": "cosearch.workload", "version": 1, "name": "w", "layers": [{"name": "a", "stride": [1]}]}, "'a'"),
         ({"format": "cosearch.workload", "version": 1, "name": "w", "layers": [{"name": "a", "density": "x"}]}, "'a'"),
         (
+            {"format": "cosearch.workload", "version": 1, "name": "w", "layers": [{"name": ["a"]}]},
+            "name=.*, expected text",
+        ),
+        (
             {"format": "cosearch.workload", "version": 1, "name": "w", "layers": [{"name": "a"}], "inputs": [["z"]]},
             "incomplete",
         ),
