@@ -119,8 +119,9 @@ def evaluate_many(layer: Layer, accelerator: Accelerator, batch: MappingBatch, r
     level_of = batch.level_of or tuple(range(temporal.shape[1] if len(batch) else len(levels)))
     if len(batch) and (len(level_of) != temporal.shape[1] or not _covers(level_of, len(levels))):
         told = f"; level_of={batch.level_of}, expected each of these by rising number" if batch.level_of else ""
+        have = temporal.shape[1]
         raise HardwareError(
-            f"layer {layer.name!r}: the mappings have {temporal.shape[1]} levels, the hierarchy {', '.join(names)}{told}"
+            f"layer {layer.name!r}: the mappings have {have} levels, the hierarchy {', '.join(names)}{told}"
         )
     work, memories = work_of(own, engine, resident), memories_of(in_rows(levels, level_of), engine)
     links, terms = chains(memories, work), terms_of(own, accelerator, engine, len(levels))
