@@ -29,7 +29,7 @@ from cosearch.comparison import (
 )
 from cosearch.config import RunConfig
 from cosearch.costs import AcceleratorCosts
-from cosearch.errors import ConfigError, CosearchError, InfeasibleError, RunError, StoppedError, command_line
+from cosearch.errors import ConfigError, CosearchError, DataError, InfeasibleError, RunError, StoppedError, command_line
 from cosearch.evaluators import Evaluation, Evaluator, Pending, Threads
 from cosearch.export.design import TRAINED, WHAT, parse_what, write_design
 from cosearch.finalists import Trained, Training, inherit, load_trained, train_all
@@ -784,19 +784,26 @@ def load_network(path: Path | str) -> "Classifier":
 
     Raises: RunError.
     """
-    from cosearch.integer import from_tensors
+    from cosearch.export.network import read_network
+    from cosearch.integer import IntegerLinear, from_tensors
 
     run_directory = RunDirectory.open(Path(path))
     if not run_directory.config.trains:
         raise RunError(f"{path} trained no network: its accuracies come from a table")
-    described = run_directory.read_json("best/network.json")
+    described = read_network(run_directory)
     loaded = run_directory.load_tensors("best/integer.safetensors")
     if loaded is None:
         raise RunError(
             f"{path}/best/integer.safetensors is missing: finish the run with: {run_directory.resume_command}"
         )
-    mean, std = tuple(described["pixel_mean"]), tuple(described["pixel_std"])
-    return Classifier(from_tensors(*loaded), mean, std, tuple(described["classes"]))
+    network = from_tensors(*loaded)
+    last = network.steps[-1] if network.steps else None
+    if not isinstance(last, IntegerLinear) or len(last.weight) != len(described.classes):
+        raise RunError(
+            f"{path}/best: network.json names {len(described.classes)} classes, and integer.safetensors does not tell "
+            f"so many apart: remove both and run: {run_directory.resume_command}"
+        )
+    return Classifier(network, described.pixel_mean, described.pixel_std, described.classes)
 
 
 @dataclass(frozen=True)
@@ -809,13 +816,18 @@ class Classifier:
     classes: tuple[str, ...]
 
     def __call__(self, images: Any) -> list[str]:
-        """images: [n, channels, height, width], uint8, or float on the scale of the training data. Returns: classes."""
+        """images: [n, channels, height, width], uint8, or float on the scale of the training data. Returns: classes.
+
+        Raises: DataError for an array of another shape.
+        """
         import torch
 
         from cosearch.data import standardise
         from cosearch.integer import integer_predictions
 
         pixels = np.asarray(images)
+        if pixels.ndim != 4 or pixels.shape[1] != len(self.mean):
+            raise DataError(f"images of shape {pixels.shape}, expected (images, {len(self.mean)}, height, width)")
         scaled = pixels.astype(np.float32) / np.float32(255 if pixels.dtype == np.uint8 else 1)
         found = integer_predictions(self.network, torch.from_numpy(standardise(scaled, self.mean, self.std)))
         return [self.classes[i] for i in found.tolist()]

@@ -1,5 +1,6 @@
 """A full disk, a read-only folder, vanished data, SIGTERM, two processes: one clear line, and nothing is damaged."""
 
+import json
 import os
 import shutil
 import signal
@@ -7,12 +8,13 @@ import subprocess
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 import cosearch
 from cosearch.config import RunConfig
-from cosearch.errors import RunError
+from cosearch.errors import DataError, RunError
 from cosearch.runs import RunDirectory
 from cosearch.writing import write_atomic, write_within
 from tests import killing, tiny_space
@@ -286,3 +288,46 @@ def test_no_file_name_is_given_to_a_shell_and_nothing_is_evaluated():
                     found.append((name, f"{called}({keyword.arg}=True)"))
     # what Ray's workers send each other: within one cluster, of code that they run anyway
     assert [name for name, _ in found if not name.startswith("cosearch/distributed/packing.py")] == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("pixel_mean", None, "pixel_mean: None is not of type 'array'"),
+        ("pixel_mean", 3, "pixel_mean: 3 is not of type 'array'"),
+        ("pixel_std", [""], "pixel_std.0: '' is not of type 'number'"),
+        ("pixel_mean", [0.5, 0.5], "expected (1, 1, 10) or none"),
+        ("classes", ["a"], "expected (1, 1, 10) or none"),
+        ("classes", ["a"] * 9 + [[]], "classes.9: [] is not of type 'string'"),
+        ("steps", [], "steps"),
+        ("", {}, "'format' is a required property"),
+        ("", [], "[] is not of type 'object'"),
+    ],
+)
+def test_a_damaged_network_is_refused_in_one_line(finished, tmp_path, field, value, words):
+    path = tmp_path / "run" / "best" / "network.json"
+    shutil.copytree(finished, tmp_path / "run")
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value} if field else value))
+    with pytest.raises(RunError) as caught:
+        cosearch.load_network(tmp_path / "run")
+    assert str(caught.value).startswith(f"{path} is damaged (")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_and_its_integers_that_differ_are_refused_in_one_line(finished, tmp_path):
+    path = tmp_path / "run" / "best" / "network.json"
+    shutil.copytree(finished, tmp_path / "run")
+    data = json.loads(path.read_text())
+    data["steps"][-1]["out_channels"] = 3
+    path.write_text(json.dumps({**data, "classes": ["a", "b", "c"]}))
+    with pytest.raises(RunError, match=r"names 3 classes, .* does not tell so many apart"):
+        cosearch.load_network(tmp_path / "run")
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (1, 8, 8), (8,)])
+def test_images_of_another_shape_are_refused_in_one_line(finished, shape):
+    network = cosearch.load_network(finished)
+    assert len(network(np.zeros((2, 1, 8, 8)))) == 2
+    with pytest.raises(DataError, match=r"expected \(images, 1, height, width\)"):
+        network(np.zeros(shape))

@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
 from cosearch.blueprint import Blueprint, Conv, Linear, Norm, Pool, Step, Sum, down
-from cosearch.errors import ConfigError
+from cosearch.errors import ConfigError, CosearchError, RunError
 from cosearch.export.schema import check
 from cosearch.notebook import html_table
 from cosearch.workload import INPUT, Workload
 
 if TYPE_CHECKING:
+    from cosearch.runs import RunDirectory
     from cosearch.supernet.blocks import Network
 
 FORMAT = "cosearch.network"
@@ -72,6 +73,19 @@ class NetworkDescription:
         if sizes not in (expected, (0, 0, 0)):
             raise ConfigError(f"pixel_mean, pixel_std and classes have {sizes} entries, expected {expected} or none")
         return cls(data["space"], dict(data["arch"]), blueprint, mean, std, classes)
+
+
+def read_network(run: "RunDirectory") -> NetworkDescription:
+    """The network of a finished run's best design.
+
+    Raises: RunError if the run is not finished, or the file is damaged.
+    """
+    name = "best/network.json"
+    data = run.read_json(name)
+    try:
+        return NetworkDescription.from_json(data)
+    except CosearchError as error:
+        raise RunError(f"{run.path / name} is damaged ({error}): remove it and run: {run.resume_command}") from None
 
 
 _STEPS: dict[str, type[Step]] = {kind.__name__.lower(): kind for kind in get_args(Step)}

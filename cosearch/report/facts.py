@@ -11,6 +11,7 @@ from typing import Any
 
 from cosearch.config import RunConfig
 from cosearch.errors import RunError, command_line
+from cosearch.export.network import read_network
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.reading import parse_json, read
 from cosearch.report.kept import read_details
@@ -105,7 +106,7 @@ def read_facts(path: Path, no_details: str = "") -> Facts:
         details=read_details(run) if finished else None,
         no_details=no_details,
         accelerator=Accelerator.from_json(document.read_text()) if finished and document.is_file() else None,
-        classes=tuple(run.read_json("best/network.json").get("classes", ())) if finished and network.is_file() else (),
+        classes=read_network(run).classes if finished and network.is_file() else (),
         trained=tuple(_trained(trainings, "test")),
         in_heats=_first_heat(_trained(trainings, "validation")),
     )
