@@ -25,6 +25,10 @@ from cosearch.reading import parse_json, parse_yaml, read
 
 DATA = Path(__file__).parent / "data"
 _brief = reprlib.Repr()
+MOST_COUNT = 2**53
+"""Of a resource: as far as floating point counts."""
+MOST_COST = 1e9
+"""Of a unit cost in its unit: so many elements as an array may have still count in 64 bits."""
 STATUSES = ("measured", "published", "modelled")
 
 
@@ -136,8 +140,8 @@ def _read_part(path: Path) -> Part:
             f"{path}: budget={_brief.repr(budget)}, expected numbers under some of {', '.join(RESOURCES)}"
         )
     for key, count in budget.items():
-        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-            raise HardwareError(f"{path}: budget {key}={count!r}, expected an integer, 0 or more")
+        if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= MOST_COUNT:
+            raise HardwareError(f"{path}: budget {key}={count!r:.40}, expected an integer from 0 to {MOST_COUNT}")
     includes = document.get("includes", [])
     if not isinstance(includes, list) or not all(map(_names_table, includes)):
         raise HardwareError(f"{path}: includes={_brief.repr(includes)}, expected a list of names of cost tables")
@@ -185,10 +189,10 @@ def _parse_costs(path: Path, table: Any) -> dict[str, UnitCost]:
             cost = UnitCost(float(entry["value"]), str(entry["unit"]), str(entry["status"]), str(entry["source"]))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise HardwareError(f"{path}: cost {name!r} needs value, unit, status and source ({error!r})") from error
-        if cost.status not in STATUSES or not 0 <= cost.value < math.inf:
+        if cost.status not in STATUSES or not 0 <= cost.value <= MOST_COST:
             raise HardwareError(
-                f"{path}: cost {name!r} is {cost.value} ({cost.status}), expected a finite number, 0 or more, "
-                f"marked {' or '.join(STATUSES)}"
+                f"{path}: cost {name!r:.80} is {cost.value} ({cost.status:.40}), expected a number from 0 to "
+                f"{MOST_COST:g}, marked {' or '.join(STATUSES)}"
             )
         costs[name] = cost
     return costs

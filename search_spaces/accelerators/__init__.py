@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from cosearch import registry
-from cosearch.errors import UnknownNameError, nearest
+from cosearch.errors import ConfigError, UnknownNameError, nearest
 
 ACCELERATORS: dict[str, str] = {
     "asic": "search_spaces.accelerators.asic:space",
@@ -46,7 +46,8 @@ def find(name_or_path: str, **options: Any) -> Any:
 
     options: what the space's own function takes (choices, accounting, scale_modelled ...).
 
-    Raises: UnknownNameError with the nearest device; HardwareError for a file that describes no part.
+    Raises: UnknownNameError with the nearest device; HardwareError for a file that describes no
+        part, ConfigError naming the choice of one that cannot be.
     """
     if Path(name_or_path).suffix in (".json", ".yaml", ".yml"):
         from cosearch.hardware.parts import file_format, load_device
@@ -56,7 +57,10 @@ def find(name_or_path: str, **options: Any) -> Any:
         part = load_device(name_or_path)
         if part.family not in FAMILIES:
             raise UnknownNameError(f"{name_or_path}: unknown family {part.family!r}: {nearest(part.family, FAMILIES)}")
-        return registry.find("devices", ACCELERATORS, part.family)(part, **options)
+        try:
+            return registry.find("devices", ACCELERATORS, part.family)(part, **options)
+        except ConfigError as error:
+            raise ConfigError(f"{name_or_path}: {error}") from None
     device = FAMILIES.get(name_or_path, name_or_path)
     make = registry.find("devices", ACCELERATORS, device)
     return make(**options) if ":" in device else make(device, **options)

@@ -5,10 +5,12 @@ block RAM that the engines share, a small vector unit (pooling, elementwise sums
 """
 
 import math
-from collections.abc import Mapping, Sequence
+import reprlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from cosearch.errors import ConfigError, nearest
@@ -32,6 +34,7 @@ from cosearch.hardware.sparsity import ZEROS
 if TYPE_CHECKING:
     from cosearch.hardware.tables import EngineTable, Prices, SharedTable
 
+_brief = reprlib.Repr()
 KINDS: tuple[str, ...] = ("mac", "shift", "add")
 ENGINE_KINDS: tuple[str, ...] = (*KINDS, "bitserial")
 CHOICES: dict[str, tuple[Any, ...]] = {
@@ -52,6 +55,27 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "activation_memory": ("bram",),
 }
 MEMORIES: tuple[str, ...] = ("bram", "uram")
+_OPTIONS: dict[str, tuple[str, ...]] = {
+    "dataflow": DATAFLOWS,
+    "fabric": FABRICS,
+    "zeros": ZEROS,
+    "weight_memory": MEMORIES,
+    "activation_memory": MEMORIES,
+}
+_SWITCHES = ("windowed", "packed")
+_NUMBERS: dict[str, tuple[type, float, int]] = {
+    "rows": (Integral, 1, 2**12),
+    "cols": (Integral, 1, 2**12),
+    "accumulator_depth": (Integral, 1, 2**20),
+    "weight_kib": (Real, 0.001, 2**20),
+    "activation_kib": (Real, 0.001, 2**20),
+    "port_bits": (Integral, 1, 2**16),
+    "clock_mhz": (Real, 0.001, 10**5),
+    "lanes": (Integral, 1, 2**12),
+}
+"""Type, least and largest value of the choices that are numbers."""
+LEAST_DRAM_RATE = 1e-6
+"""Gbit/s."""
 PATTERNS: tuple[str, ...] = ("unstructured", "block", "pattern")
 """Patterns of zero weights that an engine with index decoders makes use of."""
 ACCUMULATOR_BITS = 32
@@ -74,7 +98,7 @@ def space(
     scale_modelled: factors on unit costs of the part, by name. kinds: arithmetic kinds that may have an engine, of mac,
         shift, add and bitserial (LUT dot products whose operands arrive bit by bit).
 
-    Raises: ConfigError for a choice or an accounting that does not exist; what `load_device` raises.
+    Raises: ConfigError for a choice, a value of one or an accounting that cannot be; what `load_device` raises.
     """
     device = load_device(part) if isinstance(part, str) else part
     given = {**dict(device.choices), **(choices or {})}
@@ -87,13 +111,37 @@ def space(
     for kind in kinds:
         if kind not in ENGINE_KINDS:
             raise ConfigError(f"the fpga space has no engine for kind {kind!r}: {nearest(kind, ENGINE_KINDS)}")
-    for name in ("weight_memory", "activation_memory"):
-        for memory in merged[name]:
-            if memory not in MEMORIES:
-                raise ConfigError(f"choice {name}={memory!r}, expected one of {', '.join(MEMORIES)}")
-    if len(merged["zeros"]) != 1 or merged["zeros"][0] not in ZEROS:
-        raise ConfigError(f"choice zeros={merged['zeros']!r}, expected one of {', '.join(ZEROS)}")
+    for name, values in merged.items():
+        _check_choice(f"part {device.name!r}: choice {name}", name, values)
+    _check_divisors(device, {*merged["weight_memory"], *merged["activation_memory"], "bram"})
     return FpgaSpace(device.scaled(scale_modelled or {}), tuple(merged.items()), accounting, tuple(kinds))
+
+
+def _check_choice(place: str, name: str, values: tuple[Any, ...]) -> None:
+    """Raises: ConfigError naming the place."""
+    if not values:
+        raise ConfigError(f"{place}=[], expected at least one value")
+    if name == "zeros" and len(values) != 1:
+        raise ConfigError(f"{place}={_brief.repr(values)}, expected one of {', '.join(ZEROS)}")
+    for value in values:
+        if name in _OPTIONS:
+            good, expected = value in _OPTIONS[name], f"one of {', '.join(_OPTIONS[name])}"
+        elif name in _SWITCHES:
+            good, expected = isinstance(value, bool), "true or false"
+        else:
+            kind, least, most = _NUMBERS[name]
+            good = isinstance(value, kind) and not isinstance(value, bool) and least <= value <= most
+            expected = f"a {'whole ' if kind is Integral else ''}number from {least} to {most}"
+        if not good:
+            raise ConfigError(f"{place}={_brief.repr(value)}, expected {expected}")
+
+
+def _check_divisors(part: Part, memories: Collection[str]) -> None:
+    """Costs by which something is divided. Raises: ConfigError; HardwareError where the part gives none."""
+    sizes = [f"{memory}_{what}" for memory in sorted(memories) for what in ("bits", "width_bits")]
+    for name, least in (*((size, 1.0) for size in sizes), ("dram_gbit_per_s", LEAST_DRAM_RATE)):
+        if part.cost(name) < least:
+            raise ConfigError(f"part {part.name!r}: cost {name!r} is {part.cost(name):g}, expected at least {least:g}")
 
 
 def element_name(kind: str, fabric: str) -> str:

@@ -40,7 +40,8 @@ def space(
         raise ConfigError(f"shares={tuple(shares)!r}, expected fractions between 0 and 1")
     device = load_device(part.removesuffix(SUFFIX)) if isinstance(part, str) else part
     own = {**fpga.CHOICES, **dict(device.choices)}
-    coarse = {name: values if set(values) & {True, *ZEROS, "hard"} else values[::2] for name, values in own.items()}
+    whole = (True, *ZEROS, "hard")
+    coarse = {n: values if any(value in whole for value in values) else values[::2] for n, values in own.items()}
     base = fpga.space(
         device,
         choices={**coarse, **(choices or {})},

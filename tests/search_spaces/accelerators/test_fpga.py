@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cosearch.errors import ConfigError, HardwareError, UnknownNameError
+from cosearch.errors import ConfigError, CosearchError, HardwareError, UnknownNameError
 from cosearch.hardware import Accelerator, Resources, best, cost_tensor, evaluate, load_device, part_names
 from cosearch.hardware.pricing import Residency
 from cosearch.workload import Layer
-from search_spaces.accelerators import ACCELERATORS, find, fpga
+from search_spaces.accelerators import ACCELERATORS, find, fpga, split
 
 PARTS = [name for name, path in ACCELERATORS.items() if ".fpga:" in path and name != "fpga"]
 
@@ -239,3 +239,67 @@ def test_bits_one_by_one_are_at_most_eight(weight_bits, input_bits):
     for refuses in (lambda: best(wide, accelerator), lambda: evaluate(wide, accelerator, mapping)):
         with pytest.raises(HardwareError, match=said):
             refuses()
+
+
+@pytest.mark.parametrize("space", [find, fpga.space, split.space])
+@pytest.mark.parametrize(
+    ("choice", "value", "expected"),
+    [
+        *(("rows", value, "a whole number from 1 to 4096") for value in ("x", None, [1], 0, -1, 1.5, True, 10**20)),
+        *(("port_bits", value, "a whole number from 1 to 65536") for value in (0, "a")),
+        *(("clock_mhz", value, "a number from 0.001 to 100000") for value in ("a", 0, -1, 1e-300, None)),
+        *(("weight_kib", value, "a number from 0.001 to 1048576") for value in (0, -3, [])),
+        ("accumulator_depth", 0, "a whole number from 1 to 1048576"),
+        ("lanes", 0, "a whole number from 1 to 4096"),
+        ("windowed", 2, "true or false"),
+        ("packed", "x", "true or false"),
+        ("dataflow", "zz", "one of weight-stationary, output-stationary"),
+        ("fabric", ["hard"], "one of hard, logic"),
+        ("zeros", [1], "one of compute, store, skip"),
+        ("weight_memory", ["bram"], "one of bram, uram"),
+    ],
+)
+def test_choices_of_a_part_file_that_cannot_be_are_named(tmp_path, space, choice, value, expected):
+    path = part_file(tmp_path, choices={choice: [value]})
+    with pytest.raises(ConfigError) as caught:
+        space(str(path))
+    assert f"part 'mine': choice {choice}={value!r}, expected {expected}" in str(caught.value)
+    assert space is not find or str(caught.value).startswith(f"{path}: ")
+
+
+def part_file(folder, **changes):
+    path = folder / "part.json"
+    form = {"format": "cosearch.part", "version": 1, "name": "mine", "family": "fpga", "budget": {"lut": 80000}}
+    own = {"static_power_w": {"value": 0.1, "unit": "W", "status": "measured", "source": "x"}}
+    path.write_text(json.dumps({**form, "includes": ["ecp5", "fpga_energy"], "costs": own, **changes}))
+    return path
+
+
+def test_a_choice_needs_a_value(tmp_path):
+    with pytest.raises(ConfigError, match=r"part\.json: part 'mine': choice rows=\[\], expected at least one value"):
+        find(str(part_file(tmp_path, choices={"rows": []})))
+
+
+@pytest.mark.parametrize("count", [2**53 + 1, 2**63, 10**30, -1, 0.5, True])
+def test_a_budget_beyond_floating_point_is_named(tmp_path, count):
+    assert find(str(part_file(tmp_path, budget={"lut": 2**53}))).budget.lut == 2**53
+    with pytest.raises(
+        HardwareError, match=r"part\.json: budget lut=.*, expected an integer from 0 to 9007199254740992"
+    ):
+        find(str(part_file(tmp_path, budget={"lut": count})))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("bram_bits", 0, "part 'mine': cost 'bram_bits' is 0, expected at least 1"),
+        ("bram_width_bits", 0, "part 'mine': cost 'bram_width_bits' is 0, expected at least 1"),
+        ("dram_gbit_per_s", 0, "part 'mine': cost 'dram_gbit_per_s' is 0, expected at least 1e-06"),
+        ("mac.lut", 1e308, r"cost 'mac\.lut' is 1e\+308 .*, expected a number from 0 to 1e\+09"),
+    ],
+)
+def test_costs_that_nothing_can_be_counted_with_are_named(tmp_path, name, value, words):
+    own = {"static_power_w": {"value": 0.1, "unit": "W", "status": "measured", "source": "x"}}
+    path = part_file(tmp_path, costs={**own, name: {"value": value, "unit": "x", "status": "measured", "source": "x"}})
+    with pytest.raises(CosearchError, match=rf"part\.json: .*{words}"):
+        find(str(path))
