@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -482,3 +483,80 @@ def test_the_checks_would_see_a_reader_that_is_slow_or_greedy(monkeypatch):
     monkeypatch.setitem(globals(), "MEBIBYTES", 100)
     with pytest.raises(AssertionError):
         refused(greedy)
+
+
+def onnx_of(functions, call):
+    """A model whose graph calls one function of domain d; functions: name -> the functions that it calls in turn."""
+    from onnx import TensorProto, helper
+
+    ops = [helper.make_opsetid("", 18), helper.make_opsetid("d", 1)]
+    made = []
+    for name, called in functions.items():
+        values = ["x", *(f"t{i}" for i in range(1, len(called))), "y"]
+        nodes = [
+            helper.make_node(op, [a], [b], domain="" if op == "Relu" else "d")
+            for op, (a, b) in zip(called, pairwise(values), strict=True)
+        ]
+        made.append(helper.make_function("d", name, ["x"], ["y"], nodes, ops))
+    a, b = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 8, 8]) for name in "ab")
+    graph = helper.make_graph([helper.make_node(call, ["a"], ["b"], domain="d")], "g", [a], [b])
+    return helper.make_model(graph, functions=made, opset_imports=ops)
+
+
+def bomb(depth, width=10):
+    return {"f0": ["Relu"], **{f"f{i}": [f"f{i - 1}"] * width for i in range(1, depth)}}
+
+
+@pytest.mark.parametrize(
+    ("functions", "call", "words"),
+    [
+        (bomb(12), "f11", "more than 131,072 nodes"),
+        (bomb(500), "f499", "more than 131,072 nodes"),
+        (dict(reversed(bomb(12).items())), "f11", "more than 131,072 nodes"),
+        ({"f": ["f"]}, "f", "'f' calls itself"),
+        ({"f": ["g", "Relu"], "g": ["Relu", "h"], "h": ["f"]}, "h", "calls itself"),
+    ],
+)
+def test_functions_that_grow_without_end(functions, call, words, tmp_path):
+    import onnx
+
+    onnx.save(onnx_of(functions, call), tmp_path / "x.onnx")
+    assert words in refused(read_report, tmp_path / "x.onnx")
+
+
+def test_functions_that_hold_much_are_counted_by_their_bytes(tmp_path, monkeypatch):
+    """A constant in a function is copied at each call."""
+    import onnx
+    from onnx import helper
+
+    model = onnx_of(bomb(4), "f3")
+    value = helper.make_tensor("c", onnx.TensorProto.FLOAT, [1000], [0.0] * 1000)
+    model.functions[0].node.append(helper.make_node("Constant", [], ["unused"], value=value))
+    onnx.save(model, tmp_path / "x.onnx")
+    assert "no layer that can be priced" in refused(read_report, tmp_path / "x.onnx")  # it is read
+    monkeypatch.setattr("cosearch.models.onnx_file.LARGEST_BYTES", 3 << 20)
+    assert "more than 131,072 nodes or 3 MiB" in refused(read_report, tmp_path / "x.onnx")
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_functions_are_counted_as_they_are_inlined(inside, monkeypatch):
+    """One called from two others, and within a subgraph; the nodes that the inliner leaves are those counted."""
+    from onnx import helper, inliner
+
+    from cosearch.models import onnx_file
+
+    model = onnx_of({"f": ["Relu"], "g": ["f", "f", "Relu"], "h": ["g", "f", "g"]}, "h")
+    if inside:
+        branch = helper.make_graph(
+            list(model.graph.node), "then", [], [helper.make_tensor_value_info("b", 1, [1, 3, 8, 8])]
+        )
+        del model.graph.node[:]
+        model.graph.node.append(helper.make_node("If", ["c"], ["b"], then_branch=branch, else_branch=branch))
+    functions = {("d", f.name, ""): f for f in model.functions}
+    left = onnx_file._body(inliner.inline_local_functions(model).graph.node, functions)
+    assert not left.calls
+    calls = (1 + 2 * (1 + 2) + 1) * (2 if inside else 1)  # nodes that are calls: they are counted, and go
+    monkeypatch.setattr(onnx_file, "LARGEST_NODES", left.nodes + calls)
+    onnx_file._check_functions(model, "x")
+    monkeypatch.setattr(onnx_file, "LARGEST_NODES", left.nodes + calls - 1)
+    assert "more than" in refused(onnx_file._check_functions, model, "x")

@@ -1,6 +1,7 @@
 """Read the layers of an ONNX file; its weights are not looked at."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from cosearch.models.recorder import (
 from cosearch.workload import INPUT, Layer, Workload
 
 LARGEST_BYTES = 1 << 29
+LARGEST_NODES = 1 << 17
+"""Once functions stand where they are called."""
 LARGEST_FOLDED = 4096
 """Values of the largest tensor that counts as sizes and not as data."""
 
@@ -79,6 +82,7 @@ def _read(model: Any, input_shape: Sequence[int] | None, file: Path) -> tuple[Wo
     path = str(file)
     graph_input = _fix_input(model, input_shape, path)
     if model.functions:
+        _check_functions(model, path)
         model = onnx.inliner.inline_local_functions(model)
     graph = _with_shapes(model).graph
     shapes = _shapes(graph)
@@ -97,6 +101,68 @@ def _read(model: Any, input_shape: Sequence[int] | None, file: Path) -> tuple[Wo
         producers |= dict.fromkeys(node.output, made)
     outputs = sum(math.prod(shapes[value.name]) for value in graph.output)
     return recorder.finish(graph.name or file.stem, math.prod(shapes[graph_input]), outputs)
+
+
+def _check_functions(model: Any, path: str) -> None:
+    """Count what the functions of a model become once they stand where they are called, before they do.
+
+    Raises: DataError if they call themselves, or become too much: ten calls of ten calls of ... are a small file.
+    """
+    functions = {_key(function.domain, function.name, function.overload): function for function in model.functions}
+    bodies = {key: _body(function.node, functions) for key, function in functions.items()}
+    sizes: dict[_Key, tuple[int, int]] = {}
+    opened, waiting = set(), list(functions)
+    while waiting:
+        key = waiting[-1]
+        missing = [callee for callee in bodies[key].calls if callee not in sizes] if key not in sizes else []
+        if missing and key in opened:
+            raise DataError(f"{path!r}: function {key[1]!r:.80} calls itself, which no ONNX model may: export it again")
+        opened.add(key)
+        if not missing:
+            sizes.setdefault(key, bodies[key].expanded(sizes))
+            waiting.pop()
+        waiting += missing
+    nodes, size = _body(model.graph.node, functions).expanded(sizes)
+    if nodes > LARGEST_NODES or size > LARGEST_BYTES:
+        raise DataError(
+            f"{path!r}: its functions become more than {LARGEST_NODES:,} nodes or {LARGEST_BYTES >> 20} MiB where they "
+            "are called: export the model without them"
+        )
+
+
+_Key = tuple[str, str, str]
+"""Domain, name and overload of a function."""
+
+
+def _key(domain: str, name: str, overload: str) -> _Key:
+    return ("" if domain == "ai.onnx" else domain, name, overload)
+
+
+@dataclass(frozen=True)
+class _Body:
+    """nodes, size: of a graph or a function, with its subgraphs, in bytes. calls: of functions, how often each."""
+
+    nodes: int
+    size: int
+    calls: Counter[_Key]
+
+    def expanded(self, sizes: Mapping[_Key, tuple[int, int]]) -> tuple[int, int]:
+        """Nodes and bytes with the functions that are called, at most one more than the largest."""
+        nodes = self.nodes + sum(n * sizes[key][0] for key, n in self.calls.items())
+        size = self.size + sum(n * sizes[key][1] for key, n in self.calls.items())
+        return min(nodes, LARGEST_NODES + 1), min(size, LARGEST_BYTES + 1)
+
+
+def _body(nodes: Any, functions: Mapping[_Key, Any]) -> _Body:
+    size, count, calls, graphs = sum(node.ByteSize() for node in nodes), 0, Counter[_Key](), [nodes]
+    while graphs:
+        for node in graphs.pop():
+            count += 1
+            key = _key(node.domain, node.op_type, node.overload)
+            calls.update([key] if key in functions else [])
+            for attribute in node.attribute:
+                graphs += [graph.node for graph in (attribute.g, *attribute.graphs)]
+    return _Body(count, size, calls)
 
 
 def _shapes(graph: Any) -> dict[str, tuple[int, ...]]:
