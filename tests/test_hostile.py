@@ -35,8 +35,7 @@ from cosearch.models.onnx_file import read_report
 from cosearch.reading import parse_json, parse_yaml
 from cosearch.unpickling import load_plain
 from cosearch.workload import Workload
-from hwbench_data.importing import read_map
-from hwbench_data.importing import checked_map, import_file
+from hwbench_data.importing import checked_map, import_file, read_map
 from predictors import storage
 from search_spaces.decisions import parse_arch
 from tests import tiny_space
