@@ -1,7 +1,7 @@
 """Reading pickles that others publish, without running what they say: plain containers, numbers and what is admitted.
 
 A pickle is a program that names classes and functions to call. Here it is first looked through without being run, and
-refused if it would take much more memory than it has bytes, or nests so deeply that the interpreter's own stack ends.
+refused if it would take much more memory than it has bytes, also by copying what it has once, or nests so deeply that the interpreter's own stack ends.
 Then every name is refused except those of numpy's array format, where a caller asks for arrays, and the classes that a
 caller lists, which become plain `Record`s without any of their code. Arrays, too, are made here, not by the pickle.
 """
@@ -12,7 +12,7 @@ import pickle
 import pickletools
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,14 @@ MOST_OPERATIONS = 5_000_000
 """Of one pickle: about as many as HW-NAS-Bench's has five times over; looking through them takes some seconds."""
 MOST_DEPTH = 100
 """Of containers in each other. Hashing nested tuples takes the interpreter's stack: the process would crash."""
+MOST_COPIED, _FREELY_COPIED = 64, 1 << 20
+"""Bytes that calls copy of their arguments, for each byte of the pickle, and besides. Arrays need about one."""
+_CALLED_ITEM, _FILLED_ITEM = 200, 32
+"""Bytes of an item of a container that a call copies, as into an ordered dict, and that is put into an object."""
 
 _FILLS = frozenset({"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"})
+_CALLS = frozenset({"REDUCE", "NEWOBJ", "NEWOBJ_EX", "OBJ", "INST"})
+_NAMES = frozenset({"GLOBAL", "STACK_GLOBAL"})
 _STORES = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
 _READS = frozenset({"GET", "BINGET", "LONG_BINGET"})
 
@@ -138,14 +144,28 @@ def load_plain(
         raise DataError(f"is not {what} ({type(error).__name__}: {error})") from error
 
 
+class _Value:
+    """What is known of a value that a pickle makes: its depth, its own bytes and items, and a tuple's parts."""
+
+    __slots__ = ("depth", "items", "parts", "size")
+
+    def __init__(self, depth: int = 0, size: int = 0, items: int = 0, parts: Sequence["_Value"] = ()) -> None:
+        self.depth, self.size, self.items, self.parts = depth, size, items, parts
+
+
+_PLAIN, _NAMED = _Value(), _Value()
+"""Numbers and the like, and what is named: classes and functions."""
+
+
 def _look_through(content: bytes) -> None:
-    """Follow a pickle's stack without making anything; of each value only its depth is known.
+    """Follow a pickle's stack without making anything.
 
     Raises: DataError, or other errors for what is no pickle.
     """
-    stack: list[int] = []
+    stack: list[_Value] = []
     marks: list[int] = []
-    memo: dict[int, int] = {}
+    memo: dict[int, _Value] = {}
+    copied, most = 0, MOST_COPIED * len(content) + _FREELY_COPIED
     for count, (operation, argument, _) in enumerate(pickletools.genops(content)):
         name, place = operation.name, argument if isinstance(argument, int) else 0
         if count >= MOST_OPERATIONS:
@@ -160,15 +180,19 @@ def _look_through(content: bytes) -> None:
             memo[place] = stack[-1]
         elif name in _READS:
             stack.append(memo[place])
+        elif name == "DUP":
+            stack.append(stack[-1])
         elif name == "POP" and marks and marks[-1] == len(stack):
             marks.pop()
         else:
-            _follow(operation, stack, marks)
+            copied += _follow(operation, argument, stack, marks)
+            if copied > most:
+                raise DataError(f"copies values again and again, to more than {most:,} bytes: refused")
 
 
-def _follow(operation: Any, stack: list[int], marks: list[int]) -> None:
-    """Take from the stack what an operation takes, and put there the depths of what it puts."""
-    before = operation.stack_before
+def _follow(operation: Any, argument: Any, stack: list[_Value], marks: list[int]) -> int:
+    """Take from the stack what an operation takes, and put there what it puts. Returns the bytes that it copies."""
+    name, before = operation.name, operation.stack_before
     takes = len(before)
     if pickletools.markobject in before:
         takes = before.index(pickletools.markobject) + len(stack) - marks.pop()
@@ -176,10 +200,34 @@ def _follow(operation: Any, stack: list[int], marks: list[int]) -> None:
         raise ValueError("its stack is empty")
     taken = stack[len(stack) - takes :]
     del stack[len(stack) - takes :]
-    if operation.name in _FILLS:
-        depth = max(taken[0], 1 + max(taken[1:], default=-1))
+    given = _given(name, taken)
+    each = _FILLED_ITEM if name == "BUILD" else _CALLED_ITEM
+    copied = sum(value.size + each * value.items for value in given)
+    if name in _FILLS:
+        made = taken[0]
+        if made is _NAMED or made is _PLAIN:
+            raise DataError("fills what is no container: refused")
+        made.depth = max(made.depth, 1 + max((value.depth for value in taken[1:]), default=-1))
+        made.size, made.items = made.size + copied, made.items + (0 if name == "BUILD" else len(taken) - 1)
+    elif name in _NAMES:
+        made = _NAMED
+    elif not before and not isinstance(argument, str | bytes | bytearray) and not name.startswith("EMPTY_"):
+        made = _PLAIN
     else:
-        depth = 1 + max(taken, default=-1)
-    if depth > MOST_DEPTH:
+        depth = 1 + max((value.depth for value in taken), default=-1)
+        size = copied if name in _CALLS else len(argument) if isinstance(argument, str | bytes | bytearray) else 0
+        items = sum(value.items for value in given) if name in _CALLS else len(taken)
+        made = _Value(depth, size, items, taken if "TUPLE" in name else ())
+    if made.depth > MOST_DEPTH:
         raise DataError(f"is nested deeper than {MOST_DEPTH} levels: refused")
-    stack.extend([depth] * len(operation.stack_after))
+    stack.extend([made] * len(operation.stack_after))
+    return copied
+
+
+def _given(name: str, taken: Sequence[_Value]) -> Sequence[_Value]:
+    """What a call or the filling of an object is given and may copy, and the pickle may have but once; else nothing."""
+    if name in ("OBJ", "INST"):
+        return taken
+    if name in _CALLS or name == "BUILD":
+        return [part for value in taken[1:] for part in (value.parts or (value,))]
+    return ()

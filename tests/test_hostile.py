@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections import OrderedDict
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,6 +25,7 @@ import pytest
 
 import cosearch
 import hwbench_data
+from cosearch import unpickling
 from cosearch.config import read_yaml
 from cosearch.costs import read_table
 from cosearch.data import load_dataset
@@ -88,6 +90,76 @@ PICKLES = {
     "nothing on the stack": b"((t\x85\x85R.",
     "persistent ids": b"Pa\n.",
 }
+
+
+def kept(place: int, content: bytes) -> bytes:
+    """What makes a value, which the memo then has at a place, and not the stack."""
+    return content + b"q" + bytes([place]) + b"0"
+
+
+def text_of(size: int) -> bytes:
+    return b"X" + struct.pack("<I", size) + b"a" * size
+
+
+PAIRS = b"](" + b"".join(b"J" + struct.pack("<i", i) + b"K\x01\x86" for i in range(10_000)) + b"e"
+ORDERED, ENCODE = kept(0, b"ccollections\nOrderedDict\n"), kept(0, b"c_codecs\nencode\n")
+OBJECTS = b"cnumpy\ndtype\n(X\x02\x00\x00\x00O8\x89\x88tR\x89](" + b"N" * 10_000 + b"e"
+AGAIN_ARRAY = (
+    kept(0, b"cnumpy.core.multiarray\n_reconstruct\n")
+    + kept(1, b"(cnumpy\nndarray\nK\x00\x85C\x01bt")
+    + kept(3, b"(K\x01J" + struct.pack("<i", 10_000) + b"\x85" + OBJECTS + b"t")
+)
+AGAIN = {
+    "dicts": ORDERED + kept(1, PAIRS + b"\x85") + b"](" + b"h\x00h\x01R" * 2000 + b"e",
+    "dicts, called otherwise": ORDERED + kept(1, PAIRS) + b"](" + b"(h\x00h\x01o" * 2000 + b"e",
+    "dicts, by name": kept(1, PAIRS) + b"](" + b"(h\x01icollections\nOrderedDict\n" * 2000 + b"e",
+    "a list filled after it was kept": ORDERED
+    + kept(1, b"]")
+    + kept(2, b"h\x01\x85")
+    + b"h\x01"
+    + PAIRS[1:]
+    + b"0]("
+    + b"h\x00h\x02R" * 2000
+    + b"e",
+    "dicts of dicts": ORDERED + kept(1, b"h\x00" + PAIRS + b"\x85R\x85") + b"](" + b"h\x00h\x01R" * 2000 + b"e",
+    "texts": ENCODE + kept(1, text_of(100_000)) + kept(2, text_of(6).replace(b"a" * 6, b"latin1"))
+    + b"](" + b"h\x00h\x01h\x02\x86R" * 10_000 + b"e",
+    "arrays": AGAIN_ARRAY + b"](" + b"h\x00h\x01Rh\x03b" * 10_000 + b"e",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content", AGAIN.values(), ids=AGAIN)
+def test_pickles_that_copy_a_value_again_and_again(content):
+    assert "copies values again and again" in refused(lambda: load_plain(proto(content), "a table", arrays=True))
+
+
+def test_the_same_pickles_without_copies_are_read():
+    for name, content in AGAIN.items():
+        assert load_plain(proto(content[: content.rindex(b"](")] + b"](e"), "a table", arrays=True) == [], name
+
+
+MANY = {
+    "numbers": {i: np.float32(i) for i in range(2000)},
+    "small arrays": [np.array([i % 99], np.int8) for i in range(1000)],
+    "objects": np.array([None] * 100_000, object),
+    "objects of one": [np.array([None], object) for _ in range(1000)],
+    "ordered dicts": [OrderedDict([(i, j) for i in range(20)]) for j in range(200)],
+    "texts": [np.array(["a", "bc"]) for _ in range(500)],
+}
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("name", MANY)
+def test_honest_pickles_of_many_small_things_are_far_from_refused(name, protocol, monkeypatch):
+    monkeypatch.setattr("cosearch.unpickling._FREELY_COPIED", 0)
+    monkeypatch.setattr("cosearch.unpickling.MOST_COPIED", unpickling.MOST_COPIED * 2 // 3)
+    assert len(load_plain(pickle.dumps(MANY[name], protocol), "a table", arrays=True)) == len(MANY[name])
+
+
+def test_classes_and_functions_are_not_filled():
+    """Their attributes would stay for what is read next."""
+    filled = b"cnumpy\nndarray\n(N}X\x07\x00\x00\x00strangeK\x01stb"
+    assert "fills what is no container" in refused(lambda: load_plain(proto(filled), "a table", arrays=True))
 
 
 @pytest.mark.parametrize("content", PICKLES.values(), ids=PICKLES)
