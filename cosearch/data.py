@@ -24,6 +24,8 @@ from cosearch.unpickling import load_plain
 MIN_SIZE, MAX_SIZE = 8, 224
 MAX_BYTES = 8 * 2**30
 """Largest array read from a file: what a 24 GiB machine can hold beside its float copy."""
+MAX_CIFAR_BYTES = 256 << 20
+"""Of a batch: the largest, CIFAR-100's, has 156 million bytes."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 MAX_PIXEL = 1e6
 """Beyond this float32 loses the differences between pixels."""
@@ -226,15 +228,25 @@ def _pixels(image: Any) -> npt.NDArray[np.uint8]:
 
 def _cifar_batch(path: Path, label_key: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(MAX_CIFAR_BYTES + 1)
     except OSError as error:
         raise DataError(
             f"cannot read {path} ({error.strerror}): --data-dir must hold the unpacked Python batches"
         ) from None
+    if len(content) > MAX_CIFAR_BYTES:
+        raise DataError(f"{path} has more than {MAX_CIFAR_BYTES >> 20} MiB: not a CIFAR Python batch")
     try:
         batch = load_plain(content, "a CIFAR Python batch", arrays=True, encoding="bytes")
-        pixels = np.asarray(batch[b"data"], dtype=np.uint8)
-        return pixels.reshape(-1, 3, 32, 32), np.asarray(batch[label_key.encode()], dtype=np.int64)
+        pixels, labels = batch[b"data"], batch[label_key.encode()]
+        # lists in lists can stand for many more numbers than the file has bytes
+        if (
+            not isinstance(pixels, np.ndarray)
+            or pixels.dtype != np.uint8
+            or not all(isinstance(y, int | np.integer) for y in labels)
+        ):
+            raise TypeError("expected an array of bytes and a list of whole numbers")
+        return np.asarray(pixels).reshape(-1, 3, 32, 32), np.asarray(labels, dtype=np.int64)
     except DataError as error:
         raise DataError(f"{path} {error}") from None
     except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:

@@ -344,6 +344,10 @@ def test_a_malicious_cifar_batch_is_refused_and_not_run(tmp_path, monkeypatch):
         (pickle.dumps([1, 2]), "not a CIFAR Python batch"),
         (pickle.dumps({b"data": np.zeros((5, 100), np.uint8), b"labels": [0] * 5}), "not a CIFAR Python batch"),
         (pickle.dumps({b"data": np.zeros((5, 3072), np.uint8)}), "not a CIFAR Python batch"),
+        (pickle.dumps({b"data": [[0] * 3072] * 5, b"labels": [0] * 5}), "expected an array of bytes"),
+        (pickle.dumps({b"data": np.zeros((5, 3072)), b"labels": [0] * 5}), "expected an array of bytes"),
+        (pickle.dumps({b"data": np.zeros((5, 3072), np.uint8), b"labels": [[0] * 9] * 5}), "a list of whole numbers"),
+        (pickle.dumps({b"data": np.zeros((5, 3072), np.uint8), b"labels": 5}), "not a CIFAR Python batch"),
         (pickle.dumps({b"data": np.zeros((5, 3072), np.uint8), b"labels": [0] * 4}), "must pair up"),
     ],
 )
@@ -351,6 +355,14 @@ def test_damaged_cifar_batches(tmp_path, content, match):
     cifar_batches(tmp_path, hundred=False)
     (tmp_path / "data_batch_5").write_bytes(content)
     refused("cifar10", match, tmp_path)
+
+
+def test_cifar_batches_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "MAX_CIFAR_BYTES", 1 << 20)
+    cifar_batches(tmp_path, hundred=False)
+    (tmp_path / "data_batch_5").unlink()
+    (tmp_path / "data_batch_5").symlink_to("/dev/zero")
+    refused("cifar10", "has more than 1 MiB", tmp_path)
 
 
 def test_cifar_says_where_its_files_are_expected(tmp_path):
