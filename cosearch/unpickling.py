@@ -2,8 +2,9 @@
 
 A pickle is a program that names classes and functions to call. Here it is first looked through without being run, and
 refused if it would take much more memory than it has bytes, also by copying what it has once, or nests so deeply that
-the interpreter's own stack ends. Then every name is refused except those of numpy's array format, where a caller asks for arrays, and the classes that a
-caller lists, which become plain `Record`s without any of their code. Arrays, too, are made here, not by the pickle.
+the interpreter's own stack ends. Then every name is refused except those of numpy's array format, where a caller asks
+for arrays, and the classes that a caller lists, which become plain `Record`s without any of their code. Arrays, too,
+are made here, not by the pickle.
 """
 
 import io
