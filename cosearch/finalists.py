@@ -19,6 +19,7 @@ from typing import Any
 from cosearch.config import RunConfig
 from cosearch.errors import CosearchError, RunError
 from cosearch.runs import RunDirectory
+from cosearch.writing import writing
 from search_spaces.decisions import Arch, arch_key
 
 FOLDER = "finalists"
@@ -133,16 +134,19 @@ def train_all(
 ) -> None:
     """Do the trainings that have no result yet.
 
-    Raises: CosearchError with a worker's own message if one fails.
+    Raises: CosearchError with a worker's own message if one fails; RunError if its log cannot be written.
     """
     open_trainings = [t for t in trainings if load_trained(run, t) is None]
     # longest first, each to the least loaded worker
     loads: list[list[Training]] = [[] for _ in range(max(1, min(workers, len(open_trainings))))]
     for training in sorted(open_trainings, key=lambda t: (-t.operations, t.name)):
         min(loads, key=lambda load: sum(t.operations for t in load)).append(training)
-    (run.path / FOLDER).mkdir(exist_ok=True)
-    processes = [_start(run, number, load) for number, load in enumerate(loads) if load]
+    with writing(run.path / FOLDER):
+        (run.path / FOLDER).mkdir(exist_ok=True)
+    processes: list[subprocess.Popen[str]] = []
     try:
+        for number, load in enumerate(filter(None, loads)):
+            processes.append(_start(run, number, load))
         _watch(run, processes, on_epochs)
     finally:
         for process in processes:
@@ -159,14 +163,18 @@ def _start(run: RunDirectory, number: int, trainings: Sequence[Training]) -> "su
         "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path),
         "OMP_NUM_THREADS": "1",
     }
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "cosearch.finalists"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=(run.path / FOLDER / f"worker{number}.log").open("w"),
-        text=True,
-        env=environment,
-    )
+    path = run.path / FOLDER / f"worker{number}.log"
+    with writing(path):
+        log = path.open("w")
+    with log:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "cosearch.finalists"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=environment,
+        )
     assert process.stdin is not None
     # the pipe stays open: when it closes, this process has ended, and so does the worker
     print(

@@ -48,14 +48,15 @@ def finished(options, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """Mounts a folder of so many bytes."""
+    """Mounts a folder of so many bytes and files."""
     mounted = []
 
-    def mount(size: int, name: str = "disk") -> Path:
-        folder = tmp_path / name
+    def mount(size: int, files: int = 10_000) -> Path:
+        folder = tmp_path / "disk"
         folder.mkdir()
+        room = f"size={size},nr_inodes={files}"
         done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True
+            ["mount", "-t", "tmpfs", "-o", room, "tmpfs", str(folder)], capture_output=True, text=True
         )
         if done.returncode != 0:
             pytest.skip(f"this system mounts no tmpfs for tests: {done.stderr.strip()}")
@@ -77,16 +78,24 @@ def said_in_one_line(arguments: list[str], status: int = 2) -> str:
     return line
 
 
-@pytest.mark.parametrize("size", [60_000, 150_000])  # no room for the supernet; for the supernet, not for the study
-def test_a_full_disk_ends_a_run_in_one_line_and_with_room_it_goes_on(small_disk, options, finished, size):
-    disk = small_disk(size)
+@pytest.mark.parametrize(
+    ("size", "files"),
+    [
+        (60_000, 10_000),  # no room for the supernet
+        (150_000, 10_000),  # for the supernet, not for the study
+        (20_000_000, 8),  # for all, but for no folder of finalists
+        (20_000_000, 9),  # and for no log in it
+    ],
+)
+def test_a_full_disk_ends_a_run_in_one_line_and_with_room_it_goes_on(small_disk, options, finished, size, files):
+    disk = small_disk(size, files)
     out = disk / "run"
     begin = ["run", "--quiet", *killing.options_of(options), "--out", str(out)]
     assert f"cannot write {out}" in said_in_one_line(begin)
     killing.require_intact(out)
     assert f"cannot write {out}" in said_in_one_line(["resume", "--quiet", str(out)])
     killing.require_intact(out)
-    subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,size=50m,nr_inodes=10000", str(disk)], check=True)
     killing.finish(killing.begin_or_resume(out, options))
     killing.require_same(out, finished)
 
