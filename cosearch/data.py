@@ -23,7 +23,7 @@ from cosearch.unpickling import load_plain
 
 MIN_SIZE, MAX_SIZE = 8, 224
 MAX_BYTES = 8 * 2**30
-"""Largest array read from a file: what a 24 GiB machine can hold beside its float copy."""
+"""Of all images of a file as float32, and of what a file unpacks to."""
 MAX_CIFAR_BYTES = 256 << 20
 """Of a batch: the largest, CIFAR-100's, has 156 million bytes."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
@@ -205,6 +205,7 @@ def _folder(path: Path) -> _Raw:
     for image, _ in files:
         try:
             with Image.open(image) as opened:
+                _check_size(str(image), opened.height, opened.width)  # before its pixels are there
                 array = _pixels(opened)
         except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f"{image} is not a readable image ({error}): mend or remove it") from error
@@ -214,7 +215,20 @@ def _folder(path: Path) -> _Raw:
                 f"{image} is {array.shape}, the first image is {shape}: resize all images to one size and mode"
             )
         images.append(array)
+        _check_bytes(str(path), len(images) * array.size)
     return _Raw(np.stack(images), np.array([label for _, label in files]), tuple(classes))
+
+
+def _check_size(name: str, height: int, width: int) -> None:
+    if not all(MIN_SIZE <= size <= MAX_SIZE for size in (height, width)):
+        raise DataError(f"{name}: images of {height}x{width}, expected {MIN_SIZE}x{MIN_SIZE} to {MAX_SIZE}x{MAX_SIZE}")
+
+
+def _check_bytes(name: str, values: int) -> None:
+    if 4 * values > MAX_BYTES:
+        raise DataError(
+            f"{name} takes {4 * values / 2**30:.1f} GiB as float32, at most {MAX_BYTES / 2**30:.0f} GiB are read"
+        )
 
 
 def _pixels(image: Any) -> npt.NDArray[np.uint8]:
@@ -288,10 +302,8 @@ def _images(name: str, which: str, x: npt.NDArray[Any]) -> Images:
         )
     if len(x) == 0:
         raise DataError(f"{name}: {which} holds no images")
-    if not all(MIN_SIZE <= size <= MAX_SIZE for size in x.shape[2:]):
-        raise DataError(
-            f"{name}: images of {x.shape[2]}x{x.shape[3]}, expected {MIN_SIZE}x{MIN_SIZE} to {MAX_SIZE}x{MAX_SIZE}"
-        )
+    _check_size(name, *x.shape[2:])
+    _check_bytes(f"{name}: {which}", x.size)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused below
         scaled = x.astype(np.float32) / np.float32(255 if x.dtype == np.uint8 else 1)
     bad = int(np.count_nonzero(~np.isfinite(scaled).all(axis=(1, 2, 3))))

@@ -409,3 +409,30 @@ def test_the_test_images_open_once(digits):
     with pytest.raises(DataError, match="opened before"):
         sealed.open_test()
     assert not digits.sealed().opened
+
+
+def test_large_images_are_refused_before_their_pixels_are_there(tmp_path, monkeypatch):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        Image.new("L", (8, 300)).save(tmp_path / name / "x.png")
+    monkeypatch.setattr(data, "_pixels", lambda image: pytest.fail("decoded"))
+    with pytest.raises(DataError, match=r"x\.png: images of 300x8, expected 8x8 to 224x224"):
+        load_dataset(str(tmp_path))
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_bytes_are_those_of_the_float_copy(tmp_path, monkeypatch, folder):
+    """20 images of 8x8 are 1280 bytes in the file and 5120 as float32."""
+    x = np.random.default_rng(0).integers(0, 255, (20, 8, 8), dtype=np.uint8)
+    if folder:
+        for i, image in enumerate(x):
+            (tmp_path / "ab"[i % 2]).mkdir(exist_ok=True)
+            Image.fromarray(image).save(tmp_path / "ab"[i % 2] / f"{i}.png")
+        name = str(tmp_path)
+    else:
+        name = save(tmp_path / "x.npz", x=x, y=np.arange(20) % 2)
+    monkeypatch.setattr(data, "MAX_BYTES", 5120)
+    load_dataset(name)
+    monkeypatch.setattr(data, "MAX_BYTES", 5119)
+    with pytest.raises(DataError, match="as float32, at most"):
+        load_dataset(name)
