@@ -63,7 +63,7 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "activation_memory": MEMORIES,
 }
 _SWITCHES = ("windowed", "packed")
-_NUMBERS: dict[str, tuple[type, float, int]] = {
+_NUMBERS: dict[str, tuple[Any, float, int]] = {
     "rows": (Integral, 1, 2**12),
     "cols": (Integral, 1, 2**12),
     "accumulator_depth": (Integral, 1, 2**20),
