@@ -83,8 +83,7 @@ def said_in_one_line(arguments: list[str], status: int = 2) -> str:
     [
         (60_000, 10_000),  # no room for the supernet
         (150_000, 10_000),  # for the supernet, not for the study
-        (20_000_000, 8),  # for all, but for no folder of finalists
-        (20_000_000, 9),  # and for no log in it
+        (20_000_000, 9),  # for all, but not for as many files as finalists need
     ],
 )
 def test_a_full_disk_ends_a_run_in_one_line_and_with_room_it_goes_on(small_disk, options, finished, size, files):
