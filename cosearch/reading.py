@@ -70,10 +70,12 @@ def parse_yaml(text: str) -> Any:
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MOST_DEPTH:
                 raise DataError(f"is nested deeper than {MOST_DEPTH} levels")
-        data = _shallow(yaml.load(text, loader))
+        data = _shallow(loader(text).get_single_data())
     except DataError:
         raise
     except (yaml.YAMLError, ValueError, RecursionError) as error:
+        if "nesting depth" in str(error):  # libyaml's own limit, a thousand
+            raise DataError(f"is nested deeper than {MOST_DEPTH} levels") from None
         raise DataError(f"is not valid YAML ({' '.join(str(error).split())})") from None
     if _written_out(data, {}) > MOST_BYTES:
         raise DataError(f"stands for more than {MOST_BYTES:,} characters once its aliases are written out")
