@@ -72,17 +72,17 @@ def design(problem: Problem, name: str, choice: Choice, told: Sequence[Told], tr
     metrics = tuple(dict.fromkeys((*problem.objectives.costs, *problem.costs.metrics)))
     seen = next(t.accuracy for t in told if t.candidate.arch == arch)
     assert seen is not None
-    mapped: dict[str, Any] = {}  # what is known beside the costs
+    beside: dict[str, Any] = {}  # what is known beside the costs
     accelerator = ""
     if isinstance(problem.costs, AcceleratorCosts):
         value = problem.costs.accelerator(arch, point)
         assert isinstance(front, NetworkFront)
         accelerator = value.name
-        mapped = _mapped(front.hardware.policies_of(point), problem.costs.on(value, arch))
-        mapped["pipeline"] = _pipeline(problem.costs, value, arch)
+        beside = _mapped(front.hardware.policies_of(point), problem.costs.on(value, arch))
+        beside["pipeline"] = _pipeline(problem.costs, value, arch)
     elif isinstance(problem.costs, MeasuredCosts):
         [doubt] = problem.costs.doubts([arch])
-        mapped = {"cost_intervals": doubt.intervals, "unlike_measured": doubt.unlike_measured}
+        beside = {"cost_intervals": doubt.intervals, "unlike_measured": doubt.unlike_measured}
     return Design(
         name,
         arch,
@@ -91,7 +91,7 @@ def design(problem: Problem, name: str, choice: Choice, told: Sequence[Told], tr
         tuple(t.correct for t in trained if not t.failed),
         tuple(t.float_accuracy for t in trained if not t.failed),
         seen,
-        **mapped,
+        **beside,
     )
 
 
