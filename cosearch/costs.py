@@ -211,6 +211,11 @@ def find_device(device: Any, accounting: str = "element") -> Any:
     Raises: UnknownNameError; ConfigError if the device has no such accounting.
     """
     if not isinstance(device, str):
+        own = getattr(device, "accounting", "element")
+        if accounting not in ("element", own):
+            raise ConfigError(
+                f"accounting={accounting!r}: the space given has {own!r}; make it with {accounting!r}, or name it"
+            )
         return device
     # crossbars and processors know one accounting only: they are asked for by their name alone
     options = {"accounting": accounting} if accounting != "element" else {}

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from cosearch.cli import main
-from cosearch.costs import host_bytes, price_workload, published_cost
+from cosearch.costs import find_device, host_bytes, price_workload, published_cost
 from cosearch.errors import ConfigError
 from cosearch.hardware.parts import DATA
 from cosearch.tables import gap_words, policy_words
@@ -206,3 +206,8 @@ def test_an_accounting_that_a_device_lacks_is_refused():
         published_cost(NETWORK, "hwnasbench-fpga", accounting="operator")
     with pytest.raises(ConfigError, match="accounting"):
         price_workload(NETWORK, "ecp5-25f", accounting="none")
+    with pytest.raises(ConfigError, match="accounting='operator': the space given has 'element'"):
+        price_workload(NETWORK, find("ecp5-25f"), accounting="operator")
+    given = find("ecp5-25f", accounting="operator")
+    assert find_device(given) is given
+    assert find_device(given, "operator") is given
