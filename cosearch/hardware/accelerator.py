@@ -314,7 +314,8 @@ class Accelerator:
     """Engines side by side over shared memories.
 
     levels: shared memories, innermost first; the last one is DRAM (infinite capacity).
-    lanes: values that the vector unit (pooling, elementwise, requantisation) handles per cycle.
+    lanes: operations of the vector unit per cycle: one per sum of an elementwise layer and per requantised output, R S
+        per output of R x S pooling.
     splits: shares of the memories that the mac engine may have while the bitserial engine runs the rest of a layer;
         none where every layer runs on one engine (`cosearch.hardware.split`).
     area_mm2: None when unknown.

@@ -503,6 +503,18 @@ class CostTensor:
             return [(case, 0, 0) for case in range(len(RESIDENCIES))]
         weights = weight_bits <= self.shared.weight_bits
         activations = activation_bits <= self.shared.activation_bits
+        key = weights.tobytes() + activations.tobytes()
+        if key not in self._known_groups:
+            self._known_groups[key] = self._grouped(weights, activations)
+        return self._known_groups[key]
+
+    @cached_property
+    def _known_groups(self) -> dict[bytes, list[tuple[int, int, int]]]:
+        """By which capacities suffice: a few cases for all networks."""
+        return {}
+
+    def _grouped(self, weights: Mask, activations: Mask) -> list[tuple[int, int, int]]:
+        """`_groups` where weights and activations fit some of the shared configurations."""
         memory = self.shared.resources[:, [RESOURCES.index("bram"), RESOURCES.index("uram")]]
         groups: dict[tuple[int, int], list[int]] = {}
         for at in range(len(self.shared)):

@@ -1,7 +1,10 @@
 """FPGA accelerators: a MAC array on DSP blocks, a shift array and an L1 array on LUTs, side by side on one part.
 
 Every accelerator has an engine per arithmetic kind that its network uses, a weight buffer and an activation buffer in
-block RAM that the engines share, a small vector unit (pooling, elementwise sums, requantisation) and one clock.
+block RAM that the engines share, a vector unit (pooling, elementwise sums, requantisation) and one clock.
+
+Each lane of the vector unit does one operation a cycle, R S of them for an output of R x S pooling, and takes an 8-bit
+value a cycle from a buffer: no accelerator has more lanes than its ports feed, unless no fewer are on offer.
 """
 
 import math
@@ -50,7 +53,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "activation_kib": (18, 36, 72),
     "port_bits": (64, 128, 256, 512),
     "clock_mhz": (75.0, 100.0, 125.0, 150.0),
-    "lanes": (8,),
+    "lanes": (8, 32, 64),
     "weight_memory": ("bram",),
     "activation_memory": ("bram",),
 }
@@ -78,6 +81,8 @@ LEAST_DRAM_RATE = 1e-6
 """Gbit/s."""
 PATTERNS: tuple[str, ...] = ("unstructured", "block", "pattern")
 """Patterns of zero weights that an engine with index decoders makes use of."""
+LANE_BITS = 8
+"""What a lane of the vector unit takes from a buffer in a cycle."""
 ACCUMULATOR_BITS = 32
 """Row width of the accumulator memory; partial sums of up to this width."""
 
@@ -374,7 +379,7 @@ class FpgaSpace:
 
     @cached_property
     def shared_list(self) -> tuple[dict[str, Any], ...]:
-        """The shared configurations that fit the part alone."""
+        """The shared configurations that fit the part alone, with no more lanes than the ports feed (see the module)."""
         names = (
             "weight_kib",
             "activation_kib",
@@ -385,7 +390,9 @@ class FpgaSpace:
             "activation_memory",
         )
         combos = [dict(zip(names, values, strict=True)) for values in product(*(self.choices[n] for n in names))]
-        return tuple(c for c in combos if self._shared_resources(c).fits(self.budget))
+        fewest = min(self.choices["lanes"])
+        fed = (c for c in combos if c["lanes"] == fewest or c["lanes"] * LANE_BITS <= c["port_bits"])
+        return tuple(c for c in fed if self._shared_resources(c).fits(self.budget))
 
     def _shared_resources(self, combo: Mapping[str, Any]) -> Resources:
         memories = (combo["weight_memory"], combo["activation_memory"])
@@ -512,7 +519,7 @@ class FpgaSpace:
             resources = resources + engine.resources
         shapes = "_".join(_short(engine) for engine in chosen)
         return Accelerator(
-            name=f"{self.part.name}_{shapes}_{port}b_{combo['clock_mhz']:g}MHz",
+            name=f"{self.part.name}_{shapes}_{port}b_{combo['lanes']}lanes_{combo['clock_mhz']:g}MHz",
             engines=chosen,
             levels=(
                 buffer("weight_buffer", ("W",), combo["weight_kib"]),

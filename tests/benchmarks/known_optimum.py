@@ -44,7 +44,7 @@ NVDLA = {
     "dram_bits_per_cycle": (32.0, 64.0, 128.0, 256.0),
 }
 DEVICES: dict[str, Callable[[], Any]] = {
-    "fpga": lambda: accelerators.find("ecp5-85f", kinds=("mac",)),
+    "fpga": lambda: accelerators.find("ecp5-85f", kinds=("mac",), choices={"lanes": (8,)}),
     "asic": lambda: asic.space("nvdla", choices=NVDLA),
 }
 """Defaults were chosen on fpga-merged alone; see the history of cosearch/strategies."""
