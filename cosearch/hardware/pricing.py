@@ -276,8 +276,8 @@ def vector_costs(
 ) -> tuple[Floats, Floats]:
     """Pooling and elementwise layers on the vector unit, streamed: every value read and written once.
 
-    R x S pooling takes R S operations per output: windows share no sums. That each value is read once is what the values
-    in flight are taken to allow; operations that read their own would take no longer where a port feeds every lane.
+    R x S pooling takes R S operations per output: windows share no sums. Energy assumes that they share what was read;
+    time would hardly change if they did not, where a port feeds every lane.
 
     ``cycles = max(operations / lanes, bits / ports, DRAM bits / bandwidth)``; latency_ms and energy_mj, [column].
     """

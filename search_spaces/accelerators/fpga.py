@@ -4,7 +4,7 @@ Every accelerator has an engine per arithmetic kind that its network uses, a wei
 block RAM that the engines share, a vector unit (pooling, elementwise sums, requantisation) and one clock.
 
 Each lane of the vector unit does one operation a cycle, R S of them for an output of R x S pooling, and takes an 8-bit
-value a cycle from a buffer: no accelerator has more lanes than its ports feed, unless no fewer are on offer.
+value a cycle from a buffer: no accelerator has more lanes than its ports feed, unless no fewer are offered.
 """
 
 import math
@@ -379,7 +379,7 @@ class FpgaSpace:
 
     @cached_property
     def shared_list(self) -> tuple[dict[str, Any], ...]:
-        """The shared configurations that fit the part alone, with no more lanes than the ports feed (see the module)."""
+        """The shared configurations that fit the part alone, with no more lanes than their ports feed."""
         names = (
             "weight_kib",
             "activation_kib",
