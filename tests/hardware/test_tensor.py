@@ -74,12 +74,12 @@ def counts_of(network, layers):
     return row
 
 
-@pytest.mark.parametrize("live", [200.0, 1e4, 1e9])
-def test_the_front_equals_brute_force(small_space, network, live):
-    space = fpga.space(
-        "ecp5-25f",
-        choices={**small_space.choices, "cols": (4,), "fabric": ("logic",), "clock_mhz": (100.0,), "port_bits": (64,)},
-    )
+@pytest.mark.parametrize(("live", "port_bits"), [(200.0, 64), (1e4, 64), (1e9, 64), (1e4, 128)])
+def test_the_front_equals_brute_force(small_space, network, live, port_bits):
+    """A port of 128 bits feeds two numbers of lanes."""
+    fewer = {"cols": (4,), "fabric": ("logic",), "clock_mhz": (100.0,), "port_bits": (port_bits,)}
+    space = fpga.space("ecp5-25f", choices={**small_space.choices, **fewer})
+    assert len(set(space.shared.lanes.tolist())) == port_bits // 64
     layers = distinct_layers([network])
     tensor = cost_tensor(layers, space, cache=False)
     counts = counts_of(network, layers)
@@ -273,6 +273,21 @@ def test_batched_fronts_equal_single_ones(small_space, network):
     counts = np.stack([counts_of(network, layers), np.ones(len(layers), int)])
     for front, row, live in zip(tensor.hardware_fronts(counts, [1e3, 1e4]), counts, [1e3, 1e4], strict=True):
         np.testing.assert_array_equal(front.latency_ms, tensor.hardware_front(row, live).latency_ms)
+
+
+def test_a_tensor_answers_each_network_as_a_fresh_one_does(small_space, network):
+    """Whatever it was asked before: networks whose weights and activations fit some of the buffers, none, or all."""
+    layers = distinct_layers([network])
+    tensor = cost_tensor(layers, small_space)
+    counts, resident = counts_of(network, layers), set()
+    for times, live in itertools.product((1, 20, 100), (1e3, 1e4, 1e9)):
+        front = tensor.hardware_front(times * counts, live)
+        fresh = cost_tensor(layers, small_space).hardware_front(times * counts, live)
+        assert len(front)
+        resident.update(front.residency.tolist())
+        for name in ("latency_ms", "energy_mj", "shared", "engines", "residency"):
+            np.testing.assert_array_equal(getattr(front, name), getattr(fresh, name))
+    assert len(resident) > 2
 
 
 def memory_time(layer, accelerator, mapping, residency):

@@ -69,7 +69,7 @@ def _roofline(layer: Layer, clock_mhz: float, voltage: float, nominal: float) ->
 
 
 def test_a_roofline_device_against_sums_by_hand() -> None:
-    demands = recipe.demands_at(16).only(np.array([3, 1, recipe.LARGEST]))
+    demands = recipe.demands_at(16).only(np.array([3, 1, recipe.MIXED]))
     costs = Device("gpu", demands).costs(int(demands.of[-1]))
     for at in range(len(demands)):
         sums = []

@@ -170,6 +170,64 @@ def test_packing_costs_logic_and_accumulators_and_never_latency():
     assert few.engines[0].packing == 2
 
 
+@pytest.mark.parametrize("device", PARTS)
+def test_every_port_feeds_the_lanes_of_its_accelerators(device):
+    space = find(device)
+    lanes, ports = space.choices["lanes"], space.choices["port_bits"]
+    shared = {(s["lanes"], s["port_bits"]) for s in space.shared_list}
+    assert shared == {(n, port) for n in lanes for port in ports if 8 * n <= port}
+    assert {n for n, _ in shared} == {*lanes}
+    assert {port for _, port in shared} == {*ports}
+    at = next(i for i, s in enumerate(space.shared_list) if s["lanes"] == lanes[-1])
+    accelerator = space.accelerator(at, {"mac": 0})
+    assert accelerator.lanes == lanes[-1]
+    assert f"_{lanes[-1]}lanes_" in accelerator.name
+
+
+def test_lanes_that_are_asked_for_are_there_whatever_the_port():
+    space = fpga.space(choices={"lanes": (48,), "port_bits": (64,)})
+    assert {s["lanes"] for s in space.shared_list} == {48}
+
+
+def test_a_lane_costs_what_its_part_says():
+    space = find("fpga")
+    few, many = (space.shared_resources(72, 36, 512, lanes) for lanes in (8, 64))
+    more = {"lut": 56 * 83, "ff": 56 * 105, "dsp": 56, "bram": 0}
+    assert {name: getattr(many, name) - getattr(few, name) for name in more} == more
+
+
+NARROW = {**ONE, "fabric": ("logic",), "port_bits": (64, 128), "clock_mhz": (100.0,)}
+
+
+@pytest.mark.parametrize(("lanes", "expected"), [(8, 9 * 16384 / 8), (16, 9 * 16384 / 16), (64, 2 * 16384 * 8 / 64)])
+def test_pooling_takes_an_operation_per_value_of_a_window(lanes, expected):
+    """16,384 outputs of 3x3, at 8 values a cycle and direction; 64 lanes wait for the port that DRAM shares."""
+    layer = Layer("pool", "pool", K=16, C=16, P=32, Q=32, R=3, S=3, groups=16)
+    space = fpga.space(choices={**NARROW, "port_bits": (64,), "lanes": (lanes,)})
+    front = cost_tensor((layer,), space, cache=False).hardware_front([1], 1e9)
+    cycles = front.latency_ms[0] * 100e3
+    assert expected <= cycles <= expected * 1.07  # the halo comes in once, too
+
+
+def test_lanes_beyond_what_a_port_feeds_help_no_sum_and_no_requantisation():
+    """Of all numbers of lanes with all ports the front is that of the numbers that the ports feed."""
+    layers = (
+        Layer("conv", K=16, C=4, P=16, Q=16),
+        Layer("sum", "elementwise", K=16, C=32, P=16, Q=16, groups=16),
+        Layer("pool", "pool", K=16, C=16, P=8, Q=8, R=2, S=2, stride=2, groups=16),
+    )
+
+    def points(lanes):
+        tensor = cost_tensor(layers, fpga.space(choices={**NARROW, "lanes": lanes}, kinds=("mac",)), cache=False)
+        front = tensor.hardware_front([3, 2, 1], 1e9)
+        return {*zip(front.latency_ms.tolist(), front.energy_mj.tolist(), strict=True)}
+
+    alone = set.union(*(points((n,)) for n in (8, 16, 32)))
+    unbeaten = {p for p in alone if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in alone)}
+    assert unbeaten == points((8, 16, 32))
+    assert len(alone) > len(unbeaten)
+
+
 @pytest.mark.parametrize("weight_bits", range(1, 9))
 def test_bit_serial_elements_take_one_cycle_per_pair_of_bits(weight_bits):
     """64 channels on 8 x 32 lanes and 8 columns: 64 pixels x 8 passes, b_w b_i cycles each."""
