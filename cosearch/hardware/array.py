@@ -7,7 +7,8 @@ buffer (W), an activation buffer (I and O), DRAM. The declared mapspace:
   whole. N is the outermost loop, G the next. C is the innermost loop, so partial sums never reach DRAM; around it the
   four orders of K, P, Q that differ in what stays: C Q P K, C P Q K, C K Q P, C K P Q (innermost first).
 * weight-stationary: rows unroll C with none, R, S or both of the kernel loops, columns unroll K; groups go down the
-  diagonal. Loops inside a tile, outermost first: G, K, chunks of P that fit the accumulators, C, R, S, then the pixels.
+  diagonal. Loops inside a tile, outermost first: G, K, chunks of P, C, R, S, then the pixels. A chunk is the largest
+  divisor of the tile's rows that fits the accumulators.
 * windowed (an option of weight-stationary arrays, for layers with one channel per group): each column keeps a window
   of R x S pixels that slides along Q; rows unroll R x S, columns unroll G.
 * output-stationary: rows unroll P x Q (Q by a power of two or whole), columns unroll K, groups down the diagonal. Loops
@@ -350,16 +351,15 @@ def mapping_of(layer: Layer, tiles: Tiles, tile: int, option: int, engine: Engin
         cut = named([(dim, size[dim]) for dim in "QPKG" if trips[dim] * part[dim] > size[dim]])
         buffers = LevelLoops(levels[1], named([(dim, trips[dim]) for dim in "QPKG"]), across, cut)
         return Mapping((inner, buffers, LevelLoops(levels[2]), LevelLoops(levels[3], named(outer))))
-    chunk = min(max(1, engine.accumulator_depth // size["Q"]), size["P"])
+    chunk = int(chunks_of(bounds, tiles, np.array([engine.accumulator_depth]))[tile, 0])
     down = named([(dim, part[dim]) for dim in "SRC"])
     in_window = bool(unroll.window[option])
     windows = [LevelLoops(levels[0], (), down if in_window else ())] if engine.windowed else []
     register, accumulator, weights, activations, dram = levels[len(windows) :]
     pixels = LevelLoops(register, named([("Q", size["Q"]), ("P", chunk)]))
     reductions = LevelLoops(accumulator, named([(dim, trips[dim]) for dim in "SRC"]), () if in_window else down)
-    chunks = {"P": -(-size["P"] // chunk), "K": trips["K"], "G": trips["G"]}
-    covered = {**{dim: trips[dim] * part[dim] for dim in "GKCRS"}, "P": chunks["P"] * chunk}
-    cut = named([(dim, size[dim]) for dim in covered if covered[dim] > size[dim]])
+    chunks = {"P": size["P"] // chunk, "K": trips["K"], "G": trips["G"]}
+    cut = named([(dim, size[dim]) for dim in "GKCRS" if trips[dim] * part[dim] > size[dim]])
     passes = LevelLoops(weights, named(list(chunks.items())), named([(dim, part[dim]) for dim in "KG"]), cut)
     return Mapping((*windows, pixels, reductions, passes, LevelLoops(activations), LevelLoops(dram, named(outer))))
 
@@ -381,11 +381,22 @@ class Counts:
     option: Ints
 
 
+def chunks_of(bounds: Bounds, tiles: Tiles, accumulator_depth: Ints) -> Ints:
+    """Output rows of each tile that the accumulators hold at once: the largest divisor of its rows for which there is
+    room, so that no chunk is cut; 1 where there is none. [tile, configuration]
+    """
+    depths, which = np.unique(accumulator_depth, return_inverse=True)
+    room = depths // tiles.Q[:, None]
+    chunk = np.ones_like(room)
+    for rows in divisors(bounds.P):
+        chunk[(tiles.P[:, None] % rows == 0) & (rows <= room)] = rows
+    return chunk[:, which]
+
+
 def _window_words(bounds: Bounds, P: Ints, Q: Ints, chunk: Ints) -> Floats:
     """Pixels that enter the windows of one channel for one tile: R rows slide along Q; along P where Q is 1."""
-    chunk = np.minimum(chunk, P)
     across = P * bounds.R * slid(Q, 1, bounds.stride[1], bounds.S, bounds.dilation[1])
-    down = P / chunk * slid(chunk, 1, bounds.stride[0], bounds.R, bounds.dilation[0]) * bounds.S
+    down = P // chunk * slid(chunk, 1, bounds.stride[0], bounds.R, bounds.dilation[0]) * bounds.S
     return np.where(Q > 1, across, down)
 
 
@@ -407,9 +418,9 @@ def count(
 ) -> Counts:
     """Counts of every (tiling, unrolling) on every array configuration of one dataflow.
 
-    Weight-stationary, with tile sizes in capitals, unrolled factors in small letters, d = accumulator depth:
+    Weight-stationary, with tile sizes in capitals, unrolled factors in small letters, p = rows of a chunk:
     ``cycles = tiles (ceil(G/g) ceil(K/k) ceil(C/c) ceil(R/r) ceil(S/s) P Q + fill)``,
-    ``weight_reads = tiles G K C R S ceil(P / max(1, d // Q))``, ``input_reads = tiles P Q G C R S ceil(K/k)``,
+    ``weight_reads = tiles G K C R S P / p``, ``input_reads = tiles P Q G C R S ceil(K/k)``,
     ``updates = tiles P Q G K ceil(C/c) ceil(R/r) ceil(S/s)``.
     In a window the input slides: ``input_reads = tiles G P R slid(Q)``.
     Output-stationary: ``cycles = tiles (ceil(G/g) ceil(K/k) ceil(P/p) ceil(Q/q) C R S + fill)``,
@@ -435,10 +446,10 @@ def count(
     else:
         reductions = _ceil(C, unroll.C) * _ceil(np.asarray(bounds.R), unroll.R) * _ceil(np.asarray(bounds.S), unroll.S)
         cycles = steps * (passes * reductions * P * Q * cycles_per_operation + fill)
-        chunks = _ceil(P, np.maximum(1, accumulator_depth // Q))
-        weight_reads = steps * G * K * C * kernel * chunks
+        chunk = chunks_of(bounds, tiles, accumulator_depth)[:, None]
+        weight_reads = steps * G * K * C * kernel * (P // chunk)
         updates = steps * P * Q * G * K * reductions
-        in_window = steps * G * _window_words(bounds, P, Q, np.maximum(1, accumulator_depth // Q))
+        in_window = steps * G * _window_words(bounds, P, Q, chunk)
         input_reads = np.where(unroll.window[:, None], in_window, input_reads)
         valid = unroll.valid & (accumulator_depth >= Q)
 

@@ -16,6 +16,7 @@ from cosearch.hardware.cost import evaluate_batch, nests
 from cosearch.hardware.nest import weighted
 from cosearch.hardware.pricing import RESIDENCIES, Residency
 from cosearch.hardware.report import layer_report
+from cosearch.hardware.tensor import accelerator_tensor
 from cosearch.workload import Layer
 from search_spaces.accelerators import fpga
 
@@ -132,6 +133,26 @@ def test_the_best_mapping_equals_brute_force(name, engine, residency):
         _, cost = best(layer, accelerator, partial(weighted, policy), residency)
         score = policy * cost.latency_ms + (1 - policy) * cost.energy_mj
         assert score == pytest.approx((policy * points[:, 0] + (1 - policy) * points[:, 1]).min(), rel=1e-9)
+
+
+@pytest.mark.parametrize("depth", [24, 40])
+@pytest.mark.parametrize("engine", ["weight-stationary", "windowed"])
+def test_rows_of_a_tile_that_the_accumulators_do_not_divide(engine, depth):
+    """3 or 5 of 8 rows fit, 4 or 6 of 6: no mapping is better, and counted again it costs what the tensor says."""
+    accelerator = build(engine, depth=depth, weight_kib=4.0, activation_kib=8.0)
+    for layer in (
+        Layer("wide", K=12, C=6, P=8, Q=8, R=3, S=3),
+        Layer("deep", K=6, C=6, P=6, Q=6, R=3, S=3, groups=6),
+        Layer("rows", N=50, K=8, C=16),
+    ):
+        tensor = accelerator_tensor((layer,), accelerator)
+        points = brute_force(layer, accelerator, RESIDENCIES[0])
+        for i, policy in enumerate(tensor.policies):
+            _, cost = best(layer, accelerator, partial(weighted, policy))
+            assert cost.latency_ms == pytest.approx(tensor.latency["mac"][0][0, 0, i, 0], rel=1e-9)
+            assert cost.energy_mj == pytest.approx(tensor.energy["mac"][0][0, 0, i, 0], rel=1e-9)
+            score = policy * cost.latency_ms + (1 - policy) * cost.energy_mj
+            assert score == pytest.approx((policy * points[:, 0] + (1 - policy) * points[:, 1]).min(), rel=1e-9)
 
 
 def small_layers():

@@ -10,6 +10,7 @@ from cosearch.costs import price_workload, published_cost
 from cosearch.errors import HardwareError
 from cosearch.hardware import cost_tensor, layer_report
 from cosearch.hardware.pricing import RESIDENCIES
+from cosearch.hardware.report import network_report
 from cosearch.models.recorder import FUSED, THROUGH_DRAM, UNKNOWN
 from cosearch.workload import Layer
 from search_spaces import accelerators
@@ -47,6 +48,9 @@ def test_every_layer_of_a_network_is_priced_on_every_device(device, model):
         assert 0 < row.compulsory_mj * (1 - 1e-9) <= row.energy_mj < math.inf
         assert 0 < row.utilisation <= 1 + 1e-9
         assert sum(row.energy_pj.values()) * 1e-9 == pytest.approx(row.energy_mj)
+    report = network_report(workload, accelerator)
+    for metric in ("latency_ms", "energy_mj"):
+        assert sum(getattr(row, metric) for row in report.rows) == pytest.approx(getattr(report.cost, metric))
     kinds = [row.layer.kind for row in rows]
     if model == "resnet18":
         assert (kinds[0], kinds[-1]) == ("mac", "mac")  # the first convolution and the classifier
