@@ -346,8 +346,10 @@ class Accelerator:
         _check_counts(f"accelerator {self.name!r}", self, ("lanes",))
         _check_costs(f"accelerator {self.name!r}", self, ("static_power_w",))
         if not self.levels or not math.isinf(self.levels[-1].capacity_bytes):
+            outermost = self.levels[-1] if self.levels else None
+            found = f"{outermost.name!r} has {outermost.capacity_bytes:g} bytes" if outermost else "is missing"
             raise HardwareError(
-                f"accelerator {self.name!r}: the outermost memory level must have infinite capacity (DRAM)"
+                f"accelerator {self.name!r}: the outermost memory level {found}, it must have infinite capacity (DRAM)"
             )
         if set(self.levels[-1].holds) != set(TENSORS):
             raise HardwareError(f"accelerator {self.name!r}: level {self.levels[-1].name!r} must hold W, I and O")

@@ -185,7 +185,7 @@ def _frames(problem: _Problem) -> Iterator[tuple[Floats, Frame]]:
         if (outer > scene.memories.instances).any() or (below > scene.memories.fan_out).any():
             continue
         left = trips_left(bounds, option)
-        check_covered(problem.space, left)
+        check_covered(problem.layer, problem.space, left)
         trips = [left[dim] for dim in DIMS]
         choices = [_outside(across[:, d], trips[d], bounds[dim], problem.homes[d]) for d, dim in enumerate(DIMS)]
         for rules in product(*choices):

@@ -150,7 +150,8 @@ class Mapping:
     @classmethod
     def from_json(cls, data: Dict[str, Any]) -> "Mapping":
         """Raises: HardwareError if the document is not a mapping of a version that this code reads."""
-        if data.get("format") != "cosearch.mapping" or data.get("version") != 1:
+        known = isinstance(data, Dict) and data.get("format") == "cosearch.mapping" and data.get("version") == 1
+        if not known:
             raise HardwareError("expected a JSON object with format 'cosearch.mapping' and version 1")
         try:
             return cls(

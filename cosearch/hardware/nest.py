@@ -124,7 +124,7 @@ def enumerate_nests(layer: Layer, engine: Engine, names: Sequence[str], limits: 
                 across[at_level[axis.level], _AT[dim]] *= factor
         fanouts.append(across)
         trips = trips_left(bounds, spatial)
-        check_covered(space, trips)
+        check_covered(layer, space, trips)
         ways = [_level_splits(trips[dim], homes[dim], len(names)) for dim in DIMS]
         starts.append(np.cumsum([found, *map(len, ways)]))
         found = int(starts[-1][-1])
@@ -189,11 +189,13 @@ def spatial_options(space: Mapspace, bounds: dict[str, int]) -> Iterator[tuple[d
     yield from kept
 
 
-def check_covered(space: Mapspace, trips: dict[str, int]) -> None:
-    """Raises: HardwareError naming a dimension that has iterations left and is tiled at no level."""
+def check_covered(layer: Layer, space: Mapspace, trips: dict[str, int]) -> None:
+    """Raises: HardwareError naming the layer and a dimension that has iterations left and is tiled at no level."""
     for dim, left in trips.items():
         if left > 1 and not any(dim in t.dims for t in space.tiled):
-            raise HardwareError(f"the mapspace tiles no level along {dim}, which has {left} iterations left")
+            raise HardwareError(
+                f"layer {layer.name!r}: the mapspace tiles no level along {dim}, which has {left} iterations left"
+            )
 
 
 def trips_left(bounds: dict[str, int], spatial: Sequence[dict[str, int]]) -> dict[str, int]:

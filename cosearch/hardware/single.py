@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,18 +19,21 @@ from cosearch.hardware.accelerator import (
     hierarchy,
     room_bits,
 )
-from cosearch.hardware.array import Bounds, enumerate_tiles, mapping_of, unrollings
+from cosearch.hardware.array import Bounds, edge, enumerate_tiles, footprints, mapping_of, unrollings
 from cosearch.hardware.compose import compose, composes
-from cosearch.hardware.mapping import Mapping
+from cosearch.hardware.mapping import DIMS, RELEVANT, Mapping, loop_bounds
 from cosearch.hardware.nest import (
     Objective,
     Totals,
     best_of,
     enumerate_nests,
+    mapspace_of,
     nest_mapping,
     nests_in,
     price_nests,
+    spatial_options,
     tile_limits,
+    trips_left,
 )
 from cosearch.hardware.nestfront import Fleet, allowed, beside, resident_bits
 from cosearch.hardware.pricing import (
@@ -98,10 +101,81 @@ def _best_nest(
     mapping = search(layer, accelerator, engine, levels, objective, residency)
     if mapping is None:
         raise HardwareError(
-            f"layer {layer.name!r}: no mapping fits accelerator {accelerator.name!r}; give it larger buffers "
+            f"layer {layer.name!r}: no mapping fits accelerator {accelerator.name!r}{_because(layer, accelerator)}; "
+            f"give it larger buffers "
             f"({', '.join(f'{level.name} {level.capacity_bytes:g} B' for level in levels[:-1])})"
         )
     return mapping
+
+
+def _because(layer: Layer, accelerator: Accelerator) -> str:
+    why = too_small(layer, accelerator)
+    return f": {why}" if why else ""
+
+
+@lru_cache(maxsize=4096)
+def too_small(layer: Layer, accelerator: Accelerator) -> str:
+    """Which memory has no room for the smallest tile that the mapspace has there, in words; empty if each has.
+
+    Raises: HardwareError if no engine runs the layer.
+    """
+    engine = engine_of(layer, accelerator)
+    layer, levels = engine.seen(layer), hierarchy(accelerator, engine)
+    if engine.form is not None:
+        return ""
+    least = _least_bits(layer, levels) if engine.mapspace is None else _least_nest_bits(layer, engine, levels)
+    for level in levels:
+        room = room_bits(level)
+        if least.get(level.name, 0) > room:
+            half = " (half, double-buffered)" if level.double_buffered else ""
+            return (
+                f"level {level.name!r} needs at least {least[level.name] / 8:g} bytes per instance, "
+                f"has {room / 8:g}{half}"
+            )
+    return ""
+
+
+def _least_bits(layer: Layer, levels: Sequence[MemoryLevel]) -> dict[str, float]:
+    """Of the array template: its buffers' smallest tiles."""
+    bounds = Bounds.of(layer)
+    weights, activations = (float(need.min()) / 2 for need in footprints(bounds, enumerate_tiles(bounds), layer))
+    return {level.name: weights if "W" in level.holds else activations for level in levels if level.double_buffered}
+
+
+def _least_nest_bits(layer: Layer, engine: Engine, levels: Sequence[MemoryLevel]) -> dict[str, float]:
+    """Of a declared mapspace: every time loop runs at the outermost level that tiles its dimension, which makes the
+    tiles of all levels smallest; sums that may be complete are taken at the narrower width.
+    """
+    space, bounds = mapspace_of(engine), loop_bounds(layer)
+    names = [level.name for level in levels]
+    homes = {dim: max((names.index(t.level) for t in space.tiled if dim in t.dims), default=0) for dim in DIMS}
+    inmost = next(level.name for level in levels if "O" in level.holds)
+    widths = {"W": layer.weight_width * layer.has_weights, "I": layer.input_bits, "O": layer.output_bits}
+    least = dict.fromkeys(names, math.inf)
+    for spatial in spatial_options(space, bounds):
+        loops = [(dim, trips, homes[dim]) for dim, trips in trips_left(bounds, spatial).items()]
+        loops += [
+            (dim, factor, names.index(axis.level))
+            for axis, option in zip(space.axes, spatial, strict=True)
+            for dim, factor in option.items()
+        ]
+        for i, level in enumerate(levels):
+            inside = {dim: math.prod(n for d, n, at in loops if d == dim and at <= i) for dim in DIMS}
+            tile = {dim: min(size, bounds[dim]) for dim, size in inside.items()}
+            bits = {x: _words(x, tile, layer) * widths[x] for x in level.holds}
+            if level.name == inmost:
+                bits["O"] *= layer.accumulator_bits / layer.output_bits
+            least[level.name] = min(least[level.name], sum(bits.values()))
+    return least
+
+
+def _words(tensor: str, tile: dict[str, int], layer: Layer) -> float:
+    """Words of a tensor in a tile of these extents."""
+    if tensor != "I":
+        return float(math.prod(tile[dim] for dim in RELEVANT[tensor]))
+    rows = edge(tile["P"], layer.stride[0], tile["R"], layer.dilation[0])
+    cols = edge(tile["Q"], layer.stride[1], tile["S"], layer.dilation[1])
+    return float(tile["N"] * tile["G"] * tile["C"] * rows * cols)
 
 
 def _enumerated(
@@ -144,7 +218,7 @@ def _best_tiling(
     at = best_of(objective, _tiling_totals(front, table, shared, residency, prices))
     if at is None:
         raise HardwareError(
-            f"layer {layer.name!r}: no mapping fits accelerator {accelerator.name!r}; "
+            f"layer {layer.name!r}: no mapping fits accelerator {accelerator.name!r}{_because(layer, accelerator)}; "
             "give it larger buffers, or deeper accumulators if one output row does not fit"
         )
     [(_, counts)] = front.groups

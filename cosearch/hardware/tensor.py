@@ -17,6 +17,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from numbers import Real
@@ -43,7 +44,7 @@ from cosearch.hardware.pricing import (
     memory_ms,
     vector_costs,
 )
-from cosearch.hardware.single import best, one_accelerator
+from cosearch.hardware.single import best, one_accelerator, too_small
 from cosearch.hardware.split import PairTable
 from cosearch.hardware.tables import AcceleratorSpace, EngineTable, Floats, Ints, NestSpace, Prices, SharedTable
 from cosearch.workload import Layer, Workload
@@ -56,7 +57,7 @@ POLICIES: tuple[float, ...] = (1.0, 0.5, 0.0)
 VECTOR_KINDS: tuple[str, ...] = ("pool", "elementwise")
 METRICS: tuple[str, ...] = ("latency_ms", "energy_mj", "edp", "area_mm2", *RESOURCES)
 CONSTRAINTS: dict[str, str] = {f"max_{metric}": metric for metric in METRICS}
-_CACHE_VERSION = 7
+_CACHE_VERSION = 8
 
 
 def cost_tensor(
@@ -887,7 +888,16 @@ class CostTensor:
             for at, index in enumerate(self.rows[kind]):
                 if counts[index] and not np.isfinite(self.latency[kind][0][at]).any():
                     layer = self.layers[index]
-                    return refusal(layer) or f"layer {layer.name!r} fits no mapping"
+                    return refusal(layer) or f"layer {layer.name!r} fits no mapping{self._too_small(layer, kind)}"
+        return ""
+
+    def _too_small(self, layer: Layer, kind: str) -> str:
+        """Which memory is too small for a layer that fits nowhere, on an accelerator whose buffers are the largest."""
+        shared = int(np.argmax(self.shared.weight_bits.astype(float) + self.shared.activation_bits))
+        with suppress(HardwareError):
+            accelerator = self.space.accelerator(shared, {kind: len(self.engines[kind]) - 1})
+            why = too_small(layer, accelerator)
+            return f": in {accelerator.name} {why}" if why else ""
         return ""
 
     def reason(self, counts_row: ArrayLike, accelerator: int | Sequence[int]) -> str:

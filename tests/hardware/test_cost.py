@@ -460,8 +460,11 @@ def test_too_much_fanout_and_unknown_loops_are_refused():
 
 
 def test_malformed_hierarchies_are_refused():
-    for levels in ((MemoryLevel("a"), MemoryLevel("b", capacity_bytes=10)), ()):
-        with pytest.raises(HardwareError, match=r"'toy'.*outermost.*infinite capacity \(DRAM\)"):
+    for levels, found in (
+        ((MemoryLevel("a"), MemoryLevel("b", capacity_bytes=10)), "'b' has 10 bytes"),
+        ((), "is mis"),
+    ):
+        with pytest.raises(HardwareError, match=rf"'toy'.*outermost.*{found}.*infinite capacity \(DRAM\)"):
             Accelerator("toy", (), levels, 100.0)
     with pytest.raises(HardwareError, match=r"'toy'.*'b' must hold W, I and O"):
         accelerator((MemoryLevel("a"), MemoryLevel("b", ("W",))))
@@ -524,6 +527,12 @@ def test_a_clock_in_another_unit_is_refused():
     for clock in (1e9, "500 MHz", 0):
         with pytest.raises(HardwareError, match=f"'toy': clock_mhz={clock!r}, expected a number of MHz"):
             Accelerator("toy", (), (DRAM,), clock)
+
+
+@pytest.mark.parametrize("document", [[], None, "x", {"format": "cosearch.mapping"}])
+def test_a_document_that_is_no_mapping_is_refused(document):
+    with pytest.raises(HardwareError, match=r"expected a JSON object with format 'cosearch\.mapping' and version 1"):
+        Mapping.from_json(document)
 
 
 def test_a_mapping_survives_json():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +26,7 @@ from cosearch.hardware import (
     mapspace_size,
 )
 from cosearch.hardware.accelerator import hierarchy
+from cosearch.hardware.cost import Nests as BatchNests
 from cosearch.hardware.cost import evaluate_batch, nests
 from cosearch.hardware.mapping import DIMS, loop_bounds
 from cosearch.hardware.nest import (
@@ -33,6 +35,7 @@ from cosearch.hardware.nest import (
     nest_mapping,
     price_nests,
 )
+from cosearch.hardware.single import too_small
 from cosearch.hardware.tensor import accelerator_tensor
 from cosearch.workload import Layer
 from search_spaces.accelerators import asic
@@ -208,13 +211,46 @@ def test_a_layer_too_large_for_its_memories_names_them():
         best(Layer("big", K=8, C=8, P=4, Q=4, R=3, S=3), accelerator)
 
 
+@pytest.mark.parametrize("layer", TOYS, ids=lambda layer: layer.name)
+@pytest.mark.parametrize("template", SMALL)
+def test_a_memory_is_too_small_where_it_has_no_room_for_the_smallest_of_all_tiles(template, layer):
+    accelerator = asic.build(template, SMALL[template])
+    engine = accelerator.engines[0]
+    levels = hierarchy(accelerator, engine)
+    nest = enumerate_nests(layer, engine, [level.name for level in levels])
+    batch = BatchNests((DIMS,) * len(levels), torch.from_numpy(nest.temporal), torch.from_numpy(nest.spatial))
+    smallest = evaluate_batch(layer, levels, batch).footprint_bits.amin(0).tolist()
+    sums = next(level for level in levels if "O" in level.holds)
+    for at, (level, bits) in enumerate(zip(levels[:-1], smallest, strict=False)):
+        own, shared = list(engine.levels), list(accelerator.levels)
+        for size, enough in ((bits, True), (bits - 1, False)):
+            place, i = (own, at) if at < len(own) else (shared, at - len(own))
+            place[i] = dataclasses.replace(level, capacity_bytes=max(size, 0.5) / 8)
+            engines = (dataclasses.replace(engine, levels=tuple(own)),)
+            said = too_small(layer, dataclasses.replace(accelerator, engines=engines, levels=tuple(shared)))
+            if enough or level is sums or "O" not in level.holds:  # elsewhere sums may be narrower than in any mapping
+                assert said == ("" if enough or not bits else f"level {level.name!r} needs at least {bits / 8:g} bytes "
+                                f"per instance, has {max(size, 0.5) / 8:g}")  # fmt: skip
+
+
+def test_a_dimension_that_no_level_tiles_is_named_with_its_layer():
+    space = Mapspace((Axis("buffer", 4, ("K",)),), (Tiling("dram", ("K", "C"), (("K", "C"),)),))
+    levels = (MemoryLevel("buffer", ("W",), instances=4), MemoryLevel("dram"))
+    engine = Engine("e", ("mac",), 4, 1, levels=levels[:1], mapspace=space)
+    with pytest.raises(HardwareError, match="layer 'x': the mapspace tiles no level along P, which has 5 iterations"):
+        best(Layer("x", K=4, P=5), Accelerator("toy", (engine,), levels[1:], 100.0))
+
+
 def test_a_network_with_a_layer_that_fits_nowhere_says_which():
     accelerator = asic.build("gemmini", {"size": 4, "accumulator_depth": 1, "scratchpad_depth": 1})
     layers = (Layer("small", K=2), Layer("big", K=8, C=8, P=4, Q=4, R=3, S=3))
     tensor = accelerator_tensor(layers, accelerator)
     refused = tensor.evaluate([1, 1], 0.0, "latency_ms")
     assert not refused.feasible
-    assert refused.reason == "layer 'big' fits no mapping"
+    assert refused.reason == (
+        "layer 'big' fits no mapping: in gemmini_4x4_0.00390625KiB level 'scratchpad' needs at least 45 bytes per "
+        "instance, has 4"
+    )
     assert tensor.evaluate([1, 0], 0.0, "latency_ms").feasible
 
 
