@@ -97,27 +97,22 @@ class Bounds:
 
 
 def edge(outputs: int | Ints, stride: int, kernel: int, dilation: int) -> Ints:
-    """Input rows (or columns) that `outputs` consecutive rows read: their span, or fewer where the stride skips some.
+    """Input rows (or columns) that `outputs` consecutive rows read, each counted once.
 
-    ``min((p - 1) stride + (r - 1) dilation + 1, p r)``, stride and dilation in units of their greatest common divisor.
+    ``p r - max(p - dilation, 0) max(r - stride, 0)``, stride and dilation in units of their greatest common divisor.
     """
-    p = np.asarray(outputs, np.int64)
-    return np.minimum(_span(p, stride, kernel, dilation), p * kernel)
-
-
-def _span(p: Ints, stride: int, kernel: int, dilation: int) -> Ints:
-    common = math.gcd(stride, dilation)
-    return (p - 1) * (stride // common) + (kernel - 1) * (dilation // common) + 1
+    p, common = np.asarray(outputs, np.int64), math.gcd(stride, dilation)
+    return p * kernel - np.maximum(p - dilation // common, 0) * max(kernel - stride // common, 0)
 
 
 def slid(outputs: int | Ints, tile: int | Ints, stride: int, kernel: int, dilation: int) -> Ints:
     """Input rows fetched while a tile of output rows slides over `outputs` rows: the union, or, where the tile has gaps
     and does not overlap the next one, every tile in full.
     """
-    t = np.asarray(tile, np.int64)
-    own = edge(t, stride, kernel, dilation)
-    gaps = own < _span(t, stride, kernel, dilation)
-    return np.where(gaps, own * (np.asarray(outputs, np.int64) // t), edge(outputs, stride, kernel, dilation))
+    t, common = np.asarray(tile, np.int64), math.gcd(stride, dilation)
+    gaps = (t < dilation // common) | (kernel < stride // common)
+    every = edge(t, stride, kernel, dilation) * (np.asarray(outputs, np.int64) // t)
+    return np.where(gaps, every, edge(outputs, stride, kernel, dilation))
 
 
 def divisors(n: int) -> list[int]:

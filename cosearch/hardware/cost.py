@@ -146,13 +146,14 @@ def _extents(n: Nests, bounds: Tensor) -> _Extents:
 
 
 def input_edge(outputs: Tensor, kernel: Tensor, stride: int, dilation: int) -> Tensor:
-    """Distinct input rows that a tile reads: ``min((p - 1) stride + (r - 1) dilation + 1, p r)``.
+    """Distinct input rows that a tile reads: ``p r - max(p - dilation, 0) max(r - stride, 0)``.
 
-    stride and dilation count in their greatest common divisor: rows between its multiples are never read.
+    Output row i at kernel row j reads what i + dilation does at j - stride. stride and dilation count in their greatest
+    common divisor: rows between its multiples are never read.
     """
     common = math.gcd(stride, dilation)
-    span = (outputs - 1) * (stride // common) + (kernel - 1) * (dilation // common) + 1
-    return torch.minimum(span, outputs * kernel)
+    twice = (outputs - dilation // common).clamp(min=0) * (kernel - stride // common).clamp(min=0)
+    return outputs * kernel - twice
 
 
 def _tile(tensor: str, reach: Tensor, layer: Layer) -> Tensor:
@@ -232,9 +233,9 @@ def _blend(share: Tensor, one: Tensor, other: Tensor | float) -> Tensor:
 def _slide(dim: str, level: int, reach: Tensor, extents: _Extents, layer: Layer, tile: Tensor) -> Tensor:
     """Words that each next tile adds in a sweep of the innermost loop along a sliding dimension.
 
-    Successive tiles of one instance are apart by all that is unrolled below the loop. A tile without gaps adds at most
-    that many rows; one output row (rows `dilation` apart) or one kernel row (rows `stride` apart) overlaps the next one
-    where the step is a multiple of that distance; other tiles with gaps are taken not to overlap.
+    Successive tiles of one instance are apart by all that is unrolled below the loop. A tile without gaps, its ends
+    apart, adds at most that many rows; one output row (rows `dilation` apart) or one kernel row (rows `stride` apart)
+    overlaps the next one where the step is a multiple of that distance; other tiles with gaps are taken not to overlap.
     """
     vertical = dim in "PR"
     p, r = ("P", "R") if vertical else ("Q", "S")
@@ -244,10 +245,9 @@ def _slide(dim: str, level: int, reach: Tensor, extents: _Extents, layer: Layer,
     out, kernel = reach[:, _AT[p]], reach[:, _AT[r]]
     edge = input_edge(out, kernel, stride, dilation)
     step = extents.below_temporal[:, level, _AT[dim]] * (stride if dim == p else dilation)
-    span = (out - 1) * stride + (kernel - 1) * dilation + 1
     unit = torch.where(out == 1, float(dilation), float(stride))
     regular = ((out == 1) | (kernel == 1)) & (step % unit == 0)
-    added = torch.where(edge == span, step, torch.where(regular, step / unit, edge))
+    added = torch.where((out >= dilation) & (kernel >= stride), step, torch.where(regular, step / unit, edge))
     return tile / edge * torch.minimum(edge, added)
 
 

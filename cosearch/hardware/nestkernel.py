@@ -215,7 +215,7 @@ def scratch(levels: int, links: int, orders: int) -> Nest:
 
 @inlined
 def _edge(out: float, kernel: float, stride: int, dilation: int) -> float:  # pragma: no cover
-    return min((out - 1.0) * stride + (kernel - 1.0) * dilation + 1.0, out * kernel)
+    return out * kernel - max(out - dilation, 0.0) * max(kernel - stride, 0.0)
 
 
 @inlined
@@ -430,7 +430,7 @@ def slide(d: int, step: float, reach: Floats, tile: float, window: Ints) -> floa
     step *= stride if d in (_P, _Q) else dilation
     unit = dilation if out == 1.0 else stride
     added = edge
-    if edge == (out - 1.0) * stride + (kernel - 1.0) * dilation + 1.0:
+    if out >= dilation and kernel >= stride:
         added = step
     elif (out == 1.0 or kernel == 1.0) and step % unit == 0.0:
         added = step / unit

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import math
 from functools import partial
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from cosearch.errors import HardwareError
 from cosearch.hardware import Engine, best, lower_bound
 from cosearch.hardware.accelerator import hierarchy
-from cosearch.hardware.array import Bounds, enumerate_tiles, mapping_of, unrollings
+from cosearch.hardware.array import Bounds, divisors, edge, enumerate_tiles, mapping_of, slid, unrollings
 from cosearch.hardware.cost import evaluate_batch, nests
 from cosearch.hardware.nest import weighted
 from cosearch.hardware.pricing import RESIDENCIES, Residency
@@ -153,6 +154,21 @@ def test_rows_of_a_tile_that_the_accumulators_do_not_divide(engine, depth):
             assert cost.energy_mj == pytest.approx(tensor.energy["mac"][0][0, 0, i, 0], rel=1e-9)
             score = policy * cost.latency_ms + (1 - policy) * cost.energy_mj
             assert score == pytest.approx((policy * points[:, 0] + (1 - policy) * points[:, 1]).min(), rel=1e-9)
+
+
+def test_every_row_is_counted_once():
+    """Against the rows themselves; a tile slides over all of them unless it has gaps."""
+    for p, r, stride, dilation in itertools.product(range(1, 9), range(1, 6), range(1, 5), range(1, 5)):
+
+        def rows(first, count, r=r, stride=stride, dilation=dilation):
+            return {i * stride + j * dilation for i in range(first, first + count) for j in range(r)}
+
+        assert edge(p, stride, r, dilation) == len(rows(0, p))
+        common = math.gcd(stride, dilation)
+        for tile in divisors(p):
+            gaps = tile < dilation // common or r < stride // common
+            read = sum(len(rows(first, tile)) for first in range(0, p, tile)) if gaps else len(rows(0, p))
+            assert slid(p, tile, stride, r, dilation) == read
 
 
 def small_layers():

@@ -275,6 +275,20 @@ def test_strided_tiles_share_no_halo_where_the_stride_skips():
     assert evaluate(layer, accelerator(levels), mapping).accesses["dram", "I"] == (16, 0)
 
 
+def test_rows_that_stride_and_dilation_leave_out_are_not_fetched():
+    """Rows at 2 p + 3 r for p < 4 and r < 3: 0 2 3 4 5 6 7 8 9 10 12, 11 of 13; 6 is read twice.
+
+    Two output rows at a time: 0 3 6 2 5 8, then 4 7 10 6 9 12: gaps, and each tile whole.
+    """
+    levels = (MemoryLevel("buffer"), DRAM)
+    layer = Layer("coprime", P=4, R=3, stride=(2, 1), dilation=(3, 1))
+    for inside, words in ((4, 11), (2, 12)):
+        nest = (LevelLoops("buffer", (("R", 3), ("P", inside))), LevelLoops("dram", (("P", 4 // inside),)))
+        cost = evaluate(layer, accelerator(levels), Mapping(nest))
+        assert cost.accesses["dram", "I"] == (words, 0)
+        assert cost.energy_mj >= cost.compulsory_mj * (1 - 1e-12)
+
+
 def test_a_sliding_window_fetches_its_halo_once():
     """3x3 over 4x4 outputs, one output row at a time: 3 x 6 inputs, then 1 x 6 more for each next row: the whole 6 x 6.
 

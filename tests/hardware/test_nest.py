@@ -67,11 +67,15 @@ def compiled(batch, levels: int) -> Nests:
     return Nests(batch.temporal.numpy(), batch.spatial.numpy(), orders)
 
 
-@pytest.mark.parametrize("name", LAYERS)
+COPRIME = Layer("coprime", K=2, C=2, P=4, Q=4, R=3, S=4, stride=(2, 3), dilation=(3, 2))
+"""Rows at 2 p + 3 r: not all of those between the first and the last are read."""
+
+
+@pytest.mark.parametrize("name", [*LAYERS, "coprime"])
 @pytest.mark.parametrize("shape", HIERARCHIES)
 def test_the_compiled_analysis_equals_the_readable_one(name, shape):
     """With and without resident tensors, with and without filling and draining."""
-    layer, levels = LAYERS[name], HIERARCHIES[shape]
+    layer, levels = {**LAYERS, "coprime": COPRIME}[name], HIERARCHIES[shape]
     rng = random.Random(f"{name} {shape} compiled")
     for resident, ends in itertools.product(((), ("W",), ("I", "O")), (False, True)):
         engine = Engine("mac", ("mac",), 8, 8, levels=levels[:-1], fill_and_drain=ends)
