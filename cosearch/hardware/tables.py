@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from cosearch.errors import HardwareError
 from cosearch.hardware.accelerator import RESOURCES, Accelerator, Engine, Resources, UnitEnergies
 from cosearch.hardware.sparsity import seen
 from cosearch.workload import Layer
@@ -150,9 +151,24 @@ class NestSpace(AcceleratorSpace, Protocol):
 def tables_of(accelerator: Accelerator) -> tuple[list[EngineTable], SharedTable, Prices]:
     """One accelerator of the tiled array template as tables of length 1.
 
-    Raises: HardwareError if a level of the template (weight_buffer, activation_buffer, DRAM last) is missing.
+    Raises: HardwareError if a level of the template (weight_buffer, activation_buffer, DRAM last) is missing, or if the
+        buffers' ports or energies per bit differ.
     """
+    names = [level.name for level in accelerator.levels]
+    if not {"weight_buffer", "activation_buffer"} <= set(names):
+        raise HardwareError(
+            f"accelerator {accelerator.name!r}: its engines declare no mapspace, and its levels {', '.join(names)} are "
+            "not the array template's weight_buffer, activation_buffer, dram: give the engines a mapspace, or evaluate "
+            "mappings of your own"
+        )
     weights, activations = accelerator.level("weight_buffer"), accelerator.level("activation_buffer")
+    for key in ("read_bits_per_cycle", "write_bits_per_cycle", "read_energy_pj", "write_energy_pj", "word_bits"):
+        one, other = getattr(weights, key), getattr(activations, key)
+        if one != other:
+            raise HardwareError(
+                f"accelerator {accelerator.name!r}: level 'weight_buffer' has {key}={one:g}, 'activation_buffer' "
+                f"{other:g}: the array template has buffers alike but for size; give the engines a mapspace"
+            )
     dram = accelerator.levels[-1]
     engines = [engine_table(kind, [engine], [math.inf]) for engine in accelerator.engines for kind in engine.kinds]
     shared = SharedTable(

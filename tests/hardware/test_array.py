@@ -271,6 +271,17 @@ def test_the_report_adds_up_and_prices_every_layer(network):
         assert 0 < row.utilisation <= 1 + 1e-9
 
 
+def test_buffers_that_are_not_the_template_s_are_refused():
+    accelerator = build("weight-stationary")
+    weights, *others = accelerator.levels
+    wider = dataclasses.replace(accelerator, levels=(dataclasses.replace(weights, read_bits_per_cycle=128), *others))
+    with pytest.raises(HardwareError, match="'weight_buffer' has read_bits_per_cycle=128, 'activation_buffer' 64"):
+        best(LAYERS["conv"], wider)
+    other = dataclasses.replace(accelerator, levels=accelerator.levels[1:])
+    with pytest.raises(HardwareError, match=r"declare no mapspace, and its levels activation_buffer, dram are not"):
+        best(LAYERS["conv"], other)
+
+
 def test_engines_check_themselves():
     with pytest.raises(HardwareError, match="rows=0, expected a whole number, at least 1"):
         Engine("e", ("mac",), 0, 4)
