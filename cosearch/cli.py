@@ -280,7 +280,9 @@ def devices(as_json: AsJson = False) -> None:
 
 @app.command()
 def cost(
-    device: Annotated[str, typer.Option(help="Part, family or device file.")] = "fpga",
+    device: Annotated[
+        str, typer.Option(help="Part, family, device file, or the accelerator.json of a design.")
+    ] = "fpga",
     model: Annotated[
         str, typer.Option(help="A known network such as resnet18, an .onnx file, a workload .json, or module:function.")
     ] = "resnet18",
@@ -293,11 +295,11 @@ def cost(
     accounting: Annotated[
         str, typer.Option(help="Energy of an operation: element, with accumulator and registers, or operator alone.")
     ] = "element",
-    quiet: Quiet = False,
+    quiet: Annotated[bool, typer.Option(help="Print the tables only, no progress.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Price one network layer by layer on the device's best accelerator for it."""
-    from cosearch.costs import find_device, price_workload, published_cost
+    from cosearch.costs import device_to_price, price_workload, published_cost
     from cosearch.errors import ConfigError
     from cosearch.progress import Reporter
     from cosearch.tables import print_blocks, print_layers, print_unpriced
@@ -308,7 +310,7 @@ def cost(
     except ValueError:
         raise ConfigError(f"--input-shape {input_shape!r}: expected numbers such as 1,3,224,224") from None
     workload, unpriced = read_report(model, shape)
-    space = find_device(device, accounting)
+    space = device_to_price(device, accounting)
     published = published_cost(workload, space)
     if published is not None:
         if as_json:

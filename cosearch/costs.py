@@ -20,14 +20,17 @@ import numpy.typing as npt
 
 from cosearch.errors import ConfigError, DataError, HardwareError, UnknownNameError, nearest
 from cosearch.hardware.accelerator import Accelerator
+from cosearch.hardware.parts import file_format
 from cosearch.hardware.published import PublishedCost, PublishedDevice
 from cosearch.hardware.report import NetworkReport, network_report
+from cosearch.hardware.single import one_accelerator
 from cosearch.hardware.tensor import (
     CONSTRAINTS,
     CostTensor,
     HardwareFront,
     NetworkCost,
     Pipeline,
+    checked_limits,
     cost_tensor,
     network_pipeline,
 )
@@ -225,6 +228,22 @@ def find_device(device: Any, accounting: str = "element") -> Any:
         raise ConfigError(f"--accounting {accounting}: {device} knows only 'element'") from error
 
 
+def device_to_price(device: str, accounting: str = "element") -> Any:
+    """What one network can be priced on: a device, or the one accelerator that a design's ``accelerator.json`` holds.
+
+    Raises: what `find_device` raises; RunError for an accelerator file that cannot be read.
+    """
+    if Path(device).suffix != ".json" or file_format(device) != "cosearch.accelerator":
+        return find_device(device, accounting)
+    from cosearch.export.documents import read_document
+
+    accelerator = read_document(Path(device))
+    assert isinstance(accelerator, Accelerator)
+    if accounting not in ("element", accelerator.accounting):
+        raise ConfigError(f"--accounting {accounting}: the accelerator of {device} has {accelerator.accounting!r}")
+    return one_accelerator(accelerator)
+
+
 def price_workload(
     workload: Workload,
     device: Any,
@@ -240,6 +259,7 @@ def price_workload(
     space = find_device(device, accounting)
     if isinstance(space, PublishedSpace):
         raise ConfigError(f"{space.name} has no accelerators to choose from: price the network with published_cost")
+    checked_limits((objective,), {}, space)
     counts = workload.shape_counts()
     tensor = priced(tuple(counts), space, reporter) if reporter is not None else cost_tensor(tuple(counts), space)
     live, crossing = workload.live_activation_bytes, host_bytes(workload)

@@ -248,8 +248,10 @@ def _layers_total(report: "LayerReport") -> str:
     energy: Counter[str] = Counter()
     for row in report:
         energy.update(row.energy_pj)
+    millions = report.workload.macs / 1e6
+    operations = f"{millions:.3g}" if millions < 100 else f"{millions:,.1f}"
     return (
-        f"{report.workload.macs / 1e6:,.1f} MMACs, {report.workload.weight_count / 1e6:.3g} M weights; modelled: "
+        f"{operations} MMACs, {report.workload.weight_count / 1e6:.3g} M weights; modelled: "
         f"{sum(row.latency_ms for row in report):.4g} ms, {sum(row.energy_mj for row in report):.4g} mJ "
         f"({_split(energy, len(energy))})"
     )

@@ -199,6 +199,37 @@ def test_the_accounting_is_chosen_and_named(workload_file, monkeypatch, capsys):
     assert "Accounting of an operation's energy: operator." in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("device", ["ecp5-25f", "gemmini", "pim-sram", "gpu"])
+def test_the_accelerator_of_a_design_prices_another_network(workload_file, tmp_path, monkeypatch, capsys, device):
+    """From its file: the same accelerator, at the cost that its own space says."""
+    model = str(conv_file(workload_file))
+    priced = price_workload(Workload("conv", NETWORK.layers[:1]), device)
+    path = tmp_path / "accelerator.json"
+    path.write_text(json.dumps(priced.accelerator.to_json()))
+    assert run(monkeypatch, "cost", "--device", str(path), "--model", model, "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["accelerator"], said["accelerators"]) == (priced.accelerator.name, 1)
+    assert said["cost"]["edp"] == pytest.approx(priced.report.cost.edp)
+    assert run(monkeypatch, "cost", "--device", str(path), "--model", model) == 0
+    assert "of this one accelerator" in capsys.readouterr().out
+    assert run(monkeypatch, "cost", "--device", str(path), "--model", model, "--accounting", "operator") == 2
+    assert "has 'element'" in capsys.readouterr().err
+    path.write_text(json.dumps({**priced.accelerator.to_json(), "clock_mhz": "100 MHz"}))
+    assert run(monkeypatch, "cost", "--device", str(path), "--model", model) == 2
+    assert "accelerator.json: clock_mhz: '100 MHz' is not" in capsys.readouterr().err
+
+
+def test_an_objective_is_checked_before_anything_is_priced(monkeypatch):
+    monkeypatch.setattr("cosearch.costs.cost_tensor", None)
+    with pytest.raises(ConfigError, match="unknown hardware objective 'speed'"):
+        price_workload(NETWORK, "ecp5-25f", "speed")
+
+
+def test_small_networks_have_operations_too(workload_file, monkeypatch, capsys):
+    assert run(monkeypatch, "cost", "--device", "gpu", "--model", str(workload_file)) == 0
+    assert f"{NETWORK.macs / 1e6:.3g} MMACs, " in capsys.readouterr().out
+
+
 def test_an_accounting_that_a_device_lacks_is_refused():
     with pytest.raises(ConfigError, match="--accounting operator: pim-reram knows only 'element'"):
         price_workload(NETWORK, "pim-reram", accounting="operator")

@@ -270,6 +270,9 @@ class _One:
     def __init__(self, accelerator: Accelerator) -> None:
         self.only = accelerator
 
+    def __len__(self) -> int:
+        return 1
+
     @property
     def name(self) -> str:
         return self.only.name

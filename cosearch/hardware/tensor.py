@@ -555,7 +555,7 @@ class CostTensor:
         Returns: a front, empty with a reason if nothing fits.
         Raises: ConfigError for an objective or constraint that does not exist or is unknown for the space.
         """
-        limits = _checked(objectives, constraints or {}, self.space)
+        limits = checked_limits(objectives, constraints or {}, self.space)
         counts = self._counts(counts_row)
         if not (live_activation_bytes >= 0 and 0 <= host_bytes < math.inf):
             raise HardwareError(
@@ -637,7 +637,7 @@ class CostTensor:
 
         Raises: what `hardware_front` raises.
         """
-        limits = _checked(("edp",), constraints or {}, self.space)
+        limits = checked_limits(("edp",), constraints or {}, self.space)
         counts = self._counts(counts_row)
         if split.NAME in self._needed(counts):
             return math.nan
@@ -830,7 +830,7 @@ class CostTensor:
 
         Raises: ConfigError for an objective that does not exist or is unknown for the accelerator.
         """
-        _checked((objective,), {}, self.space)
+        checked_limits((objective,), {}, self.space)
         counts = self._counts(counts_row)
         front = self.hardware_front(counts, live_activation_bytes, host_bytes=host_bytes)
         if not len(front):
@@ -1001,7 +1001,13 @@ def _area_mm2(resources: Ints) -> Floats:
     return np.where(um2 > 0, um2 * 1e-6, np.nan)
 
 
-def _checked(objectives: Sequence[str], constraints: Mapping[str, float], space: AcceleratorSpace) -> dict[str, float]:
+def checked_limits(
+    objectives: Sequence[str], constraints: Mapping[str, float], space: AcceleratorSpace
+) -> dict[str, float]:
+    """The constraints by metric.
+
+    Raises: ConfigError for an objective or constraint that does not exist or is unknown for the space.
+    """
     if not objectives:
         raise ConfigError(f"no objective given, expected some of {', '.join(METRICS)}")
     for name in objectives:
