@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cosearch.errors import RunError
+from cosearch.supernet.descent import SGD
 from cosearch.supernet.elastic import Supernet
 from cosearch.supernet.recipes import SupernetRecipe, of_run
 from cosearch.supernet.training import make_optimizer
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
 FILE = "supernet.safetensors"
 VERSION = "3"
 OPTIMIZER, STATE = "optimizer.", "recipe."
-_Parts = Iterator[tuple[str, nn.Module, torch.optim.Optimizer | None]]
+_Optimizer = SGD | torch.optim.Optimizer
+_Parts = Iterator[tuple[str, nn.Module, _Optimizer | None]]
 
 
-def save(run: "RunDirectory", recipe: SupernetRecipe, optimizer: torch.optim.Optimizer, space: str, epoch: int) -> None:
+def save(run: "RunDirectory", recipe: SupernetRecipe, optimizer: SGD, space: str, epoch: int) -> None:
     tensors: dict[str, Tensor] = {}
     for prefix, module, learner in _parts(recipe, optimizer):
         tensors |= {prefix + name: value for name, value in module.state_dict().items()}
@@ -34,10 +36,10 @@ def save(run: "RunDirectory", recipe: SupernetRecipe, optimizer: torch.optim.Opt
     run.save_tensors(FILE, tensors, {**_identity(recipe, space), "epoch": str(epoch)})
 
 
-def restore(run: "RunDirectory", recipe: SupernetRecipe, space: str) -> tuple[int, torch.optim.SGD] | tuple[int, None]:
+def restore(run: "RunDirectory", recipe: SupernetRecipe, space: str) -> tuple[int, SGD] | tuple[int, None]:
     """Load the checkpoint if there is one. Returns: epochs done, and the optimizer that trains those that are left.
 
-    None if none is: to make one takes torch two seconds the first time.
+    None if none is.
 
     Raises: RunError if it is of another space, recipe, length of training or version; it says both.
     """
@@ -80,7 +82,7 @@ def load(run: "RunDirectory", space: Any) -> Supernet:
     return recipe.supernet
 
 
-def _parts(recipe: SupernetRecipe, optimizer: torch.optim.Optimizer | None) -> _Parts:
+def _parts(recipe: SupernetRecipe, optimizer: SGD | None) -> _Parts:
     """(prefix, module, what trains it); the supernet last, whose prefix is empty."""
     yield STATE, recipe.state, recipe.optimizer
     yield "", recipe.supernet, optimizer
@@ -102,9 +104,7 @@ def _words(identity: dict[str, str]) -> str:
     return ", ".join(f"{name} {value}" for name, value in identity.items())
 
 
-def _restore_optimizer(
-    module: nn.Module, optimizer: torch.optim.Optimizer, learned: dict[str, Tensor], prefix: str
-) -> None:
+def _restore_optimizer(module: nn.Module, optimizer: _Optimizer, learned: dict[str, Tensor], prefix: str) -> None:
     parameters = dict(module.named_parameters())
     for key, value in learned.items():
         entry, _, name = key.removeprefix(prefix).partition(".")

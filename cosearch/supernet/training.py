@@ -18,6 +18,7 @@ from cosearch.errors import ConfigError, CosearchError, DataError
 from cosearch.operators.adder import scale_add_gradients
 from cosearch.seeding import derive, torch_stream
 from cosearch.supernet.blocks import Network, calibrate, set_simulation
+from cosearch.supernet.descent import SGD
 from cosearch.supernet.elastic import Supernet
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ FULL_RATE_INPUTS = 64
 """A classifier of more inputs learns more slowly: a step moves a logit by the rate times the sum of squared inputs."""
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+def make_optimizer(model: nn.Module, recipe: Recipe) -> SGD:
     """Weight decay on convolution and classifier weights only: pulling an adder weight to 0 is not neutral."""
     adders = {id(p) for p in adder_parameters(model)}
     classifier = model.classifier.weight if isinstance(model, Network | Supernet) else None
@@ -148,7 +149,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     if classifier is not None:
         scale = min(1.0, FULL_RATE_INPUTS / classifier.shape[1])
         groups.append({"params": [classifier], "weight_decay": recipe.weight_decay, "rate_scale": scale})
-    return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=True, foreach=True)
+    return SGD(groups, recipe.learning_rate, recipe.momentum)
 
 
 def adder_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -157,7 +158,7 @@ def adder_parameters(model: nn.Module) -> list[nn.Parameter]:
     return [unit.weight for unit in model.units() if unit.op == "add"] if isinstance(model, Network) else []
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+def set_rate(optimizer: SGD, rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("rate_scale", 1.0)
 
@@ -191,7 +192,7 @@ def train_network(
         for i, (x, y) in enumerate(batches(split, recipe, mirror, seed, epoch, device)):
             rate = rate_at(recipe, epoch * per_epoch + i, recipe.epochs * per_epoch)
             set_rate(optimizer, rate)
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             logits = network(x)
             loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
             if teacher is not None:
@@ -231,7 +232,7 @@ def require_finite_weights(parameters: Sequence[nn.Parameter], where: str, rate:
 
 def train_supernet_epoch(
     recipe: "SupernetRecipe",
-    optimizer: torch.optim.SGD,
+    optimizer: SGD,
     split: Split,
     seed: int,
     epoch: int,
@@ -251,7 +252,7 @@ def train_supernet_epoch(
     for i, (x, y) in zip(range(per_epoch), images, strict=False):  # the other images' turn comes in other epochs
         rate = recipe.rate(settings, epoch * per_epoch + i, settings.epochs * per_epoch)
         set_rate(optimizer, rate)
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         loss = recipe.step(x, y, epoch, i)
         require_finite(loss, f"step {i + 1} of epoch {epoch + 1} of {settings.epochs} of the supernet", rate)
         recipe.after_backward(epoch)

@@ -335,7 +335,7 @@ def path_ratio(space: Any, name: str, batch: int = 64, least: int = 24, repeats:
         epoch = 7  # the last stage of every recipe
 
         def together(epoch: int = epoch, step: int = step) -> None:
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             recipe.step(x, y, epoch, step)
             recipe.after_backward(epoch)
             scale_add_gradients(supernet.adder_parameters(), 0.5, used_only=True)
@@ -361,7 +361,7 @@ def alone_step(blueprint: Blueprint, x: torch.Tensor, y: torch.Tensor) -> Callab
     adders = adder_parameters(network)
 
     def run() -> None:
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         F.cross_entropy(network(x), y, label_smoothing=0.05).backward()
         scale_add_gradients(adders, 0.5, used_only=True)
         optimizer.step()

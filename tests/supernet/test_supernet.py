@@ -428,7 +428,7 @@ def test_training_goes_on_from_a_checkpoint_bit_for_bit(digits, tmp_path):
 
 
 def test_a_supernet_that_is_trained_needs_no_optimizer(digits, tmp_path):
-    """Nor the compiler that torch loads with the first of a process, which would take a resumed run two seconds."""
+    """Nor does loading, or training, load torch's compiler, which would take two seconds of every process."""
     run = RunDirectory.create(tmp_path / "run", RunConfig.make({"supernet_epochs": 4}))
     supernet = trained(run, digits, 0, 4)
     recipe = uniform(tiny_space.space(), tiny_space.space().supernet(1), 0, Recipe(epochs=4))
@@ -438,10 +438,17 @@ def test_a_supernet_that_is_trained_needs_no_optimizer(digits, tmp_path):
     code = (
         "import sys\n"
         "from pathlib import Path\n"
+        "import numpy as np\n"
         "from cosearch.runs import RunDirectory\n"
         "from cosearch.supernet.checkpoint import load\n"
+        "from cosearch.data import load_dataset\n"
+        "from cosearch.supernet.training import Recipe, train_network\n"
         "from tests import tiny_space\n"
-        "load(RunDirectory.open(Path(sys.argv[1])), tiny_space.space())\n"
+        "space = tiny_space.space()\n"
+        "load(RunDirectory.open(Path(sys.argv[1])), space)\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+        "network = space.build(space.sample(np.random.default_rng(0)))\n"
+        "train_network(network, load_dataset('digits').train, Recipe(1, batch_size=512), 0)\n"
         "assert 'torch._dynamo' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code, str(run.path)], check=True)
