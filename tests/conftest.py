@@ -16,8 +16,16 @@ settings.register_profile("patient", settings.default, deadline=None)
 settings.load_profile("patient")
 
 
+COMPILING = (
+    "hardware/test_tensor.py",
+    "operators/test_adder.py",
+    "hardware/test_explicit.py",
+    "strategies/test_improvement.py",
+)
+"""Modules that make numba compile nearly all that it compiles, each something else: begun before all others, so that
+four processes and those that they start find it compiled instead of compiling the same at the same time."""
 WAITING = ("distributed/test_ray.py", "test_engine.py", "test_damage.py", "test_scripting.py", "test_readme.py")
-"""Modules that mostly wait, for other processes and disks: begun first, so that others run beside them."""
+"""Modules that mostly wait, for other processes and disks: begun next, so that others run beside them."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -25,8 +33,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    places = {Path(__file__).parent / name: at for at, name in enumerate(WAITING)}
-    items.sort(key=lambda item: places.get(item.path, len(WAITING)))
+    places = {Path(__file__).parent / name: at for at, name in enumerate(COMPILING + WAITING)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture(scope="session")
