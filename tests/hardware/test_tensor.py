@@ -77,7 +77,7 @@ def counts_of(network, layers):
 @pytest.mark.parametrize(("live", "port_bits"), [(200.0, 64), (1e4, 64), (1e9, 64), (1e4, 128)])
 def test_the_front_equals_brute_force(small_space, network, live, port_bits):
     """A port of 128 bits feeds two numbers of lanes."""
-    fewer = {"cols": (4,), "fabric": ("logic",), "clock_mhz": (100.0,), "port_bits": (port_bits,)}
+    fewer = {"cols": (4,), "fabric": ("logic",), "clock_mhz": (100.0,), "port_bits": (port_bits,), "lanes": (8, 16)}
     space = fpga.space("ecp5-25f", choices={**small_space.choices, **fewer})
     assert len(set(space.shared.lanes.tolist())) == port_bits // 64
     layers = distinct_layers([network])
