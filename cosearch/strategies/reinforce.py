@@ -33,6 +33,7 @@ class Reinforce:
         self._weights = np.linspace(0.0, 1.0, POLICIES) if both else np.array([0.0 if not objectives.costs else 1.0])
         self._logits = [{n: np.zeros(len(o)) for n, o in space.choices.items()} for _ in self._weights]
         self._learned: set[int] = set()
+        self._next: int | None = None  # first number of the group from before which nothing was learned yet
 
     def ask(self, n: int = 1) -> list[Candidate]:
         return self.history.ask(n, self._propose)
@@ -44,7 +45,7 @@ class Reinforce:
         rng = self.history.stream(number)
         if number < WARM_UP:
             return self.history.fresh_sample(rng)
-        self._learn(self.history.known(number))
+        self._learn_until(number)
         policy = self._logits[number % len(self._logits)]
         for attempt in range(ATTEMPTS):
             # a policy that draws only what is known already is heated until it leaves it
@@ -52,6 +53,14 @@ class Reinforce:
             if self.history.admissible(arch):
                 return arch
         return self.history.fresh_sample(rng)
+
+    def _learn_until(self, number: int) -> None:
+        """Group by group, as a search that was never interrupted did: ranks are among the results of then."""
+        start = self.history.group(WARM_UP) if self._next is None else self._next
+        last = self.history.group(number)
+        for first in range(start, last + 1, self.batch):
+            self._learn(self.history.known(first))
+        self._next = max(start, last)  # results of this group's beginning may still come, told in any order
 
     def _learn(self, known: list[Told]) -> None:
         """One step up each policy's gradient for every network that is new, in the order of their numbers."""

@@ -63,7 +63,7 @@ def test_the_same_seed_proposes_the_same_and_another_seed_does_not(name):
 
 @every
 @pytest.mark.parametrize("limit", [np.inf, 4.0], ids=["free", "rarely met"])
-@pytest.mark.parametrize("share", [0.4, 0.75])
+@pytest.mark.parametrize("share", [0.4, 0.75, 0.9])
 def test_a_replay_proposes_what_an_uninterrupted_search_does(name, share, limit):
     """As `cosearch resume` does: results so far are told to a new strategy; the batch it died in is asked again."""
     n = trials(name) // 2 // 4 * 4
