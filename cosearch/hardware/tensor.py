@@ -587,7 +587,7 @@ class CostTensor:
     @cached_property
     def identity(self) -> str:
         """Equal for tensors whose fronts are equal, as far as `_CACHE_VERSION` tells when the code changes."""
-        return _digest(self.layers, self.space, self.policies)
+        return identity_of(self.layers, self.space, self.policies)
 
     def record(self, front: HardwareFront) -> dict[str, Any]:
         """One of its fronts as JSON, which `recorded` takes: exact, and much faster than to find it again."""
@@ -1027,8 +1027,8 @@ def checked_limits(
     return limits
 
 
-def _digest(layers: Sequence[Layer], space: AcceleratorSpace, policies: Sequence[float]) -> str:
-    """Of all that decides a tensor."""
+def identity_of(layers: Sequence[Layer], space: AcceleratorSpace, policies: Sequence[float] = POLICIES) -> str:
+    """`CostTensor.identity` of a tensor that need not have been built: a digest of all that decides it."""
     content = {
         "version": _CACHE_VERSION,
         "layers": [layer.shape_key for layer in layers],
@@ -1039,7 +1039,7 @@ def _digest(layers: Sequence[Layer], space: AcceleratorSpace, policies: Sequence
 
 
 def _cache_folder(layers: Sequence[Layer], space: AcceleratorSpace, policies: Sequence[float]) -> Path:
-    digest = _digest(layers, space, policies)
+    digest = identity_of(layers, space, policies)
     root = os.environ.get("COSEARCH_CACHE") or Path.home() / ".cache" / "cosearch"
     return Path(root) / "tensors" / digest
 

@@ -22,13 +22,13 @@ import numpy as np
 from cosearch.config import RunConfig
 from cosearch.costs import host_bytes
 from cosearch.hardware.pricing import RESIDENCIES
-from cosearch.hardware.tensor import CostTensor, cost_tensor, keeps
+from cosearch.hardware.tensor import CostTensor, cost_tensor, identity_of, keeps
 from cosearch.runs import RunDirectory, TrialLog
 from cosearch.strategies import Objectives, make
 from cosearch.strategies.known import Part, Values
 from cosearch.strategies.objectives import undominated
-from search_spaces import accelerators, networks
-from search_spaces.accelerators import asic
+from search_spaces import networks
+from search_spaces.accelerators import asic, fpga
 from search_spaces.decisions import Arch
 from search_spaces.networks import nasbench201
 from tests.benchmarks import known_optimum_peers as peers
@@ -36,6 +36,24 @@ from tests.benchmarks import known_optimum_report as report
 
 ROOT = Path(os.environ.get("COSEARCH_CACHE") or Path.home() / ".cache" / "cosearch") / "known_optimum"
 SIZES = (len(nasbench201.OPERATIONS),) * len(nasbench201.NAMES)
+# the problems are frozen: every choice is named here, whatever the spaces' own become
+ECP5 = {
+    "rows": (2, 4, 8, 12, 16, 24, 32),
+    "cols": (4, 8, 12, 16, 24, 32, 48),
+    "dataflow": ("weight-stationary", "output-stationary"),
+    "windowed": (False, True),
+    "fabric": ("hard", "logic"),
+    "accumulator_depth": (512,),
+    "zeros": ("compute",),
+    "packed": (False,),
+    "weight_kib": (36, 72, 144, 288),
+    "activation_kib": (18, 36, 72),
+    "port_bits": (64, 128, 256, 512),
+    "clock_mhz": (75.0, 100.0, 125.0, 150.0),
+    "lanes": (8,),
+    "weight_memory": ("bram",),
+    "activation_memory": ("bram",),
+}
 NVDLA = {
     "channels": (8, 16, 24, 32, 48, 64, 96, 128),
     "kernels": (4, 8, 12, 16, 24, 32, 48, 64),
@@ -44,8 +62,8 @@ NVDLA = {
     "dram_bits_per_cycle": (32.0, 64.0, 128.0, 256.0),
 }
 DEVICES: dict[str, Callable[[], Any]] = {
-    "fpga": lambda: accelerators.find("ecp5-85f", kinds=("mac",), choices={"lanes": (8,)}),
-    "asic": lambda: asic.space("nvdla", choices=NVDLA),
+    "fpga": lambda: fpga.space("ecp5-85f", choices=ECP5, accounting="element", kinds=("mac",)),
+    "asic": lambda: asic.space("nvdla", choices=NVDLA, accounting="element"),
 }
 """Defaults were chosen on fpga-merged alone; see the history of cosearch/strategies."""
 VARIANTS = ("merged", "raw")
@@ -72,7 +90,7 @@ class Table:
     error: of the network that a cell stands for; network: which one that is, -1 for cells without a path.
     cost_class: [15,625] row of `fronts` and `joint`; fronts: per class [points, (latency_ms, energy_mj)].
     joint: [class, accelerator, 2] on each accelerator, infinite where it does not run. axes: name -> [accelerators]
-    value of each of an accelerator's own decisions.
+    value of each of an accelerator's own decisions. prices: the name of the costs.
     """
 
     name: str
@@ -82,6 +100,7 @@ class Table:
     fronts: tuple[np.ndarray, ...]
     joint: np.ndarray
     axes: dict[str, np.ndarray]
+    prices: str = ""
 
     @cached_property
     def exact(self) -> tuple[np.ndarray, np.ndarray]:
@@ -146,7 +165,7 @@ def load(problem: str) -> Table:
     Raises: DataError if the accuracies are not installed.
     """
     device, variant = problem.split("-")
-    path = ROOT / f"{device}.npz"
+    path = prices_of(device)
     if not path.is_file():
         _price(device, path)
     with np.load(path, allow_pickle=False) as data:
@@ -155,7 +174,20 @@ def load(problem: str) -> Table:
         axes = {name.removeprefix("axis_"): data[name] for name in data.files if name.startswith("axis_")}
         cost_class, joint = data["cost_class"], data["joint"]
     error, network = _accuracies(variant)
-    return Table(problem, error, network, cost_class, fronts, joint, axes)
+    return Table(problem, error, network, cost_class, fronts, joint, axes, path.stem)
+
+
+PRICES = 1
+"""To be raised when `_price` changes what it makes of a cost tensor."""
+
+
+def prices_of(device: str) -> Path:
+    """Where what everything costs on a device is kept: by all that the cost tensor follows from, unit costs included.
+
+    Runs are kept apart: each says of which prices it is.
+    """
+    space = DEVICES[device]()
+    return ROOT / f"{device}-{PRICES}-{identity_of(networks.find('nasbench201')().layer_table(), space)}.npz"
 
 
 def _accuracies(variant: str) -> tuple[np.ndarray, np.ndarray]:
@@ -332,7 +364,8 @@ def one_run(problem: str, task: str, algorithm: str, mode: str, seed: int) -> di
         if (task == "front" and value >= 0.999) or (task != "front" and value <= 0):
             break
     seconds = time.process_time() - started
-    return {"progress": progress, "cpu_seconds": seconds, "budget": budget, "commit": report.commit()}
+    origin = {"commit": report.commit(), "prices": table.prices}
+    return {"progress": progress, "cpu_seconds": seconds, "budget": budget, **origin}
 
 
 def overhead(problem: str, name: str, trials: int) -> dict[str, float]:
@@ -364,9 +397,15 @@ def path_of(problem: str, task: str, algorithm: str, mode: str, seed: int) -> Pa
     return ROOT / "runs" / problem / task / f"{algorithm}.{mode}.{seed}.json"
 
 
+def is_kept(job: tuple[str, str, str, str, int]) -> bool:
+    """Whether a run was made, with the prices of now."""
+    path = path_of(*job)
+    return path.is_file() and report.is_of(json.loads(path.read_text(encoding="utf-8")), load(job[0]).prices)
+
+
 def _kept_run(job: tuple[str, str, str, str, int]) -> str:
     path = path_of(*job)
-    if not path.is_file():
+    if not is_kept(job):
         result = one_run(*job)
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(f".{os.getpid()}")
@@ -415,7 +454,7 @@ def main() -> None:
     for problem in problems:
         load(problem)
     lists = (arguments.tasks.split(","), arguments.algorithms.split(","), arguments.modes.split(","))
-    open_jobs = [job for job in jobs(problems, *lists, arguments.seeds) if not path_of(*job).is_file()]
+    open_jobs = [job for job in jobs(problems, *lists, arguments.seeds) if not is_kept(job)]
     with ProcessPoolExecutor(arguments.processes, max_tasks_per_child=50) as pool:
         waiting = iter(open_jobs)
         running = {pool.submit(_kept_run, job) for _, job in zip(range(arguments.processes), waiting, strict=False)}

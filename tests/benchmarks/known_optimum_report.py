@@ -24,11 +24,21 @@ Runs = dict[tuple[str, str], list[dict[str, Any]]]
 """(algorithm, mode) -> one entry per seed."""
 
 
-def read(folder: Path) -> Runs:
+def is_of(run: Mapping[str, Any], prices: str) -> bool:
+    """Whether a run was made with these prices. The first ones, of before prices had names, were made with those that
+    tests/references/known_optimum stores the optima of.
+    """
+    return bool(run.get("prices", prices) == prices)
+
+
+def read(folder: Path, prices: str) -> Runs:
+    """prices: of the runs to read."""
     runs: Runs = {}
     for path in sorted(folder.glob("*.json")):
         algorithm, mode, _ = path.stem.split(".")
-        runs.setdefault((algorithm, mode), []).append(json.loads(path.read_text(encoding="utf-8")))
+        run = json.loads(path.read_text(encoding="utf-8"))
+        if is_of(run, prices):
+            runs.setdefault((algorithm, mode), []).append(run)
     order = (*OURS, "random", "local", "regularised")
 
     def rank(key: tuple[str, str]) -> tuple[int, int, str]:
@@ -367,7 +377,7 @@ def write(tables: Mapping[str, Any], folder: Path) -> None:
     ]
     fronts = {}
     for problem, table in tables.items():
-        fronts[problem] = runs = read(folder / problem / "front")
+        fronts[problem] = runs = read(folder / problem / "front", table.prices)
         known = optima(table)
         lines += ["", f"## {problem}", ""]
         lines += [
@@ -377,7 +387,7 @@ def write(tables: Mapping[str, Any], folder: Path) -> None:
         if runs:
             lines += ["", *verdicts(runs), "", "Evaluations needed:", "", *evaluations_table(runs)]
             lines += ["", "Hypervolume, %, after so many evaluations:", "", *progress_table(runs)]
-        tasks = {task: found for task in table.limits if (found := read(folder / problem / task))}
+        tasks = {task: found for task in table.limits if (found := read(folder / problem / task, table.prices))}
         if tasks:
             limits = "; ".join(
                 f"{task}: {table.limits[task][0]}, best {1 - table.limits[task][1]:.4f}" for task in tasks

@@ -1,10 +1,17 @@
 """The benchmark's own arithmetic, on a table in closed form: no accuracies and no accelerators are needed."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from cosearch.costs import host_bytes
+from cosearch.hardware import tensor
+from cosearch.hardware.pricing import RESIDENCIES
+from hwbench_data.analog import accuracies, installed
+from search_spaces import networks
+from search_spaces.accelerators import fpga
 from search_spaces.networks import nasbench201
 from tests.benchmarks import known_optimum as benchmark
 from tests.benchmarks import known_optimum_peers as peers
@@ -194,3 +201,131 @@ def test_a_peer_that_was_cut_short_is_not_the_best_peer():
         ("optuna-gp", "networks"): [{"progress": [0.5] * 5, "budget": 5}],
     }
     assert any("best peer for 99% is local with 10 evaluations" in line for line in report.verdicts(runs))
+
+
+# -- the problems themselves --
+
+
+def test_the_problems_name_every_choice_themselves(monkeypatch):
+    """So that they stay what they are when the spaces' own choices change."""
+    for device, choices in (("fpga", benchmark.ECP5), ("asic", benchmark.NVDLA)):
+        assert benchmark.DEVICES[device]().choices == choices
+    before = benchmark.prices_of("fpga")
+    monkeypatch.setitem(fpga.CHOICES, "lanes", (8, 16))
+    monkeypatch.setitem(fpga.CHOICES, "rows", (4,))
+    assert benchmark.DEVICES["fpga"]().choices == benchmark.ECP5
+    assert benchmark.prices_of("fpga") == before
+
+
+def test_prices_are_kept_by_what_makes_them(monkeypatch):
+    """Another unit cost, choice, code of the cost model or of the benchmark is another file."""
+    first = benchmark.prices_of("fpga")
+    assert first != benchmark.prices_of("asic")
+    dearer = fpga.space("ecp5-85f", choices=benchmark.ECP5, kinds=("mac",), scale_modelled={"multiply_pj": 2.0})
+    fewer = fpga.space("ecp5-85f", choices={**benchmark.ECP5, "lanes": (16,)}, kinds=("mac",))
+    found = {first}
+    for space in (dearer, fewer):
+        with monkeypatch.context() as patch:
+            patch.setitem(benchmark.DEVICES, "fpga", lambda space=space: space)
+            found.add(benchmark.prices_of("fpga"))
+    for module, name in ((benchmark, "PRICES"), (tensor, "_CACHE_VERSION")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, getattr(module, name) + 1)
+            found.add(benchmark.prices_of("fpga"))
+    assert len(found) == 5
+    assert first == benchmark.prices_of("fpga")
+
+
+def test_runs_of_other_prices_are_neither_read_nor_kept(tmp_path, table, monkeypatch):
+    named = replace(table, prices="fpga-1-abc")
+    monkeypatch.setattr(benchmark, "load", lambda problem: named)
+    monkeypatch.setattr(benchmark, "ROOT", tmp_path)
+    for seed, run in enumerate(({}, {"prices": "fpga-1-abc"}, {"prices": "fpga-1-def"})):
+        path = benchmark.path_of("toy-raw", "front", "local", "networks", seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"progress": [1.0], "budget": 1, **run}), encoding="utf-8")
+        assert benchmark.is_kept(("toy-raw", "front", "local", "networks", seed)) == (seed < 2)
+    [runs] = report.read(path.parent, named.prices).values()
+    assert [run.get("prices") for run in runs] == [None, "fpga-1-abc"]
+    assert benchmark.one_run("toy-raw", "latency", "local", "networks", 0)["prices"] == "fpga-1-abc"
+
+
+def below(front: np.ndarray, error: float) -> tuple[np.ndarray, np.ndarray]:
+    """Latencies of the points of a front that err no more, rising, and the least energy up to each."""
+    points = front[front[:, 0] <= error][:, 1:]
+    points = points[np.argsort(points[:, 0])]
+    return points[:, 0], np.minimum.accumulate(points[:, 1]) if len(points) else points[:, 1]
+
+
+def test_the_stored_optima_are_those_of_every_network_on_every_accelerator():
+    """fpga-raw: 15,284 networks x all accelerators x policies x what stays on chip, by sums over layers.
+
+    No front, bound, group or joining of the cost tensor is used, only its entries of single layers.
+    """
+    if not installed():
+        pytest.skip("the accuracies come from the package analog-nasbench, which is not installed")
+    stored = json.loads((report.OPTIMA / "fpga-raw.json").read_text(encoding="utf-8"))
+    front = np.array([[1 - p["accuracy"], p["latency_ms"], p["energy_mj"]] for p in stored["front"]])
+    space, device = networks.find("nasbench201")(), benchmark.DEVICES["fpga"]()
+    costs = tensor.cost_tensor(space.layer_table(), device)
+    [kind] = costs.kinds
+    engines, shared = costs.engines[kind], costs.shared
+    fits = (engines.resources[None] + shared.resources[:, None] <= np.array(device.budget.counts)).all(2)
+    accuracy = np.array(accuracies())
+    cells = [arch for arch in map(nasbench201.cell, range(len(accuracy))) if reaches(arch)]
+    of_demand = {}
+    for arch in cells:
+        of_demand.setdefault(space.demand_key(arch), []).append(arch)
+    assert len(cells) == stored["networks"]
+    attained, limits = np.zeros(len(front), bool), stored["constrained"]
+    best = dict.fromkeys(limits, 1.0)
+    runs = np.zeros(fits.shape, bool)
+    for same in of_demand.values():
+        error = 1 - max(accuracy[nasbench201.index_of(arch)] for arch in same)
+        points = everywhere(costs, fits, space.workload(same[0]))
+        runs |= np.isfinite(points).all(-1).any(axis=(0, 1))
+        points = points[np.isfinite(points).all(-1)]
+        ms, mj = below(front, error)
+        # nothing lies below the stored front: of the points that err no more one takes neither longer nor more energy
+        at = np.searchsorted(ms * (1 - 1e-12), points[:, 0], side="right") - 1
+        assert (at >= 0).all()
+        assert (points[:, 1] >= mj[at] * (1 - 1e-12)).all()
+        for i in np.flatnonzero(np.isclose(front[:, 0], error, rtol=0, atol=1e-12)):
+            attained[i] |= np.isclose(points, front[i, 1:], rtol=1e-12, atol=0).all(1).any()
+        for name, limit in limits.items():
+            within = points[:, 0] <= limit.get("max_latency_ms", np.inf)
+            if (within & (points[:, 1] <= limit.get("max_energy_mj", np.inf))).any():
+                best[name] = min(best[name], error)
+    assert attained.all()
+    assert {name: 1 - error for name, error in best.items()} == pytest.approx(
+        {name: limit["accuracy"] for name, limit in limits.items()}, abs=1e-12
+    )
+    assert int(runs.sum()) == stored["accelerators"]
+
+
+def reaches(arch: dict) -> bool:
+    """Whether a path leads from a cell's input to its output: node 3 is reached over 0 to 2."""
+    edges = [(name, operation) for name, operation in arch.items() if operation != "none"]
+    found = {0}
+    for _ in range(3):
+        found |= {int(name[-1]) for name, _ in edges if int(name[0]) in found}
+    return 3 in found
+
+
+def everywhere(costs, fits: np.ndarray, workload) -> np.ndarray:
+    """[residency, policy, shared, engine, (ms, mJ)] of a network, infinite where it does not run."""
+    counts = costs.counts_of(workload)
+    weights, activations = costs.weight_bits(counts), 8 * workload.live_activation_bytes
+    [kind] = costs.kinds
+    found = np.full((4, len(costs.policies), *fits.shape, 2), np.inf)
+    crossing = np.array([costs.host_cost(host_bytes(workload), at) for at in range(len(costs.shared))])
+    for case, residency in enumerate(RESIDENCIES):
+        room = np.ones(len(costs.shared), bool)
+        room &= not residency.weights or weights <= costs.shared.weight_bits
+        room &= not residency.activations or activations <= costs.shared.activation_bits
+        for at, table in enumerate((costs.latency, costs.energy)):
+            sums = sum(counts[i] * table[kind][case][row] for row, i in enumerate(costs.rows[kind]) if counts[i])
+            beside = sum(counts[i] * table["vector"][case][row] for row, i in enumerate(costs.vector_rows) if counts[i])
+            whole = (sums + beside)[costs.tables[case].of_shared] + crossing[:, at, None, None]
+            found[case, ..., at] = np.where((fits & room[:, None])[:, None], whole, np.inf).transpose(1, 0, 2)
+    return found
