@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cosearch.costs import AcceleratorCosts, MeasuredCosts, NetworkFront
+from cosearch.costs import AcceleratorCosts, HardwareCosts, MeasuredCosts, NetworkFront
 from cosearch.finalists import Trained
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.hardware.repricing import sensitivity
@@ -45,7 +45,7 @@ def front_table(told: Sequence[Told], problem: Problem) -> "pd.DataFrame":
     table = pd.DataFrame({"accuracy": columns["accuracy"][keep], **{n: columns[n][keep] for n in metrics}})
     table["accuracy_source"] = problem.config.accuracy
     table["trial"] = [trial[arch_key(rows[i][0])] for i in keep]
-    if isinstance(problem.costs, AcceleratorCosts):
+    if isinstance(problem.costs, HardwareCosts):
         table["accelerator"] = [problem.costs.accelerator(*rows[i]).name for i in keep]
     if isinstance(problem.costs, MeasuredCosts):
         doubts = problem.costs.doubts([rows[i][0] for i in keep])
@@ -74,7 +74,7 @@ def design(problem: Problem, name: str, choice: Choice, told: Sequence[Told], tr
     assert seen is not None
     beside: dict[str, Any] = {}  # what is known beside the costs
     accelerator = ""
-    if isinstance(problem.costs, AcceleratorCosts):
+    if isinstance(problem.costs, HardwareCosts):
         value = problem.costs.accelerator(arch, point)
         assert isinstance(front, NetworkFront)
         accelerator = value.name
@@ -99,7 +99,7 @@ def _mapped(policies: tuple[tuple[str, float], ...], cost: NetworkCost) -> dict[
     return {"policies": policies, "edp_bound": cost.edp_bound if np.isfinite(cost.edp_bound) else None}
 
 
-def _pipeline(costs: AcceleratorCosts, accelerator: Accelerator, arch: Arch) -> dict[str, Any] | None:
+def _pipeline(costs: HardwareCosts, accelerator: Accelerator, arch: Arch) -> dict[str, Any] | None:
     found = costs.pipeline(accelerator, arch)
     return found.to_json() if found else None
 

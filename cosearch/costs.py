@@ -1,16 +1,17 @@
 """What networks cost on a device, for strategies: known before anything is trained.
 
-`AcceleratorCosts` prices a network on every accelerator of a space, exactly; `PublishedCosts` on a published simulator,
-by its rules; `MeasuredCosts` predicts latency (and energy) on one device from a table of measurements, and has no
-accelerator axis.
+`AcceleratorCosts` prices a network on every accelerator of a space, exactly; `JointCosts` a network on one accelerator,
+where there are too many to tabulate; `PublishedCosts` prices it on a published simulator, by its rules; `MeasuredCosts`
+predicts latency (and energy) on one device from a table of measurements, and has no accelerator axis.
 """
 
 import io
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cosearch.errors import ConfigError, DataError, HardwareError, UnknownNameError, nearest
-from cosearch.hardware.accelerator import Accelerator
+from cosearch.hardware.accelerator import Accelerator, over_budget
 from cosearch.hardware.parts import file_format
 from cosearch.hardware.published import PublishedCost, PublishedDevice
 from cosearch.hardware.report import NetworkReport, network_report
@@ -30,15 +31,18 @@ from cosearch.hardware.tensor import (
     HardwareFront,
     NetworkCost,
     Pipeline,
+    accelerator_tensor,
     checked_limits,
     cost_tensor,
+    network_cost,
     network_pipeline,
 )
 from cosearch.strategies.objectives import Objectives, derive, excess, is_known, split_limit, tightest
 from cosearch.workload import Layer, Workload, count_layers
 from search_spaces import accelerators
 from search_spaces.accelerators.published import PublishedSpace
-from search_spaces.decisions import Arch, Decisions, arch_key, parse_arch
+from search_spaces.decisions import Arch, Decisions, arch_key, parse_arch, split
+from search_spaces.joint import JointSpace
 
 if TYPE_CHECKING:
     from cosearch.expected import ExpectedCosts
@@ -64,41 +68,83 @@ class NetworkFront:
     def __len__(self) -> int:
         return len(self.hardware)
 
+    @property
+    def reason(self) -> str:
+        """Why it is empty, if it is."""
+        return self.hardware.reason
+
     def metric(self, name: str) -> npt.NDArray[np.float64]:
         if name in ("params", "macs"):
             return np.full(len(self), getattr(self, name))
         return self.hardware.metric(name)
 
 
-class AcceleratorCosts:
+class HardwareCosts(ABC):
+    """Networks on accelerators that are designed for them.
+
+    space: of the networks, with the decisions of accelerators if these are searched too; device: of the accelerators.
+    """
+
+    def __init__(
+        self, space: Any, device: Any, objectives: Objectives, constraints: Mapping[str, float] | None = None
+    ) -> None:
+        self.space, self.device = space, device
+        self.constraints: Mapping[str, float] = dict(constraints or {})
+        self._of_hardware, self._of_rows = _hardware_limits(self.constraints)
+        wanted = tuple("latency_ms" if n == "throughput_fps" else n for n in objectives.costs)
+        hardware = tuple(n for n in dict.fromkeys(wanted) if n not in ("params", "macs"))
+        self.hardware_objectives = hardware or ("latency_ms", "energy_mj")
+
+    @property
+    def resources(self) -> tuple[str, ...]:
+        """The resources that the device has."""
+        return tuple(name for name in RESOURCES if getattr(self.device.budget, name, 0))
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        area = ("area_mm2",) if self.sized else ()
+        return ("latency_ms", "energy_mj", *self.resources, *area, "params", "macs")
+
+    @property
+    def sized(self) -> bool:
+        """Whether accelerators have an area."""
+        return bool(self.device.budget.area_um2)
+
+    def fronts(self, archs: Sequence[Arch]) -> "list[NetworkFront | NoFront]":
+        return [self.front(arch) for arch in archs]
+
+    @abstractmethod
+    def front(self, arch: Arch) -> "NetworkFront | NoFront": ...
+
+    @abstractmethod
+    def free(self) -> "HardwareCosts": ...
+
+    def accelerator(self, arch: Arch, point: int) -> Accelerator:
+        front = self.front(arch)
+        assert isinstance(front, NetworkFront)
+        return front.hardware.accelerator(point)
+
+    def on(self, accelerator: Accelerator, arch: Arch) -> NetworkCost:
+        """A network on a given accelerator; infeasible with a reason if it cannot run there."""
+        workload = self.space.workload(arch)
+        return network_cost(workload, accelerator, "edp", host_bytes(workload))
+
+    def pipeline(self, accelerator: Accelerator, arch: Arch) -> Pipeline | None:
+        """A network on a given accelerator whose engines work on different images at once; None where none do."""
+        workload = self.space.workload(arch)
+        return network_pipeline(workload, accelerator, host_bytes(workload))
+
+
+class AcceleratorCosts(HardwareCosts):
     """Networks of one space on all accelerators of another."""
 
     def __init__(
         self, space: Any, tensor: CostTensor, objectives: Objectives, constraints: Mapping[str, float] | None = None
     ) -> None:
-        self.space, self.tensor = space, tensor
-        self.constraints = dict(constraints or {})
-        self._of_hardware, self._of_rows = _hardware_limits(self.constraints)
-        wanted = tuple("latency_ms" if n == "throughput_fps" else n for n in objectives.costs)
-        hardware = tuple(n for n in dict.fromkeys(wanted) if n not in ("params", "macs"))
-        self.hardware_objectives = hardware or ("latency_ms", "energy_mj")
+        super().__init__(space, tensor.space, objectives, constraints)
+        self.tensor = tensor
         self._fronts: dict[Hashable, NetworkFront] = {}
         self._hardware: dict[tuple[tuple[int, ...], float, float], HardwareFront] = {}
-
-    @property
-    def resources(self) -> tuple[str, ...]:
-        """The resources that the device has."""
-        budget: Any = self.tensor.space.budget if self.tensor.space is not None else None
-        return tuple(name for name in RESOURCES if getattr(budget, name, 0))
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        space: Any = self.tensor.space
-        area = ("area_mm2",) if space is not None and space.budget.area_um2 else ()
-        return ("latency_ms", "energy_mj", *self.resources, *area, "params", "macs")
-
-    def fronts(self, archs: Sequence[Arch]) -> list[NetworkFront]:
-        return [self._front(arch) for arch in archs]
 
     def free(self) -> "AcceleratorCosts":
         return AcceleratorCosts(self.space, self.tensor, _limited(("latency_ms", "energy_mj"), self.constraints))
@@ -109,7 +155,7 @@ class AcceleratorCosts:
 
         return ExpectedCosts(self.space, self.tensor, {**self.constraints, **(limits or {})})
 
-    def _front(self, arch: Arch) -> NetworkFront:
+    def front(self, arch: Arch) -> NetworkFront:
         key = self.space.demand_key(arch)  # of a cell space there are a few hundred
         if key not in self._fronts:
             self._fronts[key] = self._priced(arch)
@@ -127,7 +173,7 @@ class AcceleratorCosts:
 
     def record(self, arch: Arch) -> dict[str, Any] | None:
         """A network's front as JSON, for `recall`; None where there is none, or it would be long."""
-        front = self._front(arch)
+        front = self.front(arch)
         if not 0 < len(front) <= MOST_RECORDED:
             return None
         return {"params": front.params, "macs": front.macs, **self.tensor.record(front.hardware)}
@@ -148,9 +194,6 @@ class AcceleratorCosts:
         }
         return workload, demand
 
-    def accelerator(self, arch: Arch, point: int) -> Accelerator:
-        return self._front(arch).hardware.accelerator(point)
-
     def least_edp_cost(self, arch: Arch) -> HardwareFront:
         """The accelerator on which a network has the least energy-delay product, as a front of one point.
 
@@ -159,13 +202,92 @@ class AcceleratorCosts:
         return self.tensor.best_accelerator(objective="edp", **self._demand(arch)[1])
 
     def on(self, accelerator: Accelerator, arch: Arch) -> NetworkCost:
-        """A network on a given accelerator; infeasible with a reason if it cannot run there."""
         return self.tensor.evaluate_on(accelerator, objective="edp", **self._demand(arch)[1])
 
-    def pipeline(self, accelerator: Accelerator, arch: Arch) -> Pipeline | None:
-        """A network on a given accelerator whose engines work on different images at once; None where none do."""
-        workload = self.space.workload(arch)
-        return network_pipeline(workload, accelerator, host_bytes(workload))
+
+@dataclass(frozen=True)
+class NoFront:
+    """Of a network on an accelerator that cannot be, or cannot run it. reason: why."""
+
+    reason: str
+
+    def __len__(self) -> int:
+        return 0
+
+    def metric(self, name: str) -> npt.NDArray[np.float64]:
+        return np.zeros(0)
+
+
+BY_MAPPING = ("latency_ms", "energy_mj", "edp")
+"""The metrics of an accelerator that depend on how layers are mapped to it."""
+
+
+class JointCosts(HardwareCosts):
+    """Networks on accelerators of which there are too many to tabulate: every arch has the decisions of both.
+
+    The front of an arch is of its accelerator alone; it has a point for every mapping policy that no other beats.
+    Raises: ConfigError for an objective or a constraint that accelerators do not have.
+    """
+
+    def __init__(
+        self, space: JointSpace, objectives: Objectives, constraints: Mapping[str, float] | None = None
+    ) -> None:
+        super().__init__(space, space.accelerators, objectives, constraints)
+        self._fronts: dict[str, NetworkFront | NoFront] = {}
+        for name in (*objectives.costs, *(split_limit(name)[1] for name in self.constraints)):
+            if name == "area_mm2" and not self.sized:
+                raise ConfigError(f"the area of {self.device.name}'s accelerators is unknown: use other objectives")
+
+    @cached_property
+    def sized(self) -> bool:
+        ends = ({name: options[at] for name, options in self.device.choices.items()} for at in (0, -1))
+        built = (_built(self.device, end) for end in ends)
+        return any(isinstance(made, Accelerator) and made.area_mm2 is not None for made in built)
+
+    def free(self) -> "JointCosts":
+        return JointCosts(self.space, _limited(("latency_ms", "energy_mj"), self.constraints))
+
+    def front(self, arch: Arch) -> NetworkFront | NoFront:
+        key = arch_key(arch)
+        if key not in self._fronts:
+            self._fronts[key] = self._priced(arch)
+        return self._fronts[key]
+
+    def _priced(self, arch: Arch) -> NetworkFront | NoFront:
+        network, chosen = split(arch)
+        accelerator = _built(self.device, chosen)
+        if isinstance(accelerator, str):
+            return NoFront(accelerator)
+        workload = self.space.network_space.workload(network)
+        counts = workload.shape_counts()
+        live, crossing = workload.live_activation_bytes, host_bytes(workload)
+        wanted = tuple(n for n in self.hardware_objectives if n in BY_MAPPING) or BY_MAPPING[:2]
+        limits = {name: value for name, value in self._of_hardware.items() if split_limit(name)[1] in BY_MAPPING}
+        try:
+            tensor = accelerator_tensor(tuple(counts), accelerator)
+            found = tensor.hardware_front(list(counts.values()), live, wanted, limits, crossing)
+        except HardwareError as error:
+            return NoFront(str(error))
+        resources = np.tile(np.array(accelerator.resources.counts, np.int64), (len(found), 1))
+        area = np.nan if accelerator.area_mm2 is None else accelerator.area_mm2
+        hardware = replace(found, resources=resources, area_mm2=np.full(len(found), area))
+        others = {name: value for name, value in self.constraints.items() if name not in limits}
+        return _within(NetworkFront(hardware, float(workload.weight_count), float(workload.macs)), others)
+
+
+def _built(device: Any, chosen: Arch) -> Accelerator | str:
+    """The accelerator of some choices within the device's budget, or why there is none.
+
+    Raises: ConfigError if what builds it gives no accelerator.
+    """
+    try:
+        made = device.build(chosen)
+    except (ConfigError, HardwareError) as error:
+        return str(error)
+    if not isinstance(made, Accelerator):
+        raise ConfigError(f"{device.name} built {made!r:.60} of {chosen}: expected an Accelerator"[:300])
+    area = round((made.area_mm2 or 0.0) * 1e6)
+    return over_budget(replace(made.resources, area_um2=area), device.budget) or made
 
 
 def _hardware_limits(limits: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
@@ -225,7 +347,12 @@ def find_device(device: Any, accounting: str = "element") -> Any:
     try:
         return accelerators.find(device, **options)
     except TypeError as error:
-        raise ConfigError(f"--accounting {accounting}: {device} knows only 'element'") from error
+        if options:
+            raise ConfigError(f"--accounting {accounting}: {device} knows only 'element'") from error
+        if ":" not in device:
+            raise
+        wanted = "a function without arguments that makes an accelerator space"
+        raise ConfigError(f"--device {device}: expected {wanted} ({error})") from error
 
 
 def device_to_price(device: str, accounting: str = "element") -> Any:
@@ -347,7 +474,7 @@ class PublishedCosts:
         constraints: Mapping[str, float] | None = None,
     ) -> None:
         self.space, self.device = space, device
-        self.constraints = dict(constraints or {})
+        self.constraints: Mapping[str, float] = dict(constraints or {})
         for name in (*objectives.costs, *(split_limit(name)[1] for name in self.constraints)):
             if not is_known(name, self.metrics):
                 raise ConfigError(

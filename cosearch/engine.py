@@ -28,7 +28,7 @@ from cosearch.comparison import (
     on_default,
 )
 from cosearch.config import RunConfig
-from cosearch.costs import AcceleratorCosts
+from cosearch.costs import HardwareCosts
 from cosearch.errors import ConfigError, CosearchError, DataError, InfeasibleError, RunError, StoppedError, command_line
 from cosearch.evaluators import Evaluation, Evaluator, Pending, Threads
 from cosearch.export.design import TRAINED, WHAT, parse_what, write_design
@@ -40,9 +40,9 @@ from cosearch.results import CO_SEARCH, CONV_ONLY, RANDOM, Design, Result, read_
 from cosearch.runs import RunDirectory, TrialLog, read_log, versions
 from cosearch.shortlist import Choice, Halving, Lists, networks, shortlist
 from cosearch.strategies import STRATEGIES, Objectives, make
-from cosearch.strategies.base import Candidate, Failure, Told
+from cosearch.strategies.base import TURNS, Candidate, Failure, Told
 from cosearch.writing import write_atomic
-from search_spaces.decisions import Arch, arch_key
+from search_spaces.decisions import Arch, network_key, network_of
 
 if TYPE_CHECKING:
     from cosearch.distributed.cluster import Cluster
@@ -154,8 +154,8 @@ def _plan(problem: Problem) -> str:
     data = f" for {config.data}" if config.trains else ""
     trainings = f"{searches} finalists x {config.finalist_seeds} trainings of {config.finalist_epochs} epochs"
     return (
-        f"{problem.space.name}: {problem.space.size:.3g} networks{data} on {problem.device_name}. "
-        f"Budget: {source}, {searches} searches of {min(config.trials, problem.space.size)} evaluations, "
+        f"{problem.space.name}: {problem.space.network_space.size:.3g} networks{data} on {problem.device_name}. "
+        f"Budget: {source}, {searches} searches of {min(config.trials, problem.space.network_space.size)} evaluations, "
         f"{trainings if config.trains else 'no training'}."
     )
 
@@ -307,7 +307,7 @@ def _on_default(designs: Sequence[Design], problem: Problem, default: Accelerato
 
 
 def _accuracy_source(run: RunDirectory, problem: Problem, reporter: Reporter, deadline: float) -> AccuracySource:
-    config, space, dataset = problem.config, problem.space, problem.dataset
+    config, space, dataset = problem.config, problem.space.network_space, problem.dataset
     if problem.known_accuracy is not None:
         return problem.known_accuracy
     from cosearch.supernet.training import torch_device
@@ -349,7 +349,7 @@ def _train_supernet(
     from cosearch.supernet.checkpoint import restore, save
     from cosearch.supernet.training import train_supernet_epoch
 
-    config, space, dataset = problem.config, problem.space, problem.dataset
+    config, space, dataset = problem.config, problem.space.network_space, problem.dataset
     assert dataset is not None
     recipe = recipes.of_run(config, space, device, _within(problem))
     settings = replace(recipe.settings, learning_rate=slower * recipe.settings.learning_rate)
@@ -433,7 +433,8 @@ def _search(
 ) -> list[Told]:
     config, objectives = problem.config, problem.objectives
     costs: Any = problem.costs  # a network of a sub-space is priced as a network of the whole
-    trials = min(config.trials, space.size)
+    trials = min(config.trials, space.network_space.size)
+    results = TURNS * trials if space.joint else trials
     options: dict[str, Any] = {}
     if strategy_name == "auto":
         options = {"trials": trials, "source": config.accuracy}
@@ -450,17 +451,20 @@ def _search(
     with reporter.phase(f"{name}: {strategy_name}", trials) as phase:
         for candidate in log.replay(strategy, phase.advance, getattr(costs, "recall", None)):
             pending.submit(candidate)
-        while len(history.told) < trials:
-            wanted = pending.wanted(len(history.told), trials)
+        while len(history.told) < results:
+            wanted = pending.wanted(len(history.told), results)
             try:
                 for candidate in strategy.ask(wanted) if wanted else []:
+                    if candidate.accuracy is None and history.evaluated + pending.evaluations == trials:
+                        results = len(history.told) + len(pending)
+                        break
                     pending.submit(candidate)
             except InfeasibleError as error:
                 if not history.told and not pending:
                     raise
                 reporter.say(f"{name}: {error}")
-                trials = len(history.told) + len(pending)
-                run.log("exhausted", study=name, trials=trials)
+                results = len(history.told) + len(pending)
+                run.log("exhausted", study=name, trials=results)
             for candidate, evaluation in pending.results():
                 device = (
                     costs.accelerator(candidate.arch, candidate.point).name if hasattr(costs, "accelerator") else None
@@ -472,7 +476,8 @@ def _search(
                 if asked is not None:
                     run.log("told", study=name, number=candidate.number, asked=asked, node=evaluation.node)
                 strategy.tell(candidate, outcome)
-                phase.advance(1, f"best accuracy {max((t.accuracy or 0.0) for t in history.told):.4f}")
+                best = max((t.accuracy or 0.0) for t in history.told)
+                phase.advance(int(candidate.accuracy is None), f"best accuracy {best:.4f}")
             if time.monotonic() > deadline:
                 raise _out_of_time(run)
     if not any(t.accuracy is not None for t in history.told):
@@ -519,7 +524,7 @@ def _finalists(
             _train(run, problem, trainings, None, reporter, deadline)
         elif any(load_trained(run, training) is None for training in trainings):
             _halve(run, problem, halving, lists, trainings, cluster, reporter, deadline)
-        scores = {arch_key(t.arch): _result(run, t).integer_accuracy for t in trainings}
+        scores = {network_key(t.arch): _result(run, t).integer_accuracy for t in trainings}
         lists = halving.better_half(lists, scores)
     chosen = {name: listed[0] for name, listed in lists.items()}
     _train(run, problem, _trainings([arch for arch, _ in chosen.values()], problem), cluster, reporter, deadline)
@@ -546,7 +551,7 @@ def _halve(
     deadline: float,
 ) -> None:
     """This heat and those after it on Ray, where a scheduler of Tune's halves the lists as they are halved here."""
-    inherit(run, problem.space, [training.arch for training in trainings])
+    inherit(run, problem.space.network_space, [training.arch for training in trainings])
     with reporter.phase("comparing candidates, epochs", halving.most_epochs(lists)) as phase:
         cluster.halve(run, halving, lists, trainings, _counting(phase, run, deadline))
 
@@ -587,7 +592,7 @@ def _train(
     workers = 1 if torch_device(config.torch_device) == "cuda" else config.threads
     total, rest = (sum(t.epochs(config) for t in some) for some in (trainings, open_ones))
     if open_ones:
-        inherit(run, problem.space, [training.arch for training in open_ones])
+        inherit(run, problem.space.network_space, [training.arch for training in open_ones])
     what = "comparing candidates" if trainings[0].heat else "training finalists"
     with reporter.phase(f"{what}, epochs", total, total - rest) as phase:
         on_epochs = _counting(phase, run, deadline)
@@ -600,9 +605,9 @@ def _train(
 def _trainings(archs: Sequence[Arch], problem: Problem, heat: int = 0) -> list[Training]:
     """Of each network with every seed; in a heat, of so many epochs, with one."""
     config = problem.config
-    unique = {arch_key(arch): arch for arch in archs}.values()
+    unique = {network_key(arch): network_of(arch) for arch in archs}.values()
     return [
-        Training(arch, config.seed + k, problem.space.workload(arch).macs, heat)
+        Training(arch, config.seed + k, problem.space.network_space.workload(arch).macs, heat)
         for arch in unique
         for k in range(1 if heat else config.finalist_seeds)
     ]
@@ -673,7 +678,7 @@ def export_design(
         if config.trains and set(TRAINED) & set(what):
             trainings = _trainings([arch], problem)
             if load_trained(run_directory, trainings[0]) is None:
-                inherit(run_directory, problem.space, [arch])
+                inherit(run_directory, problem.space.network_space, [trainings[0].arch])
                 with reporter.phase("training the network, epochs", config.finalist_epochs) as phase:
                     train_all(run_directory, trainings[:1], 1, phase.advance)
             training = _first_good(run_directory, trainings)
@@ -740,7 +745,7 @@ def _require_no_other(to: Path, run: RunDirectory, arch: Arch, accelerator: str)
 
 def _point_of(problem: Problem, arch: Arch, accelerator: str) -> int:
     """The point of a network's front that is an accelerator, by name."""
-    if not isinstance(problem.costs, AcceleratorCosts):
+    if not isinstance(problem.costs, HardwareCosts):
         return 0
     [front] = problem.costs.fronts([arch])
     names = (problem.costs.accelerator(arch, i).name for i in range(len(front)))

@@ -8,14 +8,14 @@ proposes the same wherever it is evaluated; ``async`` tells results as they come
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
 from cosearch.errors import CosearchError
 from cosearch.strategies.base import Candidate, Failure
-from search_spaces.decisions import Arch
+from search_spaces.decisions import Arch, network_of
 
 Order = Literal["batch", "async"]
 PATIENCE_SECONDS = 10.0
@@ -98,8 +98,19 @@ class Pending:
     def __len__(self) -> int:
         return len(self._futures)
 
+    @property
+    def evaluations(self) -> int:
+        """How many of them take an evaluation."""
+        return sum(candidate.accuracy is None for candidate in self._futures.values())
+
     def submit(self, candidate: Candidate) -> None:
-        self._futures[self._evaluator.submit(candidate)] = candidate
+        """Have its network evaluated, if that was not done before."""
+        if candidate.accuracy is None:
+            future = self._evaluator.submit(replace(candidate, arch=network_of(candidate.arch)))
+        else:
+            future = Future()
+            future.set_result(Evaluation(candidate.accuracy, 0.0))
+        self._futures[future] = candidate
 
     def wanted(self, told: int, trials: int) -> int:
         """How many candidates to ask for now. told: results so far; trials: results in the end."""

@@ -15,6 +15,8 @@ from cosearch.config import RunConfig
 from cosearch.costs import (
     COVERAGE,
     AcceleratorCosts,
+    HardwareCosts,
+    JointCosts,
     MeasuredCosts,
     PublishedCosts,
     find_device,
@@ -25,13 +27,16 @@ from cosearch.costs import (
 )
 from cosearch.data import Dataset, load_dataset
 from cosearch.errors import ConfigError, InfeasibleError, UnknownNameError
-from cosearch.hardware.tensor import Build
+from cosearch.hardware.pricing import RESIDENCIES
+from cosearch.hardware.tensor import POLICIES, Build
 from cosearch.progress import Reporter
+from cosearch.seeding import numpy_stream
 from cosearch.strategies import STRATEGIES, Objectives
 from cosearch.strategies.base import cheapest
 from cosearch.strategies.objectives import MAXIMISED, split_limit
 from search_spaces import accelerators, networks
 from search_spaces.accelerators.published import PublishedSpace
+from search_spaces.joint import joined
 from search_spaces.networks.space import NetworkSpace
 
 
@@ -65,7 +70,8 @@ def _space(config: RunConfig, *made_for: Any) -> Any:
 
 @dataclass(frozen=True)
 class Problem:
-    """All that a search needs, checked. dataset: None if nothing is trained.
+    """All that a search needs, checked. dataset: None if nothing is trained. space: of networks, or of networks with
+    accelerators where these are too many to tabulate.
 
     device_name: the part, or the measurement file. known_accuracy: the source, if it is a table or a predictor.
     costs_are: how costs are known, for people.
@@ -75,7 +81,7 @@ class Problem:
     dataset: Dataset | None
     space: Any
     objectives: Objectives
-    costs: AcceleratorCosts | MeasuredCosts | PublishedCosts
+    costs: HardwareCosts | MeasuredCosts | PublishedCosts
     device_name: str
     costs_are: str
     known_accuracy: AccuracySource | None
@@ -112,8 +118,13 @@ def prepare(config: RunConfig, reporter: Reporter, build: "Build | None" = None)
         space = _space(config)
         known = BundledAccuracy(space)
     space, costs, device_name, costs_are, objectives = _costs(config, space, objectives, reporter, build)
+    if isinstance(costs, JointCosts):
+        _require_separable(config, device_name)
     costs.fronts([{name: options[-1] for name, options in space.choices.items()}])  # an unknown metric shows here
-    _require_feasible(space, costs, config.constraints, device_name)
+    if isinstance(costs, JointCosts):
+        _require_some_pair(space, costs, config.seed)
+    else:
+        _require_feasible(space, costs, config.constraints, device_name)
     return Problem(config, dataset, space, objectives, costs, device_name, costs_are, known)
 
 
@@ -127,6 +138,17 @@ def _require_possible_finalists(config: RunConfig) -> None:
     for option, given in needs.items():
         if given and config.accuracy != "supernet":
             raise ConfigError(f"{option} needs a supernet, and --accuracy {config.accuracy} trains none: leave it out")
+
+
+def _require_separable(config: RunConfig, device: str) -> None:
+    """Raises: ConfigError for what needs the whole hardware front of a network."""
+    needs = {"--guided": config.guided, "--strategy differentiable": config.strategy == "differentiable"}
+    for option, given in needs.items():
+        if given:
+            raise ConfigError(
+                f"{option} needs accelerators that can be tabulated, and {device} has too many or only builds them one "
+                "at a time: leave it out"
+            )
 
 
 def _require_batches(config: RunConfig, dataset: Dataset) -> None:
@@ -150,7 +172,7 @@ def _known_accuracy(path: Path, kind: str, space: Any, images: int) -> AccuracyS
 
 def _costs(
     config: RunConfig, space: Any, objectives: Objectives, reporter: Reporter, build: "Build | None"
-) -> tuple[Any, AcceleratorCosts | MeasuredCosts | PublishedCosts, str, str, Objectives]:
+) -> tuple[Any, HardwareCosts | MeasuredCosts | PublishedCosts, str, str, Objectives]:
     """The part of the space that the device runs, costs, the device's name, how costs are known, and the objectives.
 
     Of the default objectives, those that the device has.
@@ -184,14 +206,48 @@ def _costs(
     except UnknownNameError as error:
         known = list(dict.fromkeys((*accelerators.ACCELERATORS, *accelerators.FAMILIES)))
         raise (error if ":" in config.device else unknown_device(config.device, known)) from None
+    _require_accelerators(config.device, device)
     space = _runnable(space, device, reporter)
     if isinstance(device, PublishedSpace):
         return _published(config, space, objectives, device, reporter)
+    if not can_be_tabulated(device, len(space.layer_table())):
+        reporter.say(
+            f"The {len(device):.3g} accelerators of {device.name} are not tabulated: they are searched together with "
+            "the networks, and each pair is priced exactly. No network is on all of them: fronts are not exhaustive."
+        )
+        space = joined(space, device)
+        costs_are = "modelled; accelerators searched with the networks, not exhaustively"
+        return space, JointCosts(space, objectives, config.constraints), device.name, costs_are, objectives
     if not len(device):
         raise InfeasibleError(f"the budget of {device.name} is too small for any accelerator: choose a larger device")
     tensor = priced(space.layer_table(), device, reporter, build)
     costs = AcceleratorCosts(space, tensor, objectives, config.constraints)
     return space, costs, device.name, "modelled", objectives
+
+
+MOST_TABULATED, MOST_TABLE_BYTES = 100_000, 4 << 30
+"""Accelerators of a space that need not be tabulated, and bytes of its cost tensor: minutes of work and some memory."""
+LAYER_BYTES = 2 * 8 * len(RESIDENCIES) * len(POLICIES)
+"""Of one layer on one accelerator."""
+
+
+def can_be_tabulated(device: Any, layers: int) -> bool:
+    """Whether every layer is priced on every accelerator, so that a network's best ones are known exactly."""
+    if not hasattr(device, "build"):
+        return True
+    few = len(device) <= MOST_TABULATED and layers * len(device) * LAYER_BYTES <= MOST_TABLE_BYTES
+    return few and hasattr(device, "engines")
+
+
+def _require_accelerators(name: str, device: Any) -> None:
+    """Raises: ConfigError for an object that is no accelerator space."""
+    lacking = [attribute for attribute in ("name", "serves") if not hasattr(device, attribute)]
+    if lacking:
+        raise ConfigError(
+            f"--device {name} made a {type(device).__name__}, which is no accelerator space (it has no "
+            f"{' and no '.join(lacking)}): make a search_spaces.accelerators.built.BuiltSpace of decisions and a "
+            "function that builds an accelerator of them"
+        )
 
 
 def _published(
@@ -252,6 +308,23 @@ def _require_feasible(space: Any, costs: Any, constraints: Mapping[str, float], 
         )
 
 
+DRAWN_PAIRS = 32
+
+
+def _require_some_pair(space: Any, costs: JointCosts, seed: int) -> None:
+    """Raises: InfeasibleError with a reason, if no network was found that some accelerator runs within the limits."""
+    rng = numpy_stream(seed, "some pair")
+    drawn = [space.sample(rng) for _ in range(DRAWN_PAIRS)]
+    if any(len(costs.front(arch)) for arch in drawn) or cheapest(space, costs) is not None:
+        return
+    limits = ", ".join(_asked(*limit) for limit in costs.constraints.items())
+    within = f" within {limits} together: loosen one" if limits else ""
+    raise InfeasibleError(
+        f"no network of {space.name} was found that an accelerator of {costs.device.name} runs{within} "
+        f"({costs.front(drawn[-1]).reason})"
+    )
+
+
 def _asked(name: str, limit: float) -> str:
     """A limit as a user gives it."""
     if name in RunConfig.model_fields:
@@ -271,8 +344,8 @@ def fingerprint(problem: Problem) -> dict[str, str]:
         found["data"] = problem.dataset.content_hash
     elif isinstance(problem.known_accuracy, BundledAccuracy):
         found["accuracies"] = digest(problem.known_accuracy.values.tobytes())
-    if isinstance(problem.costs, AcceleratorCosts):
-        space: Any = problem.costs.tensor.space
+    if isinstance(problem.costs, HardwareCosts):
+        space: Any = problem.costs.device
         found["device and unit costs"] = digest(json.dumps(space.describe(), sort_keys=True, default=str).encode())
     elif isinstance(problem.costs, PublishedCosts):
         found["device"] = digest(problem.costs.device.name.encode())

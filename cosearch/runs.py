@@ -381,7 +381,8 @@ class TrialLog:
 
         Where results came in any order, proposals are asked again between the same results as then, which gives the
         same, so that what was under evaluation when the run ended has its number and network again.
-        on_trial: called after each; recall: with each network and the front that was recorded with it.
+        on_trial: called after each that took an evaluation; recall: with each network and the front that was recorded
+        with it.
         Returns: the candidates that were asked and have no result.
         Raises: RunError if a trial is of another space.
         """
@@ -394,8 +395,10 @@ class TrialLog:
             while strategy.history.next_number < asked:
                 pending |= {again.number: again for again in strategy.ask(1)}
             pending.pop(candidate.number, None)
+            evaluated = strategy.history.evaluated
             strategy.tell(candidate, result)
-            on_trial()
+            if strategy.history.evaluated > evaluated:
+                on_trial()
         return list(pending.values())
 
     def _finished(self) -> Iterator[tuple[Candidate, dict[str, float] | Failure, int]]:

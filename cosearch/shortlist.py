@@ -7,7 +7,7 @@ import numpy as np
 
 from cosearch.hardware.tables import Floats
 from cosearch.strategies.objectives import Objectives, bend, one_standard_error, recommend
-from search_spaces.decisions import Arch, arch_key
+from search_spaces.decisions import Arch, network_key, network_of
 
 Choice = tuple[Arch, int]
 """A network and a point of its hardware front."""
@@ -24,12 +24,12 @@ class Designs:
 
     def only(self, keys: Container[str]) -> "Designs":
         """Those of some networks."""
-        kept = [i for i, (arch, _) in enumerate(self.rows) if arch_key(arch) in keys]
+        kept = [i for i, (arch, _) in enumerate(self.rows) if network_key(arch) in keys]
         return Designs({n: column[kept] for n, column in self.columns.items()}, tuple(self.rows[i] for i in kept))
 
     def scored(self, scores: Mapping[str, float]) -> "Designs":
         """With other accuracies. scores: key of every network -> accuracy."""
-        accuracy = np.array([scores[arch_key(arch)] for arch, _ in self.rows])
+        accuracy = np.array([scores[network_key(arch)] for arch, _ in self.rows])
         return Designs({**self.columns, "accuracy": accuracy}, self.rows)
 
 
@@ -50,7 +50,7 @@ def shortlist(
     choose = recommend if "accuracy" in objectives.names or len(objectives.names) == 1 else bend
     lists: dict[str, list[Choice]] = {}
     for name, designs in found.items():
-        network = np.unique([arch_key(arch) for arch, _ in designs.rows], return_inverse=True)[1]
+        network = np.unique([network_key(arch) for arch, _ in designs.rows], return_inverse=True)[1]
         left = np.arange(len(designs.rows))
         lists[name] = []
         while len(lists[name]) < length and left.size:
@@ -63,7 +63,7 @@ def shortlist(
 
 def networks(lists: Lists) -> dict[str, Arch]:
     """Key -> network, each once, in the order of the lists."""
-    return {arch_key(arch): arch for designs in lists.values() for arch, _ in designs}
+    return {network_key(arch): network_of(arch) for designs in lists.values() for arch, _ in designs}
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cosearch.notebook import html_table
 from cosearch.results import AT_DEFAULT, Design, Result
 from cosearch.runs import dashboard_command
+from search_spaces.decisions import network_of, split
 
 if TYPE_CHECKING:
     from cosearch.costs import PricedNetwork
@@ -44,8 +45,7 @@ def html_result(result: Result) -> str:
     finalist = result.finalist
     mappings = finalist_words(finalist) if finalist.policies else ""
     pipelined = pipeline_words(finalist.pipeline) if finalist.pipeline else ""
-    arch = ", ".join(f"{name} {choice}" for name, choice in finalist.arch.items())
-    lines = [arch, finalist.accelerator, mappings, pipelined]
+    lines = [decided(network_of(finalist.arch)), accelerator_words(finalist), mappings, pipelined]
     parts = [html_table(*table) for table in result_tables(result)]
     parts.append(
         "<p><b>Recommended finalist</b><br>" + "<br>".join(html.escape(line) for line in lines if line) + "</p>"
@@ -123,6 +123,17 @@ def _with_bounds(name: str, value: Any, bounds: tuple[float, float] | None) -> s
     return f"{number(name, value)}{told}"
 
 
+def decided(choices: Mapping[str, Any]) -> str:
+    """``layer1 shift_k3_e1, layer2 skip``."""
+    return ", ".join(f"{name} {choice}" for name, choice in choices.items())
+
+
+def accelerator_words(design: Design) -> str:
+    """The name of its accelerator, with the decisions that were searched for it."""
+    chosen = split(design.arch)[1]
+    return f"{design.accelerator} ({decided(chosen)})" if chosen else design.accelerator
+
+
 def print_result(result: Result) -> None:
     """The front, the designs side by side, and what co-search bought."""
     out = console()
@@ -131,9 +142,9 @@ def print_result(result: Result) -> None:
         out.print(_table(escape(title), [escape(column) for column in columns], cells))
     finalist = result.finalist
     out.print("[bold]Recommended finalist[/bold]")
-    out.print("  network: " + ", ".join(f"{name} {choice}" for name, choice in finalist.arch.items()), markup=False)
+    out.print("  network: " + decided(network_of(finalist.arch)), markup=False)
     if finalist.accelerator:
-        out.print(f"  accelerator: {finalist.accelerator}", markup=False)
+        out.print(f"  accelerator: {accelerator_words(finalist)}", markup=False)
     if finalist.policies:
         out.print(f"  mappings: {finalist_words(finalist)}", markup=False)
     if finalist.pipeline:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,26 @@ Choices = Mapping[str, tuple[Choice, ...]]
 def arch_key(arch: Mapping[str, Any]) -> str:
     """A string that is equal for equal archs."""
     return ",".join(f"{name}={arch[name]}" for name in sorted(arch))
+
+
+OF_ACCELERATOR = "accelerator."
+"""How the names of decisions begin that are the accelerator's: accuracy does not depend on them."""
+
+
+def split(arch: Mapping[str, Any]) -> tuple[Arch, Arch]:
+    """The decisions of the network, and those of the accelerator by their names without `OF_ACCELERATOR`."""
+    accelerator = {name.removeprefix(OF_ACCELERATOR): arch[name] for name in arch if name.startswith(OF_ACCELERATOR)}
+    return network_of(arch), accelerator
+
+
+def network_of(arch: Mapping[str, Any]) -> Arch:
+    """The decisions of the network."""
+    return {name: choice for name, choice in arch.items() if not name.startswith(OF_ACCELERATOR)}
+
+
+def network_key(arch: Mapping[str, Any]) -> str:
+    """A string that is equal for equal networks."""
+    return arch_key(network_of(arch))
 
 
 def parse_pairs(text: str) -> Arch:
@@ -85,6 +106,24 @@ class Decisions:
 
     def __len__(self) -> int:
         return self.size
+
+    @cached_property
+    def joint(self) -> bool:
+        """Whether some decisions are the accelerator's."""
+        return any(name.startswith(OF_ACCELERATOR) for name in self.choices)
+
+    @cached_property
+    def network_space(self) -> "Decisions":
+        """The space of the networks alone.
+
+        Raises: ConfigError if every decision is the accelerator's.
+        """
+        if not self.joint:
+            return self
+        networks = network_of(self.choices)
+        if not networks:
+            raise ConfigError(f"every decision begins with {OF_ACCELERATOR!r}: give at least one of the network")
+        return Decisions(networks)
 
     def sample(self, rng: np.random.Generator) -> Arch:
         """One arch, uniformly."""

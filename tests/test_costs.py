@@ -3,14 +3,17 @@ import json
 import numpy as np
 import pytest
 
-from cosearch.costs import AcceleratorCosts, MeasuredCosts, Measurements, host_bytes, read_table
-from cosearch.errors import ConfigError, DataError
-from cosearch.hardware.tensor import cost_tensor
+from cosearch.costs import AcceleratorCosts, JointCosts, MeasuredCosts, Measurements, host_bytes, read_table
+from cosearch.errors import ConfigError, DataError, InfeasibleError
+from cosearch.hardware.tensor import cost_tensor, network_cost
 from cosearch.strategies import Objectives, make
 from cosearch.strategies.base import cheapest
+from cosearch.testing import check_device
 from search_spaces.accelerators import fpga
+from search_spaces.decisions import split
+from search_spaces.joint import joined
 from search_spaces.networks import nasbench201
-from tests import tiny_space
+from tests import tiny_device, tiny_space
 
 SPACE = tiny_space.space()
 SIZES = {
@@ -323,3 +326,44 @@ def test_a_record_without_a_part_is_priced_again(tensor):
     for name in costs.record(arch):
         again.recall(arch, {key: value for key, value in costs.record(arch).items() if key != name})
         assert not again._fronts
+
+
+def test_a_pair_costs_what_its_accelerator_and_its_network_do():
+    """Resources and area are the accelerator's own, however many mapping policies there are; limits on them cut it."""
+    space = joined(tiny_space.space(), tiny_device.arrays())
+    chosen = {"accelerator.rows": 8, "accelerator.cols": 4, "accelerator.port_bits": 128}
+    arch = {"layer1": "shift_k3_e1", "layer2": "conv_k3_e1", "layer3": "add_k3_e1", **chosen}
+    accelerator = tiny_device.build({"rows": 8, "cols": 4, "port_bits": 128})
+    costs = JointCosts(space, Objectives(("accuracy", "latency_ms", "energy_mj", "lut", "params")))
+    [front] = costs.fronts([arch])
+    best = network_cost(
+        tiny_space.space().workload(split(arch)[0]), accelerator, "edp", host_bytes(space.workload(arch))
+    )
+    assert (front.metric("latency_ms") * front.metric("energy_mj")).min() == pytest.approx(best.edp, rel=1e-12)
+    assert set(front.metric("lut")) == {accelerator.resources.lut}
+    assert set(front.metric("dsp")) == {accelerator.resources.dsp}
+    assert costs.accelerator(arch, 0) == accelerator
+    assert costs.resources == ("lut", "ff", "dsp", "bram")
+    lut = float(accelerator.resources.lut)
+    for limits, kept in (({"max_lut": lut}, True), ({"max_lut": lut - 1}, False), ({"min_lut": lut + 1}, False)):
+        assert bool(len(JointCosts(space, Objectives(), limits).front(arch))) == kept
+    slowest = {"min_throughput_fps": 1001 / front.metric("latency_ms").min()}
+    assert not len(JointCosts(space, Objectives(), slowest).front(arch))
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [({"rows": 2, "cols": 8}, "cannot be built"), ({"rows": 16, "cols": 8}, "does not fit: 47,680 of 43,848 LUT")],
+)
+def test_an_accelerator_that_cannot_be_has_a_reason(changed, reason):
+    space = joined(tiny_space.space(), tiny_device.arrays())
+    arch = {**space.largest(), **{f"accelerator.{name}": choice for name, choice in changed.items()}}
+    front = JointCosts(space, Objectives()).front(arch)
+    assert len(front) == 0
+    assert reason in front.reason
+
+
+def test_a_device_that_builds_its_accelerators_passes_the_suite():
+    check_device(tiny_device.NAME, tiny_space.NAME, archs=6)
+    with pytest.raises(InfeasibleError, match="does not fit"):
+        check_device("tests.tiny_device:nothing_fits", tiny_space.NAME)

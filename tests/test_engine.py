@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -16,17 +17,25 @@ import pytest
 
 import cosearch
 import cosearch.engine
-from cosearch import finalists
+from cosearch import evaluators, finalists
 from cosearch.cli import main
 from cosearch.config import RunConfig
+from cosearch.costs import JointCosts, host_bytes
 from cosearch.data import load_dataset
-from cosearch.errors import ConfigError, CosearchError, RunError
+from cosearch.errors import ConfigError, CosearchError, RunError, StoppedError
 from cosearch.export.schema import FOLDER
 from cosearch.hardware import Accelerator
+from cosearch.hardware.tensor import accelerator_tensor
+from cosearch.problem import can_be_tabulated
 from cosearch.results import Result
-from cosearch.runs import RunDirectory, read_log, study_storage
+from cosearch.runs import RunDirectory, TrialLog, read_log, study_storage
+from cosearch.strategies import Objectives
+from cosearch.strategies.base import TURNS
 from cosearch.workload import Workload
-from tests import killing, tiny_space
+from search_spaces.accelerators import asic
+from search_spaces.decisions import arch_key, network_key, split
+from search_spaces.joint import joined
+from tests import killing, tiny_device, tiny_space
 
 STUDIES = ("co-search", "conv-only", "random search")
 SMALL = {
@@ -815,6 +824,120 @@ def test_a_device_without_some_engines_is_searched_with_the_others(options, tmp_
 def test_a_minimum_accuracy_that_is_missed_is_said(table_run, tmp_path):
     result = cosearch.run(**{**table_run, "min_accuracy": 0.9999, "out": tmp_path / "run"})
     assert result.notes[0].startswith("NO design reaches --min-accuracy 0.9999")
+
+
+# -- accelerators that are searched with the networks --
+
+
+@pytest.fixture
+def joint_run(table_run) -> dict:
+    return {
+        **table_run,
+        "device": tiny_device.NAME,
+        "strategy": "evolutionary",
+        "trials": 6,
+        "batch": 3,
+        "baselines": True,
+    }
+
+
+def test_accelerators_of_ones_own_are_searched_with_the_networks(joint_run, monkeypatch, capsys, tmp_path):
+    asked = []
+    once = evaluators.evaluate
+    monkeypatch.setattr(evaluators, "evaluate", lambda accuracy, arch: (asked.append(arch), once(accuracy, arch))[1])
+    result = cosearch.run(**{**joint_run, "quiet": False})
+    assert "searched together with the networks" in " ".join(capsys.readouterr().err.split())
+    for name in STUDIES:
+        archs = [json.loads(trial.user_attrs["arch"]) for trial in study(result.path, name).trials]
+        assert len({network_key(arch) for arch in archs}) == 6
+        assert len({arch_key(arch) for arch in archs}) == len(archs) == 6 * TURNS
+    # the evaluations of all searches; of the accelerators an evaluation knows nothing
+    assert len(asked) == 18
+    assert all(name in tiny_space.space().choices for arch in asked for name in arch)
+    space = tiny_space.space()
+    for row in result.front.itertuples():
+        network, chosen = split(json.loads(row.arch))
+        accelerator, workload = tiny_device.build(chosen), space.workload(network)
+        assert row.accelerator == accelerator.name
+        assert row.lut == accelerator.resources.lut <= 43_848
+        counts = workload.shape_counts()
+        priced = accelerator_tensor(tuple(counts), accelerator).hardware_front(
+            list(counts.values()), workload.live_activation_bytes, host_bytes=host_bytes(workload)
+        )
+        assert (row.latency_ms, row.energy_mj) in list(zip(priced.latency_ms, priced.energy_mj, strict=True))
+    assert "not exhaustively" in result.costs_are
+    assert split(result.finalist.arch)[1].keys() == tiny_device.CHOICES.keys()
+    best = cosearch.load(Path(result.path) / "best")
+    network = json.loads((Path(result.path) / "best" / "network.json").read_text())
+    assert network["arch"] == split(result.finalist.arch)[0]
+    assert best.accelerator.name == result.finalist.accelerator
+    assert best.cost().latency_ms == pytest.approx(result.finalist.latency_ms)
+    assert command(monkeypatch, "show", str(result.path)) == 0
+    assert "rows " in capsys.readouterr().out
+    assert "too many to tabulate" in (Path(result.path) / "report.html").read_text()
+    to, which = tmp_path / "exported", ("--trial", "9", "--what", "accelerator")
+    assert command(monkeypatch, "export", str(result.path), *which, "--to", str(to)) == 0
+    assert study(result.path).trials[9].user_attrs["accelerator"] in (to / "accelerator.json").read_text()
+
+
+@pytest.mark.parametrize("told", [2, 11, 21])
+def test_a_joint_search_that_was_interrupted_ends_as_one_that_was_not(joint_run, monkeypatch, tmp_path, told):
+    joint_run = {**joint_run, "baselines": False, "trials": 4}  # which ends within a batch
+    cosearch.run(**{**joint_run, "out": tmp_path / "whole"})
+    add, counted = TrialLog.add, itertools.count(1)
+
+    def interrupted(log, *arguments):
+        add(log, *arguments)
+        if next(counted) == told:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrialLog, "add", interrupted)
+        with pytest.raises(StoppedError):
+            cosearch.run(**joint_run)
+    assert len(study(joint_run["out"]).trials) == told
+    cosearch.resume(joint_run["out"])
+    same(joint_run["out"], tmp_path / "whole")
+    whole, resumed = ([t.params for t in study(path).trials] for path in (tmp_path / "whole", joint_run["out"]))
+    assert whole == resumed
+    cosearch.resume(joint_run["out"], trials=6)
+    cosearch.run(**{**joint_run, "trials": 6, "out": tmp_path / "long"})
+    same(joint_run["out"], tmp_path / "long")
+    assert len(study(tmp_path / "long").trials) == 6 * TURNS
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"device": "tests.tiny_device:FIXED"}, "expected a function without arguments"),
+        ({"device": "tests.tiny_device:nothing"}, "made a dict, which is no accelerator space"),
+        ({"device": "tests.tiny_device:nothing_fits"}, "does not fit: "),
+        (
+            {"constraint": ("latency_ms<=1e-9", "lut<=9e4")},
+            "within --max-latency-ms 1e-09, --constraint 'lut<=90000' to",
+        ),
+        ({"objectives": ("accuracy", "area_mm2")}, "the area of arrays's accelerators is unknown"),
+        ({"guided": True, "max_latency_ms": 1.0}, "--guided needs accelerators that can be tabulated"),
+        ({"strategy": "differentiable"}, "--strategy differentiable needs accelerators that can be tabulated"),
+    ],
+)
+def test_what_cannot_be_searched_jointly_says_so_before_anything_is_written(joint_run, given, words):
+    with pytest.raises(CosearchError, match=re.escape(words)):
+        cosearch.run(**{**joint_run, **given})
+    assert not joint_run["out"].exists()
+
+
+def test_a_template_of_too_many_accelerators_is_searched_jointly():
+    few = asic.space("gemmini")
+    many = asic.space("gemmini", choices={name: tuple(range(1, 65)) for name in few.choices})
+    assert can_be_tabulated(few, 100)
+    assert not can_be_tabulated(few, 1_000_000)
+    assert not can_be_tabulated(many, 1)
+    assert not can_be_tabulated(tiny_device.arrays(), 1)
+    joint = joined(tiny_space.space().restricted("conv"), many)
+    [front] = JointCosts(joint, Objectives()).fronts([joint.largest()])
+    assert len(front) == 0  # rows and memories of one
+    assert "layer" in front.reason
 
 
 # -- a bundled table --

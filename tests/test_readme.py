@@ -51,6 +51,17 @@ def test_command_line_then_python(folder, environment):
     assert "latency_ms" in printed
 
 
+def test_accelerators_of_ones_own(folder, environment):
+    marked = re.search(
+        r"<!-- accelerators of one's own -->\n```python\n(.*?)```\n", (ROOT / "README.md").read_text(), re.DOTALL
+    )
+    assert marked is not None
+    (folder / "my_arrays.py").write_text(marked[1])
+    printed = run([sys.executable, "my_arrays.py"], folder, environment)
+    assert "accelerator.size" in printed
+    assert "not exhaustively" in (folder / "runs" / "arrays" / "result.json").read_text()
+
+
 def test_own_space_and_device(folder, environment):
     (folder / "my_search.py").write_text(examples()["own space and device"][1])
     assert "layer3" in run([sys.executable, "my_search.py"], folder, environment)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cosearch.blueprint import Blueprint
-from cosearch.costs import AcceleratorCosts
+from cosearch.costs import HardwareCosts, NetworkFront
 from cosearch.errors import ConfigError, RunError, nearest
 from cosearch.export.network import NetworkDescription
 from cosearch.export.network_mapping import NetworkMapping
@@ -26,6 +26,7 @@ from cosearch.problem import Problem
 from cosearch.runs import RunDirectory, tensor_bytes, to_json
 from cosearch.shortlist import Choice
 from cosearch.writing import clear_partial, write_within
+from search_spaces.decisions import network_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +80,7 @@ def _for_other_tools(problem: Problem, choice: Choice, what: Sequence[str]) -> d
     from cosearch.export.timeloop import timeloop_files
     from cosearch.export.zigzag import zigzag_files
 
-    if not isinstance(problem.costs, AcceleratorCosts):
+    if not isinstance(problem.costs, HardwareCosts):
         if set(what) == set(EVERYTHING):
             return {}
         raise ConfigError(f"--what {','.join(what)}: {problem.device_name} is a device that is given, without a design")
@@ -95,7 +96,7 @@ def _for_other_tools(problem: Problem, choice: Choice, what: Sequence[str]) -> d
 
 
 def _network(problem: Problem, choice: Choice) -> dict[str, Any]:
-    arch, data = choice[0], problem.dataset
+    arch, data = network_of(choice[0]), problem.dataset
     found = NetworkDescription(problem.config.space, arch, problem.space.blueprint(arch))
     if data is not None:
         found = replace(found, pixel_mean=data.mean, pixel_std=data.std, classes=tuple(data.classes))
@@ -109,19 +110,20 @@ def _workload(problem: Problem, choice: Choice) -> Any:
 def _accelerator(problem: Problem, choice: Choice) -> Any:
     """None for a device that is given: there is nothing to build."""
     costs = problem.costs
-    return costs.accelerator(*choice).to_json() if isinstance(costs, AcceleratorCosts) else None
+    return costs.accelerator(*choice).to_json() if isinstance(costs, HardwareCosts) else None
 
 
 def _mapping(problem: Problem, choice: Choice) -> Any:
-    return network_mapping(problem, choice).to_json() if isinstance(problem.costs, AcceleratorCosts) else None
+    return network_mapping(problem, choice).to_json() if isinstance(problem.costs, HardwareCosts) else None
 
 
 def network_mapping(problem: Problem, choice: Choice) -> NetworkMapping:
     """How a network runs on an accelerator of its hardware front, as the front prices it."""
-    assert isinstance(problem.costs, AcceleratorCosts)
+    assert isinstance(problem.costs, HardwareCosts)
     arch, point = choice
     workload = problem.space.workload(arch)
     [front] = problem.costs.fronts([arch])
+    assert isinstance(front, NetworkFront)
     return NetworkMapping.of(
         workload,
         problem.costs.accelerator(arch, point),

@@ -90,6 +90,16 @@ RESOURCES: tuple[str, ...] = tuple(f.name for f in fields(Resources))
 _counts_of = attrgetter(*RESOURCES)
 
 
+def over_budget(needed: Resources, budget: Resources) -> str:
+    """What does not fit, empty if everything does."""
+    over = [
+        f"{getattr(needed, name):,} of {getattr(budget, name):,} {name.upper()}"
+        for name in RESOURCES
+        if getattr(needed, name) > getattr(budget, name)
+    ]
+    return f"does not fit: {', '.join(over)}" if over else ""
+
+
 @dataclass(frozen=True)
 class MemoryLevel:
     """One level of a memory hierarchy.

@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from cosearch.costs import AcceleratorCosts, host_bytes
+from cosearch.costs import AcceleratorCosts, JointCosts, host_bytes
 from cosearch.errors import CosearchError, HardwareError
-from cosearch.hardware.accelerator import RESOURCES, Accelerator, Resources
+from cosearch.hardware.accelerator import Accelerator, over_budget
 from cosearch.hardware.tables import EngineTable, NestSpace, SharedTable
 from cosearch.hardware.tensor import NetworkCost, accelerator_tensor
 from cosearch.problem import Problem
 from cosearch.shortlist import Choice
 from cosearch.strategies.objectives import product
 from cosearch.workload import distinct_layers
-from search_spaces.decisions import Arch, arch_key
+from search_spaces.decisions import OF_ACCELERATOR, Arch, arch_key, network_key
 
 MOST_EVALUATED = 64
 """Networks whose accuracy is found out for the report."""
@@ -70,7 +70,7 @@ def changed(problem: Problem, arch: Arch) -> list[Arch]:
 
 
 def network_changes(problem: Problem, choice: Choice, known: Mapping[str, float]) -> list[Change]:
-    """What each network of `changed` costs. known: `arch_key` -> accuracy."""
+    """What each network of `changed` costs. known: `network_key` -> accuracy."""
     arch, point = choice
     every = changed(problem, arch)
     priced = _priced(problem, arch, point, every)
@@ -80,7 +80,8 @@ def network_changes(problem: Problem, choice: Choice, known: Mapping[str, float]
         [name] = [name for name in arch if other[name] != arch[name]]
         costs, moved, reason = priced[key]
         said = name, str(arch[name]), str(other[name])
-        changes.append(Change("network", *said, costs, known.get(key), moved, reason))
+        part = "accelerator" if name.startswith(OF_ACCELERATOR) else "network"
+        changes.append(Change(part, *said, costs, known.get(network_key(other)), moved, reason))
     return changes
 
 
@@ -111,7 +112,16 @@ def _priced(problem: Problem, arch: Arch, point: int, others: Sequence[Arch]) ->
     if isinstance(problem.costs, AcceleratorCosts):
         return _on_accelerator(problem, problem.costs, problem.costs.accelerator(arch, point), others)
     free = problem.costs.free()
+    if isinstance(problem.costs, JointCosts):
+        return {arch_key(other): _on_its_own(free.fronts([other])[0]) for other in others}
     return {arch_key(other): (_known_costs(free.fronts([other])[0], 0), "", "") for other in others}
+
+
+def _on_its_own(front: Any) -> Priced:
+    """At the least product of costs, on the accelerator whose decisions stand beside the network's."""
+    if not len(front):
+        return {}, "", front.reason
+    return _known_costs(front, int(np.argmin(product({name: front.metric(name) for name in COSTS})))), "", ""
 
 
 def _known_costs(front: Any, point: int) -> dict[str, float]:
@@ -171,8 +181,7 @@ def accelerator_steps(problem: Problem, choice: Choice) -> "list[Step]":
     if not isinstance(problem.costs, AcceleratorCosts):
         return []
     arch, point = choice
-    [front] = problem.costs.fronts([arch])
-    hardware = front.hardware
+    hardware = problem.costs.front(arch).hardware
     engines = {kind: int(e) for kind, e in zip(hardware.kinds, hardware.engines[point], strict=True) if e >= 0}
     walk = _grid_steps if isinstance(hardware.space, NestSpace) else _table_steps
     # rows of a table may differ in what costs nothing: of equal steps one that can be built, if there is one
@@ -299,13 +308,3 @@ def _step(space: Any, decision: str, said: tuple[str, ...], shared: int, engines
         if not reason and isinstance(table, EngineTable) and table.fmax_mhz[row] < accelerator.clock_mhz:
             reason = f"its {kind} array reaches {table.fmax_mhz[row]:.0f} of {accelerator.clock_mhz:g} MHz"
     return Step(decision, said[0], said[1], accelerator, reason)
-
-
-def over_budget(needed: Resources, budget: Resources) -> str:
-    """What does not fit, empty if everything does."""
-    over = [
-        f"{getattr(needed, name):,} of {getattr(budget, name):,} {name.upper()}"
-        for name in RESOURCES
-        if getattr(needed, name) > getattr(budget, name)
-    ]
-    return f"does not fit: {', '.join(over)}" if over else ""

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from cosearch.accuracy import AccuracySource, PredictorAccuracy
-from cosearch.costs import AcceleratorCosts, MeasuredCosts, NetworkFront, host_bytes
+from cosearch.costs import AcceleratorCosts, HardwareCosts, MeasuredCosts, NetworkFront, host_bytes
 from cosearch.errors import CosearchError, RunError
+from cosearch.hardware.pricing import host_cost
 from cosearch.hardware.report import LayerRow, point_report
 from cosearch.hardware.tensor import RESIDENCIES
 from cosearch.problem import Problem
@@ -34,7 +35,7 @@ from cosearch.shortlist import Choice
 from cosearch.strategies.auto import DEAR_SOURCES
 from cosearch.strategies.objectives import Objectives
 from cosearch.tables import where
-from search_spaces.decisions import arch_key
+from search_spaces.decisions import network_key, network_of
 
 Searches = Mapping[str, Sequence[Trial]]
 
@@ -81,14 +82,15 @@ def _space(problem: Problem) -> dict[str, Any]:
 
 
 def _device(problem: Problem) -> dict[str, Any]:
-    if not isinstance(problem.costs, AcceleratorCosts):
+    if not isinstance(problem.costs, HardwareCosts):
         return {"name": problem.device_name, "accelerators": None, "budget": {}, "unit_costs": []}
-    space: Any = problem.costs.tensor.space
+    space: Any = problem.costs.device
     have = {name: getattr(space.budget, name) for name in problem.costs.resources}
     units = space.unit_costs.items() if hasattr(space, "unit_costs") else ()
     return {
         "name": problem.device_name,
         "accelerators": len(space),
+        "tabulated": isinstance(problem.costs, AcceleratorCosts),
         "budget": have,
         "unit_costs": [{"name": name, **asdict(cost)} for name, cost in units],
     }
@@ -125,14 +127,15 @@ def _points(objectives: Objectives, trial: Trial, front: Any) -> Matrix:
 
 def _finalist(problem: Problem, choice: Choice) -> dict[str, Any] | None:
     """Layer by layer; None for a device that is given."""
-    if not isinstance(problem.costs, AcceleratorCosts):
+    if not isinstance(problem.costs, HardwareCosts):
         return None
     arch, point = choice
     [front] = problem.costs.fronts([arch])
     assert isinstance(front, NetworkFront)
     workload = problem.space.workload(arch)
     rows = point_report(workload, front.hardware, point)
-    ms, mj = problem.costs.tensor.host_cost(host_bytes(workload), int(front.hardware.shared[point]))
+    dram_bits = float(front.hardware.space.shared.dram_bits[front.hardware.shared[point]])
+    ms, mj = host_cost(host_bytes(workload), dram_bits, front.hardware.space.prices)
     stays = RESIDENCIES[int(front.hardware.residency[point])]
     bound = problem.costs.on(front.hardware.accelerator(point), arch).edp_bound
     return {
@@ -175,7 +178,7 @@ def _changes(
 ) -> dict[str, Any]:
     arch = finalist[0]
     every = [trial for trials in searches.values() for trial in trials]
-    known = {arch_key(trial.arch): trial.accuracy for trial in every if trial.accuracy is not None}
+    known = {network_key(trial.arch): trial.accuracy for trial in every if trial.accuracy is not None}
     changes = network_changes(problem, finalist, known)
     asked = worth_knowing(problem, arch, changes) if accuracy is not None else []
     steps = accelerator_steps(problem, finalist)
@@ -184,16 +187,17 @@ def _changes(
         for other in asked:
             assert accuracy is not None
             try:
-                known[arch_key(other)] = float(accuracy(other))
+                known[network_key(other)] = float(accuracy(network_of(other)))
             except CosearchError as error:
                 phase.advance(0, str(error)[:40])  # a network that cannot be evaluated is left without an accuracy
             phase.advance(1)
         for step in steps:
             found.append(accelerator_change(problem, arch, step))
             phase.advance(1)
-    told = [replace(c, accuracy=known.get(arch_key(a))) for c, a in zip(changes, changed(problem, arch), strict=True)]
+    others = changed(problem, arch)
+    told = [replace(c, accuracy=known.get(network_key(a))) for c, a in zip(changes, others, strict=True)]
     return {
-        "of": {"accuracy": known[arch_key(arch)], **baseline(problem, finalist)},
+        "of": {"accuracy": known[network_key(arch)], **baseline(problem, finalist)},
         "evaluated": len(asked),
         "images": accuracy.images if accuracy is not None else None,
         "rows": [asdict(change) for change in (*told, *found)],

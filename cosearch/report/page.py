@@ -41,7 +41,8 @@ from cosearch.report.trust import trust
 from cosearch.results import AT_DEFAULT, RANDOM, Design, Result
 from cosearch.runs import dashboard_command
 from cosearch.strategies.objectives import split_limit
-from cosearch.tables import USUAL, cost_of, number, pipeline_words
+from cosearch.tables import USUAL, accelerator_words, cost_of, number, pipeline_words
+from search_spaces.decisions import network_key, network_of
 
 FRONT_ROWS = 200
 
@@ -146,9 +147,9 @@ def _tiles(facts: Facts, result: Result) -> Iterator[tuple[str, str, Any]]:
 
 
 def _taken(facts: Facts, finalist: Design) -> Iterator[tuple[Any, Any]]:
-    yield "network", code(network(finalist.arch))
+    yield "network", code(network(network_of(finalist.arch)))
     if finalist.accelerator:
-        yield "accelerator", code(finalist.accelerator)
+        yield "accelerator", code(accelerator_words(finalist))
     else:
         yield "accelerator", f"none to choose: the device {facts.device} is given"
     said = {
@@ -284,7 +285,7 @@ def _searches_table(facts: Facts, reached: dict[str, float]) -> Markup | None:
             [
                 name,
                 why.split(":")[0] if why else ("random" if name == RANDOM else asked),
-                len(trials),
+                len({network_key(trial.arch) for trial in trials}),
                 len(failed),
                 number("accuracy", max(accuracies)) if accuracies else "-",
                 f"{reached[name]:.4f}" if name in reached else "-",
@@ -311,10 +312,15 @@ def _deciders(facts: Facts) -> Iterator[tuple[Any, Any]]:
         yield "of how many", f"{count(size)} networks in {details['space']['decisions']} decisions"
     accelerators = details.get("device", {}).get("accelerators")
     if accelerators:
+        tabulated = details["device"].get("tabulated", True)
         yield (
             "accelerator",
             (
-                f"no strategy: for every network the whole front over {count(accelerators)} accelerators is known "
+                f"the networks' strategy: its {count(accelerators)} are too many to tabulate, so that each is searched "
+                "with a network as decisions beside the network's; every pair is priced exactly, not every one is "
+                "looked at, and a network that was evaluated before takes no evaluation on another accelerator"
+                if not tabulated
+                else f"no strategy: for every network the whole front over {count(accelerators)} accelerators is known "
                 "exactly from the cost tensor, and each evaluation is credited with all of it"
             ),
         )

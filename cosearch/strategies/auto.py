@@ -16,13 +16,18 @@ MOST_MODELLED = 2_000
 """Results beyond which a Gaussian process takes longer than most evaluations."""
 
 
-def choose(size: int, trials: int | None, source: str) -> tuple[str, str]:
-    """(name of the strategy, why). size: networks in the space; trials: evaluations planned, if known."""
+def choose(size: int, trials: int | None, source: str, joint: bool = False) -> tuple[str, str]:
+    """(name of the strategy, why). size: networks in the space; trials: evaluations planned, if known.
+
+    joint: whether accelerators are searched with them.
+    """
+    if joint and source not in DEAR_SOURCES:
+        return "evolutionary", f"accelerators are searched with the networks, and an evaluation by {source} is cheap"
     if trials is not None and trials >= size:
         return "random", f"{trials} evaluations cover all {size} networks"
     if trials is not None and trials > MOST_MODELLED:
         return "evolutionary", f"{trials} evaluations are too many for a Gaussian process"
-    if size <= ENUMERABLE:
+    if size <= ENUMERABLE and not joint:
         return "bayesian", f"all {size} networks can be looked at before each evaluation"
     if source in DEAR_SOURCES:
         return "bayesian", f"an evaluation by {source} takes far longer than a proposal"
@@ -42,7 +47,7 @@ def auto(
 
     if trials is not None and not isinstance(trials, int | np.integer):
         raise ConfigError(f"trials={trials!r}: expected how many evaluations are planned, a whole number")
-    name, why = choose(space.size, trials, source)
+    name, why = choose(space.network_space.size, trials, source, space.joint)
     strategy: Any = make(name, space, costs, objectives, seed, batch=batch)
     strategy.why = f"{name}: {why}"
     found: Strategy = strategy

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from cosearch.errors import ConfigError, InfeasibleError
 from cosearch.seeding import numpy_stream
 from cosearch.strategies.objectives import Objectives, as_cost, as_number, excess, is_known, product, split_limit
-from search_spaces.decisions import Arch, Decisions, arch_key
+from search_spaces.decisions import Arch, Decisions, arch_key, network_key, network_of
 
 
 class Front(Protocol):
@@ -52,11 +52,16 @@ class Costs(Protocol):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network and the point of its hardware front that it is recorded with (None: no accelerator axis)."""
+    """A network and the point of its hardware front that it is recorded with (None: no accelerator axis).
+
+    accuracy: where decisions of the accelerator are searched too, that of its network if another accelerator had it
+    before; there is nothing left to evaluate then.
+    """
 
     number: int
     arch: Arch
     point: int | None = None
+    accuracy: float | None = None
 
     @property
     def key(self) -> str:
@@ -94,6 +99,8 @@ class Strategy(Protocol):
     def tell(self, candidate: Candidate | Arch, result: Mapping[str, float] | Failure) -> None: ...
 
 
+TURNS = 8
+"""In a joint space, groups of proposals from one that takes evaluations to the next."""
 ROUNDING = 1e-6
 """An accuracy may lie this far outside 0 to 1."""
 ATTEMPTS = 200
@@ -105,6 +112,10 @@ class History:
 
     name: of the strategy, so that no two strategies make the same draws. merge: networks of one canonical form are one
     candidate; without it each is its own, as where every one of them was trained and keeps its own accuracy.
+
+    Of a joint space a candidate is a network with an accelerator. The accuracy is the network's: it is evaluated once,
+    and until it is known, or if that failed, the network is not proposed with another accelerator. Of `TURNS` groups
+    one is of networks that are new, the others are free: of networks that were evaluated, on other accelerators.
     """
 
     def __init__(
@@ -126,6 +137,10 @@ class History:
         self.seen: dict[str, Arch] = {}  # in the order of asking, which a replay repeats
         self.next_number = 0
         self._numbers: set[int] = set()  # of what was told
+        self._first: dict[str, int] = {}  # of each network of a joint space the trial that evaluates it
+        self._accuracies: dict[str, tuple[int, float | None]] = {}  # who told it, and that; None if it failed
+        self._again: list[Arch] = []  # networks whose turn it is on another accelerator; none if that of new ones is
+        self._either = False  # there is nothing left of those whose turn it is
         self._warm: set[int] = set()  # those told as an arch
         self._origin = 0  # groups are counted from behind the warm starts that come before all else
         known = getattr(costs, "metrics", None)
@@ -152,28 +167,69 @@ class History:
         """The form that stands for all networks of one key."""
         return arch if self._canonical is None else dict(self._canonical(arch))
 
+    @property
+    def evaluated(self) -> int:
+        """How many networks were evaluated."""
+        return len(self._accuracies) if self.space.joint else len(self.told)
+
+    def network_key(self, arch: Arch) -> str:
+        """Equal for networks that have one accuracy."""
+        return network_key(self.canonical(arch)) if self.space.joint else self.key(arch)
+
+    @property
+    def modelled(self) -> Decisions:
+        """The space whose decisions tell what is measured: of networks alone if that is their accuracy."""
+        return self.space.network_space if self.measured == ("accuracy",) else self.space
+
     def group(self, number: int) -> int:
         """First number of the group of `batch` trials that a number belongs to."""
         return number - (number - self._origin) % self.batch
 
     def known(self, number: int) -> list[Told]:
         """Results that the proposal of a number may use: those of earlier groups, and warm starts told before."""
-        first = self.group(number)
-        return [
-            t
-            for t in self.told
-            if t.candidate.number < first or (t.candidate.number < number and t.candidate.number in self._warm)
-        ]
+        return [t for t in self.told if self._usable(t.candidate.number, number)]
+
+    def _usable(self, number: int, before: int) -> bool:
+        """Whether the result of a trial may be used for the proposal of another number."""
+        return number < self.group(before) or (number < before and number in self._warm)
+
+    def accuracy_of(self, arch: Arch) -> float | None:
+        """Of a network that was evaluated with another accelerator before the next proposal's group."""
+        number, accuracy = self._accuracies.get(self.network_key(arch), (self.next_number, None))
+        return accuracy if self._usable(number, self.next_number) else None
+
+    def _take_turn(self) -> None:
+        """Find out whether the next proposal is free, and of which networks it may be."""
+        turn = (self.group(self.next_number) - self._origin) // self.batch
+        self._either, self._again = False, []
+        if self.space.joint and turn % TURNS:
+            known = {self.network_key(a): a for a in self.seen.values() if self.accuracy_of(a) is not None}
+            self._again = [network_of(arch) for arch in known.values()]
+
+    def kept(self, child: Arch, parent: Arch) -> Arch:
+        """The child, with its parent's network if it is the turn of those that were evaluated."""
+        return {**child, **network_of(parent)} if self._again and not self._either else child
+
+    def turned(self, arch: Arch, rng: np.random.Generator) -> Arch:
+        """The arch, with a network whose turn it is if that is one of those that were evaluated."""
+        if not self._again or self._either:
+            return arch
+        return {**arch, **self._again[rng.integers(len(self._again))]}
 
     def candidate(self, arch: Arch) -> Candidate:
         """Number and record a network as asked, on the point of its front with the least product of costs."""
         [front] = self.costs.fronts([arch])
         columns = {name: front.metric(name) for name in self.objectives.costs if name not in self.measured}
         point = int(np.argmin(product(columns))) if columns else 0
-        made = Candidate(self.next_number, arch, point)
+        made = Candidate(self.next_number, arch, point, self.accuracy_of(arch) if self.space.joint else None)
         self.next_number += 1
-        self.seen[self.key(arch)] = arch
+        self._see(made)
         return made
+
+    def _see(self, candidate: Candidate) -> None:
+        self.seen.setdefault(self.key(candidate.arch), candidate.arch)
+        if self.space.joint:
+            self._first.setdefault(self.network_key(candidate.arch), candidate.number)
 
     def tell(self, candidate: Candidate | Arch, result: Mapping[str, float] | Failure) -> None:
         """Record a result; NaN is a failure.
@@ -193,7 +249,7 @@ class History:
                 f"trial {candidate.number} has a result already: tell each once, and a network that was evaluated "
                 "again as an arch"
             )
-        values = {} if isinstance(result, Failure) else self._values(candidate.number, result)
+        values = {} if isinstance(result, Failure) else self._values(candidate, result)
         failed = isinstance(result, Failure) or not all(np.isfinite(value) for value in values.values())
         [front] = self.costs.fronts([candidate.arch])
         costs = {name: value for name, value in values.items() if name != "accuracy"}
@@ -201,7 +257,8 @@ class History:
             front = Measured(front, costs)
         accuracy = None if failed else values.get("accuracy")
         broken = 0.0 if failed else float(excess({k: v for k, v in values.items()}, self.measured_limits))
-        self.seen.setdefault(self.key(candidate.arch), candidate.arch)
+        self._see(candidate)
+        self._accuracies.setdefault(self.network_key(candidate.arch), (candidate.number, accuracy))
         if warm:
             self._warm.add(candidate.number)
             self._origin += candidate.number == self._origin
@@ -209,8 +266,11 @@ class History:
         self.next_number = max(self.next_number, candidate.number + 1)
         self.told.append(Told(candidate, accuracy, front, failed, broken))
 
-    def _values(self, number: int, result: Mapping[str, float]) -> dict[str, float]:
+    def _values(self, candidate: Candidate, result: Mapping[str, float]) -> dict[str, float]:
         """What was measured, from what a caller told."""
+        number = candidate.number
+        if isinstance(result, Mapping) and candidate.accuracy is not None:
+            result = {"accuracy": candidate.accuracy, **result}
         if not isinstance(result, Mapping):
             raise ConfigError(
                 f"the result of trial {number} is {result!r}: expected objective -> value, or a Failure"[:300]
@@ -228,9 +288,19 @@ class History:
             raise ConfigError(f"accuracy of trial {number} is {accuracy:g}: expected a fraction, 0 to 1")
         return values
 
+    def fresh(self, key: str, arch: Arch) -> bool:
+        """Whether a network, by its key, can be the next proposal as far as earlier ones go."""
+        if key in self.seen:
+            return False
+        if not self.space.joint:
+            return True
+        if self.network_key(arch) not in self._first:
+            return self._either or not self._again
+        return self.accuracy_of(arch) is not None and (self._either or bool(self._again))
+
     def admissible(self, arch: Arch) -> bool:
         """New, and able to meet the constraints."""
-        return self.key(arch) not in self.seen and len(self.costs.fronts([arch])[0]) > 0
+        return self.fresh(self.key(arch), arch) and len(self.costs.fronts([arch])[0]) > 0
 
     def ask(self, n: int, propose: Callable[[int], Arch]) -> list[Candidate]:
         """Up to n candidates, `propose(number)` giving each its network; fewer if the space is exhausted.
@@ -241,6 +311,7 @@ class History:
             raise ConfigError(f"ask({n!r}): expected how many candidates, a whole number")
         made: list[Candidate] = []
         for _ in range(n):
+            self._take_turn()
             try:
                 arch = propose(self.next_number)
             except InfeasibleError:
@@ -256,13 +327,16 @@ class History:
         Raises: InfeasibleError if none is found.
         """
         for _ in range(ATTEMPTS):
-            arch = self.space.sample(rng)
+            arch = self.turned(self.space.sample(rng), rng)
             if self.admissible(arch):
                 return arch
         for _ in range(ATTEMPTS):
-            repaired = self._repair(self.space.sample(rng), rng)
+            repaired = self._repair(self.turned(self.space.sample(rng), rng), rng)
             if repaired is not None:
                 return repaired
+        if self.space.joint and not self._either:
+            self._either = True
+            return self.fresh_sample(rng)
         advice = "lower --trials" if self.seen else "loosen one"
         raise InfeasibleError(
             f"no further network meets the constraints after {len(self.seen)} of {self.space.size}: {advice}"

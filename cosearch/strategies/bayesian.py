@@ -37,6 +37,8 @@ LEAST_COST = 1e-9
 """What a measured cost of zero is taken for, in its unit."""
 MARGIN = 0.1
 """The reference point lies this part of the front's range beyond its worst values."""
+JOINT_POOL = 80
+"""Of networks with accelerators, each of which is priced on its own."""
 LARGE_POOL, SAMPLES, SAMPLED_NETWORKS = 200, 16, 128
 
 
@@ -79,11 +81,12 @@ class Bayesian:
         """The network of a trial."""
         known = sorted((t for t in self.history.known(number) if not t.failed), key=lambda t: t.candidate.number)
         pool = self._candidates(number, known)
-        free = np.array([key not in self.history.seen for key in pool.keys], dtype=bool)
+        fresh = map(self.history.fresh, pool.keys, pool.archs)
+        free = np.fromiter(fresh, bool, len(pool))
         if not free.any():
             return self.history.fresh_sample(self.history.stream(number))
         if self.history.measured:
-            if len(known) < INITIAL:
+            if len(self._teaching(known)) < INITIAL:
                 return self._initial(number, pool, free)
             try:
                 return pool.archs[self._best(pool, known, free)]
@@ -107,11 +110,14 @@ class Bayesian:
         return make_pool(self.history, map(self.history.canonical, whole_space(self.history.space)))
 
     def _candidates(self, number: int, known: Sequence[Told]) -> Pool:
-        if self._own_candidates is None and self.history.space.size <= ENUMERABLE:
+        enumerable = self.history.space.size <= ENUMERABLE and not self.history.space.joint
+        if self._own_candidates is None and enumerable:
             return self._everything
         first = self.history.group(number)
         if self._pool is None or self._pool[0] != first:
             archs = (self._own_candidates or self._around)(first, known)
+            if self.history.space.joint:  # a pair takes time to price
+                archs = [arch for arch in archs if self.history.fresh(self.history.key(arch), arch)]
             self._pool = (first, make_pool(self.history, archs))
         return self._pool[1]
 
@@ -119,13 +125,16 @@ class Bayesian:
         """Networks near the best so far, and random ones."""
         from cosearch.strategies.evolutionary import best_first, random_networks
 
-        rng = self.history.stream(first, "pool")
-        archs = random_networks(self.history.space, rng, LARGE_POOL // 4 if known else LARGE_POOL)
-        parents = [t.candidate.arch for t in best_first(self.history.objectives, known)[: LARGE_POOL // 10]]
-        while parents and len(archs) < LARGE_POOL:
+        history = self.history
+        rng = history.stream(first, "pool")
+        size = JOINT_POOL if history.space.joint else LARGE_POOL
+        archs = random_networks(history.space, rng, size // 4 if known else size)
+        archs = [history.turned(arch, rng) for arch in archs]
+        parents = [t.candidate.arch for t in best_first(history.objectives, known)[: size // 10]]
+        while parents and len(archs) < size:
             a, b = (parents[min(rng.integers(len(parents), size=2))] for _ in range(2))
-            child = self.history.space.crossover(a, b, rng) if rng.random() < 0.5 else a
-            archs.append(self.history.space.mutate(child, rng))
+            child = history.space.crossover(a, b, rng) if rng.random() < 0.5 else a
+            archs.append(history.kept(history.space.mutate(child, rng), a))
         return archs
 
     # -- model --
@@ -133,7 +142,7 @@ class Bayesian:
     def _row(self, arch: Arch) -> Floats:
         key = self.history.key(arch)
         if key not in self._features:
-            self._features[key] = features(self.history.space, [arch])[0]
+            self._features[key] = features(self.history.modelled, [arch])[0]
         return self._features[key]
 
     def _believe(self, name: str, known: Sequence[Told], pool: Pool, pending: Sequence[Arch]) -> Belief:
@@ -141,6 +150,7 @@ class Bayesian:
 
         Raises: DataError if the results teach nothing.
         """
+        known = self._teaching(known)
         X = np.array([self._row(t.candidate.arch) for t in known])
         y = np.array([target(name, measured_value(t, name)) for t in known])
         fitted = _fitted_at(len(known))
@@ -154,12 +164,32 @@ class Bayesian:
             model.condition(np.vstack([X, rows]), np.concatenate([y, model.predict(rows)[0]]))
         rows, which = pool.distinct
         mean, std = model.predict(rows)
-        return Belief(mean[which], np.maximum(std[which], 1e-9))
+        belief = Belief(mean[which], np.maximum(std[which], 1e-9))
+        return self._corrected(belief, pool) if self._once else belief
+
+    @property
+    def _once(self) -> bool:
+        """Whether networks are evaluated once for all of their accelerators."""
+        return self.history.space.joint and self.history.measured == ("accuracy",)
+
+    def _teaching(self, known: Sequence[Told]) -> Sequence[Told]:
+        """The results that a model learns from: of each network the first."""
+        if not self._once:
+            return known
+        return list({self.history.network_key(t.candidate.arch): t for t in reversed(known)}.values())[::-1]
+
+    def _corrected(self, belief: Belief, pool: Pool) -> Belief:
+        """Of networks that were evaluated with another accelerator the accuracy is known."""
+        found = [self.history.accuracy_of(arch) for arch in pool.archs]
+        known = np.array([accuracy is not None for accuracy in found], dtype=bool)
+        told = np.array([target("accuracy", accuracy or 0.0) for accuracy in found])
+        return Belief(np.where(known, told, belief.mean), np.where(known, 1e-9, belief.std))
 
     def _pending(self, known: Sequence[Told]) -> list[Arch]:
         told = {self.history.key(t.candidate.arch) for t in known}
         failed = {self.history.key(t.candidate.arch) for t in self.history.told if t.failed}
-        return [arch for key, arch in self.history.seen.items() if key not in told and key not in failed]
+        asked = [arch for key, arch in self.history.seen.items() if key not in told and key not in failed]
+        return [arch for arch in asked if self.history.accuracy_of(arch) is None] if self._once else asked
 
     # -- acquisition --
 

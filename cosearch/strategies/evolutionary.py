@@ -20,7 +20,7 @@ import numpy.typing as npt
 from cosearch.errors import ConfigError
 from cosearch.strategies.base import ATTEMPTS, Candidate, Costs, Failure, History, Told
 from cosearch.strategies.objectives import ERROR_OFFSET, Matrix, Objectives, crowding, ranks, undominated
-from search_spaces.decisions import Arch, Decisions
+from search_spaces.decisions import Arch, Decisions, network_of
 
 POPULATION = 20
 INITIAL = 10
@@ -126,7 +126,8 @@ class Evolutionary:
         errors = np.array([1.0 - (t.accuracy or 0.0) for t in good]) + ERROR_OFFSET
         seen, among = self._similar.of([id(t) for t in good], lambda i: self._encoded(good[i].candidate.arch))
         encoded = np.array([self._encoded(child) for child in children])
-        nearest = (encoded[:, None, :] != seen[None, :, :]).sum(2).argmin(1)
+        distance = (encoded[:, None, :] != seen[None, :, :]).sum(2)
+        nearest = distance.argmin(1)
         spread = float(np.std(np.log(errors) - np.log(errors[among])))
         pool = make_pool(self.history, children)
         points = [minimised(t.front, pool.costs) for t in good]
@@ -141,14 +142,15 @@ class Evolutionary:
         high[0] = min(high[0], 1.0 - objectives.min_accuracy + ERROR_OFFSET)
         scale = np.where(high > low, high - low, 1.0)
         mean = np.log(errors[nearest])
-        std = np.full(len(children), max(spread, 1e-3))
+        std = np.where(distance.min(1) == 0, 1e-9, max(spread, 1e-3))  # a network that is known, on another accelerator
         gain = expected_gain(pool.fronts, pool.of, mean, std, 0.0, error, costs, high, scale)
         return pool.archs[int(np.argmax(gain))]
 
     def _encoded(self, arch: Arch) -> npt.NDArray[np.int64]:
         space = self.history.space
         canonical = getattr(space, "canonical", None)
-        return space.encode(canonical(arch) if canonical is not None else arch)
+        found = canonical(arch) if canonical is not None else arch
+        return space.network_space.encode(network_of(found)) if space.joint else space.encode(found)
 
 
 class Similar:

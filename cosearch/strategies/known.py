@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,14 @@ import numpy.typing as npt
 from cosearch.errors import ConfigError, nearest
 from cosearch.strategies.base import Costs, Front
 from cosearch.strategies.objectives import UNITS, as_cost, derive, excess, is_known, split_limit
-from search_spaces.decisions import Arch, Decisions, arch_key
+from search_spaces.decisions import Arch, Decisions, arch_key, split
 
 Column = npt.NDArray[np.float64]
-Known = Callable[[Arch], float] | npt.ArrayLike
-"""A cost as a function of the arch, or an array with one value per arch, in the product order of the choices."""
+Known = Callable[..., float] | npt.ArrayLike
+"""A cost as a function of the arch, or an array with one value per arch, in the product order of the choices.
+
+In a joint space a function takes the network's decisions and the accelerator's, apart.
+"""
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,20 @@ class KnownCosts:
             if name not in UNITS or name == "accuracy":
                 costs = [n for n in UNITS if n != "accuracy"]
                 raise ConfigError(f"unknown cost {name!r}: {nearest(name, costs)}")
-            self._functions[name] = value if callable(value) else self._lookup(name, value)
+            self._functions[name] = self._function(name, value) if callable(value) else self._lookup(name, value)
         self._fronts: dict[str, Values] = {}
+
+    def _function(self, name: str, given: Callable[..., float]) -> Callable[[Arch], float]:
+        if not self.space.joint:
+            return given
+        try:
+            signature(given).bind({}, {})
+        except TypeError as error:
+            wanted = "a function of the network's decisions and the accelerator's, (network, accelerator)"
+            raise ConfigError(f"the cost {name} in a space with both: {error}; expected {wanted}") from None
+        except ValueError:
+            pass  # there are functions that do not tell what they take
+        return lambda arch: given(*split(arch))
 
     def _lookup(self, name: str, values: npt.ArrayLike) -> Callable[[Arch], float]:
         shape = tuple(len(options) for options in self.space.choices.values())

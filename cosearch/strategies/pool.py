@@ -20,7 +20,8 @@ ENUMERABLE = 20_000
 class Pool:
     """archs: no two of one key, all within the constraints. fronts: the distinct ones; of: [n] which one each has.
 
-    costs: names of the objectives that are known; the fronts' columns, each to be minimised.
+    costs: names of the objectives that are known; the fronts' columns, each to be minimised. space: whose decisions
+    tell what is measured.
     """
 
     space: Decisions
@@ -72,7 +73,7 @@ def make_pool(history: History, archs: Iterable[Arch]) -> Pool:
         of.append(distinct[identity])
     keys, kept_archs = tuple(k for k, _ in kept), tuple(a for _, a in kept)
     table = Fronts.of(fronts) if fronts else Fronts(np.zeros((0, len(costs))), np.zeros(1, dtype=np.intp))
-    return Pool(history.space, kept_archs, keys, costs, table, np.array(of, dtype=np.intp))
+    return Pool(history.modelled, kept_archs, keys, costs, table, np.array(of, dtype=np.intp))
 
 
 def minimised(front: Any, names: Sequence[str]) -> Floats:
@@ -87,10 +88,14 @@ def whole_space(space: Decisions) -> list[Arch]:
 
 
 def features(space: Decisions, archs: Sequence[Arch]) -> Floats:
-    """[archs, d] what a surrogate of accuracy sees; counts and sizes as logarithms."""
+    """[archs, d] what a surrogate of accuracy sees; counts and sizes as logarithms.
+
+    Decisions that are not of the space are left out.
+    """
     from predictors.encoding import cell_edges
     from predictors.encoding import features as encoded
 
+    archs = [{name: arch[name] for name in space.choices} for arch in archs]
     logarithmic = ["shape", "flow"] if cell_edges(space) else ["counts"]
     linear = [] if cell_edges(space) else ["one_hot", "ordinal"]
     if hasattr(space, "layer_table"):

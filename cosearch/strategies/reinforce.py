@@ -50,6 +50,7 @@ class Reinforce:
         for attempt in range(ATTEMPTS):
             # a policy that draws only what is known already is heated until it leaves it
             arch = draw(self.history.space, shares_of(policy, temperature=1.0 + attempt / 40), rng)
+            arch = self.history.turned(arch, rng)
             if self.history.admissible(arch):
                 return arch
         return self.history.fresh_sample(rng)

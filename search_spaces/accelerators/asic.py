@@ -281,11 +281,18 @@ class AsicSpace:
     def __len__(self) -> int:
         return math.prod(len(values) for _, values in self.choice_items)
 
+    def build(self, chosen: Mapping[str, Any]) -> Accelerator:
+        """The accelerator of some choices.
+
+        Raises: ConfigError or HardwareError that says why it cannot be built.
+        """
+        return self.template.build(chosen, self.accounting)
+
     def _entries(self) -> Iterator[Accelerator | HardwareError]:
         names = [name for name, _ in self.choice_items]
         for values in product(*(values for _, values in self.choice_items)):
             try:
-                yield self.template.build(dict(zip(names, values, strict=True)), self.accounting)
+                yield self.build(dict(zip(names, values, strict=True)))
             except (ConfigError, HardwareError) as error:
                 yield HardwareError(str(error))
 
