@@ -2,12 +2,13 @@
 
 Accuracies are those of networks that were trained alone, each with several seeds, in the study of rank agreement
 (`TRAINED`, written by tests/benchmarks/rank_agreement.py). Once that has `LEAST_TRAINED` of them, the table holds them
-all. The same study has evaluated every network with the shared weights of one supernet (`SUPERNET`).
+all. Some of them were trained a second time, for longer: those accuracies are metrics of their own. The same study has
+evaluated every network with the shared weights of one supernet (`SUPERNET`).
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,10 @@ ACCURACIES: dict[str, Metric] = {
     "val_accuracy": Metric("fraction", "higher", "trained alone, on the validation images; mean over seeds"),
     "val_accuracy_std": Metric("fraction", "lower", "standard deviation of that over seeds (n - 1)"),
 }
+LONGER_ACCURACIES: dict[str, Metric] = {
+    "longer_val_accuracy": Metric("fraction", "higher", "as val_accuracy, of a longer training that few networks had"),
+    "longer_val_accuracy_std": Metric("fraction", "lower", "standard deviation of that over seeds (n - 1)"),
+}
 SUPERNET = Path(__file__).parent / "shiftadd_supernet.json"
 SUPERNET_ACCURACY = {
     "supernet_accuracy": Metric("fraction", "higher", "with one supernet's shared weights, on the validation images"),
@@ -45,7 +50,7 @@ def build(request: Request) -> Built:
     """Sample networks uniformly, the same for every limit, and price them on each device's default accelerator."""
     space = shiftadd.space((1, SIDE, SIDE), len(shapes.CLASSES))
     study = json.loads(TRAINED.read_text(encoding="utf-8"))
-    known = trained(study)
+    known, longer = trained(study), trained(study, longer=True)
     enough = len(known) >= LEAST_TRAINED
     archs = networks_of_table(space, request.seed, known if enough else {})
     shared = json.loads(SUPERNET.read_text(encoding="utf-8"))
@@ -58,11 +63,9 @@ def build(request: Request) -> Built:
         for metric, values in (("params", priced.params), ("macs", priced.macs))
     ]
     if enough:
-        accuracies = [known[key][1] if (key := arch_key(arch)) in known else (np.nan, np.nan) for arch in archs]
-        blocks += [
-            Block.full((ANY, metric), np.array(values), "measured")
-            for metric, values in zip(ACCURACIES, zip(*accuracies, strict=True), strict=True)
-        ]
+        blocks += measured(ACCURACIES, known, archs)
+    if enough and longer:
+        blocks += measured(LONGER_ACCURACIES, longer, archs)
     if ranked:
         right = np.array(shared["right"][:count]) / shared["images"]
         blocks += [Block.full((ANY, metric), right, "measured") for metric in SUPERNET_ACCURACY]
@@ -78,7 +81,13 @@ def build(request: Request) -> Built:
         "shiftadd",
         f"{NETWORKS:,} sampled networks of the shiftadd space: convolutions, shifts, additions",
         {"kind": "listed", "space": "shiftadd", "count": count},
-        {**(ACCURACIES if enough else {}), **(SUPERNET_ACCURACY if ranked else {}), **COUNTS, **COSTS},
+        {
+            **(ACCURACIES if enough else {}),
+            **(LONGER_ACCURACIES if enough and longer else {}),
+            **(SUPERNET_ACCURACY if ranked else {}),
+            **COUNTS,
+            **COSTS,
+        },
         devices,
         {},
         provenance("cosearch bench build shiftadd", request.seed),
@@ -91,6 +100,14 @@ def build(request: Request) -> Built:
             f"with the training {json.dumps(study['recipe'])}; standard deviations of two seeds are rough."
             if enough
             else f"No accuracies yet: {len(known)} of {LEAST_TRAINED} networks are trained alone.",
+            *(
+                [
+                    f"longer_val_accuracy: {len(longer)} of these networks on the same images, with the training "
+                    f"{json.dumps(study['longer_recipe'])}; val_accuracy is that of the shorter training for all.",
+                ]
+                if enough and longer
+                else []
+            ),
             *(
                 [
                     f"supernet_accuracy: {shared['images']} validation images of the same data; one supernet, "
@@ -128,11 +145,23 @@ def digest(archs: Sequence[Arch]) -> str:
     return hashlib.sha256("\n".join(map(arch_key, archs)).encode()).hexdigest()
 
 
-def trained(study: dict[str, Any]) -> Trained:
-    """Key -> arch, and mean and standard deviation of accuracy, of the networks that have two seeds or more."""
+def measured(metrics: Iterable[str], known: Trained, archs: Sequence[Arch]) -> list[Block]:
+    """Mean and standard deviation of accuracy, by metric; NaN for networks of which they are not known."""
+    rows = [known[key][1] if (key := arch_key(arch)) in known else (np.nan, np.nan) for arch in archs]
+    columns = zip(*rows, strict=True)
+    return [
+        Block.full((ANY, metric), np.array(values), "measured") for metric, values in zip(metrics, columns, strict=True)
+    ]
+
+
+def trained(study: dict[str, Any], longer: bool = False) -> Trained:
+    """Key -> arch, and mean and standard deviation of accuracy, of the networks that have two seeds or more.
+
+    longer: of the longer training.
+    """
     found = {}
     for entry in study["networks"]:
-        values = list(entry.get("val_accuracy", {}).values())
+        values = list((entry.get("longer", {}) if longer else entry).get("val_accuracy", {}).values())
         if len(values) > 1:
             found[arch_key(entry["arch"])] = entry["arch"], (float(np.mean(values)), float(np.std(values, ddof=1)))
     return found

@@ -2,12 +2,13 @@
 
 ``python -m tests.benchmarks.rank_agreement standalone`` trains each network alone, one file per training, and goes on
 where it stopped; several may run at once with other ``--seeds``. After the 64 it goes on with more networks of the same
-pool, for the `shiftadd` table. ``... supernet`` trains one supernet per recipe and sharing with an equal budget of CPU
-seconds and evaluates all those networks. ``... speed`` times a path in the supernet beside the same network alone.
-``... gather`` puts everything into hwbench_data/recipes/shiftadd_trained.json, from which the table is built too; what
-that file holds is not trained again. ``... table --recipes NAME --budget N`` evaluates all networks of the table with
-that supernet, for hwbench_data/recipes/shiftadd_supernet.json; several may share it with other ``--part``s.
-``... report`` gathers and writes docs/benchmarks/supernet.md.
+pool, for the `shiftadd` table. ``... longer`` trains the 64 once more, for longer. ``... supernet`` trains one supernet
+per recipe and sharing with an equal budget of CPU seconds and evaluates all those networks. ``... speed`` times a path
+in the supernet beside the same network alone. ``... gather`` puts everything into
+hwbench_data/recipes/shiftadd_trained.json, from which the table is built too; what that file holds is not trained
+again. ``... table --recipes NAME --budget N`` evaluates all networks of the table with that supernet, for
+hwbench_data/recipes/shiftadd_supernet.json; several may share it with other ``--part``s. ``... report`` gathers and
+writes docs/benchmarks/supernet.md.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,9 @@ RECIPES_COMPARED = (
 )
 STANDALONE = Recipe(3, batch_size=32, learning_rate=0.2, rotation_degrees=0.0, scale=0.0, shift_pixels=0.0)
 """Mirrored or not, and otherwise as generated: there are images enough."""
+LONGER = replace(STANDALONE, epochs=9, batch_size=64)
+"""For the study's networks a second training. After three epochs they still learn, and how fast is left to chance;
+batches of 64 take three quarters of the time for an image."""
 
 Network_ = dict[str, Any]
 Floats = npt.NDArray[np.float64]
@@ -116,7 +121,8 @@ def choose(space: Any, known: Sequence[Network_] = ()) -> list[Network_]:
 def read_study(folder: Path, space: Any, content_hash: str) -> dict[str, Any]:
     """What is known: the published study, and the files of the folder over it.
 
-    A published study of other data or another training is left aside, but for its networks.
+    A published study of other data or another training is left aside, but for its networks. What the longer training
+    found stands apart, in "longer" of each entry.
     """
     study = json.loads(STUDY.read_text(encoding="utf-8")) if STUDY.exists() else {}
     identity = {"data": content_hash, "recipe": asdict(STANDALONE)}
@@ -124,15 +130,20 @@ def read_study(folder: Path, space: Any, content_hash: str) -> dict[str, Any]:
     if {key: study.get(key) for key in identity} != identity:
         kept = ("arch", "latency_ms", "quartile", "macs", "params")
         study = {**identity, "networks": [{key: entry[key] for key in kept} for entry in sample]}
+    if study.get("longer_recipe") != asdict(LONGER):
+        study["longer_recipe"] = asdict(LONGER)
+        for entry in study["networks"]:
+            entry.pop("longer", None)
     if len(sample) < TABLE_NETWORKS:  # chosen once: a later cost model must not change them
         study["networks"] = choose(space, study["networks"])
     for i, entry in enumerate(study["networks"]):
-        for seed in SEEDS:
-            file = folder / f"network{i:02}-seed{seed}.json"
+        for seed, longer in product(SEEDS, (False, True)):
+            file = standalone_file(folder, i, seed, longer)
             if file.exists():
                 record = json.loads(file.read_text(encoding="utf-8"))
+                found = entry.setdefault("longer", {}) if longer else entry
                 for key in ("val_accuracy", "cpu_seconds"):
-                    entry.setdefault(key, {})[str(seed)] = record[key]
+                    found.setdefault(key, {})[str(seed)] = record[key]
     for file in sorted(folder.glob("supernet-*.json")):
         record = json.loads(file.read_text(encoding="utf-8"))
         study.setdefault("supernets", {})[file.stem.removeprefix("supernet-")] = record
@@ -141,35 +152,51 @@ def read_study(folder: Path, space: Any, content_hash: str) -> dict[str, Any]:
     return study
 
 
-def complete(study: dict[str, Any]) -> list[int]:
+def alone_results(entry: Network_, longer: bool) -> dict[str, dict[str, float]]:
+    """What a network reached alone, and in how many seconds: "val_accuracy" and "cpu_seconds" by seed, where known."""
+    found: dict[str, Any] = entry.get("longer", {}) if longer else entry
+    return {key: found.get(key, {}) for key in ("val_accuracy", "cpu_seconds")}
+
+
+def complete(study: dict[str, Any], longer: bool = False) -> list[int]:
     """The networks that have been trained alone with every seed: the study's, and the others of the table."""
-    entries = enumerate(study["networks"])
-    return [i for i, e in entries if all(str(s) in e.get("val_accuracy", {}) for s in SEEDS)]
+    known = [alone_results(entry, longer)["val_accuracy"] for entry in study["networks"]]
+    return [i for i, found in enumerate(known) if all(str(seed) in found for seed in SEEDS)]
 
 
 # -- each network alone --
 
 
-def pending(study: dict[str, Any], seeds: Sequence[int]) -> Iterator[tuple[int, int]]:
+def in_turn(study: dict[str, Any]) -> list[int]:
+    """The study's networks, one of each latency quartile in turn: however many are trained, they stay stratified."""
+    quartiles = [entry["quartile"] for entry in study["networks"][:NETWORKS]]
+    return sorted(range(len(quartiles)), key=lambda i: (quartiles[:i].count(quartiles[i]), -quartiles[i]))
+
+
+def pending(study: dict[str, Any], seeds: Sequence[int], longer: bool) -> Iterator[tuple[int, int]]:
     """(network, seed) that are not trained, a network's seeds together."""
     return (
         (i, seed)
-        for i, entry in enumerate(study["networks"])
+        for i in (in_turn(study) if longer else range(len(study["networks"])))
         for seed in seeds
-        if str(seed) not in entry.get("val_accuracy", {})
+        if str(seed) not in alone_results(study["networks"][i], longer)["val_accuracy"]
     )
 
 
-def standalone(folder: Path, seeds: Sequence[int]) -> None:
+def standalone_file(folder: Path, network: int, seed: int, longer: bool) -> Path:
+    return folder / f"{'longer' if longer else 'network'}{network:02}-seed{seed}.json"
+
+
+def standalone(folder: Path, seeds: Sequence[int], longer: bool) -> None:
     dataset, space = load()
     study = read_study(folder, space, dataset.content_hash)
-    for i, seed in pending(study, seeds):
-        file = folder / f"network{i:02}-seed{seed}.json"
+    for i, seed in pending(study, seeds, longer):
+        file = standalone_file(folder, i, seed, longer)
         if file.exists():  # by another process since
             continue
         network = space.build(study["networks"][i]["arch"], seed)
         started = time.process_time()
-        train_network(network, dataset.train, STANDALONE, seed, dataset.mirror)
+        train_network(network, dataset.train, LONGER if longer else STANDALONE, seed, dataset.mirror)
         seconds = time.process_time() - started
         found = accuracy(network, dataset.validation)
         write_atomic(file, to_json({"val_accuracy": found, "cpu_seconds": seconds}))
@@ -438,14 +465,15 @@ class Alone:
     proxies: dict[str, Floats]
 
     @classmethod
-    def of(cls, study: dict[str, Any], others: bool = False) -> "Alone":
+    def of(cls, study: dict[str, Any], others: bool = False, longer: bool = False) -> "Alone":
         """The study's networks, or the others of the table."""
-        done = [i for i in complete(study) if (i >= NETWORKS) == others]
+        done = [i for i in complete(study, longer) if (i >= NETWORKS) == others]
         rows = [study["networks"][i] for i in done]
+        found = [alone_results(row, longer)["val_accuracy"] for row in rows]
         named = (("MACs", "macs"), ("parameters", "params"), (f"latency on {DEVICE}", "latency_ms"))
         return cls(
             np.array(done),
-            np.array([[row["val_accuracy"][str(seed)] for row in rows] for seed in SEEDS]),
+            np.array([[values[str(seed)] for values in found] for seed in SEEDS]),
             np.array([row["quartile"] for row in rows], float),
             {label: np.array([row[key] for row in rows], float) for label, key in named},
         )
@@ -453,6 +481,11 @@ class Alone:
     @property
     def mean(self) -> Floats:
         return self.accuracy.mean(0)
+
+    @property
+    def ceiling(self) -> float:
+        """Tau between two seeds."""
+        return tau(self.accuracy[0], self.accuracy[1])
 
     def tau(self, ranker: Floats) -> str:
         """To the mean of the seeds, with its standard error."""
@@ -484,11 +517,7 @@ def evaluated(entry: dict[str, Any], alone: Alone) -> tuple[Floats, Alone]:
 
 def report(study: dict[str, Any]) -> str:
     alone = Alone.of(study)
-    mean, n = alone.mean, len(alone.index)
-    seconds = [s for i in alone.index for s in study["networks"][i]["cpu_seconds"].values()]
-    ceiling = tau(alone.accuracy[0], alone.accuracy[1])
-    ceiling_error = jackknife(lambda kept: tau(alone.accuracy[0][kept], alone.accuracy[1][kept]), n)
-    trained = sum(len(entry.get("val_accuracy", {})) == len(SEEDS) for entry in study["networks"])
+    trained = len(complete(study))
     lines = [
         "# The supernet",
         "",
@@ -498,29 +527,67 @@ def report(study: dict[str, Any]) -> str:
         "",
         "## Does it rank networks as stand-alone training does?",
         "",
-        f"`shapes` at its default difficulty, the shiftadd space, {n} of the study's {NETWORKS} networks trained",
-        f"alone, each with {len(SEEDS)} seeds ({np.mean(seconds):.0f} s of CPU on average, {max(seconds):.0f} at most,",
-        "one thread, on a machine shared with other work, which doubles these seconds at times). The networks are a",
-        f"seeded uniform sample, stratified by latency quartile on {DEVICE}; none was chosen by its accuracy. Of the",
-        f"{TABLE_NETWORKS} of the table's sample, {trained} are trained. Validation accuracy alone:",
-        f"{mean.min():.3f} to {mean.max():.3f}.",
+        "`shapes` at its default difficulty, the shiftadd space. The networks are a seeded uniform sample, stratified",
+        f"by latency quartile on {DEVICE}; none was chosen by its accuracy. Of the {TABLE_NETWORKS} of the sample",
+        f"{trained} are trained for {STANDALONE.epochs} epochs, the study's {NETWORKS} among them; of these,",
+        f"{len(complete(study, longer=True))} for {LONGER.epochs} epochs too.",
         *([study["note"]] if "note" in study else []),
         "",
-        "| what ranks them | tau to the mean of the seeds | above MACs | within latency quartiles |",
-        "| --- | --- | --- | --- |",
-        *(proxy_row(label, values, alone) for label, values in alone.proxies.items()),
-        f"| one seed, of the other (noise ceiling) | {ceiling:.2f} +- {ceiling_error:.2f} | "
-        f"| {within_quartiles(alone.accuracy[0], alone.accuracy[1], alone.quartile)} |",
+        f"## After {STANDALONE.epochs} epochs alone",
         "",
-        "+-: standard error over the networks, by jackknife.",
-        "",
-        *noise_lines(alone, ceiling),
-        *supernet_lines(study, alone, ceiling),
+        *alone_lines(study, alone, longer=False),
+        *noise_lines(alone),
+        *supernet_lines(study, alone),
         *other_lines(study),
+        *longer_lines(study),
     ]
     if "speed" in study:
         lines += speed_lines(study["speed"])
     return "\n".join(lines)
+
+
+def alone_lines(study: dict[str, Any], alone: Alone, longer: bool) -> list[str]:
+    """Who ranks the networks as their trainings do, without a supernet."""
+    recipe, mean = LONGER if longer else STANDALONE, alone.mean
+    results = (alone_results(study["networks"][i], longer) for i in alone.index)
+    seconds = [s for found in results for s in found["cpu_seconds"].values()]
+    error = jackknife(lambda kept: alone.part(kept).ceiling, len(mean))
+    return [
+        f"{len(mean)} of the study's {NETWORKS} networks, each with {len(SEEDS)} seeds, batches of {recipe.batch_size}",
+        f"({np.mean(seconds):.0f} s of CPU on average, {max(seconds):.0f} at most, one thread, on a machine shared",
+        "with other work, which doubles these seconds at times). Validation accuracy alone:",
+        f"{mean.min():.3f} to {mean.max():.3f}, mean {mean.mean():.3f}.",
+        "",
+        "| what ranks them | tau to the mean of the seeds | above MACs | within latency quartiles |",
+        "| --- | --- | --- | --- |",
+        *(proxy_row(label, values, alone) for label, values in alone.proxies.items()),
+        f"| one seed, of the other (noise ceiling) | {alone.ceiling:.2f} +- {error:.2f} | "
+        f"| {within_quartiles(alone.accuracy[0], alone.accuracy[1], alone.quartile)} |",
+        "",
+        "+-: standard error over the networks, by jackknife.",
+        "",
+    ]
+
+
+def longer_lines(study: dict[str, Any]) -> list[str]:
+    """The study's networks again, after the longer training."""
+    alone = Alone.of(study, longer=True)
+    if len(alone.index) < 2 * QUARTILES:  # nothing to correlate
+        return []
+    before = Alone.of(study)
+    before = before.part(np.flatnonzero(np.isin(before.index, alone.index)))
+    return [
+        f"## After {LONGER.epochs} epochs alone",
+        "",
+        *alone_lines(study, alone, longer=True),
+        f"The same networks after {STANDALONE.epochs} epochs: two seeds agree with tau {before.ceiling:.2f}, MACs have",
+        f"{before.tau(before.proxies['MACs'])}, parameters {before.tau(before.proxies['parameters'])}.",
+        f"Between the two trainings, both means of the seeds: {before.tau(alone.mean)}.",
+        "",
+        *noise_lines(alone),
+        *supernet_lines(study, alone),
+        "",
+    ]
 
 
 def proxy_row(label: str, values: Floats, alone: Alone) -> str:
@@ -528,9 +595,9 @@ def proxy_row(label: str, values: Floats, alone: Alone) -> str:
     return f"| {label} | {alone.tau(values)} | {above} | {within_quartiles(values, alone.mean, alone.quartile)} |"
 
 
-def noise_lines(alone: Alone, ceiling: float) -> list[str]:
+def noise_lines(alone: Alone) -> list[str]:
     """What a supernet could reach on these trainings."""
-    noise, seeds = Noise.of(alone.accuracy), len(SEEDS)
+    noise, seeds, ceiling = Noise.of(alone.accuracy), len(SEEDS), alone.ceiling
     best = {label: tau(values, alone.mean) for label, values in alone.proxies.items()}
     proxy = max(best["MACs"], best["parameters"])
     known = noise.without(proxy, seeds)
@@ -553,7 +620,7 @@ def noise_lines(alone: Alone, ceiling: float) -> list[str]:
     ]
 
 
-def supernet_lines(study: dict[str, Any], alone: Alone, ceiling: float) -> list[str]:
+def supernet_lines(study: dict[str, Any], alone: Alone) -> list[str]:
     rows, taus = [], {}
     entries = sorted(study.get("supernets", {}).values(), key=lambda entry: (entry["name"], entry["paths"]))
     results = [evaluated(entry, alone) for entry in entries]
@@ -572,7 +639,7 @@ def supernet_lines(study: dict[str, Any], alone: Alone, ceiling: float) -> list[
         return []
     best = max(taus, key=lambda name: taus[name][0])
     own, macs, params = taus[best]
-    reached, above = own >= min(0.6, 0.85 * ceiling), own >= max(macs, params) + 0.1
+    reached, above = own >= min(0.6, 0.85 * alone.ceiling), own >= max(macs, params) + 0.1
     return [
         "### Recipes at equal time",
         "",
@@ -600,13 +667,12 @@ def other_lines(study: dict[str, Any]) -> list[str]:
     alone = Alone.of(study, others=True)
     found = np.array([known[arch_key(study["networks"][i]["arch"])] for i in alone.index])
     named = {f"{shared['supernet']['name']}, {shared['supernet']['paths']} networks run": found, **alone.proxies}
-    ceiling = tau(alone.accuracy[0], alone.accuracy[1])
     return [
         "",
         "### The same on networks by which nothing was chosen",
         "",
         f"The supernet that evaluated the `shiftadd` table, on the {len(found)} other networks of the table that are",
-        f"trained alone (two seeds agree with tau {ceiling:.2f}); {shared['images']} validation images.",
+        f"trained alone (two seeds agree with tau {alone.ceiling:.2f}); {shared['images']} validation images.",
         "",
         "| what ranks them | tau to the mean of the seeds | above MACs | within latency quartiles |",
         "| --- | --- | --- | --- |",
@@ -648,7 +714,7 @@ def evaluation_lines(seconds: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("standalone", "supernet", "table", "speed", "gather", "report"))
+    parser.add_argument("step", choices=("standalone", "longer", "supernet", "table", "speed", "gather", "report"))
     parser.add_argument("--out", type=Path, default=Path("runs") / "rank-agreement")
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="so that several processes can share them")
     parser.add_argument("--recipes", default=",".join(RECIPES_COMPARED), help="RECIPE/SHARING, comma-separated")
@@ -657,8 +723,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    if arguments.step == "standalone":
-        standalone(arguments.out, [int(seed) for seed in arguments.seeds.split(",")])
+    if arguments.step in ("standalone", "longer"):
+        standalone(arguments.out, [int(seed) for seed in arguments.seeds.split(",")], arguments.step == "longer")
     elif arguments.step == "supernet":
         for name in arguments.recipes.split(","):
             if not supernet_file(arguments.out, name, arguments.budget).exists():

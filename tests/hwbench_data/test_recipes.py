@@ -339,6 +339,39 @@ def test_networks_that_were_trained_alone_have_their_accuracies(
     assert table.top(1, "val_accuracy").index.tolist() == [10]
     assert check_table(table) == []
     assert "1 of the networks" in built.card.notes[-1]
+    assert "longer_val_accuracy" not in table.metrics
+
+
+def test_accuracies_of_the_longer_training_stand_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hwbench_data.recipes import shiftadd as recipe_
+
+    twice, short, once = recipe_.sample(_sampled_space(), 30, 9)[:3]
+    values = {"0": 0.5, "1": 0.7}
+    study = {
+        "data": "0f",
+        "recipe": {"epochs": 3},
+        "longer_recipe": {"epochs": 9},
+        "networks": [
+            {"arch": twice, "val_accuracy": values, "longer": {"val_accuracy": {"0": 0.8, "1": 0.9}}},
+            {"arch": short, "val_accuracy": values},
+            {"arch": once, "val_accuracy": values, "longer": {"val_accuracy": {"0": 0.9}}},
+        ],
+    }
+    (tmp_path / "study.json").write_text(json.dumps(study))
+    for name, value in (("TRAINED", tmp_path / "study.json"), ("DEVICES", ()), ("NETWORKS", 10), ("LEAST_TRAINED", 1)):
+        monkeypatch.setattr(recipe_, name, value)
+    built = recipe_.build(Request(tmp_path))
+    write(tmp_path / "sa", built.card, built.blocks, built.labels)
+    table = hwbench_data.load(tmp_path / "sa")
+    found = table.query(twice)
+    assert found["val_accuracy"] == pytest.approx(0.6)
+    assert found["longer_val_accuracy"] == pytest.approx(0.85)
+    assert found["longer_val_accuracy_std"] == pytest.approx(0.05 * 2**0.5)
+    assert np.isfinite(table.accuracies(range(13), "val_accuracy")).sum() == 3
+    assert np.isfinite(table.accuracies(range(13), "longer_val_accuracy")).sum() == 1
+    assert check_table(table) == []
+    [note] = [note for note in built.card.notes if note.startswith("longer_val_accuracy: 1 of these")]
+    assert '"epochs": 9' in note
 
 
 def test_the_study_that_ships_is_one_of_the_table() -> None:
