@@ -76,3 +76,35 @@ def test_results_of_another_longer_training_are_left_aside(without_longer: Path)
     assert rank_agreement.complete(study_in(without_longer), longer=True) == []
     rank_agreement.STUDY.write_text(json.dumps(study))
     assert rank_agreement.complete(study_in(without_longer), longer=True) == [3]
+
+
+def test_the_best_supernet_is_one_of_all_networks(without_longer: Path):
+    study = study_in(without_longer)
+    alone = Alone.of(study)
+    few = [value if i < 5 else None for i, value in enumerate(alone.mean)]  # right about five networks
+    entry = {"name": "uniform/separate", "paths": 10, "val_accuracy": few}
+    reverse = {"name": "fair/separate", "paths": 20, "val_accuracy": list(-alone.mean)}
+    macs = {"name": "fair/separate", "paths": 30, "val_accuracy": list(alone.proxies["MACs"])}
+    study["supernets"] = {"a": entry, "b": reverse, "c": macs}
+    assert rank_agreement.best_supernet(study, alone) == "fair/separate, 30 networks run"
+    assert rank_agreement.comparable(study, alone) == {
+        "fair/separate, 20 networks run": reverse,
+        "fair/separate, 30 networks run": macs,
+    }
+
+
+def test_the_longer_trainings_judge_a_supernet_that_the_shorter_ones_chose(without_longer: Path):
+    study = study_in(without_longer)
+    alone = Alone.of(study)
+    for i, mean in enumerate(alone.mean[:12]):
+        leave(without_longer, i, longer=True, value=float(1 - mean))  # the opposite of the shorter trainings
+    study = study_in(without_longer)
+    entries = {"right": list(alone.mean), "wrong": list(-alone.mean)}
+    study["supernets"] = {
+        name: {"name": name, "paths": 1, "cpu_seconds": 1.0, "parameters": 1, "val_accuracy": values}
+        for name, values in entries.items()
+    }
+    text = " ".join(rank_agreement.longer_lines(study))
+    assert "Unfinished: 12 of 64" in text
+    assert "the highest tau is that of wrong, 1 networks run" in text
+    assert "was right, 1 networks run. On these trainings it has tau -1.00 +- 0.00" in text
