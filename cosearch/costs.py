@@ -6,6 +6,7 @@ predicts latency (and energy) on one device from a table of measurements, and ha
 """
 
 import io
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -37,6 +38,7 @@ from cosearch.hardware.tensor import (
     network_cost,
     network_pipeline,
 )
+from cosearch.reading import MOST_DIGITS, require_few_columns
 from cosearch.strategies.objectives import Objectives, derive, excess, is_known, split_limit, tightest
 from cosearch.workload import Layer, Workload, count_layers
 from search_spaces import accelerators
@@ -45,6 +47,8 @@ from search_spaces.decisions import Arch, Decisions, arch_key, parse_arch, split
 from search_spaces.joint import JointSpace
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from cosearch.expected import ExpectedCosts
     from cosearch.hardware.tensor import Build
     from cosearch.progress import Reporter
@@ -639,17 +643,16 @@ def read_table(
         with path.open("rb") as file:
             content = file.read(MOST_TABLE_BYTES + 1)
         if len(content) > MOST_TABLE_BYTES:
-            raise DataError(f"{path} has more than {MOST_TABLE_BYTES >> 20} MiB, which no measurements need: split it")
+            raise DataError(f"has more than {MOST_TABLE_BYTES >> 20} MiB, which no measurements need: split it")
         stream = io.BytesIO(content)
         before = _LEADING_BLANKS.match(content)
         assert before is not None  # it matches nothing, too
         stream.seek(before.end())
+        require_few_columns(content[before.end() :])
         # further empty lines are counted, so that the line that an error names is the file's
         table = pd.read_csv(stream, dtype={"arch": str}, skip_blank_lines=False, compression=None)
     except FileNotFoundError:
         raise DataError(f"no file {str(path)!r}: check the path") from None
-    except DataError:
-        raise
     except (OSError, ValueError, MemoryError, OverflowError) as error:
         raise DataError(f"{path} is not a readable CSV file ({' '.join(str(error).split())})") from error
     if not isinstance(table.index, pd.RangeIndex):
@@ -667,7 +670,7 @@ def read_table(
             raise DataError(f"{path}, line {line}: {error}") from error
     values = {}
     for metric in (required, *(name for name in optional if name in table)):
-        column = pd.to_numeric(table[metric], errors="coerce").to_numpy(dtype=float)
+        column = _numbers(table[metric])
         bad = np.flatnonzero(~np.isfinite(column) | (column < 0))
         if len(bad):
             got = table[metric].iloc[bad[0]]
@@ -681,6 +684,17 @@ def read_table(
     if not archs:
         raise DataError(f"{path} holds no rows: expected arch,{required}")
     return Measurements(str(path), tuple(archs), values)
+
+
+def _numbers(cells: "pd.Series[Any]") -> npt.NDArray[np.float64]:
+    """NaN for what is no number, infinity for whole numbers that floating point does not have."""
+    import pandas as pd
+
+    try:
+        return pd.to_numeric(cells, errors="coerce").to_numpy(dtype=float)
+    except OverflowError:
+        large = cells.map(lambda cell: len(str(cell)) > MOST_DIGITS)
+        return pd.to_numeric(cells.mask(large, math.inf), errors="coerce").to_numpy(dtype=float)
 
 
 def unknown_device(name: str, known: Sequence[str]) -> UnknownNameError:

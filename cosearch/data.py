@@ -7,6 +7,7 @@ to 224x224 with 1 or 3 channels.
 """
 
 import hashlib
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ import numpy.typing as npt
 
 from cosearch import shapes
 from cosearch.errors import DataError, nearest
+from cosearch.reading import npy_header
 from cosearch.unpickling import load_plain
 
 MIN_SIZE, MAX_SIZE = 8, 224
@@ -157,8 +159,8 @@ def _npz(path: Path) -> _Raw:
     try:
         with np.load(path, allow_pickle=False) as archive:
             _check_archive(path, archive)
-            arrays = {key: archive[key] for key in ("x", "y", "x_test", "y_test") if key in archive.files}
             found = archive.files
+            arrays = {key: archive[key] for key in ARRAYS if key in found}
     except FileNotFoundError:
         raise DataError(f"no file {str(path)!r}: check the path") from None
     except DataError:
@@ -168,20 +170,48 @@ def _npz(path: Path) -> _Raw:
         raise DataError(
             f"{path} is not a readable .npz file ({error}): write it with numpy.savez(path, x=..., y=...)"
         ) from error
-    if not all(isinstance(array, np.ndarray) for array in arrays.values()):
-        raise DataError(f"{path} holds files that are no arrays: write it with numpy.savez(path, x=..., y=...)")
-    if "x" not in arrays or "y" not in arrays:
-        raise DataError(f"{path} holds {sorted(found)}, expected arrays 'x' (images) and 'y' (integer labels)")
-    if ("x_test" in arrays) != ("y_test" in arrays):
-        raise DataError(f"{path} holds only one of 'x_test' and 'y_test': give both or neither")
     return _Raw(arrays["x"], arrays["y"], None, arrays.get("x_test"), arrays.get("y_test"))
 
 
+ARRAYS = ("x", "y", "x_test", "y_test")
+
+
 def _check_archive(path: Path, archive: Any) -> None:
-    """Refuse a zip bomb before anything is unpacked."""
+    """Refuse zip bombs, and arrays that are no images and labels, before anything but their heads is unpacked."""
     unpacked = sum(info.file_size for info in archive.zip.infolist())
     if unpacked > MAX_BYTES:
         raise DataError(f"{path} unpacks to {unpacked / 2**30:.1f} GiB, at most {MAX_BYTES / 2**30:.0f} GiB are read")
+    found = archive.files
+    if "x" not in found or "y" not in found:
+        raise DataError(
+            f"{path} holds {', '.join(map(repr, sorted(found)))[:200]}, expected arrays 'x' (images) and 'y' (integer "
+            "labels)"
+        )
+    if ("x_test" in found) != ("y_test" in found):
+        raise DataError(f"{path} holds only one of 'x_test' and 'y_test': give both or neither")
+    heads = {key: _head(path, archive, key) for key in ARRAYS if key in found}
+    for images, labels in (("x", "y"), ("x_test", "y_test")):
+        if images in heads:
+            _image_shape(str(path), images, *heads[images])
+            _check_labels(str(path), labels, *heads[labels], heads[images][0][0])
+
+
+def _head(path: Path, archive: Any, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of an array that is still packed."""
+    if f"{key}.npy" not in archive.zip.namelist():
+        raise DataError(f"{path} holds files that are no arrays: write it with numpy.savez(path, x=..., y=...)")
+    with archive.zip.open(f"{key}.npy") as file:
+        try:
+            shape, _, dtype = npy_header(file)
+        except DataError as error:
+            raise DataError(f"{path}: {key} {error}: write it with numpy.savez(path, x=..., y=...)") from None
+        size = archive.zip.getinfo(f"{key}.npy").file_size - file.tell()
+    if min(shape, default=0) < 0 or dtype.hasobject or math.prod(shape) * dtype.itemsize != size:
+        raise DataError(
+            f"{path} is not a readable .npz file ({key} has {size:,} bytes of values, its head says {dtype!s:.40} of "
+            f"shape {shape!s:.80}): write it with numpy.savez(path, x=..., y=...)"
+        )
+    return shape, dtype
 
 
 def _folder(path: Path) -> _Raw:
@@ -288,22 +318,28 @@ def _cifar100(data_dir: Path | None) -> _Raw:
     return _cifar(data_dir, "cifar-100-python", ("train",), "test", "fine_labels")
 
 
+def _image_shape(name: str, which: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+    """Whether the channels come last. Raises: DataError for what are no images, or too many."""
+    if dtype != np.uint8 and not np.issubdtype(dtype, np.floating):
+        raise DataError(f"{name}: {which} is {dtype}, expected uint8 or float images")
+    last = len(shape) == 4 and shape[1] not in (1, 3) and shape[3] in (1, 3)
+    if len(shape) != 3 and not (len(shape) == 4 and (last or shape[1] in (1, 3))):
+        raise DataError(
+            f"{name}: {which} has shape {shape}, expected [n,h,w], [n,h,w,c] or [n,c,h,w] with 1 or 3 channels"
+        )
+    if shape[0] == 0:
+        raise DataError(f"{name}: {which} holds no images")
+    _check_size(name, *(shape[1:3] if last or len(shape) == 3 else shape[2:]))
+    _check_bytes(f"{name}: {which}", math.prod(shape))
+    return last
+
+
 def _images(name: str, which: str, x: npt.NDArray[Any]) -> Images:
     """To [n, c, h, w] float32; uint8 becomes a fraction of 255."""
-    if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
-        raise DataError(f"{name}: {which} is {x.dtype}, expected uint8 or float images")
-    if x.ndim == 3:
-        x = x[:, None]
-    elif x.ndim == 4 and x.shape[1] not in (1, 3) and x.shape[3] in (1, 3):
+    if _image_shape(name, which, x.shape, x.dtype):
         x = x.transpose(0, 3, 1, 2)
-    if x.ndim != 4 or x.shape[1] not in (1, 3):
-        raise DataError(
-            f"{name}: {which} has shape {x.shape}, expected [n,h,w], [n,h,w,c] or [n,c,h,w] with 1 or 3 channels"
-        )
-    if len(x) == 0:
-        raise DataError(f"{name}: {which} holds no images")
-    _check_size(name, *x.shape[2:])
-    _check_bytes(f"{name}: {which}", x.size)
+    elif x.ndim == 3:
+        x = x[:, None]
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused below
         scaled = x.astype(np.float32) / np.float32(255 if x.dtype == np.uint8 else 1)
     bad = int(np.count_nonzero(~np.isfinite(scaled).all(axis=(1, 2, 3))))
@@ -312,11 +348,16 @@ def _images(name: str, which: str, x: npt.NDArray[Any]) -> Images:
     return np.ascontiguousarray(scaled)
 
 
+def _check_labels(name: str, which: str, shape: tuple[int, ...], dtype: np.dtype[Any], n: int) -> None:
+    """Raises: DataError for what are not n labels."""
+    if len(shape) != 1 or not np.issubdtype(dtype, np.integer):
+        raise DataError(f"{name}: {which} has shape {shape} and type {dtype}, expected one integer label per image")
+    if shape[0] != n:
+        raise DataError(f"{name}: {n} images but {shape[0]} labels in {which}: they must pair up")
+
+
 def _labels(name: str, which: str, y: npt.NDArray[Any], n: int) -> npt.NDArray[np.int64]:
-    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
-        raise DataError(f"{name}: {which} has shape {y.shape} and type {y.dtype}, expected one integer label per image")
-    if len(y) != n:
-        raise DataError(f"{name}: {n} images but {len(y)} labels in {which}: they must pair up")
+    _check_labels(name, which, y.shape, y.dtype, n)
     return y.astype(np.int64)
 
 

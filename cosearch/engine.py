@@ -37,7 +37,7 @@ from cosearch.hardware.accelerator import Accelerator
 from cosearch.problem import Problem, fingerprint, prepare
 from cosearch.progress import Phase, Reporter
 from cosearch.results import CO_SEARCH, CONV_ONLY, RANDOM, Design, Result, read_result
-from cosearch.runs import RunDirectory, TrialLog, read_log, versions
+from cosearch.runs import INPUTS, RunDirectory, TrialLog, read_inputs, read_log, versions
 from cosearch.shortlist import Choice, Halving, Lists, networks, shortlist
 from cosearch.strategies import STRATEGIES, Objectives, make
 from cosearch.strategies.base import TURNS, Candidate, Failure, Told
@@ -139,7 +139,7 @@ def _threads_of_one(problem: Problem) -> int:
     return 1 if looked_up else config.threads // evaluations_at_once(config.threads, _pixels(problem))
 
 
-INPUTS, SUPERNET = "inputs.json", "supernet.safetensors"
+SUPERNET = "supernet.safetensors"
 
 
 def _plan(problem: Problem) -> str:
@@ -183,10 +183,9 @@ def resume(path: Path | str, trials: int | None = None, quiet: bool | None = Non
             problem = prepare(config, reporter, cluster.price if cluster is not None else None)
             if cluster is not None:
                 cluster.reserve(config, _threads_of_one(problem))
-            if (run_directory.path / INPUTS).is_file():
-                _require_same_inputs(run_directory, fingerprint(problem))
-            else:
+            if read_inputs(run_directory) is None:
                 run_directory.write_json(INPUTS, fingerprint(problem))
+            _require_same_inputs(run_directory, fingerprint(problem))
             run_directory.reconfigure(config)
             return _carry_out(run_directory, problem, cluster, reporter, started)
     except KeyboardInterrupt:
@@ -195,7 +194,9 @@ def resume(path: Path | str, trials: int | None = None, quiet: bool | None = Non
 
 def _require_same_inputs(run: RunDirectory, found: Mapping[str, str]) -> None:
     """Raises: RunError naming what has changed since the run was started."""
-    known = run.read_json(INPUTS)
+    known = read_inputs(run)
+    if known is None:
+        return
     changed = sorted(name for name in known.keys() | found.keys() if known.get(name) != found.get(name))
     if changed:
         raise RunError(
@@ -281,8 +282,7 @@ def find_report_details(run: RunDirectory, reporter: Reporter) -> None:
     from cosearch.report.details import find_details
 
     problem = prepare(run.config, reporter)
-    if (run.path / INPUTS).is_file():
-        _require_same_inputs(run, fingerprint(problem))
+    _require_same_inputs(run, fingerprint(problem))
     accuracy = None
     if run.config.accuracy != "supernet" or (run.path / SUPERNET).is_file():
         start_threads(run.config, _pixels(problem))

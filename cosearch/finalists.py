@@ -81,9 +81,22 @@ def load_trained(run: RunDirectory, training: Training) -> Trained | None:
         return None
     data = run.read_json(f"{training.name}.json")
     try:
-        return Trained(**data[training.scored_on])
+        return _checked(**data[training.scored_on])
     except (KeyError, TypeError) as error:
-        raise RunError(f"{run.path / training.name}.json is damaged ({error}): remove it and resume") from error
+        raise RunError(
+            f"{run.path / training.name}.json is damaged ({error}): remove it and run: {run.resume_command}"
+        ) from error
+
+
+def _checked(correct: Any, float_accuracy: Any, failed: Any = "") -> Trained:
+    """Raises: TypeError for what no training writes."""
+    if not isinstance(failed, str) or not isinstance(correct, str) or set(correct) - {"0", "1"}:
+        raise TypeError(f"correct={correct!r:.50}, failed={failed!r:.50}, expected a 0 or 1 of each image, and a text")
+    if not correct and not failed:
+        raise TypeError("no images and no reason")
+    if isinstance(float_accuracy, bool) or not isinstance(float_accuracy, int | float) or not 0 <= float_accuracy <= 1:
+        raise TypeError(f"float_accuracy={float_accuracy!r:.50}, expected a fraction")
+    return Trained(correct, float_accuracy, failed)
 
 
 def inherit(run: RunDirectory, space: Any, archs: Sequence[Arch]) -> None:

@@ -1,13 +1,18 @@
-"""JSON and YAML that anyone may have written: of limited size and depth, with finite numbers, and never code."""
+"""JSON, YAML and CSV that anyone may have written: of limited size and depth, with finite numbers, and never code."""
 
+import csv
+import io
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 from cosearch.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MOST_BYTES = 16 << 20
 """Of a document."""
@@ -17,6 +22,12 @@ MOST_DEPTH = 32
 """Of lists and objects in each other; no document that cosearch writes or reads has half of that."""
 MOST_DIGITS = 300
 """Of a whole number: more is beyond floating point."""
+
+MOST_TENSOR_BYTES = 4 << 30
+"""Of a safetensors file: no supernet that this project trains has a tenth of it."""
+MOST_NPY_HEADER = 1000
+MOST_COLUMNS = 1000
+"""Of a CSV file: pandas takes minutes for a million of them."""
 
 
 def parse_json(text: str, missing: bool = False) -> Any:
@@ -139,3 +150,55 @@ def read(path: Path, parse: Callable[[str], Any], most_bytes: int = MOST_BYTES) 
     except UnicodeDecodeError as error:
         raise DataError(f"is not text ({error})") from None
     return parse(text)
+
+
+def npy_header(file: IO[bytes]) -> "tuple[tuple[int, ...], bool, np.dtype[Any]]":
+    """Shape, whether columns come first, and type of the array in a .npy file, whose values come next.
+
+    Raises: DataError.
+    """
+    import numpy as np
+
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        return read(file, max_header_size=MOST_NPY_HEADER)
+    except Exception as error:
+        # the header is read as Python's own text, which can go wrong in any way
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(f"is not a .npy file ({said:.300})") from error
+
+
+def require_tensor_size(path: Path) -> None:
+    """Raises: DataError for a safetensors file that is too large to be read: all of it comes into memory. OSError."""
+    size = path.stat().st_size
+    if size > MOST_TENSOR_BYTES:
+        raise DataError(f"has {size / 2**30:.1f} GiB, at most {MOST_TENSOR_BYTES / 2**30:g} are read")
+
+
+def require_few_columns(content: bytes) -> None:
+    """Look at the head of a CSV file, and at the first line after it, which pandas takes for wider heads.
+
+    Raises: DataError for more than `MOST_COLUMNS`, or a value of more than 131,072 characters.
+    """
+    text = io.TextIOWrapper(io.BytesIO(content.removeprefix(b"\xef\xbb\xbf")), encoding="latin-1", newline="")
+    commas = 0
+
+    def lines() -> Iterator[str]:
+        """One row may go over many lines."""
+        nonlocal commas
+        for line in text:
+            commas += line.count(",")
+            if commas >= MOST_COLUMNS:
+                raise DataError(f"has a row of more than {MOST_COLUMNS:,} columns")
+            yield line
+
+    seen = 0
+    try:
+        for row in csv.reader(lines()):
+            commas = 0
+            seen += any(cell.strip() for cell in row) or len(row) > 1
+            if seen == 2:
+                return
+    except csv.Error as error:
+        raise DataError(f"is not readable CSV ({error})") from None

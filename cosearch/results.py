@@ -9,9 +9,11 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from cosearch.errors import RunError
-from cosearch.reading import parse_json
+from cosearch.reading import parse_json, require_few_columns
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
     from cosearch.runs import RunDirectory
@@ -194,19 +196,10 @@ def read_result(run: "RunDirectory") -> Result:
 
     Raises: RunError if it is not finished, or a file is damaged.
     """
-    import pandas as pd
 
     data = read_outcome(run)
     try:
-        content = (run.path / "front.csv").read_bytes()
-        if "front_sha256" in data and sha256(content).hexdigest() != data["front_sha256"]:
-            raise ValueError("front.csv is not the one that result.json was written with")
-        front = pd.read_csv(io.BytesIO(content))
-        for arch in front["arch"]:
-            parse_json(str(arch))
-        for name in data["objectives"]:
-            if name in front and not pd.api.types.is_numeric_dtype(front[name]):
-                raise ValueError(f"the objective {name!r:.50} is no column of numbers")
+        front = _read_front(run.path / "front.csv", data.get("front_sha256"), data["objectives"])
         designs = tuple(Design.from_json(design) for design in data["designs"])
         return Result(str(run.path), front, designs, tuple(data["notes"]), tuple(data["objectives"]), data["costs_are"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -214,6 +207,42 @@ def read_result(run: "RunDirectory") -> Result:
             f"{run.path}: front.csv or result.json is missing or damaged ({error}): write them again with: "
             f"{run.resume_command}"
         ) from error
+
+
+MOST_FRONT_BYTES = 64 << 20
+"""Of front.csv: a hundred thousand designs."""
+TEXTS = ("accuracy_source", "accelerator", "arch")
+"""The columns of front.csv that hold no numbers."""
+
+
+def _read_front(path: "Path", digest: str | None, objectives: Sequence[str]) -> "pd.DataFrame":
+    """front.csv, if it is that of a digest.
+
+    Raises: OSError; ValueError for a file that is too long, another, or not of the form that `front_table` gives.
+    """
+    import pandas as pd
+
+    with path.open("rb") as file:
+        content = file.read(MOST_FRONT_BYTES + 1)
+    if len(content) > MOST_FRONT_BYTES:
+        raise ValueError(f"front.csv has more than {MOST_FRONT_BYTES >> 20} MiB")
+    if digest is not None and sha256(content).hexdigest() != digest:
+        raise ValueError("front.csv is not the one that result.json was written with")
+    require_few_columns(content)
+    front = pd.read_csv(io.BytesIO(content), dtype=dict.fromkeys(TEXTS, str), keep_default_na=False, na_values=[""])
+    for name in ("arch", "accuracy_source", *objectives):
+        if name not in front:
+            raise ValueError(f"front.csv has no column {name!r:.50}")
+    for name, column in front.items():
+        if name in TEXTS and column.isna().any():
+            raise ValueError(f"an empty cell in the column {name!r} of front.csv")
+        if name not in TEXTS and not pd.api.types.is_numeric_dtype(column):
+            raise ValueError(f"the column {str(name)!r:.50} of front.csv is no column of numbers")
+    for text in front["arch"]:
+        arch = parse_json(text)
+        if not isinstance(arch, dict) or not all(isinstance(choice, str | int | float) for choice in arch.values()):
+            raise ValueError(f"front.csv has {text!r:.50} where a network is expected")
+    return front
 
 
 def bought(designs: Sequence[Design]) -> list[str]:

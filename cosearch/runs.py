@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cosearch.config import RunConfig, read_yaml
 from cosearch.errors import ConfigError, CosearchError, DataError, RunError, command_line
-from cosearch.reading import parse_json, read
+from cosearch.reading import parse_json, read, require_tensor_size
 from cosearch.strategies.base import Candidate, Failure
 from cosearch.strategies.objectives import Objectives
 from cosearch.writing import PARTIAL, write_atomic, write_within, writing
@@ -35,7 +35,7 @@ METADATA = "cosearch"
 """The one entry of a tensor file's metadata; it holds a JSON object."""
 
 
-LOCK, LOG, STUDY = ".lock", "log.jsonl", "study.db"
+LOCK, LOG, STUDY, INPUTS = ".lock", "log.jsonl", "study.db", "inputs.json"
 SQLITE = b"SQLite format 3"
 """How a database of SQLite begins."""
 
@@ -242,11 +242,29 @@ class RunDirectory:
         if not path.is_file():
             return None
         try:
+            require_tensor_size(path)
             with safe_open(path, framework="pt") as file:
                 described = parse_json((file.metadata() or {}).get(METADATA, "{}"))
+                if not isinstance(described, dict) or not all(isinstance(v, str) for v in described.values()):
+                    raise DataError("its description is no object of texts")
                 return {key: file.get_tensor(key) for key in file.keys()}, described  # noqa: SIM118
         except (SafetensorError, OSError, ValueError) as error:
             raise RunError(f"{path} is damaged ({error}): remove it and run: {self.resume_command}") from None
+
+
+def read_inputs(run: RunDirectory) -> dict[str, str] | None:
+    """Hashes of what a run depends on, by name; None if the run has not come so far.
+
+    Raises: RunError if the file is damaged.
+    """
+    if not (run.path / INPUTS).is_file():
+        return None
+    data = run.read_json(INPUTS)
+    if not isinstance(data, dict) or not all(isinstance(value, str) for value in data.values()):
+        raise RunError(
+            f"{run.path / INPUTS} is damaged (expected a hash by each name): remove it and run: {run.resume_command}"
+        )
+    return data
 
 
 def read_log(path: Path) -> tuple[dict[str, Any], ...]:

@@ -33,8 +33,9 @@ import numpy as np
 
 from cosearch import registry
 from cosearch.errors import ConfigError, CosearchError, DataError, UnknownNameError, nearest
-from cosearch.reading import parse_json, parse_yaml, read
+from cosearch.reading import npy_header, parse_json, parse_yaml, read, require_few_columns
 from cosearch.unpickling import load_plain
+from hwbench_data.footer import LARGEST_CELLS, LARGEST_UNPACKED, read_groups, require_small, text_bytes, unpacked
 from hwbench_data.networks import Cells, Listed, Networks, extremes
 from hwbench_data.store import ANY, SOURCES, Block, Card, Floats, Metric, checksum, write
 from hwbench_data.table import better
@@ -61,9 +62,6 @@ KEYS = ("fbnet_blocks", "gnn")
 """What networks can be called by besides the networks of a space: keys of blocks, notations of graph networks."""
 LARGEST_BYTES = 1 << 30
 LARGEST_CSV_BYTES = 256 << 20
-LARGEST_NPY_HEADER = 1000
-LARGEST_UNPACKED, LARGEST_CELLS = 1 << 30, 20_000_000
-"""Of the columns of a Parquet file that are read: bytes and values."""
 
 
 @dataclass(frozen=True)
@@ -375,7 +373,12 @@ def _csv(path: Path, wanted: list[str]) -> "pd.DataFrame":
     if path.stat().st_size > LARGEST_CSV_BYTES:
         most = LARGEST_CSV_BYTES >> 20
         raise DataError(f"{path} has {path.stat().st_size >> 20} MiB, at most {most} are read of a CSV file: split it")
-    table = pd.read_csv(path, compression=None)
+    content = path.read_bytes()
+    try:
+        require_few_columns(content)
+    except DataError as error:
+        raise DataError(f"{path} {error}") from None
+    table = pd.read_csv(io.BytesIO(content))
     _require(path, wanted, table.columns.tolist())
     return table
 
@@ -391,48 +394,30 @@ def _parquet(path: Path, wanted: list[str]) -> "pd.DataFrame":
             kind = file.schema_arrow.field(column).type
             if pa.types.is_nested(kind):
                 raise DataError(f"{path}: {column!r} is a column of {kind!s:.80}, not a number or name in each row")
-        _limit(path, *_unpacked(file.metadata, wanted))
+        lengths = {column: _length(file, column) for column in wanted}
+    _limit(path, *unpacked(read_groups(path), lengths))
     # texts that repeat are read as they are stored, each once
     with pq.ParquetFile(path, read_dictionary=wanted) as file:
         table = file.read(columns=wanted)
     texts = [at for at, field in enumerate(table.schema) if pa.types.is_dictionary(field.type)]
-    _limit(path, 0, sum(_text_bytes(chunk) for at in texts for chunk in table.column(at).chunks))
+    _limit(path, 0, sum(text_bytes(chunk) for at in texts for chunk in table.column(at).chunks))
     for at in texts:
         field = table.schema.field(at)
         table = table.set_column(at, field.name, table.column(at).cast(field.type.value_type))
     return table.to_pandas()
 
 
-def _unpacked(metadata: Any, wanted: list[str]) -> tuple[int, int]:
-    """Values of the wanted columns, and bytes that they unpack to, as far as a Parquet file's metadata tells."""
-    cells = size = 0
-    for at in range(metadata.num_columns):
-        column = metadata.schema.column(at)
-        if column.path not in wanted:
-            continue
-        for group in range(metadata.num_row_groups):
-            chunk = metadata.row_group(group).column(at)
-            cells += max(chunk.num_values, metadata.row_group(group).num_rows)
-            # of texts that each begin as the last does only the ends are stored
-            repeats = chunk.num_values if "DELTA_BYTE_ARRAY" in chunk.encodings else 1
-            size += max(chunk.total_uncompressed_size * repeats, chunk.num_values * max(column.length, 0))
-    return cells, size
-
-
-def _text_bytes(texts: Any) -> int:
-    """Bytes of an Arrow array of texts that is stored as a dictionary, written out."""
-    import pyarrow.compute as pc
-
-    return pc.sum(pc.binary_length(texts.dictionary).take(texts.indices).cast("int64")).as_py() or 0
+def _length(file: Any, column: str) -> int:
+    """Bytes of each value of a Parquet file's column of bytes, if they are as many in each; else 0."""
+    return max(0, file.schema.column(file.schema_arrow.names.index(column)).length or 0)
 
 
 def _limit(path: Path, cells: int, size: int) -> None:
     """Raises: DataError for columns that unpack to more than is read."""
-    if cells > LARGEST_CELLS or size > LARGEST_UNPACKED:
-        raise DataError(
-            f"{path}: the columns asked for unpack to {cells:,} values or {size / 2**30:.1f} GiB, at most "
-            f"{LARGEST_CELLS:,} and {LARGEST_UNPACKED >> 30} GiB are read: split the file"
-        )
+    try:
+        require_small(cells, size, LARGEST_CELLS, LARGEST_UNPACKED)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 def _figures(path: Path, rows: Rows, table: "pd.DataFrame") -> tuple[dict[str, Floats], dict[str, Value]]:
@@ -506,13 +491,9 @@ def _npy(path: Path) -> Any:
     """The dict in an object array, as numpy.save writes one; numbers only otherwise."""
     content = io.BytesIO(path.read_bytes())
     try:
-        version = np.lib.format.read_magic(content)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(content, max_header_size=LARGEST_NPY_HEADER)
-    except Exception as error:
-        # the header is read as Python's own text, which can go wrong in any way
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        raise DataError(f"{path} is not a .npy file ({said:.300})") from error
+        shape, fortran, dtype = npy_header(content)
+    except DataError as error:
+        raise DataError(f"{path} {error}") from None
     if not dtype.hasobject:
         return _plain_array(path, content.getbuffer()[content.tell() :], shape, dtype, "F" if fortran else "C")
     try:

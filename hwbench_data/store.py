@@ -7,7 +7,7 @@ conditions) form one row group, found through the group's statistics, so that a 
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,15 @@ import numpy.typing as npt
 from cosearch.errors import DataError
 from cosearch.reading import parse_json, read
 from cosearch.writing import replacing, write_atomic
+from hwbench_data.footer import (
+    LARGEST_CELLS,
+    LARGEST_UNPACKED,
+    Group,
+    read_groups,
+    require_small,
+    text_bytes,
+    unpacked,
+)
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -32,6 +41,8 @@ ANY = "any"
 _TABLE, _CARD, LIST = "table.parquet", "card.json", "networks.parquet"
 _KINDS = {"network": "int32", "value": "double"}
 """Arrow's types of columns; of all others, text."""
+LARGEST_TABLE_CELLS = 500_000_000
+"""Of all columns of a table, for who wants all of it at once."""
 LISTING = ("listed", "pairs")
 """Kinds of networks that a file of the table lists."""
 
@@ -108,6 +119,8 @@ class Card:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"a table's card is incomplete: {error}") from error
         for name, metric in metrics.items():
+            if not all(isinstance(text, str) for text in (metric.unit, metric.better, metric.title)):
+                raise DataError(f"metric {name!r:.80} has a unit, direction or title that is no text")
             if not metric.unit or metric.better not in ("lower", "higher"):
                 raise DataError(f"metric {name!r} has unit {metric.unit!r} and better={metric.better!r}: give both")
         for name, values in card.conditions.items():
@@ -171,12 +184,12 @@ class Store:
 
     @cached_property
     def _file(self) -> Any:
-        import pyarrow.parquet as pq
-
         try:
-            return pq.ParquetFile(self.folder / _TABLE, memory_map=True)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{self.folder / _TABLE} is not a readable Parquet file ({error})") from error
+            return _opened(self.folder / _TABLE)
+        except Exception as error:
+            # a damaged Parquet file can raise almost anything
+            said = " ".join(str(error).split())
+            raise DataError(f"{self.folder / _TABLE} is not a readable Parquet file ({said:.300})") from error
 
     @cached_property
     def groups(self) -> dict[Key, int]:
@@ -188,31 +201,36 @@ class Store:
         expected = ["network", "device", "metric", *self.card.conditions, "value", "source"]
         if names != expected:
             raise DataError(f"{self.folder / _TABLE} has columns {', '.join(names)}; expected {', '.join(expected)}")
-        found: dict[Key, int] = {}
-        for group, parts in enumerate(self._statistics()):
-            if any(part is None or part[0] != part[1] for part in parts):
-                raise DataError(
-                    f"{self.folder / _TABLE}: row group {group} mixes devices or metrics: rebuild the table"
-                )
-            key = tuple(str(part[0]) for part in parts if part)
-            if key in found:
-                raise DataError(f"{self.folder / _TABLE}: {', '.join(key)} stands in two row groups: rebuild the table")
-            found[key] = group
         for name, kind in zip(names, self._file.schema_arrow.types, strict=True):
             if not _is_kind(kind, _KINDS.get(name, "string")):
                 said = f"{name} is a column of {kind!s:.80}, expected {_KINDS.get(name, 'string')}"
                 raise DataError(f"{self.folder / _TABLE}: {said}: rebuild the table")
+        found: dict[Key, int] = {}
+        for at, group in enumerate(self._said):
+            parts = group.chunks[1 : 3 + len(self.card.conditions)]
+            if any(part.least is None or part.least != part.greatest for part in parts):
+                raise DataError(f"{self.folder / _TABLE}: row group {at} mixes devices or metrics: rebuild the table")
+            key = tuple((part.least or b"").decode(errors="replace") for part in parts)
+            if key[1] not in self.card.metrics:
+                raise DataError(f"{self.folder / _TABLE}: the card tells nothing of the metric {key[1]!r:.80}")
+            if key in found:
+                raise DataError(f"{self.folder / _TABLE}: {', '.join(key)} stands in two row groups: rebuild the table")
+            found[key] = at
         return found
 
-    def _statistics(self) -> list[list[tuple[Any, Any] | None]]:
-        """Least and greatest of device, metric and conditions of each row group; None where there is none."""
-        metadata = self._file.metadata
+    @cached_property
+    def _said(self) -> list[Group]:
+        """What the file says of its row groups.
+
+        Raises: DataError for a file that is damaged.
+        """
         try:
-            groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
-            found = [[g.column(at).statistics for at in range(1, 3 + len(self.card.conditions))] for g in groups]
-            return [[(part.min, part.max) if part and part.has_min_max else None for part in parts] for parts in found]
-        except Exception as error:
+            groups = read_groups(self.folder / _TABLE)
+        except (OSError, DataError) as error:
             raise self._damaged(error) from error
+        if any(len(group.chunks) != 5 + len(self.card.conditions) for group in groups):
+            raise self._damaged(DataError("a row group has other columns"))
+        return groups
 
     def _damaged(self, error: Exception) -> DataError:
         said = " ".join(f"{type(error).__name__}: {error}".split())
@@ -230,8 +248,10 @@ class Store:
         return self._columns[key]
 
     def _read(self, key: Key, size: int) -> Column:
+        columns = ["network", "value", "source"]
         try:
-            rows = self._file.read_row_group(self.groups[key], columns=["network", "value", "source"])
+            self._require_small([self._said[self.groups[key]]], columns)
+            rows = self._file.read_row_group(self.groups[key], columns=columns)
             networks = _numbers(rows["network"], np.int32).astype(np.int64)
             given = _numbers(rows["value"], np.float64)
             encoded = rows["source"].combine_chunks().dictionary_encode()
@@ -239,7 +259,6 @@ class Store:
         except DataError:
             raise
         except Exception as error:
-            # a damaged Parquet file can raise almost anything
             raise self._damaged(error) from error
         if not np.isfinite(given).all():
             raise DataError(f"{self.folder / _TABLE}: a value of {', '.join(key)} is not finite: rebuild the table")
@@ -262,24 +281,45 @@ class Store:
 
     def labels(self) -> list[str]:
         """Notations of listed networks."""
-        import pyarrow.parquet as pq
-
+        path = self.folder / LIST
         try:
-            labels = list(pq.read_table(self.folder / LIST, columns=["label"])["label"].to_pylist())
+            require_small(*unpacked(read_groups(path), {"label": 0}), LARGEST_CELLS, LARGEST_UNPACKED)
+            with _opened(path) as file:
+                listed = file.read(columns=["label"])["label"].combine_chunks()
+            if hasattr(listed, "dictionary"):
+                require_small(0, text_bytes(listed), LARGEST_CELLS, LARGEST_UNPACKED)
+            labels = list(listed.to_pylist())
         except Exception as error:
             said = " ".join(f"{type(error).__name__}: {error}".split())
-            raise DataError(f"{self.folder / LIST} is not a readable list of networks ({said:.300})") from error
+            raise DataError(f"{path} is not a readable list of networks ({said:.300})") from error
         strange = next((label for label in labels if not isinstance(label, str)), "")
         if strange != "":
-            raise DataError(f"{self.folder / LIST} lists {strange!r:.80}, expected the names of networks")
+            raise DataError(f"{path} lists {strange!r:.80}, expected the names of networks")
         return labels
 
     def arrow(self) -> Any:
         """The whole table as an Arrow table."""
         try:
+            self._require_small(self._said, self._file.schema_arrow.names, LARGEST_TABLE_CELLS)
             return self._file.read()
         except Exception as error:
             raise self._damaged(error) from error
+
+    def _require_small(self, groups: Sequence[Group], columns: Sequence[str], cells: int = LARGEST_CELLS) -> None:
+        """Raises: DataError for row groups that unpack to more than is read."""
+        require_small(*unpacked(groups, dict.fromkeys(columns, 0)), cells, LARGEST_UNPACKED)
+
+
+def _opened(path: Path) -> Any:
+    """A Parquet file whose texts are read as they are stored: each once, however many rows have it.
+
+    Raises: OSError, ValueError.
+    """
+    import pyarrow.parquet as pq
+
+    schema = pq.read_schema(path)
+    texts = [name for name, kind in zip(schema.names, schema.types, strict=True) if _is_kind(kind, "string")]
+    return pq.ParquetFile(path, memory_map=True, read_dictionary=texts)
 
 
 def _is_kind(kind: Any, expected: str) -> bool:

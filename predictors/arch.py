@@ -388,6 +388,11 @@ class ArchPredictor:
             setattr(self, name, float(arrays[f"number/{name}"][0]))
         self.samples = int(arrays["samples"][0])
         self._used = arrays["used"].tobytes().decode()
+        some = [self._any_arch()]
+        mean, std = self.predict(some)
+        if not np.isfinite([mean, std]).all() or self._errors.ndim != 1 or not np.isfinite(self._errors).all():
+            raise ValueError(f"it predicts {mean!r:.50}, {std!r:.50}")
+        self.outside(some)
         return self
 
     # -- how --

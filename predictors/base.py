@@ -123,7 +123,17 @@ class Predictor(ABC):
         self._target_mean, self._target_std = map(float, arrays["scale"][:2])
         self.samples = int(arrays["scale"][2])
         self._restore(arrays)
+        self._try_out()
         return self
+
+    def _try_out(self) -> None:
+        """Arrays of a file may not fit each other, which shows when they are used.
+
+        Raises: ValueError, or whatever else goes wrong then.
+        """
+        mean, std = self.predict(np.asarray(self._centre, dtype=float).reshape(1, -1))
+        if mean.shape != (1,) or std.shape != (1,) or not np.isfinite([mean, std]).all():
+            raise ValueError(f"it predicts {mean!r:.50}, {std!r:.50}")
 
     def _require_fit(self) -> None:
         if not self.samples:

@@ -21,6 +21,8 @@ PRIOR_STD = (1.5, 1.0, 1.5)
 """Standard deviations of the log-normal priors of signal variances, length scales and noise: few samples need them."""
 NOISE_MEDIAN = 1e-2
 ROWS_AT_ONCE = 512
+MOST_RESTORED = 16_384
+"""Samples of a process in a file: their kernel has 2 GiB."""
 
 
 class GaussianProcess(Predictor):
@@ -135,6 +137,8 @@ class GaussianProcess(Predictor):
 
     def _restore(self, arrays: Arrays) -> None:
         self._X, self._theta, self._weights = arrays["X"], arrays["theta"], arrays["weights"]
+        if len(self._X) > MOST_RESTORED:
+            raise DataError(f"a Gaussian process of {len(self._X):,} samples, at most {MOST_RESTORED:,} are restored")
         self._widths(self._X.shape[1])
         noise = np.exp(self._theta[-1]) + JITTER
         self._whiten(self._kernel(self._X, self._X) + noise * np.eye(len(self._X)))

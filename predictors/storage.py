@@ -76,10 +76,12 @@ def load_with_card(path: Path | str) -> tuple[Any, dict[str, Any]]:
         require_registered(card["model"])
         model = find(card["model"])(**card["options"])
         return model.restore(arrays), card
-    except (UnknownNameError, KeyError, TypeError, ValueError, IndexError) as error:
+    except Exception as error:
+        # arrays that do not fit each other, or the options, can fail in any way
+        said = " ".join(str(error).split())
         raise DataError(
-            f"{path} does not describe a predictor that this version knows ({error}): train it again"
-        ) from (error)
+            f"{path} does not describe a predictor that this version knows ({said:.300}): train it again"
+        ) from error
 
 
 def require_registered(model: str) -> None:

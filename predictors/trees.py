@@ -63,8 +63,36 @@ class _Trees(Predictor):
         return {key: getattr(self, f"_{key}") for key in _TABLE}
 
     def _restore(self, arrays: Arrays) -> None:
+        _check_trees(arrays, len(self._centre))
         for key in _TABLE:
             setattr(self, f"_{key}", arrays[key])
+
+
+def _check_trees(arrays: Arrays, columns: int) -> None:
+    """Trees of a file are walked without checks, so that they are checked first: children stand after their parents.
+
+    Raises: ValueError.
+    """
+    kinds = {"left": "i4", "right": "i4", "feature": "i4", "threshold": "f8", "value": "f8", "roots": "i4",
+             "member": "i4", "noise": "f8"}  # fmt: skip
+    if any(arrays[key].dtype != np.dtype(kind) or arrays[key].ndim != 1 for key, kind in kinds.items()):
+        raise ValueError("its trees are arrays of other types")
+    left, right, feature, roots, member = (arrays[key] for key in ("left", "right", "feature", "roots", "member"))
+    nodes = len(left)
+    if {len(arrays[key]) for key in ("right", "feature", "threshold", "value")} != {nodes} or len(arrays["noise"]) != 1:
+        raise ValueError("its trees are arrays of several lengths")
+    inner = np.flatnonzero(left >= 0)
+    after = all(((child[inner] > inner) & (child[inner] < nodes)).all() for child in (left, right))
+    if not after or not _within(feature, columns) or not _within(roots, nodes):
+        raise ValueError("its trees lead out of their arrays")
+    if not len(roots) or len(member) != len(roots) or not _within(member, int(member[-1]) + 1):
+        raise ValueError("its trees belong to no members")
+    if int(member[-1]) >= len(roots):
+        raise ValueError("its trees have more members than there are trees")
+
+
+def _within(numbers: npt.NDArray[Any], end: int) -> bool:
+    return bool(((numbers >= 0) & (numbers < end)).all())
 
 
 _TABLE = ("left", "right", "feature", "threshold", "value", "roots", "member", "noise")

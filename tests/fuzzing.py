@@ -1,12 +1,18 @@
 """Whatever is read from files, with files that are nearly right: it is read, or refused in one line by an own error.
 
-A target is a reader and files that it reads. A case changes one of these: bytes anywhere, or, where the file is JSON or
-YAML, values anywhere in it. `attempt` gives the reader the case.
+A target is a reader and files that it reads. A case changes one of these: bytes anywhere, or, where the file has a form
+that is known here, values anywhere in it. `attempt` gives the reader the case. The targets are in `tests.fuzzed`.
 """
 
+import ast
+import csv
+import io
 import json
-import pickle
-from collections.abc import Callable, Mapping
+import resource
+import struct
+import time
+import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +20,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-import cosearch
-from cosearch.config import RunConfig, read_yaml
-from cosearch.costs import read_table
 from cosearch.errors import MOST_CHARACTERS, CosearchError
-from cosearch.hardware.parts import load_device
-from cosearch.models.onnx_file import read_report
-from cosearch.workload import Workload
-from search_spaces.decisions import parse_arch
-from tests import tiny_space
+
+SECONDS, MEBIBYTES = 10.0, 1024
+"""Of processor time, and of memory beyond the most that there was before, that one file may take."""
 
 STRANGE: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 3, 2**31, 2**63, 2**64, 10**400, -(10**400), 0.0, -0.0, 0.5, 1e308, -1e308, 5e-324,
@@ -33,7 +34,7 @@ STRANGE: tuple[Any, ...] = (
 
 @dataclass(frozen=True)
 class Target:
-    """read: takes a path. files: contents of files that it reads. suffix: of their names."""
+    """read: takes a path. files: contents of files that it reads. suffix: of their names; it tells their form."""
 
     read: Callable[[Path], Any]
     files: tuple[bytes, ...]
@@ -91,91 +92,119 @@ def spoil(rng: np.random.Generator, content: bytes) -> bytes:
 
 def case(rng: np.random.Generator, target: Target) -> bytes:
     content = target.files[int(rng.integers(len(target.files)))]
-    tree = _tree(content, target.suffix)
-    if tree is None or rng.random() < 0.3:
+    form = _FORMS.get(target.suffix)
+    if form is None or rng.random() < 0.3:
         return spoil(rng, content)
+    tree, write = form(content)
     for _ in range(int(rng.integers(1, 4))):
         tree = change(rng, tree)
-    return json.dumps(tree).encode() if target.suffix == ".json" else yaml.safe_dump(tree, allow_unicode=True).encode()
+    return write(tree)
 
 
-def _tree(content: bytes, suffix: str) -> Any:
-    if suffix == ".json":
-        return json.loads(content)
-    return yaml.safe_load(content) if suffix == ".yaml" else None
+# -- forms: the values in a file as a tree, and how they are written again --
+
+Write = Callable[[Any], bytes]
+
+
+def _json(content: bytes) -> tuple[Any, Write]:
+    return json.loads(content), lambda tree: json.dumps(tree).encode()
+
+
+def _lines(content: bytes) -> tuple[Any, Write]:
+    """JSON, a value a line."""
+
+    def write(tree: Any) -> bytes:
+        return b"".join(json.dumps(line).encode() + b"\n" for line in (tree if isinstance(tree, list) else [tree]))
+
+    return [json.loads(line) for line in content.splitlines()], write
+
+
+def _yaml(content: bytes) -> tuple[Any, Write]:
+    return yaml.safe_load(content), lambda tree: yaml.safe_dump(tree, allow_unicode=True).encode()
+
+
+def _csv(content: bytes) -> tuple[Any, Write]:
+    def write(tree: Any) -> bytes:
+        text = io.StringIO()
+        rows = tree if isinstance(tree, list) else [tree]
+        csv.writer(text).writerows(row if isinstance(row, list) else [row] for row in rows)
+        return text.getvalue().encode()
+
+    return list(csv.reader(io.StringIO(content.decode()))), write
+
+
+def _tensors(content: bytes) -> tuple[Any, Write]:
+    """safetensors: its header, and what stands as JSON text in its metadata."""
+    (size,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + size])
+    described = header.get("__metadata__", {})
+    inner = {name for name, text in described.items() if text.startswith("{")}
+    header["__metadata__"] = {name: json.loads(text) if name in inner else text for name, text in described.items()}
+
+    def write(tree: Any) -> bytes:
+        if isinstance(tree, dict) and isinstance(tree.get("__metadata__"), dict):
+            again = {k: json.dumps(v) if k in inner else v for k, v in tree["__metadata__"].items()}
+            tree = {**tree, "__metadata__": again}
+        text = json.dumps(tree).encode()
+        return struct.pack("<Q", len(text)) + text + content[8 + size :]
+
+    return header, write
+
+
+def _arrays(content: bytes) -> tuple[Any, Write]:
+    """.npz: of each member the header, which says what its bytes are."""
+    headers, data = {}, {}
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        for name in archive.namelist():
+            member = archive.read(name)
+            (size,) = struct.unpack("<H", member[8:10])
+            headers[name], data[name] = ast.literal_eval(member[10 : 10 + size].decode()), member[10 + size :]
+            headers[name]["shape"] = list(headers[name]["shape"])
+
+    def write(tree: Any) -> bytes:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, header in tree.items() if isinstance(tree, dict) else ():
+                if isinstance(header, dict) and isinstance(header.get("shape"), list):
+                    header = {**header, "shape": tuple(header["shape"])}
+                text = repr(header).encode("utf-8", "replace")[:65_000] + b"\n"
+                prefix = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text))
+                archive.writestr(name[:1000] or "x", prefix + text + data.get(name, b""))
+        return buffer.getvalue()
+
+    return headers, write
+
+
+_FORMS: dict[str, Callable[[bytes], tuple[Any, Write]]] = {
+    ".json": _json,
+    ".jsonl": _lines,
+    ".db": _lines,
+    ".yaml": _yaml,
+    ".csv": _csv,
+    ".safetensors": _tensors,
+    ".npz": _arrays,
+}
 
 
 def attempt(target: Target, content: bytes, folder: Path) -> bool:
-    """Whether the content is read. Raises: whatever is no error of the project's own, or has more than one line."""
+    """Whether the content is read.
+
+    Raises: whatever is no error of the project's own, or has more than one line; AssertionError for a file that takes
+    long, or much memory.
+    """
     path = folder / f"case{target.suffix}"
     path.write_bytes(content)
+    started, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    said = ""
     try:
         target.read(path)
     except CosearchError as error:
         said = str(error)
-    else:
-        return True
+        assert said, "an error without a word"
     assert "\n" not in said, f"an error of several lines: {said}"
     assert len(said) <= MOST_CHARACTERS, f"an error of {len(said)} characters: {said[:200]}"
-    return False
-
-
-def _yaml_config(path: Path) -> None:
-    config = RunConfig.make(read_yaml(path))
-    _ = config.constraints
-    config.to_yaml()
-
-
-def _table(path: Path) -> None:
-    read_table(path, tiny_space.space(), "latency_ms", ("energy_mj",))
-
-
-def _arch(path: Path) -> None:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        return
-    parse_arch(text, tiny_space.space())
-
-
-def _import(path: Path) -> None:
-    import hwbench_data.importing as importing
-
-    value = importing.Value("d", "latency_ms", "ms")
-    mapping = None if path.suffix == ".pickle" else importing.ColumnMap("index", {"ms": value})
-    space = "fbnet_blocks" if path.suffix == ".csv" else "nasbench201"
-    importing.import_file(path, space, mapping, path.parent / "imported", "cifar10")
-
-
-def targets(folder: Path) -> Mapping[str, Target]:
-    """folder: of the best design of a finished run."""
-    space = tiny_space.space()
-    arch = {name: options[0] for name, options in space.choices.items()}
-    rows = "".join(f"{json.dumps(json.dumps(arch))},{ms},1\n".replace('\\"', '""') for ms in (1.5, 2.5))
-    published = {"nasbench201": {"cifar10": {"d_latency": [1.0] * 15_625, "d_energy": [2.0] * 15_625}}}
-    documents = {
-        name: Target(cosearch.load, (_bytes(folder / f"{name}.json"),), ".json")
-        for name in ("network", "accelerator", "mapping", "workload")
-    }
-    parts = Path(cosearch.__file__).parent / "hardware" / "data" / "parts"
-    return {
-        "configuration": Target(
-            _yaml_config, (RunConfig().to_yaml().encode(), b"space: shiftadd\ntrials: 5\n"), ".yaml"
-        ),
-        "arch": Target(
-            _arch, (json.dumps(arch).encode(), ";".join(f"{k}={v}" for k, v in arch.items()).encode()), ".txt"
-        ),
-        "measurements": Target(_table, (f"arch,latency_ms,energy_mj\n{rows}".encode(),), ".csv"),
-        **documents,
-        "part": Target(lambda path: load_device(str(path)), tuple(map(_bytes, sorted(parts.glob("*.json")))), ".json"),
-        "workload of a file": Target(
-            lambda p: Workload.from_json(p.read_text(errors="replace")), (_bytes(folder / "workload.json"),), ".json"
-        ),
-        "ONNX": Target(read_report, (_bytes(folder / "model.onnx"),), ".onnx"),
-        "imported table": Target(_import, (b"index,ms\na,1\nb,2\nc,3.5\n",), ".csv"),
-        "published pickle": Target(_import, (pickle.dumps(published),), ".pickle"),
-    }
-
-
-def _bytes(path: Path) -> bytes:
-    return path.read_bytes()
+    seconds = time.process_time() - started
+    mebibytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10
+    assert seconds < SECONDS, f"it took {seconds:.1f} s"
+    assert mebibytes < MEBIBYTES, f"it took {mebibytes} MiB"
+    return not said

@@ -14,7 +14,7 @@ from cosearch.export.network_mapping import NetworkCost, NetworkMapping
 from cosearch.export.schema import check
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.hardware.mapping import Mapping as LayerMapping
-from cosearch.reading import parse_json, read
+from cosearch.reading import parse_json, read, require_tensor_size
 from cosearch.workload import Workload
 
 if TYPE_CHECKING:
@@ -139,6 +139,7 @@ def _network(description: NetworkDescription, path: Path) -> "Network":
     from safetensors.torch import load_file
 
     try:
+        require_tensor_size(path)
         weights = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise RunError(f"{path} is damaged ({error}): export it again") from None

@@ -12,12 +12,31 @@ FOLDER = Path(__file__).with_name("schemas")
 
 
 @cache
+def _schema(name: str) -> Any:
+    return json.loads((FOLDER / f"{name}.schema.json").read_text(encoding="utf-8"))
+
+
+@cache
 def _validator(name: str) -> Any:
     from jsonschema import Draft202012Validator
 
-    schema = json.loads((FOLDER / f"{name}.schema.json").read_text(encoding="utf-8"))
-    Draft202012Validator.check_schema(schema)
-    return Draft202012Validator(schema)
+    Draft202012Validator.check_schema(_schema(name))
+    return Draft202012Validator(_schema(name))
+
+
+@cache
+def _events() -> dict[str, Any]:
+    """Event -> what validates a line of log.jsonl that tells of it: to try them all takes milliseconds a line."""
+    from jsonschema import Draft202012Validator
+
+    kinds = _schema("log")["oneOf"]
+    return {kind["properties"]["event"]["const"]: Draft202012Validator(kind) for kind in kinds}
+
+
+def is_event(line: Mapping[str, Any]) -> bool:
+    """Whether a line of log.jsonl follows its schema."""
+    event = line.get("event")
+    return isinstance(event, str) and event in _events() and bool(_events()[event].is_valid(line))
 
 
 def check(data: Mapping[str, Any], name: str) -> None:

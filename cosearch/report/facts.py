@@ -11,13 +11,15 @@ from typing import Any
 
 from cosearch.config import RunConfig
 from cosearch.errors import RunError, command_line
+from cosearch.export.documents import read_document
 from cosearch.export.network import read_network
+from cosearch.export.schema import is_event
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.reading import parse_json, read
 from cosearch.report.kept import read_details
 from cosearch.report.trials import Trial, read_trials
 from cosearch.results import Design, Result, read_outcome, read_result
-from cosearch.runs import RunDirectory, read_log
+from cosearch.runs import RunDirectory, read_inputs, read_log
 
 FINISHED, GOING_ON, STOPPED = "finished", "going on", "stopped"
 
@@ -83,12 +85,11 @@ def read_facts(path: Path, no_details: str = "") -> Facts:
     Raises: RunError if it is no run directory, or a file of it is damaged.
     """
     run = RunDirectory.open(path)
-    log = read_log(path)
+    log = tuple(line for line in read_log(path) if is_event(line))
     state = state_of(run, log)
     finished = state == FINISHED
     objectives, searches = read_trials(path, run.config.objectives)
     outcome = read_outcome(run) if finished else {}
-    document = path / "best" / "accelerator.json"
     network = path / "best" / "network.json"
     trainings = tuple(_trainings(run))
     return Facts(
@@ -98,18 +99,28 @@ def read_facts(path: Path, no_details: str = "") -> Facts:
         objectives=tuple(outcome.get("objectives", objectives)),
         searches=searches,
         log=log,
-        inputs=run.read_json("inputs.json") if (path / "inputs.json").is_file() else {},
+        inputs=read_inputs(run) or {},
         result=read_result(run) if finished else None,
         device=str(outcome.get("device", run.config.device)),
         data=outcome.get("data", run.config.data if run.config.trains else None),
         data_hash=outcome.get("data_hash"),
         details=read_details(run) if finished else None,
         no_details=no_details,
-        accelerator=Accelerator.from_json(document.read_text()) if finished and document.is_file() else None,
+        accelerator=_accelerator(path / "best" / "accelerator.json") if finished else None,
         classes=read_network(run).classes if finished and network.is_file() else (),
         trained=tuple(_trained(trainings, "test")),
         in_heats=_first_heat(_trained(trainings, "validation")),
     )
+
+
+def _accelerator(document: Path) -> Accelerator | None:
+    """None for a device that is given. Raises: RunError if the file is damaged."""
+    if not document.is_file():
+        return None
+    found = read_document(document)
+    if not isinstance(found, Accelerator):
+        raise RunError(f"{document} describes something else than its name says: resume the run, or export it again")
+    return found
 
 
 def state_of(run: RunDirectory, log: tuple[dict[str, Any], ...]) -> str:
@@ -149,10 +160,11 @@ def _trained(trainings: Iterable[Any], images: str) -> Iterator[Trained]:
     """The networks that were scored on test or validation images."""
     found: dict[tuple[str, int], tuple[dict[str, Any], list[float]]] = {}
     for data in trainings:
-        with suppress(ValueError, KeyError, TypeError, ZeroDivisionError):  # scored on other images
-            correct = data[images]["correct"]
-            entry = found.setdefault((json.dumps(data["arch"]), int(data["epochs"])), (data["arch"], []))
-            entry[1].append(correct.count("1") / len(correct))
+        with suppress(KeyError, TypeError, ZeroDivisionError):  # scored on other images, or damaged
+            arch, epochs, correct = data["arch"], data["epochs"], data[images]["correct"]
+            if isinstance(arch, dict) and isinstance(epochs, int) and isinstance(correct, str):
+                right = correct.count("1") / len(correct)
+                found.setdefault((json.dumps(arch), epochs), (arch, []))[1].append(right)
     for (_, epochs), (arch, accuracies) in found.items():
         yield Trained(arch, tuple(accuracies), epochs)
 

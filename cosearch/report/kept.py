@@ -1,9 +1,13 @@
 """report.json: what a report shows that takes time to find out, kept for the result that it belongs to."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
+from cosearch.errors import DataError, RunError
+from cosearch.export.schema import check
 from cosearch.reading import parse_json, read
+from cosearch.results import read_outcome
 from cosearch.runs import RunDirectory
 
 FILE = "report.json"
@@ -17,10 +21,31 @@ def key_of(run: RunDirectory) -> str:
 
 
 def read_details(run: RunDirectory) -> dict[str, Any] | None:
-    """What is kept for the run's result; None if there is nothing, or of another result or version."""
+    """What is kept for the result of a finished run; None if there is nothing, of another result or version, or hurt.
+
+    Raises: RunError if the result itself is damaged.
+    """
+    objectives = read_outcome(run)["objectives"]
     try:
         data = read(run.path / FILE, parse_json)
-        fits = (data["format"], data["version"], data["of"]) == (FORMAT, VERSION, key_of(run))
-    except (OSError, ValueError, KeyError, TypeError):
+        if (data["format"], data["version"], data["of"]) != (FORMAT, VERSION, key_of(run)):
+            return None
+        check(data, "report")
+        _check_figures(data, objectives)
+    except (OSError, DataError, RunError, KeyError, TypeError):
         return None
-    return dict(data) if fits else None
+    return dict(data)
+
+
+def _check_figures(data: dict[str, Any], objectives: Sequence[str]) -> None:
+    """What no schema says. Raises: DataError."""
+    moved = [move for search in data["searches"].values() for move in search["moved"]]
+    if any(len(point) != len(objectives) for move in moved for point in move["points"]):
+        raise DataError("a point that has other than a value per objective")
+    finalist = data["finalist"]
+    if finalist is not None:
+        parts = [*finalist["layers"], finalist["host"]]
+        if not all(sum(part[cost] for part in parts) > 0 for cost in ("latency_ms", "energy_mj")):
+            raise DataError("a finalist that costs nothing")
+    if data["device"]["accelerators"] and finalist is None:
+        raise DataError("a device with accelerators, and none that the finalist runs on")

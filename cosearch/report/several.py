@@ -22,6 +22,7 @@ from cosearch.report.page import command
 from cosearch.report.searching import Matrix, attainment, difference_interval, front_of, mean_interval
 from cosearch.report.shell import Section, bullets, chart, code, page, paragraph
 from cosearch.results import CO_SEARCH, CONV_ONLY, RANDOM, Design
+from cosearch.runs import STUDY
 from cosearch.strategies.objectives import MAXIMISED
 from cosearch.tables import USUAL, number
 
@@ -112,6 +113,10 @@ def comparison(runs: Sequence[Facts]) -> Comparison:
 def _projected(run: Facts, objectives: tuple[str, ...], whole: bool) -> Moves:
     """What moved a run's fronts, seen in some of its objectives."""
     own = moves(run, whole)
+    if CO_SEARCH not in own.searches:
+        raise RunError(
+            f"{run.path / STUDY} has no trial of the search: put the study of this run back, or leave it out"
+        )
     columns = [run.objectives.index(name) for name in objectives]
     searches = {
         name: [type(entry)(entry.trial, entry.points[:, columns]) for entry in found]
