@@ -43,6 +43,9 @@ DEFAULT_WHAT = "network,workload,accelerator,mapping,weights,onnx,integers"
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Quiet = Annotated[bool, typer.Option(help="Print nothing but errors.")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Import the code that the run names, also if you have not run it before.")
+]
 
 UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE)
 """Errors of an output that takes no more."""
@@ -134,6 +137,7 @@ def resume(
     ray: Annotated[
         str | None, typer.Option(help="Go on elsewhere: local, auto, ray://host:port or none.", show_default=False)
     ] = None,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Continue a run that was interrupted, or extend a finished one."""
@@ -149,7 +153,7 @@ def resume(
             raise ConfigError(f"--trials {trials!r}: expected a number such as 600, or +200 for 200 more") from None
         if trials.startswith("+"):
             total += RunDirectory.open(run_directory).config.trials
-    _print_result(continue_run(run_directory, total, quiet or None, ray), quiet, as_json)
+    _print_result(continue_run(run_directory, total, quiet or None, ray, trust), quiet, as_json)
 
 
 @app.command()
@@ -166,12 +170,13 @@ def show(
 def report(
     run_directory: Annotated[Path, typer.Argument(help="A run directory; the run may be going on.")],
     quiet: Quiet = False,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Make report.html, one page that works offline: what was found, how, and how far to trust it."""
     from cosearch.report.writing import write_report
 
-    made = write_report(run_directory, quiet)
+    made = write_report(run_directory, quiet, trust)
     if as_json:
         _print_json({"report": str(made)})
     elif not quiet:
@@ -216,13 +221,14 @@ def export(
         typer.Option(help="Some of these, zigzag and timeloop; or all."),
     ] = DEFAULT_WHAT,
     quiet: Quiet = False,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a design of a run as files; its network is trained first if it was not and its weights are asked for."""
     from cosearch.engine import export_design
     from cosearch.export.design import parse_what
 
-    written = export_design(run_directory, to, trial, parse_what(what), front, quiet)
+    written = export_design(run_directory, to, trial, parse_what(what), front, quiet, trust)
     if as_json:
         _print_json([str(path) for path in written])
     elif not quiet:

@@ -31,7 +31,7 @@ from cosearch.config import RunConfig
 from cosearch.costs import HardwareCosts
 from cosearch.errors import ConfigError, CosearchError, DataError, InfeasibleError, RunError, StoppedError, command_line
 from cosearch.evaluators import Evaluation, Evaluator, Pending, Threads
-from cosearch.export.design import TRAINED, WHAT, parse_what, write_design
+from cosearch.export.design import TRAINED, WHAT, design_files, parse_what, recorded_files, write_files
 from cosearch.finalists import Trained, Training, inherit, load_trained, train_all
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.problem import Problem, fingerprint, prepare
@@ -41,6 +41,7 @@ from cosearch.runs import INPUTS, RunDirectory, TrialLog, read_inputs, read_log,
 from cosearch.shortlist import Choice, Halving, Lists, networks, shortlist
 from cosearch.strategies import STRATEGIES, Objectives, make
 from cosearch.strategies.base import TURNS, Candidate, Failure, Told
+from cosearch.trust import require_trusted, trust
 from cosearch.writing import write_atomic
 from search_spaces.decisions import Arch, network_key, network_of
 
@@ -103,6 +104,7 @@ def run(config: RunConfig | None = None, **options: Any) -> Result:
             cluster.reserve(config, _threads_of_one(problem))
         reporter.say(_plan(problem))
         kept = config.with_absolute_paths().model_copy(update={"out": out.resolve()})
+        trust(config)
         with RunDirectory.begin(out, kept) as run_directory:
             run_directory.write_json(INPUTS, fingerprint(problem))
             return _carry_out(run_directory, problem, cluster, reporter, started)
@@ -160,18 +162,27 @@ def _plan(problem: Problem) -> str:
     )
 
 
-def resume(path: Path | str, trials: int | None = None, quiet: bool | None = None, ray: str | None = None) -> Result:
+def resume(
+    path: Path | str,
+    trials: int | None = None,
+    quiet: bool | None = None,
+    ray: str | None = None,
+    trusted: bool = False,
+) -> Result:
     """Continue a run where it stopped, or extend a finished one.
 
     trials: the new number of accuracy evaluations; None keeps the run's own. ray: where it goes on, as
-    `RunConfig.ray`, or none for this process; the order of results stays as it was.
-    Raises: RunError if the directory is not a run, or trials is below what was asked before.
+    `RunConfig.ray`, or none for this process; the order of results stays as it was. trusted: whether code that the
+    directory names may be imported though this user has not named it before, see `cosearch.trust`.
+    Raises: RunError if the directory is not a run, names code that is not trusted, or trials is below what was asked
+    before.
     """
     run_directory = RunDirectory.open(Path(path))
     config = run_directory.config
     if trials is not None and trials < config.trials:
         raise ConfigError(f"--trials {trials}: the run has {config.trials} already; give more, or +N for N more")
     run_directory.require_journal()
+    require_trusted(run_directory.path, config if ray is None else config.model_copy(update={"ray": None}), trusted)
     asked: dict[str, Any] = {"trials": trials or config.trials, "minutes": None}
     if ray is not None:
         asked |= {"ray": None if ray == "none" else ray, "ray_order": config.order}
@@ -274,13 +285,14 @@ def _leave_report(
             run.log("report failed", reason=reason)
 
 
-def find_report_details(run: RunDirectory, reporter: Reporter) -> None:
-    """What the report of a finished run shows and its files do not say, into report.json.
+def find_report_details(run: RunDirectory, reporter: Reporter, trusted: bool = False) -> None:
+    """What the report of a finished run shows and its files do not say, into report.json. trusted: as of `resume`.
 
-    Raises: RunError if the inputs changed since, or other CosearchErrors if they are gone.
+    Raises: RunError if the inputs changed since, or code is not trusted; other CosearchErrors if they are gone.
     """
     from cosearch.report.details import find_details
 
+    require_trusted(run.path, run.config, trusted)
     problem = prepare(run.config, reporter)
     _require_same_inputs(run, fingerprint(problem))
     accuracy = None
@@ -619,7 +631,7 @@ def _write(run: RunDirectory, problem: Problem, result: Result, finalist: Choice
     front = result.front.to_csv(index=False)
     # the weights of the first seed, not of the best on the test images
     training = _first_good(run, _trainings([arch], problem)) if problem.config.trains else None
-    write_design(run, problem, finalist, training, WHAT, run.path / "best")
+    write_files(design_files(run, problem, finalist, training, WHAT), run.path / "best")
     write_atomic(run.path / "front.csv", front)
     run.write_json(
         "result.json",
@@ -657,12 +669,14 @@ def export_design(
     what: Sequence[str] = WHAT,
     front: int | None = None,
     quiet: bool | None = None,
+    trusted: bool = False,
 ) -> list[Path]:
     """Write a design of a run as files.
 
     trial: a trial of the search, its network with the accelerator that it is recorded with; front: a row of front.csv,
     its network with its accelerator; None of both is the finalist. A network that was not trained yet is trained first
-    if its weights are asked for. quiet: None is as the run was.
+    if its weights are asked for. quiet: None is as the run was. trusted: as of `resume`; what best/ holds of the
+    finalist needs no code.
     Returns: the files. Raises: RunError, ConfigError.
     """
     what = parse_what(what if isinstance(what, str) else ",".join(what))
@@ -672,6 +686,11 @@ def export_design(
     with run_directory.locked():
         arch, accelerator = _asked(run_directory, trial, front)
         _require_no_other(Path(to), run_directory, arch, accelerator)
+        if trial is None and front is None:
+            files = recorded_files(run_directory, arch, accelerator, what)
+            if files is not None:
+                return _write_alike(files, Path(to))
+        require_trusted(run_directory.path, config, trusted)
         problem = prepare(config, reporter)
         choice = arch, _point_of(problem, arch, accelerator)
         training = None
@@ -682,7 +701,16 @@ def export_design(
                 with reporter.phase("training the network, epochs", config.finalist_epochs) as phase:
                     train_all(run_directory, trainings[:1], 1, phase.advance)
             training = _first_good(run_directory, trainings)
-        return write_design(run_directory, problem, choice, training, what, Path(to))
+        return _write_alike(design_files(run_directory, problem, choice, training, what), Path(to))
+
+
+def _write_alike(files: Mapping[str, bytes], to: Path) -> list[Path]:
+    """Raises: ConfigError for a folder that holds another file by one of the names; nothing is written then."""
+    for name, content in files.items():
+        with suppress(FileNotFoundError, NotADirectoryError):
+            if (to / name).read_bytes() != content:
+                raise ConfigError(f"--to {to} holds another {name}: remove it, or choose another folder")
+    return write_files(files, to)
 
 
 def _asked(run: RunDirectory, trial: int | None, front: int | None) -> tuple[Arch, str]:

@@ -233,11 +233,12 @@ def _read_front(path: "Path", digest: str | None, objectives: Sequence[str]) -> 
     for name in ("arch", "accuracy_source", *objectives):
         if name not in front:
             raise ValueError(f"front.csv has no column {name!r:.50}")
-    for name, column in front.items():
+    for name in map(str, front.columns):
+        column = front[name]
         if name in TEXTS and column.isna().any():
             raise ValueError(f"an empty cell in the column {name!r} of front.csv")
         if name not in TEXTS and not pd.api.types.is_numeric_dtype(column):
-            raise ValueError(f"the column {str(name)!r:.50} of front.csv is no column of numbers")
+            raise ValueError(f"the column {name!r:.50} of front.csv is no column of numbers")
     for text in front["arch"]:
         arch = parse_json(text)
         if not isinstance(arch, dict) or not all(isinstance(choice, str | int | float) for choice in arch.values()):

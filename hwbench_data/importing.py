@@ -399,6 +399,7 @@ def _parquet(path: Path, wanted: list[str]) -> "pd.DataFrame":
     # texts that repeat are read as they are stored, each once
     with pq.ParquetFile(path, read_dictionary=wanted) as file:
         table = file.read(columns=wanted)
+    table.validate(full=True)  # texts that are none would be found out when they are used
     texts = [at for at, field in enumerate(table.schema) if pa.types.is_dictionary(field.type)]
     _limit(path, 0, sum(text_bytes(chunk) for at in texts for chunk in table.column(at).chunks))
     for at in texts:

@@ -152,24 +152,29 @@ def _tensors(content: bytes) -> tuple[Any, Write]:
 
 
 def _arrays(content: bytes) -> tuple[Any, Write]:
-    """.npz: of each member the header, which says what its bytes are."""
+    """.npz: of each member the header, which says what its bytes are, and how many of these are changed."""
     headers, data = {}, {}
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         for name in archive.namelist():
             member = archive.read(name)
             (size,) = struct.unpack("<H", member[8:10])
             headers[name], data[name] = ast.literal_eval(member[10 : 10 + size].decode()), member[10 + size :]
-            headers[name]["shape"] = list(headers[name]["shape"])
+            headers[name] |= {"shape": list(headers[name]["shape"]), "flipped": 0}
 
     def write(tree: Any) -> bytes:
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, header in tree.items() if isinstance(tree, dict) else ():
-                if isinstance(header, dict) and isinstance(header.get("shape"), list):
-                    header = {**header, "shape": tuple(header["shape"])}
+                values = bytearray(data.get(name, b""))
+                if isinstance(header, dict):
+                    flipped = header.pop("flipped", 0)
+                    for at in range(min(flipped, len(values)) if isinstance(flipped, int) else 0):
+                        values[at] ^= 255
+                    if isinstance(header.get("shape"), list):
+                        header["shape"] = tuple(header["shape"])
                 text = repr(header).encode("utf-8", "replace")[:65_000] + b"\n"
                 prefix = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text))
-                archive.writestr(name[:1000] or "x", prefix + text + data.get(name, b""))
+                archive.writestr(name[:1000] or "x", prefix + text + bytes(values))
         return buffer.getvalue()
 
     return headers, write

@@ -7,7 +7,7 @@ computes. No file is a pickle; each is the old or the new one, never half.
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,13 +20,15 @@ from cosearch.errors import ConfigError, RunError, nearest
 from cosearch.export.network import NetworkDescription
 from cosearch.export.network_mapping import NetworkMapping
 from cosearch.finalists import Training
+from cosearch.hardware.accelerator import Accelerator
 from cosearch.hardware.pricing import RESIDENCIES
 from cosearch.hardware.report import point_report
 from cosearch.problem import Problem
 from cosearch.runs import RunDirectory, tensor_bytes, to_json
 from cosearch.shortlist import Choice
+from cosearch.workload import Workload
 from cosearch.writing import clear_partial, write_within
-from search_spaces.decisions import network_of
+from search_spaces.decisions import Arch, network_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,36 +58,84 @@ def parse_what(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def write_design(
-    run: RunDirectory, problem: Problem, choice: Choice, training: Training | None, what: Sequence[str], to: Path
-) -> list[Path]:
-    """Write the files of a design into a folder. training: of its network, done already; None if it has no weights.
+def design_files(
+    run: RunDirectory, problem: Problem, choice: Choice, training: Training | None, what: Sequence[str]
+) -> dict[str, bytes]:
+    """The files of a design by name. training: of its network, done already; None if it has no weights.
 
-    Returns: the files. Raises: RunError if the training's weights are missing; ConfigError if another tool's files are
-    asked for and there is no accelerator.
+    Raises: RunError if the training's weights are missing; ConfigError if another tool's files are asked for and there
+    is no accelerator.
     """
     documents = {name: make(problem, choice) for name, make in _DOCUMENTS.items() if name in what}
     contents = {f"{name}.json": to_json(data).encode() for name, data in documents.items() if data is not None}
     if training is not None and set(TRAINED) & set(what):
         contents |= _trained(run, problem.space.blueprint(choice[0]), training, what)
     if set(OTHER_TOOLS) & set(what):
-        contents |= _for_other_tools(problem, choice, what)
+        designed = None
+        if isinstance(problem.costs, HardwareCosts):
+            designed = (problem.costs.accelerator(*choice), network_mapping(problem, choice))
+        contents |= _for_other_tools(problem.device_name, problem.space.workload(choice[0]), designed, what)
+    return contents
+
+
+def write_files(contents: Mapping[str, bytes], to: Path) -> list[Path]:
+    """Write files into a folder. Returns: the files. Raises: RunError."""
     for name in contents:
         clear_partial(to / name)
     return [write_within(to, name, content) for name, content in contents.items()]
 
 
-def _for_other_tools(problem: Problem, choice: Choice, what: Sequence[str]) -> dict[str, bytes]:
-    """The files of each tool in a folder of its name."""
+FILES = {
+    **{name: (f"{name}.json",) for name in DESCRIPTIONS},
+    "weights": ("weights.safetensors", "integer.safetensors"),
+    "onnx": ("model.onnx", "model_int8.onnx"),
+    "integers": ("integers.npz",),
+}
+MOST_RECORDED = 1 << 30
+"""Bytes of a file in best/ that is copied."""
+
+
+def recorded_files(run: RunDirectory, arch: Arch, accelerator: str, what: Sequence[str]) -> dict[str, bytes] | None:
+    """What `design_files` gives of the finalist, from the files in best/; None if they are not all there, or damaged.
+
+    Nothing is priced or imported for it. arch, accelerator: of the finalist, "" for a device that is given.
+    Raises: ConfigError as `design_files` does.
+    """
+    from cosearch.export.documents import read_design
+
+    best = run.path / "best"
+    given = set() if accelerator else {"accelerator", "mapping"}
+    untrained = set() if run.config.trains else set(TRAINED)
+    names = [file for asked in WHAT if asked in what and asked not in given | untrained for file in FILES[asked]]
+    try:
+        found = read_design(best)
+        if found.description.arch != network_of(arch) or (found.accelerator.name if found.accelerator else "") != accelerator:
+            return None
+        if any((best / name).stat().st_size > MOST_RECORDED for name in names):
+            return None
+        contents = {name: (best / name).read_bytes() for name in names}
+    except (OSError, RunError):
+        return None
+    if set(OTHER_TOOLS) & set(what):
+        designed = (found.accelerator, found.mapping) if found.accelerator and found.mapping else None
+        if bool(accelerator) != bool(designed):
+            return None
+        contents |= _for_other_tools(run.config.device, found.workload, designed, what)
+    return contents
+
+
+def _for_other_tools(
+    device: str, workload: Workload, designed: tuple[Accelerator, NetworkMapping] | None, what: Sequence[str]
+) -> dict[str, bytes]:
+    """The files of each tool in a folder of its name. designed: None for a device that is given."""
     from cosearch.export.timeloop import timeloop_files
     from cosearch.export.zigzag import zigzag_files
 
-    if not isinstance(problem.costs, HardwareCosts):
+    if designed is None:
         if set(what) == set(EVERYTHING):
             return {}
-        raise ConfigError(f"--what {','.join(what)}: {problem.device_name} is a device that is given, without a design")
-    workload, accelerator = problem.space.workload(choice[0]), problem.costs.accelerator(*choice)
-    mapping = network_mapping(problem, choice)
+        raise ConfigError(f"--what {','.join(what)}: {device} is a device that is given, without a design")
+    accelerator, mapping = designed
     made = {"zigzag": zigzag_files, "timeloop": timeloop_files}
     return {
         f"{name}/{path}": content.encode()

@@ -14,9 +14,10 @@ from cosearch.writing import write_atomic
 FILE = "report.html"
 
 
-def write_report(path: Path | str, quiet: bool = False) -> Path:
+def write_report(path: Path | str, quiet: bool = False, trusted: bool = False) -> Path:
     """Make a run's report.html, also while it is going on. What takes time is found out once for a result.
 
+    trusted: whether code that the directory names may be imported for that, see `cosearch.trust`.
     Returns: the file. Raises: RunError if it is no run directory, or a file of it is damaged.
     """
     run = RunDirectory.open(Path(path))
@@ -26,7 +27,7 @@ def write_report(path: Path | str, quiet: bool = False) -> Path:
         from cosearch.progress import Reporter
 
         try:
-            find_report_details(run, Reporter(quiet))
+            find_report_details(run, Reporter(quiet), trusted)
         except CosearchError as error:  # what is known without is worth a page
             no_details = str(error)
     return write_page(run.path, no_details)
