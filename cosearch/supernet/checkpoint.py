@@ -54,7 +54,7 @@ def restore(run: "RunDirectory", recipe: SupernetRecipe, space: str) -> tuple[in
             f"{run.path / FILE} is of {_words(found)}; this run is {_words(expected)}: remove it or restore config.yaml"
         )
     learned = {name: tensors.pop(name) for name in list(tensors) if name.startswith(OPTIMIZER)}
-    done = int(metadata["epoch"])
+    done = _epochs_done(run, metadata, recipe.settings.epochs)
     optimizer = make_optimizer(recipe.supernet, recipe.settings) if done < recipe.settings.epochs else None
     for prefix, module, learner in _parts(recipe, optimizer):
         own = {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
@@ -64,9 +64,24 @@ def restore(run: "RunDirectory", recipe: SupernetRecipe, space: str) -> tuple[in
             raise RunError(
                 f"{run.path / FILE} does not fit the supernet of {space}: {str(error).splitlines()[0]}"
             ) from None
-        if learner is not None:
-            _restore_optimizer(module, learner, learned, OPTIMIZER + prefix)
+        if learner is not None and not _restore_optimizer(module, learner, learned, OPTIMIZER + prefix):
+            raise RunError(
+                f"{run.path / FILE} is damaged (what its optimizer remembers does not fit the weights): remove it and "
+                f"run: {run.resume_command}"
+            )
     return (done, optimizer) if optimizer is not None else (done, None)
+
+
+def _epochs_done(run: "RunDirectory", metadata: dict[str, str], epochs: int) -> int:
+    """Raises: RunError."""
+    said = metadata.get("epoch", "")
+    done = int(said) if said.isdecimal() and len(said) < 10 else -1
+    if not 0 <= done <= epochs:
+        raise RunError(
+            f"{run.path / FILE} is damaged (trained for {said!r:.50} of {epochs} epochs): remove it and run: "
+            f"{run.resume_command}"
+        )
+    return done
 
 
 def load(run: "RunDirectory", space: Any) -> Supernet:
@@ -104,15 +119,19 @@ def _words(identity: dict[str, str]) -> str:
     return ", ".join(f"{name} {value}" for name, value in identity.items())
 
 
-def _restore_optimizer(module: nn.Module, optimizer: _Optimizer, learned: dict[str, Tensor], prefix: str) -> None:
+def _restore_optimizer(module: nn.Module, optimizer: _Optimizer, learned: dict[str, Tensor], prefix: str) -> bool:
+    """Whether what the optimizer had learned fits the parameters; then it has it again."""
     parameters = dict(module.named_parameters())
     for key, value in learned.items():
         entry, _, name = key.removeprefix(prefix).partition(".")
         if key.startswith(prefix) and name in parameters:
             parameter = parameters[name]
+            if value.ndim and value.shape != parameter.shape:
+                return False
             if value.ndim:
                 value = value.to(parameter.device).contiguous(memory_format=_format_of(parameter))
             optimizer.state[parameter][entry] = value
+    return True
 
 
 def _format_of(parameter: Tensor) -> torch.memory_format:
