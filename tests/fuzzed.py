@@ -8,6 +8,7 @@ import pickle
 import shutil
 import struct
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ PACKAGE = Path(cosearch.__file__).parent
 
 def targets(run: Path, folder: Path) -> Mapping[str, Target]:
     """run: finished, of `tests.tiny_space`; folder: empty, for copies of it and what else is read."""
-    return {**_of_files(run / "best"), **_of_data(folder), **_of_tables(folder), **_of_runs(run, folder)}
+    return {**_of_runs(run, folder), **_of_tables(folder), **_of_data(folder), **_of_files(run / "best")}
 
 
 def _files(*paths: Path) -> tuple[bytes, ...]:
@@ -195,10 +196,10 @@ def _of_tables(folder: Path) -> dict[str, Target]:
     def imported(path: Path) -> None:
         value = importing.Value("d", "latency_ms", "ms")
         mapping = None if path.suffix == ".pickle" else importing.ColumnMap("index", {"ms": value})
-        space = "nasbench201" if path.suffix == ".pickle" else "fbnet_blocks"
-        importing.import_file(path, space, mapping, folder / "imported", "cifar10")
+        importing.import_file(path, "fbnet_blocks", mapping, folder / "imported", "cifar10")
 
-    published = {"nasbench201": {"cifar10": {"d_latency": [1.0] * 15_625, "d_energy": [2.0] * 15_625}}}
+    figures = {f"block{i}": i / 7 for i in range(40)}
+    published = {"fbnet": {"cifar10": {"d_latency": figures, "e_latency": figures, "e_energy": figures}}}
     array = io.BytesIO()
     np.save(array, np.ones(40, np.float32))
     return {
@@ -375,7 +376,7 @@ def _of_runs(run: Path, folder: Path) -> dict[str, Target]:
         read = all_of(*some)
         sign = _signer(copy, name)
         called = name.replace(training.name, "finalists/NETWORK")
-        found[called] = _in_place(copy / name, lambda copy=copy, read=read: read(copy), sign)
+        found[called] = replace(_in_place(copy / name, lambda copy=copy, read=read: read(copy), sign), share=1)
     return found
 
 

@@ -6,6 +6,7 @@ its file.
 """
 
 import argparse
+import faulthandler
 import shutil
 import tempfile
 import time
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=105_000, help="in all")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    faulthandler.enable()
     with tempfile.TemporaryDirectory() as folder:
         cosearch.run(**CONFIG, out=Path(folder) / "run")
         scratch = Path(folder) / "read"
@@ -60,15 +62,17 @@ def main() -> None:
         targets = fuzzed.targets(Path(folder) / "run", scratch)
         started = time.monotonic(), time.process_time()
         rows = []
+        shares, done = sum(target.share for target in targets.values()), 0
         for name, target in targets.items():
-            cases = -(-arguments.cases // len(targets))
+            cases = -(-arguments.cases * target.share // shares)
             rows.append(row(name, target, cases, arguments.seed, scratch))
             print(rows[-1], flush=True)
+            done += cases
         hours, processor = (time.monotonic() - started[0]) / 3600, (time.process_time() - started[1]) / 3600
         lines = [
             "# Files that are nearly right",
             "",
-            f"{len(rows) * cases:,} files made from valid ones by changing bytes or values (seed {arguments.seed}).",
+            f"{done:,} files made from valid ones by changing bytes or values (seed {arguments.seed}).",
             "Each is read, or refused by an error of the project in one line; nothing else happened, and none took",
             f"more than {fuzzing.SECONDS:g} s of processor time or {fuzzing.MEBIBYTES} MiB beyond what was in use.",
             "Where a checksum guards a file, the case has the right one. Seconds are processor time of the slowest.",
@@ -76,7 +80,7 @@ def main() -> None:
             "",
             stamp(),
             "",
-            f"**{len(rows) * cases:,} inputs** to {len(rows)} readers in {hours:.2f} hours, "
+            f"**{done:,} inputs** to {len(rows)} readers in {hours:.2f} hours, "
             f"{60 * processor:.0f} minutes of one processor's time.",
             "",
             "| what is read | files | read | refused | slowest, s |",
