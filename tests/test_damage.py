@@ -1,21 +1,31 @@
 """A full disk, a read-only folder, vanished data, SIGTERM, two processes: one clear line, and nothing is damaged."""
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import threading
 from pathlib import Path
 
+import jsonschema
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 import yaml
+from safetensors.torch import save
 
 import cosearch
 from cosearch.config import RunConfig
 from cosearch.errors import DataError, RunError
-from cosearch.runs import RunDirectory
+from cosearch.export.schema import FOLDER
+from cosearch.report.facts import read_facts
+from cosearch.report.kept import read_details
+from cosearch.report.page import run_page
+from cosearch.runs import METADATA, RunDirectory
 from cosearch.writing import write_atomic, write_within
 from tests import killing, tiny_space
 
@@ -310,3 +320,188 @@ def test_images_of_another_shape_are_refused_in_one_line(finished, shape):
     assert len(network(np.zeros((2, 1, 8, 8)))) == 2
     with pytest.raises(DataError, match=r"expected \(images, 1, height, width\)"):
         network(np.zeros(shape))
+
+
+# -- files of a run that are of another form --
+
+
+@pytest.fixture
+def copy(finished, tmp_path) -> Path:
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def edited(path: Path, change) -> None:
+    """A JSON file with a change."""
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+
+
+def one_line(caught) -> str:
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def signed(run: Path) -> None:
+    """The checksum of front.csv in result.json is right."""
+    digest = hashlib.sha256((run / "front.csv").read_bytes()).hexdigest()
+    edited(run / "result.json", lambda result: {**result, "front_sha256": digest})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda front: front.drop(columns="accuracy_source"), "no column 'accuracy_source'"),
+        (lambda front: front.drop(columns="latency_ms"), "no column 'latency_ms'"),
+        (lambda front: front.assign(lut="many"), "'lut' of front.csv is no column of numbers"),
+        (lambda front: front.assign(accelerator=""), "an empty cell in the column 'accelerator'"),
+        (lambda front: front.assign(arch="[1]"), "where a network is expected"),
+        (lambda front: front.assign(arch='{"layer1": [1]}'), "where a network is expected"),
+        (
+            lambda front: front.join(pd.DataFrame(1, front.index, [f"c{i}" for i in range(1000)])),
+            "more than 1,000 columns",
+        ),
+    ],
+)
+def test_a_front_of_another_form_is_refused_in_one_line(copy, change, words):
+    change(pd.read_csv(copy / "front.csv")).to_csv(copy / "front.csv", index=False)
+    signed(copy)
+    for read in (cosearch.load, cosearch.write_report):
+        with pytest.raises(RunError) as caught:
+            read(copy)
+        assert words in one_line(caught)
+
+
+def test_a_front_without_end_is_refused(copy, monkeypatch):
+    monkeypatch.setattr("cosearch.results.MOST_FRONT_BYTES", 1 << 20)
+    (copy / "front.csv").unlink()
+    with (copy / "front.csv").open("wb") as file:
+        file.truncate(1 << 40)  # and no block of it on the disk
+    with pytest.raises(RunError, match="more than 1 MiB"):
+        cosearch.load(copy)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: {**data, "changes": {}},
+        lambda data: {**data, "space": {**data["space"], "networks": "many"}},
+        lambda data: {**data, "finalist": {**data["finalist"], "layers": []}},
+        lambda data: {**data, "finalist": None},
+        lambda data: {**data, "sequential": {**data["sequential"], "rows": [{"ratio": "a"}]}},
+        lambda data: {**data, "searches": {"co-search": {"moved": [{"trial": 0, "points": [[1.0]]}]}}},
+        lambda data: {**data, "device": {**data["device"], "unit_costs": [{"status": "guessed"}]}},
+        lambda data: {
+            **data,
+            "finalist": {
+                **data["finalist"],
+                "host": {"latency_ms": 0, "energy_mj": 0},
+                "layers": [{**layer, "latency_ms": 0} for layer in data["finalist"]["layers"]],
+            },
+        },
+    ],
+)
+def test_damaged_details_of_a_report_are_as_none(copy, change):
+    """They are found out again, and then the page is as before."""
+    whole = json.loads((copy / "report.json").read_text())
+    assert read_details(RunDirectory.open(copy)) == whole
+    edited(copy / "report.json", change)
+    assert read_details(RunDirectory.open(copy)) is None
+    page = run_page(read_facts(copy))
+    assert "it has not been worked out yet" in page
+    cosearch.write_report(copy, quiet=True)
+    assert json.loads((copy / "report.json").read_text()) == whole
+
+
+def test_details_follow_their_schema(finished):
+    jsonschema.Draft202012Validator(json.loads((FOLDER / "report.schema.json").read_text())).validate(
+        json.loads((finished / "report.json").read_text())
+    )
+
+
+@pytest.mark.parametrize("data", [[], "a", {"space": 3}, {"space": ["a"]}])
+def test_damaged_inputs_are_refused_in_one_line(copy, data):
+    (copy / "inputs.json").write_text(json.dumps(data))
+    for read in (cosearch.resume, cosearch.write_report):
+        with pytest.raises(RunError) as caught:
+            read(copy)
+        assert f"{copy / 'inputs.json'} is damaged (expected a hash by each name)" in one_line(caught)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"{", b"[]", b'{"format": "cosearch.workload", "version": 1}'])
+def test_a_damaged_accelerator_is_refused_in_one_line(copy, content):
+    (copy / "best" / "accelerator.json").write_bytes(content)
+    with pytest.raises(RunError) as caught:
+        cosearch.write_report(copy)
+    assert str(copy / "best" / "accelerator.json") in one_line(caught)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"event": "search", "study": "co-search", "strategy": 3, "why": 4},
+        {"event": "start", "threads": "two", "seed": 0, "versions": []},
+        {"event": "finished", "time": 1e300, "seconds": {}},
+        {"event": "finished", "time": 1.0, "seconds": {"search": "long"}},
+        {"event": ["finished"]},
+        {"event": "unheard of"},
+        {},
+    ],
+)
+def test_lines_of_the_log_that_are_none_are_left_out_of_a_report(copy, line):
+    before = run_page(read_facts(copy))
+    with (copy / "log.jsonl").open("a") as file:
+        file.write(json.dumps({"time": 1.0, **line}) + "\n")
+    written = re.compile(r"Written [\d :-]+ UTC")
+    assert written.sub("", run_page(read_facts(copy))) == written.sub("", before)
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        {"correct": 3, "float_accuracy": 0.5},
+        {"correct": ["1"], "float_accuracy": 0.5},
+        {"correct": "012", "float_accuracy": 0.5},
+        {"correct": "", "float_accuracy": 0.5},
+        {"correct": "01", "float_accuracy": 7},
+        {"correct": "01", "float_accuracy": "a"},
+        {"correct": "01", "float_accuracy": 0.5, "failed": 1},
+        {"correct": "01", "float_accuracy": 0.5, "more": 1},
+        {"correct": "01"},
+        [],
+    ],
+)
+def test_a_damaged_training_is_refused_in_one_line(copy, result):
+    [path] = (copy / "finalists").glob("*.json")
+    edited(path, lambda data: {**data, "test": result})
+    with pytest.raises(RunError) as caught:
+        cosearch.resume(copy, quiet=True)
+    assert one_line(caught).startswith(f"{path} is damaged (")
+    (copy / "result.json").read_text()
+    assert cosearch.write_report(copy).is_file()  # a report leaves it out
+
+
+def test_a_comparison_without_a_study_is_refused_in_one_line(copy, finished):
+    (copy / "study.db").unlink()
+    with pytest.raises(RunError) as caught:
+        cosearch.compare([copy, finished])
+    assert f"{copy / 'study.db'} has no trial of the search" in one_line(caught)
+
+
+@pytest.mark.parametrize("described", [[], "a", {"epoch": 3}, None])
+def test_tensors_whose_description_is_none_are_refused_in_one_line(copy, described):
+    path = copy / "supernet.safetensors"
+    path.write_bytes(save({"a": torch.zeros(1)}, {METADATA: json.dumps(described)}))
+    with pytest.raises(RunError) as caught:
+        RunDirectory.open(copy).load_tensors("supernet.safetensors")
+    assert "its description is no object of texts" in one_line(caught)
+
+
+@pytest.mark.parametrize("name", ["supernet.safetensors", "best/weights.safetensors"])
+def test_tensors_of_many_gigabytes_are_not_read(copy, name):
+    for other in ("accelerator", "mapping"):  # which would be looked at before
+        (copy / "best" / f"{other}.json").unlink()
+    with (copy / name).open("r+b") as file:
+        file.truncate(5 << 30)
+    with pytest.raises(RunError) as caught:
+        RunDirectory.open(copy).load_tensors(name) if "best" not in name else cosearch.load(copy / "best")
+    assert "has 5.0 GiB, at most 4 are read" in one_line(caught)
