@@ -3,7 +3,8 @@
 The footer is a struct in Thrift's compact protocol, field numbers as in parquet.thrift (format 2.11).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,16 +142,22 @@ class _Reader:
             raise ValueError("a list of more entries than there are bytes")
         kind = head & 15
         read = self.byte if kind in (1, 2) else self.readers[kind]  # truth values take a byte in lists
-        return [read() for _ in range(size)]
+        with self.deeper():
+            return [read() for _ in range(size)]
 
     def struct(self) -> dict[int, Any]:
-        self.depth += 1
-        if self.depth > MOST_DEPTH:
-            raise ValueError("structs too deep")
         found: dict[int, Any] = {}
         number = 0
-        while head := self.byte():
-            number = number + (head >> 4) if head >> 4 else self.whole()
-            found[number] = self.readers[head & 15]()
-        self.depth -= 1
+        with self.deeper():
+            while head := self.byte():
+                number = number + (head >> 4) if head >> 4 else self.whole()
+                found[number] = self.readers[head & 15]()
         return found
+
+    @contextmanager
+    def deeper(self) -> Iterator[None]:
+        self.depth += 1
+        if self.depth > MOST_DEPTH:
+            raise ValueError(f"nested deeper than {MOST_DEPTH} levels")
+        yield
+        self.depth -= 1

@@ -387,6 +387,7 @@ def test_a_front_without_end_is_refused(copy, monkeypatch):
         lambda data: {**data, "space": {**data["space"], "networks": "many"}},
         lambda data: {**data, "finalist": {**data["finalist"], "layers": []}},
         lambda data: {**data, "finalist": None},
+        lambda data: {**data, "device": {**data["device"], "budget": {"gold": 1}}},
         lambda data: {**data, "sequential": {**data["sequential"], "rows": [{"ratio": "a"}]}},
         lambda data: {**data, "searches": {"co-search": {"moved": [{"trial": 0, "points": [[1.0]]}]}}},
         lambda data: {**data, "device": {**data["device"], "unit_costs": [{"status": "guessed"}]}},

@@ -14,6 +14,7 @@ import sys
 import time
 import zipfile
 from collections import OrderedDict
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -34,9 +35,10 @@ from cosearch.errors import CosearchError, DataError
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.hardware.parts import load_device
 from cosearch.models.onnx_file import read_report
-from cosearch.reading import parse_json, parse_yaml
+from cosearch.reading import parse_json, parse_yaml, require_few_columns
 from cosearch.unpickling import load_plain
 from cosearch.workload import Workload
+from hwbench_data.footer import DELTA_BYTE_ARRAY, read_groups
 from hwbench_data.importing import checked_map, import_file, read_map
 from predictors import storage
 from search_spaces.decisions import parse_arch
@@ -631,3 +633,208 @@ def test_functions_are_counted_as_they_are_inlined(inside, monkeypatch):
     onnx_file._check_functions(model, "x")
     monkeypatch.setattr(onnx_file, "LARGEST_NODES", left.nodes + calls - 1)
     assert "more than" in refused(onnx_file._check_functions, model, "x")
+
+
+WIDE = {
+    "a head of a million columns": b"," * (1 << 20) + b"\n",
+    "a row of a million values": b"arch,latency_ms\n" + b"," * (1 << 20) + b"\n",
+    "both": b"," * (1 << 19) + b"\n" + b"," * (1 << 19) + b"\n",
+    "a row over many lines": b"arch,latency_ms\n" + b'"a\n"' + b',,,,,,,,"\n"' * 100_000 + b"\n",
+    "after empty lines": b"\n \n\t\n" + b"," * (1 << 20) + b"\n",
+    "after a mark of the byte order": b"\xef\xbb\xbf" + b'"arch"' + b"," * (1 << 20) + b"\n",
+    "a mark and a quote": b'\xef\xbb\xbf"\n"' + b',,"\n"' * 300_000,
+    "carriage returns": b"arch\r" + b"," * (1 << 20) + b"\r",
+}
+
+
+@pytest.mark.parametrize("content", WIDE.values(), ids=WIDE)
+def test_csv_of_many_columns(content, tmp_path):
+    """pandas takes minutes for them."""
+    (tmp_path / "t.csv").write_bytes(content)
+    assert "of more than 1,000 columns" in refused(read_table, tmp_path / "t.csv", tiny_space.space(), "latency_ms")
+    said = refused(import_file, tmp_path / "t.csv", "nasbench201", IMPORTED, tmp_path / "out")
+    assert "of more than 1,000 columns" in said
+
+
+def test_csv_of_as_many_columns_as_are_read():
+    def row(columns):
+        return b",".join([b"a"] * columns) + b"\n"
+
+    require_few_columns(row(1000) + row(1000))
+    require_few_columns(row(2) * 100_000)
+    require_few_columns(b'"a,b,c\n' + b"d,e,f\n" * 100 + b'"\n1\n')
+    for content in (row(1001), row(1000) + row(1001), b'"' + b"a" * 200_000):
+        with pytest.raises(DataError):
+            require_few_columns(content)
+
+
+def test_measurements_beyond_floating_point(tmp_path):
+    """With numbers beside them that pandas reads as they are."""
+    arch = ";".join(f"{k}={v[0]}" for k, v in tiny_space.space().choices.items())
+    (tmp_path / "t.csv").write_text(f"arch,latency_ms\n{arch},1.5\n{arch},1{'0' * 400}\n")
+    said = refused(read_table, tmp_path / "t.csv", tiny_space.space(), "latency_ms")
+    assert "line 3: latency_ms is" in said
+    assert "expected a number of at least 0" in said
+
+
+LARGE = 1 << 27
+IMAGES = {
+    "no shape": ({"x": (f"({LARGE},)", "|u1", LARGE)}, f"shape ({LARGE},)"),
+    "more labels": ({"y": (f"({LARGE >> 3},)", "<i8", LARGE)}, "must pair up"),
+    "labels that are fractions": ({"y": (f"({LARGE >> 3},)", "<f8", LARGE)}, "expected one integer label"),
+    "more images than are kept as float32": ({"x": (f"({LARGE >> 14}, 128, 128)", "|u1", LARGE)}, "as float32"),
+    "texts": ({"x": ("(2, 8, 8)", "<U262144", LARGE)}, "expected uint8 or float images"),
+    "another size than the head says": ({"x": ("(2, 8, 8)", "|u1", LARGE)}, "its head says"),
+    "test labels": ({"x_test": ("(2, 8, 8)", "|u1", 128), "y_test": (f"({LARGE},)", "|u1", LARGE)}, "must pair up"),
+}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_arrays_that_are_no_images_are_not_unpacked(name, tmp_path, monkeypatch):
+    """What is small when packed, and within what is read at most."""
+    others, words = IMAGES[name]
+    members = {"x": ("(2, 8, 8)", "|u1", 128), "y": ("(2,)", "<i8", 16), **others}
+    with zipfile.ZipFile(tmp_path / "data.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for key, (shape, dtype, size) in members.items():
+            with archive.open(f"{key}.npy", "w") as file:
+                file.write(header(shape, dtype))
+                for start in range(0, size, 1 << 20):
+                    file.write(bytes(min(1 << 20, size - start)))
+    monkeypatch.setattr("cosearch.data.MAX_BYTES", 2 * LARGE)
+    monkeypatch.setitem(globals(), "MEBIBYTES", 60)
+    assert words in refused(load_dataset, str(tmp_path / "data.npz"))
+
+
+def parquet(folder, **columns):
+    pq.write_table(pa.table(columns), folder / "a.parquet", compression="zstd", store_schema=False)
+    return (folder / "a.parquet").read_bytes()
+
+
+def test_statistics_that_end_the_process_in_arrow(tmp_path):
+    """A footer that calls a column of texts one of numbers: Arrow ends the process when asked for its metadata."""
+    content = parquet(tmp_path, arch=["a", "b"], ms=["1", "2"])
+    texts, numbers = b"\x15\x0c", b"\x15\x08"  # of the field `type`: BYTE_ARRAY, FLOAT
+    places = [at for at in range(len(content)) if content[at : at + 2] == texts]
+    assert len(places) >= 2
+    crashed = False
+    code = "import sys, pyarrow.parquet as pq; pq.ParquetFile(sys.argv[1]).metadata.row_group(0).column({})"
+    for number, at in enumerate(places):
+        path = tmp_path / f"{number}.parquet"
+        path.write_bytes(content[:at] + numbers + content[at + 2 :])
+        crashed = crashed or any(
+            subprocess.run([sys.executable, "-c", code.format(column), str(path)], capture_output=True).returncode < 0
+            for column in (0, 1)
+        )
+        with suppress(CosearchError):
+            import_file(path, "fbnet_blocks", IMPORTED, tmp_path / "out")
+    assert crashed
+
+
+def footer(content: bytes) -> bytes:
+    return b"PAR1" + content + struct.pack("<I", len(content)) + b"PAR1"
+
+
+FOOTERS = {
+    "no magic": b"PAR1" + bytes(100),
+    "nothing": b"",
+    "longer than the file": b"PAR1" + bytes(10) + struct.pack("<I", 1 << 20) + b"PAR1",
+    "nine mebibytes": footer(bytes(9 << 20)),
+    "a list of more than there is": footer(b"\x49\xf5" + b"\xff" * 4 + b"\x0f"),
+    "structs in structs": footer(b"\x1c" * 100_000),
+    "lists in lists": footer(b"\x19" + b"\x19" * 100_000),
+    "a number without end": footer(b"\x15" + b"\xff" * 1000),
+    "text that is not there": footer(b"\x18\xff\xff\xff\x7f"),
+    "no groups": footer(b"\x15\x02\x00"),
+    "an unknown kind": footer(b"\x1e"),
+}
+
+
+@pytest.mark.parametrize("content", FOOTERS.values(), ids=FOOTERS)
+def test_footers_that_harm(content, tmp_path):
+    (tmp_path / "a.parquet").write_bytes(content)
+    refused(read_groups, tmp_path / "a.parquet")
+
+
+def test_a_footer_says_what_arrow_reads_in_it(tmp_path):
+    for options in ({}, {"use_dictionary": False, "column_encoding": {"label": "DELTA_BYTE_ARRAY"}}):
+        table = pa.table({"n": pa.array(range(50), pa.int32()), "label": [f"t{i}" for i in range(50)]})
+        pq.write_table(table, tmp_path / "a.parquet", row_group_size=20, **options)
+        groups, metadata = read_groups(tmp_path / "a.parquet"), pq.ParquetFile(tmp_path / "a.parquet").metadata
+        assert [group.rows for group in groups] == [20, 20, 10]
+        for at, group in enumerate(groups):
+            for place, chunk in enumerate(group.chunks):
+                known = metadata.row_group(at).column(place)
+                assert chunk.column == known.path_in_schema
+                assert chunk.values == known.num_values
+                assert chunk.unpacked_bytes == known.total_uncompressed_size
+                assert (DELTA_BYTE_ARRAY in chunk.encodings) == ("DELTA_BYTE_ARRAY" in known.encodings)
+            assert group.chunks[1].least.decode() == metadata.row_group(at).column(1).statistics.min
+            assert group.chunks[1].greatest.decode() == metadata.row_group(at).column(1).statistics.max
+
+
+def test_texts_in_parquet_that_are_none(tmp_path):
+    parquet(tmp_path, arch=pa.array([b"\xff\xfe", b"b"]).view(pa.string()), ms=[1.0, 2.0])
+    assert "is not a readable .parquet file" in refused(
+        import_file, tmp_path / "a.parquet", "fbnet_blocks", IMPORTED, tmp_path / "out"
+    )
+
+
+def forest(tmp_path, **changes):
+    """A saved forest with some arrays changed, and the checksum of these."""
+    from predictors import storage
+    from predictors.trees import RandomForest
+
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(20, 3))
+    model = RandomForest().fit(X, X[:, 0])
+    path = tmp_path / "p.predictor"
+    storage.save(model, path, {})
+    whole = model.arrays()
+    changed = {**whole, **{name: change(whole[name].copy()) for name, change in changes.items()}}
+    model.arrays = lambda: changed  # type: ignore[method-assign]
+    storage.save(model, path, {})
+    return path
+
+
+def put(at, value):
+    def change(array):
+        array[at] = value
+        return array
+
+    return change
+
+
+FORESTS = {
+    "a child beyond the end": {"left": put(0, 2**31 - 1)},
+    "a child beyond the start": {"right": put(0, -7)},
+    "a node that is its own child": {"left": put(0, 0)},
+    "a root beyond the end": {"roots": put(0, 2**31 - 1)},
+    "a column that is not there": {"feature": put(0, 2**31 - 1)},
+    "a column before the first": {"feature": put(0, -(2**31))},
+    "a member beyond the last": {"member": put(0, 2**31 - 1)},
+    "a thousand million members": {"member": put(-1, 10**9)},
+    "fewer thresholds": {"threshold": lambda array: array[:3]},
+    "other types": {"left": lambda array: array.astype(np.int64)},
+    "no trees": {"roots": lambda array: array[:0], "member": lambda array: array[:0]},
+    "two noises": {"noise": lambda array: np.ones(2)},
+    "a table": {"value": lambda array: array.reshape(1, -1)},
+    "values that are no numbers": {"value": lambda array: array * np.nan},
+}
+
+
+@pytest.mark.parametrize("changes", FORESTS.values(), ids=FORESTS)
+def test_trees_that_lead_out_of_their_arrays(changes, tmp_path):
+    """They are walked by compiled code, which looks at no bounds."""
+    assert "does not describe a predictor" in refused(storage.load, forest(tmp_path, **changes))
+    assert storage.load(forest(tmp_path)).samples == 20
+
+
+def test_processes_of_many_samples(tmp_path, monkeypatch):
+    """Their kernel has the square of them."""
+    from predictors.gp import GaussianProcess
+
+    X = np.random.default_rng(0).normal(size=(20, 3))
+    storage.save(GaussianProcess().fit(X, X[:, 0]), tmp_path / "p.predictor", {})
+    assert storage.load(tmp_path / "p.predictor").samples == 20
+    monkeypatch.setattr("predictors.gp.MOST_RESTORED", 19)
+    assert "at most 19 are restored" in refused(storage.load, tmp_path / "p.predictor")

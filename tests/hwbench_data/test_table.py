@@ -479,3 +479,41 @@ def test_a_query_loads_neither_torch_nor_sklearn_nor_pandas() -> None:
 def test_unknown_names_are_one_kind_of_error() -> None:
     with pytest.raises(UnknownNameError, match="folder of a table"):
         hwbench_data.load("/nonexistent/place")
+
+
+@pytest.mark.parametrize("name", ["unit", "better", "title"])
+def test_a_card_whose_metric_is_no_text_is_refused(tmp_path, name) -> None:
+    write(tmp_path / "toy", card(), blocks(), LABELS)
+    path = tmp_path / "toy" / "card.json"
+    data = json.loads(path.read_text())
+    data["metrics"]["macs"][name] = True
+    path.write_text(json.dumps(data))
+    with pytest.raises(DataError, match="metric 'macs' has a unit, direction or title that is no text"):
+        hwbench_data.load(tmp_path / "toy")
+
+
+def test_a_table_with_figures_that_its_card_does_not_tell_of_is_refused(tmp_path) -> None:
+    write(tmp_path / "toy", card(), blocks(), LABELS)
+    path = tmp_path / "toy" / "card.json"
+    data = json.loads(path.read_text())
+    del data["metrics"]["macs"]
+    path.write_text(json.dumps(data))
+    with pytest.raises(DataError, match="the card tells nothing of the metric 'macs'"):
+        hwbench_data.load(tmp_path / "toy").rows(0)
+
+
+def test_tables_that_unpack_to_much_are_not_read(tmp_path, monkeypatch) -> None:
+    write(tmp_path / "toy", card(), blocks(), LABELS)
+    monkeypatch.setattr("hwbench_data.store.LARGEST_TABLE_CELLS", 130)
+    with pytest.raises(DataError, match=r"unpack to 132 values .* at most 130"):
+        hwbench_data.load(tmp_path / "toy").store.arrow()
+    monkeypatch.setattr("hwbench_data.store.LARGEST_UNPACKED", 10)
+    with pytest.raises(DataError, match="unpack to"):
+        hwbench_data.load(tmp_path / "toy")
+
+
+def test_labels_that_are_one_text_again_and_again_are_not_written_out(tmp_path, monkeypatch) -> None:
+    write(tmp_path / "toy", card(), blocks(), ["a" * 1000] * 1000)
+    monkeypatch.setattr("hwbench_data.store.LARGEST_UNPACKED", 100_000)
+    with pytest.raises(DataError, match=r"networks\.parquet is not a readable list of networks .*unpack to 0 values"):
+        hwbench_data.load(tmp_path / "toy")

@@ -482,3 +482,32 @@ def test_a_foreign_checkpoint_is_refused(tmp_path):
     with pytest.raises(RunError, match="does not fit the supernet") as caught:
         stored(recipe_for(SPACE), "shiftadd")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("epoch", ["", "-1", "5", "two", "1.5", "9" * 5000, "٣" * 20])
+def test_a_checkpoint_of_an_epoch_that_cannot_be_is_refused(tmp_path, epoch):
+    run, recipe = checkpointed(tmp_path)
+    tensors, described = run.load_tensors("supernet.safetensors")
+    run.save_tensors("supernet.safetensors", tensors, {**described, "epoch": epoch})
+    with pytest.raises(RunError, match=r"supernet\.safetensors is damaged \(trained for .* of 4 epochs\)") as caught:
+        restore(run, recipe, "tiny")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_whose_optimizer_remembers_other_weights_is_refused(tmp_path):
+    run, recipe = checkpointed(tmp_path)
+    tensors, described = run.load_tensors("supernet.safetensors")
+    name = next(name for name, value in recipe.supernet.named_parameters() if value.ndim == 1)
+    momentum = {f"optimizer.momentum_buffer.{name}": torch.zeros(3, 3)}
+    run.save_tensors("supernet.safetensors", {**tensors, **momentum}, described)
+    with pytest.raises(RunError, match="what its optimizer remembers does not fit the weights") as caught:
+        restore(run, recipe, "tiny")
+    assert "\n" not in str(caught.value)
+
+
+def checkpointed(tmp_path):
+    """A run whose supernet of the tiny space is trained for two of four epochs, as far as its file says."""
+    run, tiny = RunDirectory.create(tmp_path / "run", RunConfig()), tiny_space.space()
+    recipe = uniform(tiny, tiny.supernet(0), 0, Recipe(4))
+    save(run, recipe, make_optimizer(recipe.supernet, recipe.settings), "tiny", 2)
+    return run, recipe
