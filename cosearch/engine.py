@@ -817,6 +817,8 @@ def load_network(path: Path | str) -> "Classifier":
 
     Raises: RunError.
     """
+    import torch
+
     from cosearch.export.network import read_network
     from cosearch.integer import IntegerLinear, from_tensors
 
@@ -836,6 +838,13 @@ def load_network(path: Path | str) -> "Classifier":
             f"{path}/best: network.json names {len(described.classes)} classes, and integer.safetensors does not tell "
             f"so many apart: remove both and run: {run_directory.resume_command}"
         )
+    try:
+        network(torch.zeros(1, *described.blueprint.input_shape))
+    except Exception as error:  # steps that do not fit each other fail in any way
+        raise RunError(
+            f"{path}/best/integer.safetensors is no network ({' '.join(str(error).split()):.300}): remove it and run: "
+            f"{run_directory.resume_command}"
+        ) from None
     return Classifier(network, described.pixel_mean, described.pixel_std, described.classes)
 
 

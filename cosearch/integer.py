@@ -11,6 +11,7 @@ constant joins the offset.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -368,6 +369,29 @@ def _requantise(tensors: Mapping[str, Tensor], name: str, data: Mapping[str, Any
     return Requantise(multiplier, shift, offset, int(data["low"]), int(data["high"]))
 
 
+MOST_ZEROS = 1 << 24
+"""Values that a step of zeros stands for."""
+
+
+def _check_tensors(step: IntegerStep) -> None:
+    """Raises: ValueError for tensors of other shapes than a step of its kind has."""
+    shapes: list[tuple[Tensor, int]] = []
+    if isinstance(step, IntegerConv):
+        shapes = [(step.weight, 4)]
+    if isinstance(step, IntegerLinear):
+        shapes = [(step.weight, 2), (step.bias, 1)]
+    if isinstance(step, IntegerConv | IntegerNorm):
+        shapes += [(getattr(step.requantise, part), 1) for part in _PARTS]
+    if any(tensor.ndim != rank or tensor.dtype != torch.int64 or not tensor.numel() for tensor, rank in shapes):
+        raise ValueError(f"step {step.name!r:.80} has tensors of another shape or type")
+    if len({len(tensor) for tensor, _ in shapes}) > 1:
+        raise ValueError(f"step {step.name!r:.80} has tensors of several lengths")
+    if isinstance(step, IntegerConv | IntegerPool) and step.stride < 1:
+        raise ValueError(f"step {step.name!r:.80} has stride {step.stride}")
+    if isinstance(step, IntegerZeros) and not (min(step.size) > 0 and math.prod(step.size) <= MOST_ZEROS):
+        raise ValueError(f"step {step.name!r:.80} is of {step.size} zeros")
+
+
 def from_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> IntegerNetwork:
     """Raises: RunError if the tensors are not an integer network of a version that this code reads."""
     if any(metadata.get(key) != value for key, value in FORMAT.items()):
@@ -399,6 +423,8 @@ def from_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
         structure = parse_json(metadata["network"])
         steps = tuple(step(data) for data in structure["steps"])
         reads = tuple(tuple(int(j) for j in sources) for sources in structure["reads"])
+        for made in steps:
+            _check_tensors(made)
         if len(reads) != len(steps) or any(not INPUT <= j < i for i, sources in enumerate(reads) for j in sources):
             raise ValueError("steps must read earlier steps")
         return IntegerNetwork(float(structure["input_step"]), steps, reads)

@@ -506,3 +506,26 @@ def test_tensors_of_many_gigabytes_are_not_read(copy, name):
     with pytest.raises(RunError) as caught:
         RunDirectory.open(copy).load_tensors(name) if "best" not in name else cosearch.load(copy / "best")
     assert "has 5.0 GiB, at most 4 are read" in one_line(caught)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda name, tensor: tensor.reshape(-1) if name.endswith(".weight") else tensor, "tensors of another shape"),
+        (lambda name, tensor: tensor.to(torch.int32), "tensors of another shape or type"),
+        (lambda name, tensor: tensor[:1] if name.endswith(".shift") else tensor, "tensors of several lengths"),
+        (lambda name, tensor: torch.cat([tensor] * 2, 1) if name == "stem.weight" else tensor, "is no network"),
+    ],
+)
+def test_damaged_integers_are_refused_in_one_line(copy, change, words):
+    for path in (copy / "best" / "integer.safetensors", *(copy / "finalists").glob("*.integer.safetensors")):
+        run, name = RunDirectory.open(copy), str(path.relative_to(copy))
+        tensors, described = run.load_tensors(name)
+        run.save_tensors(name, {key: change(key, tensor) for key, tensor in tensors.items()}, described)
+    with pytest.raises(RunError) as caught:
+        cosearch.load_network(copy)
+    assert words in one_line(caught)
+    (copy / "best" / "model.onnx").unlink()  # it is made again
+    with pytest.raises(RunError) as caught:
+        cosearch.export_design(copy, copy.parent / "out", what="onnx")
+    assert words in one_line(caught)

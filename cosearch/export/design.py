@@ -16,7 +16,7 @@ import numpy as np
 
 from cosearch.blueprint import Blueprint
 from cosearch.costs import HardwareCosts, NetworkFront
-from cosearch.errors import ConfigError, RunError, nearest
+from cosearch.errors import ConfigError, CosearchError, RunError, nearest
 from cosearch.export.network import NetworkDescription
 from cosearch.export.network_mapping import NetworkMapping
 from cosearch.finalists import Training
@@ -203,7 +203,15 @@ def _trained(run: RunDirectory, blueprint: Blueprint, training: Training, what: 
     if "onnx" in what:
         network = _network_of(blueprint, weights[0], training)
         image, classes = blueprint.input_shape, blueprint.classifier.out_channels
-        integer = integer_model(from_tensors(*integers), image, classes)
+        try:
+            integer = integer_model(from_tensors(*integers), image, classes)
+        except CosearchError:
+            raise
+        except Exception as error:  # ONNX's checker has errors of its own
+            raise RunError(
+                f"{run.path / training.name}.integer.safetensors is no network ({' '.join(str(error).split()):.300}): "
+                f"remove {training.name}.json and run: {run.resume_command}"
+            ) from error
         for name, model in (("model", float_model(network)), ("model_int8", integer)):
             contents[f"{name}.onnx"] = model.SerializeToString(deterministic=True)
     if "integers" in what:

@@ -151,8 +151,8 @@ class NestSpace(AcceleratorSpace, Protocol):
 def tables_of(accelerator: Accelerator) -> tuple[list[EngineTable], SharedTable, Prices]:
     """One accelerator of the tiled array template as tables of length 1.
 
-    Raises: HardwareError if a level of the template (weight_buffer, activation_buffer, DRAM last) is missing, or if the
-        buffers' ports or energies per bit differ.
+    Raises: HardwareError if a level of the template (weight_buffer, activation_buffer, DRAM last) is missing, if the
+            buffers' ports or energies per bit differ, or if one has no capacity.
     """
     names = [level.name for level in accelerator.levels]
     if not {"weight_buffer", "activation_buffer"} <= set(names):
@@ -170,6 +170,9 @@ def tables_of(accelerator: Accelerator) -> tuple[list[EngineTable], SharedTable,
                 f"{other:g}: the array template has buffers alike but for size; give the engines a mapspace"
             )
     dram = accelerator.levels[-1]
+    for level in (weights, activations):
+        if not math.isfinite(level.capacity_bytes):
+            raise HardwareError(f"accelerator {accelerator.name!r}: {level.name} has no capacity, expected bytes")
     engines = [engine_table(kind, [engine], [math.inf]) for engine in accelerator.engines for kind in engine.kinds]
     shared = SharedTable(
         np.array([int(weights.capacity_bytes * 8)]),
