@@ -7,7 +7,8 @@ import cosearch
 from tests import fuzzed, fuzzing
 from tests.benchmarks.fuzz import CONFIG
 
-CASES = 100
+LEAST_CASES, CASES = 60, 15
+"""For each reader, and for each of its shares."""
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,12 @@ NAMES = (
 )  # fmt: skip
 HARMLESS = ("report.json",)
 """What is damaged there is found out again."""
+STRICT = (
+    "images in .npz", "inputs.json", "supernet.safetensors", "best/network.json", "best/workload.json",
+    "best/accelerator.json", "best/mapping.json", "best/weights.safetensors", "best/integer.safetensors",
+    "finalists/NETWORK.safetensors", "finalists/NETWORK.integer.safetensors",
+)  # fmt: skip
+"""Where everything has to fit something else, so that hardly a change does no harm."""
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -39,8 +46,10 @@ def test_what_is_nearly_right_is_read_or_refused_in_one_line(targets, tmp_path, 
     target = targets[name]
     assert all(fuzzing.attempt(target, content, tmp_path) for content in target.files)
     rng = np.random.default_rng(1)
-    read = sum(fuzzing.attempt(target, fuzzing.case(rng, target), tmp_path) for _ in range(CASES))
-    assert 0 < read < CASES or (name in HARMLESS and read == CASES)  # some changes do no harm, and not all
+    cases = max(LEAST_CASES, CASES * target.share)
+    read = sum(fuzzing.attempt(target, fuzzing.case(rng, target), tmp_path) for _ in range(cases))
+    assert read > 0 or name in STRICT  # some changes do no harm
+    assert read < cases or name in HARMLESS  # and not all
 
 
 def test_every_target_is_in_the_list_above(targets):

@@ -41,6 +41,7 @@ from cosearch.workload import Workload
 from hwbench_data.footer import DELTA_BYTE_ARRAY, read_groups
 from hwbench_data.importing import checked_map, import_file, read_map
 from predictors import storage
+from search_spaces import accelerators
 from search_spaces.decisions import parse_arch
 from tests import tiny_space
 
@@ -838,3 +839,23 @@ def test_processes_of_many_samples(tmp_path, monkeypatch):
     assert storage.load(tmp_path / "p.predictor").samples == 20
     monkeypatch.setattr("predictors.gp.MOST_RESTORED", 19)
     assert "at most 19 are restored" in refused(storage.load, tmp_path / "p.predictor")
+
+
+TEMPLATES = {
+    "memories of infinite number": (
+        lambda data: {**data, "shared": [{**level, "instances": [1e308, 1e308]} for level in data["shared"]]},
+        "cannot convert float infinity to integer",
+    ),
+    "a thousand million accelerators": (
+        lambda data: {**data, "choices": {name: list(range(1000)) for name in [*data["parameters"]][:3]}},
+        "offers 1e+09 accelerators, at most 1,000,000",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_templates_that_harm(name, tmp_path):
+    change, words = TEMPLATES[name]
+    known = json.loads((Path(accelerators.__file__).parent / "templates" / "gemmini.json").read_text())
+    (tmp_path / "t.json").write_text(json.dumps(change(known)))
+    assert words in refused(accelerators.find, str(tmp_path / "t.json"))

@@ -16,7 +16,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cosearch.errors import ConfigError, DataError, HardwareError, UnknownNameError, nearest
+from cosearch.errors import ConfigError, CosearchError, DataError, HardwareError, UnknownNameError, nearest
 from cosearch.hardware.accelerator import (
     ACCOUNTINGS,
     Accelerator,
@@ -42,6 +42,8 @@ KINDS: tuple[str, ...] = ("mac", "pool", "elementwise")
 TEMPLATES: tuple[str, ...] = tuple(sorted(path.stem for path in (Path(__file__).parent / "templates").glob("*.json")))
 """The templates that come with this package."""
 DRAM_BURST_BITS = 512
+MOST_ACCELERATORS = 1_000_000
+"""Of a space: each is built when the first network is priced."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,9 @@ def _read(path: Path) -> Template:
     try:
         template.check(template.choices, "element")
         template._built({}, "element")
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+    except CosearchError:
+        raise
+    except (KeyError, TypeError, IndexError, AttributeError, ArithmeticError, ValueError) as error:
         raise HardwareError(f"{path}: the template lacks or misnames something ({error!r})") from error
     return template
 
@@ -238,6 +242,11 @@ def space(
     found = load_template(template)
     merged = {**found.choices, **{name: tuple(values) for name, values in (choices or {}).items()}}
     found.check(merged, accounting)
+    size = math.prod(map(len, merged.values()))
+    if size > MOST_ACCELERATORS:
+        raise ConfigError(
+            f"template {found.name!r:.80} offers {size:.3g} accelerators, at most {MOST_ACCELERATORS:,} are priced"
+        )
     made = AsicSpace(template, tuple(merged.items()), accounting)
     _ = made.first  # raises if there is none
     return made
