@@ -131,9 +131,13 @@ class Predictor(ABC):
 
         Raises: ValueError, or whatever else goes wrong then.
         """
-        mean, std = self.predict(np.asarray(self._centre, dtype=float).reshape(1, -1))
+        mean, std = self.predict(self._example())
         if mean.shape != (1,) or std.shape != (1,) or not np.isfinite([mean, std]).all():
             raise ValueError(f"it predicts {mean!r:.50}, {std!r:.50}")
+
+    def _example(self) -> Floats:
+        """[1, d] features."""
+        return np.asarray(self._centre, dtype=float).reshape(1, -1)
 
     def _require_fit(self) -> None:
         if not self.samples:

@@ -72,6 +72,9 @@ class Adapted(Predictor):
             | {f"residual/{key}": value for key, value in self._residual.arrays().items()}
         )
 
+    def _example(self) -> Floats:
+        return self.source._example()
+
     def _restore(self, arrays: Arrays) -> None:
         def part(prefix: str) -> Arrays:
             return {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
