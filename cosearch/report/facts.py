@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from cosearch.config import RunConfig
-from cosearch.errors import RunError, command_line
-from cosearch.export.documents import read_document
+from cosearch.errors import CosearchError, RunError, command_line
 from cosearch.export.network import read_network
-from cosearch.export.schema import is_event
+from cosearch.export.schema import check, is_event
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.reading import parse_json, read
 from cosearch.report.kept import read_details
@@ -117,10 +116,13 @@ def _accelerator(document: Path) -> Accelerator | None:
     """None for a device that is given. Raises: RunError if the file is damaged."""
     if not document.is_file():
         return None
-    found = read_document(document)
-    if not isinstance(found, Accelerator):
-        raise RunError(f"{document} describes something else than its name says: resume the run, or export it again")
-    return found
+    try:
+        data = read(document, parse_json)
+        check(data, "accelerator")
+        return Accelerator.from_json(data)
+    except (OSError, CosearchError) as error:
+        again = command_line("resume", document.parents[1])
+        raise RunError(f"{document} is damaged ({error}): remove it and run: {again}") from None
 
 
 def state_of(run: RunDirectory, log: tuple[dict[str, Any], ...]) -> str:
