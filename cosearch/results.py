@@ -233,6 +233,8 @@ def _read_front(path: "Path", digest: str | None, objectives: Sequence[str]) -> 
     for name in ("arch", "accuracy_source", *objectives):
         if name not in front:
             raise ValueError(f"front.csv has no column {name!r:.50}")
+        if name in TEXTS and name in objectives:
+            raise ValueError(f"the objective {name!r} is no column of numbers")
     for name in map(str, front.columns):
         column = front[name]
         if name in TEXTS and column.isna().any():
