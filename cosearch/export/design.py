@@ -109,7 +109,8 @@ def recorded_files(run: RunDirectory, arch: Arch, accelerator: str, what: Sequen
     names = [file for asked in WHAT if asked in what and asked not in given | untrained for file in FILES[asked]]
     try:
         found = read_design(best)
-        if found.description.arch != network_of(arch) or (found.accelerator.name if found.accelerator else "") != accelerator:
+        other = (found.accelerator.name if found.accelerator else "") != accelerator
+        if other or found.description.arch != network_of(arch):
             return None
         if any((best / name).stat().st_size > MOST_RECORDED for name in names):
             return None
