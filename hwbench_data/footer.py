@@ -53,18 +53,27 @@ def read_groups(path: Path) -> list[Group]:
         content = file.read(size)
     try:
         return [_group(group) for group in _Reader(content).struct()[4]]
-    except (IndexError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"what it says of its columns is damaged ({type(error).__name__}: {error})") from None
 
 
 def _group(fields: dict[int, Any]) -> Group:
-    return Group(fields[3], tuple(_chunk(chunk[3]) for chunk in fields[1]))
+    return Group(_count(fields[3]), tuple(_chunk(chunk[3]) for chunk in fields[1]))
 
 
 def _chunk(fields: dict[int, Any]) -> Chunk:
     said = fields.get(12, {})
+    least, greatest = said.get(6), said.get(5)
+    if not isinstance(least, bytes | None) or not isinstance(greatest, bytes | None):
+        raise TypeError(f"least {least!r:.50} and greatest {greatest!r:.50}")
     name = b".".join(fields[3]).decode()
-    return Chunk(name, tuple(fields[2]), fields[5], fields[6], said.get(6), said.get(5))
+    return Chunk(name, tuple(fields[2]), _count(fields[5]), _count(fields[6]), least, greatest)
+
+
+def _count(given: Any) -> int:
+    if isinstance(given, bool) or not isinstance(given, int) or given < 0:
+        raise ValueError(f"{given!r:.50} where a count is expected")
+    return given
 
 
 def unpacked(groups: Sequence[Group], columns: Mapping[str, int]) -> tuple[int, int]:

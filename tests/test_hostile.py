@@ -750,6 +750,30 @@ FOOTERS = {
 }
 
 
+def one_chunk(rows=b"\x16\x02", values=b"\x16\x02", size=b"\x16\x02", said=b"\x6c\x58\x01a\x18\x01a\x00"):
+    """A footer of one row group of one column; each number and the statistics as their field."""
+    meta = b"\x15\x0c" + b"\x19\x15\x00" + b"\x19\x18\x01n" + b"\x15\x00" + values + size + said + b"\x00"
+    return footer(b"\x49\x1c" + b"\x19\x1c" + b"\x3c" + meta + b"\x00" + b"\x26" + rows[1:] + b"\x00" + b"\x00")
+
+
+FOOTERS |= {
+    "rows that are fewer than none": one_chunk(rows=b"\x16\x03"),
+    "values that are fewer than none": one_chunk(values=b"\x16\x03"),
+    "values that are text": one_chunk(values=b"\x18\x00"),
+    "a size below nothing": one_chunk(size=b"\x16\x03"),
+    "statistics that are a number": one_chunk(said=b"\x65\x02"),
+    "a least value that is a number": one_chunk(said=b"\x6c\x55\x02\x18\x01a\x00"),
+}
+
+
+def test_the_footer_that_is_damaged_above_is_read_when_whole(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(one_chunk())
+    [group] = read_groups(tmp_path / "a.parquet")
+    [chunk] = group.chunks
+    assert (group.rows, chunk.column, chunk.values, chunk.unpacked_bytes) == (1, "n", 1, 1)
+    assert (chunk.greatest, chunk.least) == (b"a", b"a")
+
+
 @pytest.mark.parametrize("content", FOOTERS.values(), ids=FOOTERS)
 def test_footers_that_harm(content, tmp_path):
     (tmp_path / "a.parquet").write_bytes(content)
