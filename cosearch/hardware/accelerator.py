@@ -110,7 +110,8 @@ class MemoryLevel:
     read_energy_pj, write_energy_pj: of one access of one row of `word_bits` bits.
     instances: copies that work side by side, each holding its own part of the tile of the level above.
     double_buffered: half of the capacity holds the tile in use, half the next one.
-    keeps: a tile that the next iteration needs again stays; without it every iteration of any loop above moves it.
+    keeps: a tile that the next iteration needs again stays; without it every iteration of any loop above moves it, but
+        for what stays of an input tile that `slides` along the innermost loop of the level right above.
     shared_port: one port of `read_bits_per_cycle` serves reads and writes.
     aligned: every transfer of a tile starts a new row and takes whole cycles of a port; otherwise tiles lie packed.
     slides: where one input tile overlaps the next, only what is new enters; otherwise whole tiles do.

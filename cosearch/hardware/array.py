@@ -339,12 +339,15 @@ def mapping_of(layer: Layer, tiles: Tiles, tile: int, option: int, engine: Engin
     def named(loops: Sequence[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
         return tuple((rows_name if dim == "P" else dim, bound) for dim, bound in loops if bound > 1)
 
+    def cut(dims: str) -> tuple[tuple[str, int], ...]:
+        """Sizes to which uneven time loops are cut; stated where these loops are, so that their words are exact."""
+        return named([(dim, size[dim]) for dim in dims if trips[dim] * part[dim] > size[dim]])
+
     outer = [(dim, getattr(bounds, dim) // size[dim]) for dim in ORDERS[int(tiles.order[tile])]]
     if stationary:
         inner = LevelLoops(levels[0], named([(dim, trips[dim]) for dim in "SRC"]))
         across = named([(dim, part[dim]) for dim in "QPKG"])
-        cut = named([(dim, size[dim]) for dim in "QPKG" if trips[dim] * part[dim] > size[dim]])
-        buffers = LevelLoops(levels[1], named([(dim, trips[dim]) for dim in "QPKG"]), across, cut)
+        buffers = LevelLoops(levels[1], named([(dim, trips[dim]) for dim in "QPKG"]), across, cut("QPKG"))
         return Mapping((inner, buffers, LevelLoops(levels[2]), LevelLoops(levels[3], named(outer))))
     chunk = int(chunks_of(bounds, tiles, np.array([engine.accumulator_depth]))[tile, 0])
     down = named([(dim, part[dim]) for dim in "SRC"])
@@ -352,10 +355,10 @@ def mapping_of(layer: Layer, tiles: Tiles, tile: int, option: int, engine: Engin
     windows = [LevelLoops(levels[0], (), down if in_window else ())] if engine.windowed else []
     register, accumulator, weights, activations, dram = levels[len(windows) :]
     pixels = LevelLoops(register, named([("Q", size["Q"]), ("P", chunk)]))
-    reductions = LevelLoops(accumulator, named([(dim, trips[dim]) for dim in "SRC"]), () if in_window else down)
+    loops = named([(dim, trips[dim]) for dim in "SRC"])
+    reductions = LevelLoops(accumulator, loops, () if in_window else down, cut("CRS"))
     chunks = {"P": size["P"] // chunk, "K": trips["K"], "G": trips["G"]}
-    cut = named([(dim, size[dim]) for dim in "GKCRS" if trips[dim] * part[dim] > size[dim]])
-    passes = LevelLoops(weights, named(list(chunks.items())), named([(dim, part[dim]) for dim in "KG"]), cut)
+    passes = LevelLoops(weights, named(list(chunks.items())), named([(dim, part[dim]) for dim in "KG"]), cut("GK"))
     return Mapping((*windows, pixels, reductions, passes, LevelLoops(activations), LevelLoops(dram, named(outer))))
 
 

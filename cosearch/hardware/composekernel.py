@@ -366,18 +366,19 @@ def _settles(
     """
     x, child = chains.links[k, 0], chains.links[k, 1]
     prefix, first = 1.0, -1
-    if memories.keeps[child]:
-        for position in range(8):
-            d = order[position]
-            if d < 0:
+    for position in range(8):
+        d = order[position]
+        if d < 0:
+            break
+        if f[d] != 1.0:
+            if RELEVANCE[x, d]:
+                first = d
                 break
-            if f[d] != 1.0:
-                if RELEVANCE[x, d]:
-                    first = d
-                    break
-                prefix *= f[d]
-        if first < 0 and not last:
-            return False
+            if not memories.keeps[child]:
+                break
+            prefix *= f[d]
+    if memories.keeps[child] and first < 0 and not last:
+        return False
     moves[0], moves[1], moves[2], moves[3] = waits[0], waits[1] / prefix, 0.0, 0.0
     if x == 1 and first >= _P and memories.slides[child]:
         below = min(c[first] * frame.spread[level, first], work.bounds[first])

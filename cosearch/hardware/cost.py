@@ -202,22 +202,27 @@ def _moved(tensor: str, child: int, level: MemoryLevel, n: Nests, extents: _Exte
     tile = _tile(tensor, reach, layer)
     whole, slid, new = torch.ones_like(tile), torch.zeros_like(tile), torch.zeros_like(tile)
     started = torch.full_like(tile, 0.0 if level.keeps else 1.0)  # 1 once a loop that matters iterates
+    gone = torch.zeros_like(tile)  # 1 once nothing is left to slide on
     dims = RELEVANT[tensor]
     for above in range(child + 1, n.temporal.shape[1]):
+        if not level.keeps and above > child + 1:
+            gone = started
         for dim in n.orders[above]:
             at = _AT[dim]
             trips = n.temporal[:, above, at]
             if dim not in dims:
                 factor = 1 + started * (trips - 1)
                 whole, slid = whole * factor, slid * factor
+                gone = torch.maximum(gone, started * _iterates(trips))
                 continue
             exact = extents.temporal[:, above, at]
             if tensor == "I" and dim in "PQRS" and level.slides:
-                new = _blend(started, new, _slide(dim, above, reach, extents, layer, tile))
-                whole, slid = whole * (1 + started * (exact - 1)), _blend(started, slid * exact, exact - 1)
+                new = _blend(gone, new, _slide(dim, above, reach, extents, layer, tile))
+                whole, slid = whole * (1 + gone * (exact - 1)), _blend(gone, slid * exact, exact - 1)
             else:
                 whole, slid = whole * exact, slid * exact
             started = torch.maximum(started, _iterates(trips))
+            gone = torch.maximum(gone, _iterates(trips))
     return _Moves(tile, whole, new, slid)
 
 

@@ -459,7 +459,8 @@ def _climb(
                     slid *= time[level, d]
                 continue
             trips = s.exact[level, d]
-            if x == 1 and d >= _P and not started and memories.slides[child]:
+            left = not started or (i == 0 and level == child + 1)  # something to slide on
+            if x == 1 and d >= _P and left and memories.slides[child]:
                 new = slide(d, s.below[level, d], s.reach[child], s.tile[child, 1], window)
                 slid = trips - 1.0
             else:

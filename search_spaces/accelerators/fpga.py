@@ -459,14 +459,15 @@ class FpgaSpace:
     def _private_levels(self, rows: int, cols: int, depth: int, windowed: bool) -> tuple[MemoryLevel, ...]:
         """Element registers, whose energy is the element's, and block-RAM accumulators, one column each.
 
-        Both are loaded or drained at every pass, whatever comes next. Energies are per bit: only the blocks addressed
-        are enabled.
+        Both are loaded or drained at every pass, whatever comes next; windows slide over a pass's pixels, and fill anew
+        in the next one. Energies are per bit: only the blocks addressed are enabled.
         """
         held = "W" if depth else "O"
         # the elements of a column share its registers, so that one column can hold a whole kernel
         room = rows * ACCUMULATOR_BITS / 8
         registers = MemoryLevel("register", (held,), room, word_bits=1, instances=rows * cols, keeps=False)
-        windows = (MemoryLevel("window", ("I",), room, word_bits=1, instances=rows * cols),) if windowed else ()
+        window = MemoryLevel("window", ("I",), room, word_bits=1, instances=rows * cols, keeps=False)
+        windows = (window,) if windowed else ()
         if not depth:
             return (registers,)
         per_bit = self.cost("bram_pj_per_bit")

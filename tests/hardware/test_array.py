@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cosearch.errors import HardwareError
 from cosearch.hardware import Engine, best, lower_bound
 from cosearch.hardware.accelerator import hierarchy
-from cosearch.hardware.array import Bounds, divisors, edge, enumerate_tiles, mapping_of, slid, unrollings
+from cosearch.hardware.array import Bounds, count, divisors, edge, enumerate_tiles, mapping_of, slid, unrollings
 from cosearch.hardware.cost import evaluate_batch, nests
 from cosearch.hardware.nest import weighted
 from cosearch.hardware.pricing import RESIDENCIES, Residency
@@ -154,6 +154,56 @@ def test_rows_of_a_tile_that_the_accumulators_do_not_divide(engine, depth):
             assert cost.energy_mj == pytest.approx(tensor.energy["mac"][0][0, 0, i, 0], rel=1e-9)
             score = policy * cost.latency_ms + (1 - policy) * cost.energy_mj
             assert score == pytest.approx((policy * points[:, 0] + (1 - policy) * points[:, 1]).min(), rel=1e-9)
+
+
+def counted(layer, accelerator):
+    """Words of I and W that the buffers deliver under every valid mapping, twice: by `array.count`, by the evaluator."""
+    engine, bounds = accelerator.engines[0], Bounds.of(layer)
+    levels = hierarchy(accelerator, engine)
+    names = [level.name for level in levels]
+    tiles = enumerate_tiles(bounds)
+    one = (engine.rows, engine.cols, engine.accumulator_depth, engine.windowed, engine.lanes)
+    counts = count(bounds, tiles, False, *(np.array([x]) for x in one), 1.0, np.array([engine.fill_cycles]))
+    valid = np.flatnonzero(np.isfinite(counts.cycles[:, 0]))
+    mappings = [mapping_of(layer, tiles, counts.tile[i], counts.option[i], engine, names) for i in valid]
+    told = np.stack([counts.input_reads[valid, 0], counts.weight_reads[valid, 0]], 1)
+    evaluated = np.empty_like(told)
+    for members, batch in nests(mappings):
+        reads = evaluate_batch(layer, levels, batch).reads.numpy()
+        evaluated[members, 0] = reads[:, names.index("activation_buffer"), 1]
+        evaluated[members, 1] = reads[:, names.index("weight_buffer"), 0]
+    return told, evaluated
+
+
+@pytest.mark.parametrize("groups", [1, 6], ids=["dense", "depthwise"])
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize(("P", "Q"), [(1, 1), (1, 2), (2, 1), (4, 1), (4, 4)])
+def test_every_mapping_on_a_windowed_array_reads_what_the_evaluator_says(P, Q, kernel, groups):  # noqa: N803
+    """One pixel and few pixels, in one and in several passes over K or G: a window slides, it keeps nothing else."""
+    layer = Layer("few pixels", K=12 if groups == 1 else 6, C=6, P=P, Q=Q, R=kernel, S=kernel, groups=groups)
+    for rows, cols, depth in ((6, 4, 64), (10, 12, 4)):
+        told, evaluated = counted(layer, build("windowed", rows, cols, depth))
+        np.testing.assert_array_equal(told, evaluated)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.builds(
+        lambda k, c, p, q, r, stride: Layer("random", K=k, C=c, P=p, Q=q, R=r, S=r, stride=stride),
+        *(st.integers(1, 24), st.integers(1, 12), st.integers(1, 3), st.integers(1, 3)),
+        *(st.sampled_from([1, 3]), st.integers(1, 2)),
+    ),
+    *(st.integers(1, 16), st.integers(1, 8), st.sampled_from(RESIDENCIES)),
+)
+def test_a_layer_of_few_pixels_costs_the_same_twice_on_a_windowed_array(layer, rows, cols, residency):
+    """What the tensor says of its best mapping, and that mapping counted again, as for an exported design."""
+    accelerator = build("windowed", rows, cols, weight_kib=4.0, activation_kib=8.0)
+    tensor = accelerator_tensor((layer,), accelerator)
+    case = RESIDENCIES.index(residency)
+    for i, policy in enumerate(tensor.policies):
+        _, cost = best(layer, accelerator, partial(weighted, policy), residency)
+        assert cost.latency_ms == pytest.approx(tensor.latency["mac"][case][0, 0, i, 0], rel=1e-9)
+        assert cost.energy_mj == pytest.approx(tensor.energy["mac"][case][0, 0, i, 0], rel=1e-9)
 
 
 def test_every_row_is_counted_once():

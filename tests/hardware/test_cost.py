@@ -47,6 +47,12 @@ HIERARCHIES = {
         MemoryLevel("buffer", instances=4),
         DRAM,
     ),
+    "windows that only slide": (
+        MemoryLevel("window", ("I",), instances=64, keeps=False),
+        MemoryLevel("register", ("W",), instances=64, keeps=False),
+        MemoryLevel("buffer", ("W", "I"), instances=4, keeps=False),
+        DRAM,
+    ),
     "returning sums": (
         MemoryLevel("register", ("W", "O"), instances=64, returns=True),
         MemoryLevel("array", ("O",), instances=8),

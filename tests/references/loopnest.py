@@ -50,6 +50,10 @@ class View:
             at for at, i in enumerate(self.temporal) if self.above[i][2] in RELEVANT[tensor] and self.above[i][3] > 1
         ]
         self.sliding = moving[-1] if moving else 0
+        loops_above = [at for at, i in enumerate(self.temporal) if self.above[i][3] > 1]
+        self.innermost = loops_above[-1] if loops_above else 0
+        level, _, dim, _ = self.above[self.temporal[self.innermost]] if loops_above else (0, "", "", 1)
+        self.sweeps = level == child + 1 and tensor == "I" and dim in "PQRS"
 
     def steps(self) -> Iterator[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]:
         """(time, place, index over the loops above), in order of time."""
@@ -76,6 +80,10 @@ class View:
         """Whether only the innermost loop that matters, or loops inside it, have advanced."""
         return before[: self.sliding] == now[: self.sliding]
 
+    def sweeps_on(self, before: tuple[int, ...], now: tuple[int, ...]) -> bool:
+        """Whether only the innermost loop of all has advanced, one of the level right above along which inputs slide."""
+        return self.sweeps and before[: self.innermost] == now[: self.innermost]
+
 
 def fetches(layer: Layer, tensor: str, levels: tuple[MemoryLevel, ...], mapping: Mapping, child: int, parent: int):
     """(words that the parent delivers, words that enter all children)."""
@@ -86,8 +94,10 @@ def fetches(layer: Layer, tensor: str, levels: tuple[MemoryLevel, ...], mapping:
     for time, place, index in view.steps():
         tile = view.tile(index)
         before = held.get(place)
-        keeps = child >= 0 and levels[child].keeps and before is not None and view.slides(before[0], time)
-        new = tile - before[1] if keeps else tile
+        stays = False
+        if child >= 0 and before is not None:
+            stays = (view.slides if levels[child].keeps else view.sweeps_on)(before[0], time)
+        new = tile - before[1] if stays else tile
         if child >= 0 and new and not levels[child].slides:
             new = tile
         entered += len(new)
