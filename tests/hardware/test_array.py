@@ -157,7 +157,7 @@ def test_rows_of_a_tile_that_the_accumulators_do_not_divide(engine, depth):
 
 
 def counted(layer, accelerator):
-    """Words of I and W that the buffers deliver under every valid mapping, twice: by `array.count`, by the evaluator."""
+    """Words of I and W that the buffers deliver under every valid mapping, by `array.count` and by the evaluator."""
     engine, bounds = accelerator.engines[0], Bounds.of(layer)
     levels = hierarchy(accelerator, engine)
     names = [level.name for level in levels]
@@ -178,7 +178,7 @@ def counted(layer, accelerator):
 @pytest.mark.parametrize("groups", [1, 6], ids=["dense", "depthwise"])
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize(("P", "Q"), [(1, 1), (1, 2), (2, 1), (4, 1), (4, 4)])
-def test_every_mapping_on_a_windowed_array_reads_what_the_evaluator_says(P, Q, kernel, groups):  # noqa: N803
+def test_every_mapping_on_a_windowed_array_reads_what_the_evaluator_says(P, Q, kernel, groups):
     """One pixel and few pixels, in one and in several passes over K or G: a window slides, it keeps nothing else."""
     layer = Layer("few pixels", K=12 if groups == 1 else 6, C=6, P=P, Q=Q, R=kernel, S=kernel, groups=groups)
     for rows, cols, depth in ((6, 4, 64), (10, 12, 4)):

@@ -81,7 +81,7 @@ class View:
         return before[: self.sliding] == now[: self.sliding]
 
     def sweeps_on(self, before: tuple[int, ...], now: tuple[int, ...]) -> bool:
-        """Whether only the innermost loop of all has advanced, one of the level right above along which inputs slide."""
+        """Whether only the innermost loop of all has advanced, of the level right above, and inputs slide."""
         return self.sweeps and before[: self.innermost] == now[: self.innermost]
 
 
