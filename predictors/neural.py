@@ -1,5 +1,7 @@
 """Neural predictors: an ensemble of multilayer perceptrons, and of graph networks over a network's operations."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -7,11 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from cosearch.errors import ConfigError, DataError, nearest
-from predictors.base import Arrays, Floats, Predictor
+from predictors.base import Arrays, Floats, Predictor, distinct
 from predictors.losses import LOSSES, ranksim
 
 MEMBERS, STEPS, RATE, DECAY = 5, 300, 3e-3, 1e-3
 WIDTH = 96
+ROWS_AT_ONCE = 256
+"""So few that what a layer makes of them stays in the cache."""
+
+
+def _threads() -> ThreadPoolExecutor:
+    """One for each core: torch lets other threads run."""
+    return ThreadPoolExecutor(os.cpu_count())
 
 
 class NeuralEnsemble(Predictor):
@@ -42,18 +51,20 @@ class NeuralEnsemble(Predictor):
         fold = np.random.default_rng(self.seed).permutation(len(y)) % MEMBERS
         errors = np.zeros(len(y))
         self._networks, lines = [], []
+        kept = [torch.from_numpy(np.flatnonzero(fold != member)) for member in range(MEMBERS)]
         for member in range(MEMBERS):
-            rows = torch.from_numpy(np.flatnonzero(fold != member))
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed * 1000 + member)
-                network = self._build(X.shape[1])
-            self._train(network, inputs[rows], target[rows])
+                self._networks.append(self._build(X.shape[1]))
+        with _threads() as several:  # training draws no random numbers, so its order does not matter
+            parts = [(network, inputs[rows], target[rows]) for network, rows in zip(self._networks, kept, strict=True)]
+            list(several.map(lambda part: self._train(*part), parts))
+        for member, (network, rows) in enumerate(zip(self._networks, kept, strict=True)):
             with torch.no_grad():
                 score = network(inputs)[0].double().numpy()
             slope, offset = np.polyfit(score[rows], y[rows], 1) if self.loss != "squared" else (1.0, 0.0)
             held = fold == member
             errors[held] = y[held] - slope * score[held] - offset
-            self._networks.append(network)
             lines.append((slope, offset))
         self._lines = np.array(lines)
         self._noise = np.array([np.sqrt(np.mean(errors**2))])
@@ -74,11 +85,17 @@ class NeuralEnsemble(Predictor):
         network.eval()
 
     def _predict(self, X: Floats) -> tuple[Floats, Floats]:
-        with torch.no_grad():
-            inputs = torch.from_numpy(X).float()
-            scores = [network(inputs)[0].double().numpy() for network in self._networks]
+        first, of = distinct(X)
+        inputs = torch.from_numpy(X[first]).float().split(ROWS_AT_ONCE)
+
+        def score(network: nn.Module) -> Floats:
+            with torch.inference_mode():
+                return np.concatenate([network(part)[0].double().numpy() for part in inputs])
+
+        with _threads() as several:
+            scores = list(several.map(score, self._networks))
         each = np.array([slope * s + offset for s, (slope, offset) in zip(scores, self._lines, strict=True)])
-        return each.mean(0), np.sqrt(each.var(0) + self._noise[0] ** 2)
+        return each.mean(0)[of], np.sqrt(each.var(0) + self._noise[0] ** 2)[of]
 
     def _arrays(self) -> Arrays:
         states = [network.state_dict() for network in self._networks]

@@ -1,7 +1,7 @@
 """Random forest and gradient boosting. scikit-learn grows the trees; they are kept and run as plain arrays."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -47,13 +47,12 @@ class _Trees(Predictor):
         self._roots = starts[:-1].astype(np.int32)
         self._member = np.repeat(np.arange(len(members)), [len(m) for m in members]).astype(np.int32)
         self._noise = np.array([noise])
+        self._grown = _by_level(self._left, self._right, self._feature, self._threshold, self._value, self._roots)
 
     def _members(self, X: Floats) -> Floats:
         """[m, members] what each member says."""
         # scikit-learn grew the trees on single precision, and compares so
-        rows = X.astype(np.float32)
-        table = (self._left, self._right, self._feature, self._threshold, self._value)
-        return _descend(rows, *table, self._roots, self._member, int(self._member[-1]) + 1)
+        return _descend(X.astype(np.float32), *self._grown, self._member, int(self._member[-1]) + 1)
 
     def _predict(self, X: Floats) -> tuple[Floats, Floats]:
         each = self._members(X)
@@ -65,6 +64,7 @@ class _Trees(Predictor):
     def _restore(self, arrays: Arrays) -> None:
         for key in _TABLE:
             setattr(self, f"_{key}", arrays[key])
+        self._grown = _by_level(self._left, self._right, self._feature, self._threshold, self._value, self._roots)
 
 
 _TABLE = ("left", "right", "feature", "threshold", "value", "roots", "member", "noise")
@@ -124,27 +124,82 @@ class Boosting(_Trees):
         self._keep(members, RATE, float(np.sqrt(np.mean(out**2))))
 
 
-@njit(cache=True, parallel=True)
-def _descend(
-    X: npt.NDArray[np.float32],
+class _Grown(NamedTuple):
+    """Nodes level by level, the right child after the left one: a row is at `child` plus whether it is over the
+    threshold. Leaves lead to themselves. feature, threshold, child, value: [nodes]; roots, depth: [trees]."""
+
+    feature: npt.NDArray[np.int32]
+    threshold: npt.NDArray[np.float32]
+    child: npt.NDArray[np.int32]
+    value: Floats
+    roots: npt.NDArray[np.int32]
+    depth: npt.NDArray[np.int32]
+
+
+def _by_level(
     left: npt.NDArray[np.int32],
     right: npt.NDArray[np.int32],
     feature: npt.NDArray[np.int32],
     threshold: Floats,
     value: Floats,
     roots: npt.NDArray[np.int32],
+) -> _Grown:
+    """The same trees in the order that `_descend` reads. left, right: [nodes], -1 in leaves."""
+    order, depth = [], np.zeros(len(roots), dtype=np.int32)
+    for tree, root in enumerate(roots.tolist()):
+        level = np.array([root])
+        while True:
+            order.append(level)
+            inner = level[left[level] >= 0]
+            if not len(inner):
+                break
+            level = np.column_stack([left[inner], right[inner]]).ravel()
+            depth[tree] += 1
+    old = np.concatenate(order)
+    new = np.empty(len(left), dtype=np.int32)
+    new[old] = np.arange(len(old))
+    leaf = left[old] < 0
+    # of single precision the largest that is not above: rows of single precision compare with it as with the other
+    single = threshold[old].astype(np.float32)
+    single = np.where(single > threshold[old], np.nextafter(single, np.float32(-np.inf)), single)
+    return _Grown(
+        feature[old],
+        np.where(leaf, np.float32(np.inf), single),
+        np.where(leaf, new[old], new[left[old]]),
+        value[old],
+        new[roots],
+        depth,
+    )
+
+
+@njit(cache=True, parallel=True)
+def _descend(
+    X: npt.NDArray[np.float32],
+    feature: npt.NDArray[np.int32],
+    threshold: npt.NDArray[np.float32],
+    child: npt.NDArray[np.int32],
+    value: Floats,
+    roots: npt.NDArray[np.int32],
+    depth: npt.NDArray[np.int32],
     member: npt.NDArray[np.int32],
     members: int,
 ) -> Floats:  # pragma: no cover
-    """[rows, members] sum over each member's trees of the leaf that a row reaches; a tree stays in the cache for a
-    block of rows."""
+    """[rows, members] sum over each member's trees of the leaf that a row reaches.
+
+    A tree stays in the cache for a block of rows, which go down it level by level: no step waits for another row's, and
+    none is a branch to be guessed.
+    """
     out = np.zeros((len(X), members))
     for block in prange((len(X) + BLOCK - 1) // BLOCK):
         first = block * BLOCK
+        rows = X[first : first + BLOCK]
+        at = np.empty(len(rows), np.int32)
         for t in range(len(roots)):
-            for i in range(first, min(first + BLOCK, len(X))):
-                node = roots[t]
-                while left[node] >= 0:
-                    node = left[node] if X[i, feature[node]] <= threshold[node] else right[node]
-                out[i, member[t]] += value[node]
+            at[:] = roots[t]
+            for _ in range(depth[t]):
+                for i in range(len(rows)):
+                    node = at[i]
+                    at[i] = child[node] + np.int32(rows[i, feature[node]] > threshold[node])
+            for i in range(len(rows)):
+                out[first + i, member[t]] += value[at[i]]
     return out

@@ -143,3 +143,14 @@ def test_what_is_no_loss_and_no_graph():
         NeuralEnsemble(loss="hing")
     with pytest.raises(DataError, match="no graph of 6 nodes"):
         GraphNetwork(nodes=6).fit(np.eye(20), np.arange(20.0))
+
+
+def test_rows_are_predicted_in_parts_and_equal_ones_once(monkeypatch):
+    X, y = RNG.integers(0, 3, (60, 4)).astype(float), RNG.random(60)
+    model = NeuralEnsemble().fit(X, y)
+    whole = model.predict(X)
+    rows = torch.from_numpy(model._scaled(X)).float()
+    each = np.array([network(rows)[0].detach().double().numpy() for network in model._networks])
+    np.testing.assert_allclose(whole[0], each.mean(0) * model._target_std + model._target_mean, rtol=1e-5)
+    monkeypatch.setattr("predictors.neural.ROWS_AT_ONCE", 7)
+    np.testing.assert_allclose(model.predict(X), whole, rtol=1e-5)
