@@ -17,6 +17,13 @@ predictor = typer.Typer(
 )
 
 Space = Annotated[str, typer.Option(help="Network space.")]
+Shape = Annotated[
+    str | None,
+    typer.Option("--input-shape", help="channels,height,width of your images; the space's own.", show_default=False),
+]
+Classes = Annotated[
+    int | None, typer.Option("--num-classes", min=2, help="Of your data; the space's own.", show_default=False)
+]
 Target = Annotated[str, typer.Option(help="The column to predict: latency_ms, energy_mj or accuracy.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Predictor file to write.", show_default=False)]
 DISAGREE = 0.2
@@ -45,6 +52,8 @@ def predict(
     from predictors import shipped
     from search_spaces.decisions import parse_arch
 
+    if not device and (space or "nasbench201", shipped.ANY, target) in shipped.available():
+        device = shipped.ANY  # an accuracy is that of all devices
     if not device:
         asked = space or "nasbench201"
         known = ", ".join(sorted({d for s, d, _ in shipped.available() if s == asked and d != shipped.POOL})) or "none"
@@ -81,6 +90,8 @@ def predict(
 def train(
     table: Annotated[Path, typer.Argument(help="CSV with a column arch and the target's.")],
     space: Space = "nasbench201",
+    input_shape: Shape = None,
+    num_classes: Classes = None,
     target: Target = "latency_ms",
     model: Annotated[str, typer.Option(help="auto, or a registered predictor such as gp or boosting.")] = "auto",
     output: Output = None,
@@ -89,7 +100,7 @@ def train(
     """Train a predictor on a table of networks; features and model are chosen by cross-validation."""
     from predictors.arch import ArchPredictor
 
-    made = _space(space)
+    made = _space(space, input_shape, num_classes)
     measured = _measured(table, made, target)
     fitted = ArchPredictor(made, model, positive=target != "accuracy", seed=seed)
     fitted.fit(measured.archs, measured.values[target])
@@ -101,6 +112,8 @@ def train(
 def choose(
     n: Annotated[int, typer.Option("-n", min=1, help="How many networks to measure next.")] = 10,
     space: Space = "nasbench201",
+    input_shape: Shape = None,
+    num_classes: Classes = None,
     target: Target = "latency_ms",
     measurements: Annotated[
         Path | None, typer.Option(help="CSV of what is measured already.", show_default=False)
@@ -116,7 +129,7 @@ def choose(
     from predictors.arch import choose_networks
     from predictors.shipped import known_pool
 
-    made = _space(space)
+    made = _space(space, input_shape, num_classes)
     pool = known_pool(made, target)
     if pool is None:
         raise ConfigError(
@@ -131,6 +144,8 @@ def choose(
 def adapt(
     measurements: Annotated[Path, typer.Option(help="CSV with a column arch and the target's: ten lines are enough.")],
     space: Space = "nasbench201",
+    input_shape: Shape = None,
+    num_classes: Classes = None,
     target: Target = "latency_ms",
     source: Annotated[
         Path | None,
@@ -144,7 +159,7 @@ def adapt(
     from predictors.shipped import known_pool
 
     known = _open(str(source))[0] if source is not None else None
-    made = known.space if known is not None else _space(space)
+    made = known.space if known is not None else _space(space, input_shape, num_classes)
     measured = _measured(measurements, made, target)
     archs, values = measured.archs, measured.values[target]
     pool = known_pool(made, target)
@@ -196,10 +211,21 @@ def _folded(text: str) -> str:
     return "\n".join(textwrap.wrap(text.replace(";", "; "), 48, break_on_hyphens=False))
 
 
-def _space(name: str) -> Any:
+def _space(name: str, shape: str | None, classes: int | None) -> Any:
+    """A space for one's own images, by default for those that it was made for.
+
+    Raises: ConfigError for a shape that is not three positive numbers.
+    """
+    from cosearch.errors import ConfigError
     from search_spaces.networks import find
 
-    return find(name)()
+    asked: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+    if shape is not None:
+        parts = shape.split(",")
+        if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) for part in parts):
+            raise ConfigError(f"--input-shape {shape!r}: expected channels,height,width, such as 3,224,224")
+        asked["input_shape"] = tuple(int(part) for part in parts)
+    return find(name)(**asked)
 
 
 def _measured(path: Path, space: Any, target: str) -> "Measurements":
@@ -245,7 +271,7 @@ def _report(fitted: "ArchPredictor", target: str) -> None:
     if fitted.scores:
         best_first = sorted(fitted.scores.items(), key=lambda item: -item[1])
         rows = [(label, f"{score:.3f}", "<" if label == fitted.chosen.label else "") for label, score in best_first]
-        print_table("Cross-validated rank correlation (Spearman)", ("model and features", "score", "used"), rows)
+        print_table("Cross-validated rank correlation (Kendall)", ("model and features", "score", "used"), rows)
     typer.echo(
         f"{target} from {fitted.samples} networks by {fitted.label}: error {fitted.relative_error:.1%} "
         f"(guessing the mean: {fitted.relative_spread:.1%}), rank correlation {fitted.score:.3f}, by cross-validation."

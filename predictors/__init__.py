@@ -19,6 +19,7 @@ PREDICTORS: dict[str, str] = {
     "pool": "predictors.pool:DevicePool",
     "pooled": "predictors.pool:PooledPredictor",
     "ridge": "predictors.linear:Ridge",
+    "robust": "predictors.robust:Robust",
 }
 
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from cosearch.errors import ConfigError, DataError, nearest
 from predictors.base import Arrays, Floats, Predictor, checked, distinct, numbers
-from predictors.encoding import cell_edges, features, views
+from predictors.encoding import Networks, archs_of, cell_edges, codes, features, rising, views
 from predictors.gp import GaussianProcess
 from predictors.pool import MOST, DevicePool, PooledPredictor
 from predictors.storage import require_registered
@@ -30,6 +30,10 @@ from search_spaces.decisions import Arch, arch_key
 MINIMUM = 5
 """Fewer distinct networks than this say nothing about an error."""
 FOLDS = 5
+FEW, FOLDS_OF_FEW = 100, 10
+"""Of fewer networks than this, but at least `COMPARED`, more folds: a fifth left out makes a worse model."""
+REFITTED = 400
+"""A Gaussian process of at most so many networks finds its scales anew for every fold."""
 JUDGED = 200
 """Candidates are compared on at most so many networks."""
 LEARNED = {"boosting": 300, "blend": 30}
@@ -38,6 +42,8 @@ COMPARED = 40
 """With fewer networks than this and a pool of devices, nothing is compared: so few order the candidates by chance, and
 the pool weighs itself against a plain ridge regression."""
 ONE_HOT_SCALE = 0.1
+CONSTRAINED = ("boosting",)
+"""Models that let no cost fall where there is more work, see `predictors.encoding.rising`; forests lose by it."""
 NUMBERS = (
     "_calibration", "_scale", "_least", "_reach", "std", "relative_error", "relative_spread", "score"
 )  # fmt: skip
@@ -83,6 +89,7 @@ def candidates(space: Any, positive: bool, pool: DevicePool | None = None) -> li
         seen = (f"counts@{view}", f"one_hot@{view}")
         parts = (*workload, *seen) if view == "effective" else seen
         out.append(Candidate("ridge", parts, shrunk=seen[1:]))
+        out.append(Candidate("robust", parts, shrunk=seen[1:]))
         out.append(Candidate("additive", parts, shrunk=seen[1:]))
         out.append(Candidate("gp", parts, shrunk=seen[1:]))
     if workload and not cell:  # a cell's modelled costs are sums over its counts
@@ -153,7 +160,7 @@ class ArchPredictor:
             raise ConfigError(f"space {self.space!r}: expected a space object, as search_spaces.networks.find(name)()")
         self.positive, self.seed = positive, seed
         self.scores: dict[str, float] = {}
-        """Candidate -> cross-validated Spearman correlation, where ``auto`` compared them."""
+        """Candidate -> cross-validated Kendall correlation, where ``auto`` compared them."""
         self.chosen: Candidate | None = None
         if model != "auto":
             self.chosen = self._named(model, parts, options, shrunk)
@@ -221,7 +228,7 @@ class ArchPredictor:
         self._require_fit()
         assert self.chosen is not None
         return {
-            "space": _identity(self.space),
+            "space": identity(self.space),
             "model": self.chosen.model,
             "parts": list(self.chosen.parts),
             "positive": self.positive,
@@ -239,6 +246,7 @@ class ArchPredictor:
         distinct, y = _averaged(self.space, archs, values)
         if len(distinct) < MINIMUM:
             raise DataError(f"{len(distinct)} distinct networks: a predictor needs at least {MINIMUM}")
+        classes = self._classes(distinct)
         folds = self._folds(distinct)
         checked(np.arange(len(y))[:, None], y, MINIMUM, "arch", self.positive)
         if self._asked is None:
@@ -246,15 +254,20 @@ class ArchPredictor:
         assert self.chosen is not None
         X = self._features(self.chosen, distinct)
         self._model: Predictor | PooledPredictor = self._fresh(self.chosen).fit(X, y)
+        if COMPARED <= len(y) < FEW:
+            folds = self._folds(distinct, FOLDS_OF_FEW)
         mean, std = self._out_of_fold(self.chosen, X, y, folds, self._model)
         # the mean of latencies lies above most of them: they have outliers, and only upwards
         to_median = self.positive and len(y) >= COMPARED
         self._scale = float(np.median(y / np.maximum(mean, 0.1 * float(y.min())))) if to_median else 1.0
         mean, std = self._scale * mean, self._scale * std
-        self._errors = np.sort(np.abs(y - mean) / std)
-        self._calibration = float(np.sqrt(np.mean(self._errors**2)))
         self.std = float(np.sqrt(np.mean((y - mean) ** 2)))
         """Error on networks that it was not trained on, by cross-validation."""
+        self._calibration = self.std / float(np.sqrt(np.mean(std**2)))
+        scored = np.abs(y - mean) / self._spread(std)
+        # a new network is of a class of its own, as these are; a class that is common has several among the samples
+        alone = np.bincount(classes)[classes] == 1
+        self._errors = np.sort(scored[alone] if len(y) >= COMPARED and 2 * alone.sum() >= len(y) else scored)
         self.relative_error = self.std / float(np.abs(y).mean())
         self.relative_spread = float(y.std()) / float(np.abs(y).mean())
         self.score = _spearman(mean, y)
@@ -275,8 +288,10 @@ class ArchPredictor:
     def interval(self, archs: Sequence[Arch], coverage: float = 0.9) -> tuple[Floats, Floats]:
         """[n] and [n] bounds that hold a new network's value with this probability, by cross-conformal prediction.
 
+        New: isomorphic to none of the samples; one that is has an error that is less, and intervals that are too wide.
         Raises: DataError if the samples are too few for this coverage; ConfigError for a coverage not in (0, 1).
-        Source: Vovk, Cross-conformal predictors, 2015; scores are errors over the model's standard deviation.
+        Source: Vovk, Cross-conformal predictors, 2015. Scores are errors over the model's standard deviation, half of
+        which is that of all errors; their quantile lies between two of them, so that it is not too high on average.
         """
         if not 0.0 < coverage < 1.0:
             raise ConfigError(f"coverage {coverage}: expected a fraction between 0 and 1")
@@ -284,12 +299,13 @@ class ArchPredictor:
         needed = self.least_samples(coverage)
         if len(self._errors) < needed:
             n = len(self._errors)
+            alike = ", none of them isomorphic to another" if n < self.samples else ""
             raise DataError(
-                f"{n} samples cannot show {100 * coverage:g}% coverage: at least {needed} can; "
+                f"{self.samples} samples cannot show {100 * coverage:g}% coverage: at least {needed} can{alike}; "
                 f"ask for at most {100 * n // (n + 1)}%"
             )
-        rank = min(int(np.ceil((len(self._errors) + 1) * coverage - 1e-9)), len(self._errors))
-        half = self._errors[rank - 1] * std
+        rank = (len(self._errors) + 1) * coverage
+        half = np.interp(rank, np.arange(1, len(self._errors) + 1), self._errors) * self._spread(std)
         return (np.maximum(mean - half, 0.0) if self.positive else mean - half), mean + half
 
     @staticmethod
@@ -348,7 +364,7 @@ class ArchPredictor:
         from predictors.storage import save
 
         self._require_fit()
-        _registered(_identity(self.space))  # what cannot be read back is not written
+        _registered(identity(self.space))  # what cannot be read back is not written
         scores = {"spearman_cross_validated": self.score, "relative_error": self.relative_error}
         used = {"used": self.used} if self.used else {}
         save(self, path, {"samples": self.samples, "label": self.label, **scores, **used, **card})
@@ -364,7 +380,7 @@ class ArchPredictor:
             "errors": self._errors,
             "choices": self._choices,
             "probe": self._features(self.chosen, [self._any_arch()]),
-            "rows": self._rows.astype(np.float32),
+            "networks": self._networks,
             "place": self._place,
         }
 
@@ -383,7 +399,8 @@ class ArchPredictor:
             self._adapt_from, made = made, Adapted(made, self.seed)
         self._model = made.restore(model)
         self._errors, self._choices = arrays["errors"], arrays["choices"]
-        self._rows, self._place = arrays["rows"].astype(float), arrays["place"]
+        self._networks, self._place = arrays["networks"], arrays["place"]
+        self._learned_from(self._features(self.chosen, archs_of(Networks(self.space, self._networks.astype(np.int64)))))
         for name in NUMBERS:
             setattr(self, name, float(arrays[f"number/{name}"][0]))
         self.samples = int(arrays["samples"][0])
@@ -411,8 +428,13 @@ class ArchPredictor:
         from predictors import find
 
         options = dict(candidate.options)
-        if candidate.shrunk:
+        constrained = self.positive and candidate.model in CONSTRAINED and "monotone" not in options
+        if candidate.shrunk or constrained:
             widths = [features(self.space, [self._any_arch()], (part,)).shape[1] for part in candidate.parts]
+        if constrained:
+            parts = zip(candidate.parts, widths, strict=True)
+            options["monotone"] = [sign for part, width in parts for sign in rising(part, width)]
+        if candidate.shrunk:
             options["weights"] = [
                 ONE_HOT_SCALE if part in candidate.shrunk else 1.0
                 for part, width in zip(candidate.parts, widths, strict=True)
@@ -427,19 +449,30 @@ class ArchPredictor:
         """A model to fit: of its own, or from the one that is adapted."""
         return self._make(candidate) if self._adapt_from is None else Adapted(self._adapt_from, self.seed)
 
+    def _spread(self, std: Floats) -> Floats:
+        """What an error is measured by: of few samples a model's own standard deviation is itself uncertain."""
+        return np.asarray(np.sqrt((self._calibration * std) ** 2 + self.std**2))
+
     def _any_arch(self) -> Arch:
         return {name: options[0] for name, options in self.space.choices.items()}
 
-    def _folds(self, archs: Sequence[Arch]) -> npt.NDArray[np.int64]:
-        """[n] fold of each network, equal for isomorphic ones."""
+    def _classes(self, archs: Sequence[Arch]) -> npt.NDArray[np.int64]:
+        """[n] a number of each network, equal for isomorphic ones."""
         same: Callable[[Arch], Arch] = getattr(self.space, "canonical", lambda arch: arch)
-        classes = np.unique([arch_key(same(arch)) for arch in archs], return_inverse=True)[1]
+        return np.asarray(np.unique([arch_key(same(arch)) for arch in archs], return_inverse=True)[1])
+
+    def _folds(self, archs: Sequence[Arch], most: int = FOLDS) -> npt.NDArray[np.int64]:
+        """[n] fold of each network, equal for isomorphic ones."""
+        classes = self._classes(archs)
         count = int(classes.max()) + 1
         order = np.random.default_rng(self.seed).permutation(count)
-        return np.asarray(order[classes] % min(FOLDS, count))
+        return np.asarray(order[classes] % min(most, count))
 
     def _judge(self, archs: Sequence[Arch], y: Floats, folds: npt.NDArray[np.int64]) -> Candidate:
-        """The candidate with the highest cross-validated rank correlation, the earlier of equal ones."""
+        """The candidate with the highest cross-validated rank correlation, the earlier of equal ones.
+
+        Kendall's: a single outlier that is ranked wrong costs Spearman's as much as many neighbours do.
+        """
         if self.pool is not None and len(y) < COMPARED:
             return candidates(self.space, self.positive, self.pool)[0]
         some = np.random.default_rng(self.seed).permutation(len(y))[:JUDGED]
@@ -449,9 +482,9 @@ class ArchPredictor:
         for candidate in offered:
             X = self._features(candidate, [archs[i] for i in some])
             mean, _ = self._out_of_fold(candidate, X, y[some], folds[some])
-            score = self.scores[candidate.label] = _spearman(mean, y[some])
+            score = self.scores[candidate.label] = _kendall(mean, y[some])
             # what a pool of devices says is left only for more than the comparison's own noise
-            noise = (1 - best_score**2) / np.sqrt(len(some)) if best.model == "pooled" and best_score > 0 else 0.0
+            noise = _kendall_noise(best_score, len(some)) if best.model == "pooled" and best_score > 0 else 0.0
             if score > best_score + noise + 1e-9:
                 best, best_score = candidate, score
         return best
@@ -466,15 +499,15 @@ class ArchPredictor:
     ) -> tuple[Floats, Floats]:
         """[n] and [n] mean and std of each sample by a model that has not seen its fold.
 
-        fitted: the model of all samples. A Gaussian process keeps its scales for the folds, and what a pool says the
-        standard deviations of all samples: found anew on four fifths of few samples they scatter, and errors over such
-        standard deviations would make intervals too wide.
+        fitted: the model of all samples. A Gaussian process of more than `REFITTED` keeps its scales for the folds; of
+        fewer they would have learned from what is held out. What a pool says keeps the standard deviations of all
+        samples: found anew on four fifths of few samples they scatter.
         """
         mean, std = np.full(len(y), y.mean()), np.full(len(y), max(float(y.std()), 1e-12))
         for fold in np.unique(folds):
             held = folds == fold
             try:
-                if isinstance(fitted, GaussianProcess):
+                if isinstance(fitted, GaussianProcess) and len(y) > REFITTED:
                     model: Predictor | PooledPredictor = copy.copy(fitted).condition(X[~held], y[~held])
                 else:
                     model = self._fresh(candidate).fit(X[~held], y[~held])
@@ -490,12 +523,17 @@ class ArchPredictor:
         self._choices = features(self.space, archs, ("one_hot@built",)).max(0)
         spread = X.std(0)
         self._place = np.array([X.mean(0), np.where(spread > 1e-12 * (1 + np.abs(X.mean(0))), spread, np.inf)])
-        self._rows = np.unique(self._placed(X).astype(np.float32), axis=0).astype(float)
+        # codes, not features: a file of them is small
+        self._networks = codes(self.space, archs).astype(np.uint16)
+        self._learned_from(X)
         distance = _nearest_distance(self._rows, self._rows, itself=True)
         self._reach = float(distance.max()) * 1.25
         if isinstance(self._model, PooledPredictor):
             shown = self._model.pool.shown()[-len(self._choices) :]  # one-hot choices are the last part of a view
             self._choices, self._reach = np.maximum(self._choices, shown), np.inf
+
+    def _learned_from(self, X: Floats) -> None:
+        self._rows = np.unique(self._placed(X).astype(np.float32), axis=0).astype(float)
 
     def _placed(self, X: Floats) -> Floats:
         return np.asarray((X - self._place[0]) / self._place[1])
@@ -567,7 +605,23 @@ def _spearman(a: Floats, b: Floats) -> float:
     return float(np.corrcoef(*ranks)[0, 1])
 
 
-def _identity(space: Any) -> dict[str, Any]:
+def _kendall(a: Floats, b: Floats) -> float:
+    """Kendall's tau, 0 where it is not defined."""
+    from scipy.stats import kendalltau
+
+    return float(np.nan_to_num(kendalltau(a, b)[0]))
+
+
+def _kendall_noise(tau: float, n: int) -> float:
+    """Standard deviation of Kendall's tau of n pairs from a normal distribution.
+
+    Source: Esscher, On a method of determining correlation from the ranks of the variates, 1924.
+    """
+    half = 2.0 / np.pi * np.arcsin(0.5 * np.sin(0.5 * np.pi * tau))
+    return float(2.0 * np.sqrt(max(1.0 / 9.0 - half**2, 0.0) / n))
+
+
+def identity(space: Any) -> dict[str, Any]:
     """What makes a space again, and a digest of its choices."""
     shape = getattr(space, "input_shape", None) or getattr(getattr(space, "macro", None), "input_shape", None)
     classes = getattr(space, "num_classes", None) or getattr(getattr(space, "macro", None), "num_classes", None)
@@ -580,7 +634,7 @@ def _identity(space: Any) -> dict[str, Any]:
     }
 
 
-def _registered(identity: Mapping[str, Any]) -> Any:
+def _registered(told: Mapping[str, Any]) -> Any:
     """The space of a saved predictor. Names only of registered spaces: a file must not choose what code runs.
 
     Raises: DataError.
@@ -588,10 +642,10 @@ def _registered(identity: Mapping[str, Any]) -> Any:
     from cosearch import registry
     from search_spaces.networks import SPACES, find
 
-    name = str(identity.get("name"))
+    name = str(told.get("name"))
     if name not in registry.names("spaces", SPACES):
         raise DataError(f"a predictor of space {name!r}, which is not registered: {nearest(name, SPACES)}")
-    space = find(name)(tuple(identity["input_shape"]), identity["num_classes"])
-    if _identity(space) != dict(identity):
+    space = find(name)(tuple(told["input_shape"]), told["num_classes"])
+    if identity(space) != dict(told):
         raise DataError(f"a predictor of another version of space {name!r}: train it again")
     return space

@@ -222,6 +222,14 @@ def _layers(networks: Networks, what: str) -> tuple[tuple[Layer, ...], Floats]:
     return layers, counts[of]
 
 
+def rising(part: str, width: int) -> list[int]:
+    """Per column of a part 1 if no cost falls with it by physics, 0 if it may: work of one kind does not come free.
+
+    All but the last workload column are work; that one is arithmetic intensity.
+    """
+    return [1] * (width - 1) + [0] if part.partition("@")[0] == "workload" else [0] * width
+
+
 WORKLOAD_FEATURES = ("macs", "bytes", "outputs", "layers")
 
 

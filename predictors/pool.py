@@ -9,7 +9,8 @@ which is ridge regression. Measurements have outliers, so the noise is Student's
 
 Evidence can be wrong where the pool is: so a plain ridge regression on the measurements alone is blended in, each by
 the inverse of its mean squared leave-one-out error. That of the ridge is believed to be like the pool's until the
-freedoms that its fit leaves show otherwise. Where it is then the smaller one, the ridge is used alone.
+freedoms that its fit leaves show otherwise. Where it is then the smaller one, the ridge is used alone; one that only
+guesses the mean is not used.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,8 @@ STRANGER = 0.5
 """Prior odds that a device with freedom of its own has nothing in common with the pool."""
 DESIGN_NOISE = 0.05
 MOST = 300
+BETTER = 0.99
+"""A ridge whose squared error is not below this part of that of guessing the mean says nothing."""
 USED = 1e-4
 """A component that is less probable than this is left out of predictions."""
 POOL_PENALTY = 1.0
@@ -310,11 +313,16 @@ class PooledPredictor:
         ridge = float(np.mean(self._ridge.left_out**2) * y.var()) + unknown
         self._ridge.widen(unknown / float(y.var()))
         self.ridge_error = float(np.sqrt(ridge) / y.mean())
+        guess = float(y.var()) * (len(y) / (len(y) - 1)) ** 2
+        if float(np.mean(self._ridge.left_out**2) * y.var()) > BETTER * guess:
+            return  # one far outlier makes any error large, and the least wrong then is a ridge that is the mean
         self.ridge_share = 1.0 if ridge < pool else pool / (pool + ridge)
 
     @property
     def used(self) -> str:
         """Whether the pool or the ridge predicts, and why."""
+        if self.ridge_share == 0.0 and not np.isnan(self.ridge_error):
+            return "The pool of devices is used alone: ridge regression on operator counts only guesses the mean."
         if np.isnan(self.ridge_error):
             return "The pool of devices is used alone: the measured networks do not differ in their operator counts."
         judged = "by leave-one-out error on these measurements, ridge regression on operator counts does"

@@ -20,7 +20,7 @@ from cosearch.writing import write_atomic
 from predictors.base import Arrays
 
 FORMAT = "cosearch.predictor"
-VERSION = 2
+VERSION = 3
 """Another one whenever the arrays or options of any predictor change: older files are then refused by this number."""
 MAX_BYTES = 1 << 28
 """A larger file is not read: no predictor of ours comes near."""

@@ -60,6 +60,31 @@ def test_networks_to_measure_are_named(tmp_path):
         run("predictor", "choose", "--space", "shiftadd")
 
 
+def test_a_space_is_made_for_the_images_asked_for(tmp_path):
+    space = find("shiftadd")((1, 24, 24), 4)
+    archs = [space.sample(np.random.default_rng(i)) for i in range(12)]
+    lines = [";".join(f"{k}={v}" for k, v in a.items()) + f",{10 + i}" for i, a in enumerate(archs)]
+    (tmp_path / "t.csv").write_text("\n".join(["arch,latency_ms", *lines]))
+    asked = ("--space", "shiftadd", "--input-shape", "1,24,24", "--num-classes", "4")
+    for words in (("train", tmp_path / "t.csv", "--model", "ridge"), ("adapt", "--measurements", tmp_path / "t.csv")):
+        run("predictor", *words, *asked, "-o", tmp_path / "p")
+        assert load(tmp_path / "p").space.macro.input_shape == (1, 24, 24)
+        assert load(tmp_path / "p").space.macro.num_classes == 4
+    with pytest.raises(ConfigError, match="--input-shape '24x24': expected channels,height,width, such as 3,224,224"):
+        run("predictor", "train", tmp_path / "t.csv", "--space", "shiftadd", "--input-shape", "24x24")
+
+
+def test_an_accuracy_that_ships_is_that_of_all_devices():
+    model, card = shipped.predictor("shiftadd", shipped.ANY, "supernet_accuracy")
+    arch = ";".join(f"{k}={v}" for k, v in model.space.sample(np.random.default_rng(1)).items())
+    said = run("predict", "--space", "shiftadd", "--target", "supernet_accuracy", "--arch", arch, "--json")
+    found = json.loads(said)["networks"][0]
+    assert found["interval"][0] < found["supernet_accuracy"] < found["interval"][1] <= 1.2
+    assert card["score"]["spearman"] > card["floor"]["ridge on operator counts"]["spearman"]
+    with pytest.raises(ConfigError, match="--device is missing"):
+        run("predict", "--space", "shiftadd", "--arch", arch)
+
+
 def test_ten_lines_of_a_board_give_a_predictor(tmp_path):
     said = run("predictor", "adapt", "--measurements", csv(tmp_path / "board.csv", range(10)))
     assert "from 10 networks" in said
@@ -270,13 +295,17 @@ def test_every_predictor_that_ships_loads_and_says_what_it_is():
     for space, device, metric in shipped.available():
         if device == "pool":
             pool = shipped.device_pool(find(space)(), metric)
-            assert len(pool.devices) >= 2
+            assert len(pool.devices) >= 3
+            card = read_card(shipped.FOLDER / f"{space}--pool--{metric}.safetensors")
+            assert {"data", "score", "floor", "date", "tested_on"} <= set(card)
+            assert card["score"]["spearman"] > card["floor"]["ridge on operator counts"]["spearman"]
             assert shipped.known_pool(find(space)(), metric) is not None
             continue
         model, card = shipped.predictor(space, device, metric)
         assert {"data", "score", "floor", "date", "tested_on"} <= set(card)
         assert card["data"]["source"] in ("modelled", "measured")
-        mean, std = model.predict([cell(i) for i in range(20)])
+        assert card["score"]["spearman"] >= card["floor"]["ridge on operator counts"]["spearman"] - 0.002
+        mean, std = model.predict([model.space.sample(np.random.default_rng(i)) for i in range(20)])
         assert (mean > 0).all()
         assert np.isfinite(std).all()
 
@@ -284,3 +313,4 @@ def test_every_predictor_that_ships_loads_and_says_what_it_is():
 def test_no_pool_for_another_space():
     assert shipped.known_pool(find("shiftadd")(), "latency_ms") is None
     assert shipped.known_pool(SPACE, "weight_kg") is None
+    assert shipped.known_pool(find("nasbench201")((3, 64, 64), 10), "latency_ms") is None

@@ -8,7 +8,7 @@ from scipy.stats import kendalltau
 
 from cosearch.errors import ConfigError, DataError
 from predictors import features
-from predictors.arch import ArchPredictor, _identity, candidates
+from predictors.arch import ArchPredictor, candidates, identity
 from predictors.encoding import PARTS
 from predictors.storage import load, read_card
 from search_spaces.decisions import Decisions
@@ -65,6 +65,89 @@ def test_an_interval_that_the_samples_cannot_show(fitted):
     assert len(fitted.interval(REST, 0.98)[0]) == len(REST)
     with pytest.raises(ConfigError, match="between 0 and 1"):
         fitted.interval(REST, 90)
+
+
+@pytest.mark.parametrize(("samples", "least", "most"), [(50, 0.86, 0.94), (200, 0.88, 0.92)])
+def test_intervals_of_a_model_that_is_sure_of_itself(samples, least, most):
+    """A Gaussian process that fits few samples without noise understates its errors. 30 and 12 draws."""
+    smooth = np.array([len(set(a.values())) + (a["0-3"] == "none") for a in ARCHS]) * np.abs(np.sin(LATENCY))
+    inside = []
+    for seed in range(30 if samples == 50 else 12):
+        rows = np.random.default_rng(seed).permutation(len(ARCHS))
+        train, rest = rows[:samples], rows[-300:]
+        model = ArchPredictor(SPACE, "gp", positive=False, seed=seed).fit([ARCHS[i] for i in train], smooth[train])
+        low, high = model.interval([ARCHS[i] for i in rest], 0.9)
+        inside.append(((low <= smooth[rest]) & (smooth[rest] <= high)).mean())
+    assert least < np.mean(inside) < most
+
+
+def test_the_quantile_of_the_errors_lies_where_a_new_one_is_below_it_as_often_as_asked():
+    model = ArchPredictor(SPACE, "ridge").fit(TRAIN, LATENCY[:60])
+    model._errors = np.arange(1.0, 50.0)  # 49 of them
+    _, std = model._raw(REST)
+    low, high = model.interval(REST, 0.9)
+    expected = 45.0 * np.sqrt((std * model._calibration) ** 2 + model.std**2)  # 45 of 50 places are below
+    np.testing.assert_allclose((high - low)[low > 0], 2 * expected[low > 0])
+    model._errors = np.arange(1.0, 61.0)
+    assert (model.interval(REST, 0.9)[1] - model._raw(REST)[0])[0] == pytest.approx(54.9 * expected[0] / 45.0)
+
+
+def test_isomorphic_samples_do_not_decide_how_wide_intervals_are():
+    """No path leads through these: one class, whose costs are as far apart as its dead edges."""
+    dead = [a for a in ARCHS if set(SPACE.canonical(a).values()) == {"none"}][:12]
+    assert len(dead) == 12
+    others = [a for a in ARCHS if a not in dead]
+    keys = [tuple(SPACE.canonical(a).values()) for a in others[:60]]
+    y = np.concatenate([LATENCY[[ARCHS.index(a) for a in others[:60]]], np.linspace(1, 99, 12)])
+    model = ArchPredictor(SPACE, "ridge").fit([*others[:60], *dead], y)
+    assert len(model._errors) == sum(keys.count(key) == 1 for key in keys)
+    with pytest.raises(DataError, match="72 samples cannot show 99% coverage: at least 99 can, none of them iso"):
+        model.interval(REST, 0.99)
+
+
+def test_what_is_held_out_has_not_told_a_gaussian_process_its_scales():
+    from predictors.gp import GaussianProcess
+
+    model = ArchPredictor(SPACE, "gp", ["counts@built"], positive=False).fit(TRAIN, LATENCY[:60])
+    X = features(SPACE, TRAIN, ["counts@built"])
+    mean, std = model._out_of_fold(model.chosen, X, LATENCY[:60], model._folds(TRAIN), model._model)
+    held = model._folds(TRAIN) == 0
+    alone = GaussianProcess().fit(X[~held], LATENCY[:60][~held])
+    np.testing.assert_allclose(alone.predict(X[held]), (mean[held], std[held]), rtol=1e-6)
+
+
+def test_the_noise_of_a_rank_correlation():
+    from predictors.arch import _kendall_noise
+
+    rng = np.random.default_rng(0)
+    for correlation in (0.0, 0.7, 0.97):
+        a, b = rng.normal(size=(2, 600, 50))
+        found = [kendalltau(x, correlation * x + np.sqrt(1 - correlation**2) * z)[0] for x, z in zip(a, b, strict=True)]
+        assert _kendall_noise(float(np.mean(found)), 50) == pytest.approx(float(np.std(found)), rel=0.12)
+
+
+def test_boosting_lets_no_cost_fall_where_there_is_more_work():
+    from predictors.arch import Candidate
+    from predictors.encoding import rising
+
+    space = find("fbnet")()
+    parts = ("counts", "workload")
+    made = ArchPredictor(space)._make(Candidate("boosting", parts))
+    rng = np.random.default_rng(0)
+    archs = [space.sample(rng) for _ in range(30)]
+    blocks = [features(space, archs, (part,)) for part in parts]
+    signs = np.array([s for part, x in zip(parts, blocks, strict=True) for s in rising(part, x.shape[1])])
+    assert made.monotone == signs.tolist()
+    assert signs[: blocks[0].shape[1]].max() == 0
+    # the same network with an expansion of 6 where it was 1 does no work less
+    more = [{k: v.replace("e1", "e6").replace("_g2", "") for k, v in arch.items()} for arch in archs]
+    work = signs[blocks[0].shape[1] :] == 1
+    grown = features(space, more, ("workload",)) - blocks[1]
+    assert (grown[:, work] >= 0).all()
+    assert (grown[:, work].max(0) > 0).any()
+    assert work.sum() == len(work) - 1  # intensity may fall where there is more work
+    assert ArchPredictor(space, positive=False)._make(Candidate("boosting", parts)).monotone is None
+    assert ArchPredictor(space)._make(Candidate("boosting", parts, {"monotone": None})).monotone is None
 
 
 def test_networks_unlike_any_seen():
@@ -232,7 +315,7 @@ def test_a_file_of_an_older_version_is_refused_by_its_number(fitted, tmp_path, m
         monkeypatch.setattr("predictors.storage.VERSION", 1)
         model.save(tmp_path / f"{at}")
         monkeypatch.undo()
-        with pytest.raises(DataError, match="is a predictor of version 1, this reads 2: train it again") as caught:
+        with pytest.raises(DataError, match="is a predictor of version 1, this reads 3: train it again") as caught:
             load(tmp_path / f"{at}")
         assert "\n" not in str(caught.value)
 
@@ -260,8 +343,8 @@ def test_a_file_cannot_choose_what_code_runs(fitted, tmp_path, monkeypatch):
 
 def test_a_space_that_changed_is_another_space(fitted, tmp_path, monkeypatch):
     fitted.save(tmp_path / "p")
-    identity = {**_identity(SPACE), "choices": "0" * 16}
-    monkeypatch.setattr("predictors.arch._identity", lambda space: identity)
+    other = {**identity(SPACE), "choices": "0" * 16}
+    monkeypatch.setattr("predictors.arch.identity", lambda space: other)
     fitted_options = json.loads(json.dumps(fitted.options))
     monkeypatch.undo()
     with pytest.raises(DataError, match="another version of space 'nasbench201'"):

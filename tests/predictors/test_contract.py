@@ -150,8 +150,8 @@ def test_an_altered_card_is_refused(saved):
 
 
 def test_another_version_is_refused(saved, monkeypatch):
-    monkeypatch.setattr("predictors.storage.VERSION", 3)
-    with pytest.raises(DataError, match="is a predictor of version 2, this reads 3: train it again"):
+    monkeypatch.setattr("predictors.storage.VERSION", 4)
+    with pytest.raises(DataError, match="is a predictor of version 3, this reads 4: train it again"):
         load(saved)
 
 
@@ -235,6 +235,42 @@ def test_trees_run_as_arrays_as_they_run_in_scikit_learn(name, monkeypatch):
     scaled = model._scaled(X)
     slow = [kept["scale"] * sum(t.predict(scaled) for t in member) for member in kept["members"]]
     np.testing.assert_allclose(model._members(scaled), np.array(slow).T, rtol=1e-9, atol=1e-12)
+
+
+def test_a_row_on_a_threshold_goes_where_it_goes_in_scikit_learn():
+    """Thresholds are of double precision and rows of single: a threshold that is rounded up would let some pass."""
+    from sklearn.tree import DecisionTreeRegressor
+
+    from predictors.trees import Boosting
+
+    rng = np.random.default_rng(3)
+    rows, y = rng.random((400, 2)).astype(np.float32), rng.random(400)
+    tree = DecisionTreeRegressor(random_state=0).fit(rows, y)
+    exact = tree.tree_.threshold[tree.tree_.feature == 0]
+    near = np.concatenate([f(exact.astype(np.float32), np.float32(to)) for to in (0, 1) for f in (np.nextafter,)])
+    rows = np.column_stack([np.concatenate([exact, near]), rng.random(3 * len(exact))]).astype(np.float32)
+    model = Boosting()
+    model._keep([[tree]], 1.0, 0.0)
+    np.testing.assert_array_equal(model._members(rows)[:, 0], tree.predict(rows))
+
+
+def test_many_rows_of_a_gp_are_predicted_in_parts_and_in_single_precision(monkeypatch):
+    from predictors.gp import SINGLE_NOISE, GaussianProcess
+
+    noisy = LATENCY[TRAIN] * np.exp(0.15 * np.random.default_rng(2).normal(size=len(TRAIN)))
+    model = GaussianProcess().fit(X[TRAIN], noisy)
+    assert np.exp(model._theta[-1]) > SINGLE_NOISE
+    many = RNG.permutation(np.repeat(X, 3, 0))
+    found = {}
+    for most in (1e-9, 1e9):  # single and double precision
+        monkeypatch.setattr("predictors.gp.SINGLE_NOISE", most)
+        found[most] = GaussianProcess().restore(model.arrays()).predict(many)
+    alone = GaussianProcess().restore(model.arrays())
+    single = np.array([alone.predict(row[None]) for row in many[:9]])[:, :, 0].T
+    np.testing.assert_array_equal(found[1e-9][0], found[1e9][0])
+    np.testing.assert_allclose(found[1e-9][1], found[1e9][1], rtol=1e-4)
+    assert (found[1e-9][1] != found[1e9][1]).any()
+    np.testing.assert_allclose(np.array(found[1e9])[:, :9], single, rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["forest", "boosting"])

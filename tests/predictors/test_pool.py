@@ -55,6 +55,23 @@ def test_it_finds_out_that_dead_code_is_dropped():
     assert score(got, y) > 0.95
 
 
+def test_a_ridge_that_only_guesses_the_mean_is_not_used():
+    """Of twenty measurements one is far off: every error is large then, that of a constant the least."""
+    y = device(101)
+    flat = 0
+    for draw in range(40):
+        few = np.random.default_rng(draw).permutation(len(X))[:20]
+        wrong = y[few].copy()
+        wrong[0] *= 5.0
+        got = POOL.adapt(X[few], wrong)
+        if got._ridge.predict(X[:, GENERAL])[0].std() < 0.01 * y.std():
+            flat += 1
+            assert got.ridge_share == 0.0
+            assert "used alone: ridge regression on operator counts only guesses the mean" in got.used
+            assert score(got, y) > 0.8
+    assert flat > 0
+
+
 def test_a_device_unlike_the_pool_is_left_to_the_ridge():
     # here skips are what costs, and convolutions are free
     y = 10 + X[:, :5] @ np.array([0.0, 6.0, 0.0, 0.1, 0.0]) + 0.05 * np.random.default_rng(1).normal(size=len(X))
