@@ -85,6 +85,11 @@ def _check_trees(arrays: Arrays, columns: int) -> None:
     after = all(((child[inner] > inner) & (child[inner] < nodes)).all() for child in (left, right))
     if not after or not _within(feature, columns) or not _within(roots, nodes):
         raise ValueError("its trees lead out of their arrays")
+    reached = np.concatenate([left[inner], right[inner], roots])
+    if len(np.unique(reached)) != len(
+        reached
+    ):  # level by level a node of two parents would be visited twice, and so on
+        raise ValueError("its trees share nodes")
     if not len(roots) or len(member) != len(roots) or not _within(member, int(member[-1]) + 1):
         raise ValueError("its trees belong to no members")
     if int(member[-1]) >= len(roots):

@@ -237,6 +237,20 @@ def test_trees_run_as_arrays_as_they_run_in_scikit_learn(name, monkeypatch):
     np.testing.assert_allclose(model._members(scaled), np.array(slow).T, rtol=1e-9, atol=1e-12)
 
 
+def test_trees_of_a_file_that_share_nodes_are_refused_before_they_are_walked():
+    """Each node has the next one twice as its child: the sixtieth level would have 2^60 nodes."""
+    from predictors.trees import _check_trees
+
+    arrays = dict(find("boosting")().fit(X[TRAIN], LATENCY[TRAIN]).arrays())
+    _check_trees(arrays, 5)
+    count = 61
+    chain = np.append(np.arange(1, count), -1).astype(np.int32)
+    arrays |= {"left": chain, "right": chain, "feature": np.zeros(count, np.int32), "threshold": np.zeros(count)}
+    arrays |= {"value": np.zeros(count), "roots": np.zeros(1, np.int32), "member": np.zeros(1, np.int32)}
+    with pytest.raises(ValueError, match="share nodes"):
+        _check_trees(arrays, 5)
+
+
 def test_a_row_on_a_threshold_goes_where_it_goes_in_scikit_learn():
     """Thresholds are of double precision and rows of single: a threshold that is rounded up would let some pass."""
     from sklearn.tree import DecisionTreeRegressor
