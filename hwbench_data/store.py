@@ -201,21 +201,19 @@ class Store:
         expected = ["network", "device", "metric", *self.card.conditions, "value", "source"]
         if names != expected:
             raise DataError(f"{self.folder / _TABLE} has columns {', '.join(names)}; expected {', '.join(expected)}")
-        for name, kind in zip(names, self._file.schema_arrow.types, strict=True):
-            if not _is_kind(kind, _KINDS.get(name, "string")):
-                said = f"{name} is a column of {kind!s:.80}, expected {_KINDS.get(name, 'string')}"
-                raise DataError(f"{self.folder / _TABLE}: {said}: rebuild the table")
         found: dict[Key, int] = {}
         for at, group in enumerate(self._said):
             parts = group.chunks[1 : 3 + len(self.card.conditions)]
             if any(part.least is None or part.least != part.greatest for part in parts):
                 raise DataError(f"{self.folder / _TABLE}: row group {at} mixes devices or metrics: rebuild the table")
             key = tuple((part.least or b"").decode(errors="replace") for part in parts)
-            if key[1] not in self.card.metrics:
-                raise DataError(f"{self.folder / _TABLE}: the card tells nothing of the metric {key[1]!r:.80}")
             if key in found:
                 raise DataError(f"{self.folder / _TABLE}: {', '.join(key)} stands in two row groups: rebuild the table")
             found[key] = at
+        for name, kind in zip(names, self._file.schema_arrow.types, strict=True):
+            if not _is_kind(kind, _KINDS.get(name, "string")):
+                said = f"{name} is a column of {_named(kind):.80}, expected {_KINDS.get(name, 'string')}"
+                raise DataError(f"{self.folder / _TABLE}: {said}: rebuild the table")
         return found
 
     @cached_property
@@ -322,9 +320,14 @@ def _opened(path: Path) -> Any:
     return pq.ParquetFile(path, memory_map=True, read_dictionary=texts)
 
 
+def _named(kind: Any) -> str:
+    """An Arrow type; texts may be stored as a dictionary."""
+    return str(kind.value_type if str(kind).startswith("dictionary<") else kind)
+
+
 def _is_kind(kind: Any, expected: str) -> bool:
-    """Whether an Arrow type is that of a column; texts may be stored as a dictionary."""
-    return str(getattr(kind, "value_type", kind) if str(kind).startswith("dictionary<") else kind) == expected
+    """Whether an Arrow type is that of a column."""
+    return _named(kind) == expected
 
 
 def _numbers(column: Any, dtype: Any) -> npt.NDArray[Any]:

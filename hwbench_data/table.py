@@ -190,6 +190,8 @@ class Table:
             column = self.store.column(key, len(self))
             assert column is not None
             if not np.isnan(column.values[at]):
+                if key[1] not in self.card.metrics:
+                    raise DataError(f"{self.store.folder}: the card tells nothing of the metric {key[1]!r:.80}")
                 unit = self.card.metrics[key[1]].unit
                 shown = {name: value for name, value in given.items() if value != ANY}
                 source = SOURCES[column.sources[at]]

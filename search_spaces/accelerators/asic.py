@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,9 @@ TEMPLATES: tuple[str, ...] = tuple(sorted(path.stem for path in (Path(__file__).
 """The templates that come with this package."""
 DRAM_BURST_BITS = 512
 MOST_ACCELERATORS = 1_000_000
-"""Of a space: each is built when the first network is priced."""
+"""Of a space that is listed: each is built when the first network is priced."""
+MOST_TRIED = 100_000
+"""Of a space, until one can be built."""
 
 
 @dataclass(frozen=True)
@@ -242,11 +244,6 @@ def space(
     found = load_template(template)
     merged = {**found.choices, **{name: tuple(values) for name, values in (choices or {}).items()}}
     found.check(merged, accounting)
-    size = math.prod(map(len, merged.values()))
-    if size > MOST_ACCELERATORS:
-        raise ConfigError(
-            f"template {found.name!r:.80} offers {size:.3g} accelerators, at most {MOST_ACCELERATORS:,} are priced"
-        )
     made = AsicSpace(template, tuple(merged.items()), accounting)
     _ = made.first  # raises if there is none
     return made
@@ -307,7 +304,15 @@ class AsicSpace:
 
     @cached_property
     def entries(self) -> tuple[Accelerator | HardwareError, ...]:
-        """Every accelerator, or why it cannot be built."""
+        """Every accelerator, or why it cannot be built.
+
+        Raises: ConfigError if there are more than can be listed; a search of them with networks need not list them.
+        """
+        if len(self) > MOST_ACCELERATORS:
+            raise ConfigError(
+                f"template {self.name!r:.80} offers {len(self):.3g} accelerators, "
+                f"at most {MOST_ACCELERATORS:,} are priced"
+            )
         return tuple(self._entries())
 
     @cached_property
@@ -322,7 +327,7 @@ class AsicSpace:
         Raises: HardwareError that says what is wrong with the last entry if there is none.
         """
         reason = f"template {self.name!r}: a parameter has no choices"
-        for entry in self._entries():
+        for entry in islice(self._entries(), MOST_TRIED):
             if isinstance(entry, Accelerator):
                 return entry
             reason = str(entry)
