@@ -191,7 +191,7 @@ class Table:
             assert column is not None
             if not np.isnan(column.values[at]):
                 if key[1] not in self.card.metrics:
-                    raise DataError(f"the card of {self.card.name} tells nothing of the metric {key[1]!r:.80}")
+                    raise DataError(f"{self.card.name}: the card tells nothing of the metric {key[1]!r:.80}")
                 unit = self.card.metrics[key[1]].unit
                 shown = {name: value for name, value in given.items() if value != ANY}
                 source = SOURCES[column.sources[at]]
