@@ -529,3 +529,16 @@ def test_damaged_integers_are_refused_in_one_line(copy, change, words):
     with pytest.raises(RunError) as caught:
         cosearch.export_design(copy, copy.parent / "out", what="onnx")
     assert words in one_line(caught)
+
+
+def test_a_study_of_other_objectives_is_refused_in_one_line(copy):
+    lines = (copy / "study.db").read_text().splitlines()
+    [at] = [i for i, line in enumerate(lines) if "study:metric_names" in line]
+    lines[at] = lines[at].replace("energy_mj", "edp")
+    (copy / "study.db").write_text("\n".join(lines) + "\n")
+    with pytest.raises(RunError) as caught:
+        cosearch.write_report(copy)
+    assert (
+        f"{copy / 'study.db'} is of accuracy, latency_ms, edp, the run of accuracy, latency_ms, energy_mj"
+        in one_line(caught)
+    )

@@ -18,7 +18,7 @@ from cosearch.reading import parse_json, read
 from cosearch.report.kept import read_details
 from cosearch.report.trials import Trial, read_trials
 from cosearch.results import Design, Result, read_outcome, read_result
-from cosearch.runs import RunDirectory, read_inputs, read_log
+from cosearch.runs import STUDY, RunDirectory, read_inputs, read_log
 
 FINISHED, GOING_ON, STOPPED = "finished", "going on", "stopped"
 
@@ -89,13 +89,15 @@ def read_facts(path: Path, no_details: str = "") -> Facts:
     finished = state == FINISHED
     objectives, searches = read_trials(path, run.config.objectives)
     outcome = read_outcome(run) if finished else {}
+    objectives = tuple(outcome.get("objectives", objectives))
+    _require_objectives(run, searches, objectives)
     network = path / "best" / "network.json"
     trainings = tuple(_trainings(run))
     return Facts(
         path=path,
         config=run.config,
         state=state,
-        objectives=tuple(outcome.get("objectives", objectives)),
+        objectives=objectives,
         searches=searches,
         log=log,
         inputs=read_inputs(run) or {},
@@ -110,6 +112,17 @@ def read_facts(path: Path, no_details: str = "") -> Facts:
         trained=tuple(_trained(trainings, "test")),
         in_heats=_first_heat(_trained(trainings, "validation")),
     )
+
+
+def _require_objectives(run: RunDirectory, searches: dict[str, list[Trial]], objectives: tuple[str, ...]) -> None:
+    """Raises: RunError for trials that were not evaluated in all of them."""
+    costs = set(objectives) - {"accuracy"}
+    for trial in (trial for trials in searches.values() for trial in trials if trial.accuracy is not None):
+        if not costs <= trial.values.keys():
+            raise RunError(
+                f"trial {trial.number} of {run.path / STUDY} is of {', '.join(map(str, trial.values)):.80}, the run of "
+                f"{', '.join(objectives):.80}: put the study of this run back"
+            )
 
 
 def _accelerator(document: Path) -> Accelerator | None:
