@@ -1216,6 +1216,9 @@ def test_labels_at_random_score_at_chance_and_true_ones_do_not(options, tmp_path
         most[name] = binom.ppf(1 - 1e-4 / len(right[name]), len(test), commonest)
         # and this many right there are in one of 10^12
         beyond = binom.ppf(1 - 1e-12, len(test), commonest)
+    error = np.sqrt(commonest * (1 - commonest) / len(test))
+    assert all(accuracy < commonest + 4 * error for accuracy in result.finalist.integer_accuracies)
+    assert result.finalist.accuracy < commonest + 3 * error
     assert max(right["random"]) <= most["random"]
     assert min(right["true"]) > beyond > most["true"]
 
