@@ -196,7 +196,8 @@ def resume(
                 cluster.reserve(config, _threads_of_one(problem))
             if read_inputs(run_directory) is None:
                 run_directory.write_json(INPUTS, fingerprint(problem))
-            _require_same_inputs(run_directory, fingerprint(problem))
+            else:
+                _require_same_inputs(run_directory, fingerprint(problem))
             run_directory.reconfigure(config)
             return _carry_out(run_directory, problem, cluster, reporter, started)
     except KeyboardInterrupt:

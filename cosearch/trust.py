@@ -16,16 +16,11 @@ from pathlib import Path
 from cosearch.config import FILE_SUFFIXES, RunConfig
 from cosearch.errors import DataError, RunError
 from cosearch.reading import parse_json, read
-from cosearch.writing import write_atomic
+from cosearch.writing import cache_folder, write_atomic
 
 FILE = "trusted.jsonl"
 _NAMING = ("space", "device", "strategy", "recipe")
 """Options that can be ``module:object``."""
-
-
-def cache_folder() -> Path:
-    """Where this user's own files are: $COSEARCH_CACHE or ~/.cache/cosearch."""
-    return Path(os.environ.get("COSEARCH_CACHE") or Path.home() / ".cache" / "cosearch")
 
 
 def named_code(config: RunConfig) -> Iterator[tuple[str, str]]:

@@ -13,6 +13,11 @@ PARTIAL = ".partial"
 """How a file's name ends while it is written."""
 
 
+def cache_folder() -> Path:
+    """Where this user's own files are: $COSEARCH_CACHE or ~/.cache/cosearch."""
+    return Path(os.environ.get("COSEARCH_CACHE") or Path.home() / ".cache" / "cosearch")
+
+
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Write, fsync, rename: the file is never half there, and once there it stays.
 

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from cosearch.errors import ConfigError, DataError, nearest
 from predictors.base import Arrays, Floats, Predictor, checked, distinct, numbers
-from predictors.encoding import Networks, archs_of, cell_edges, codes, features, rising, views
+from predictors.encoding import Networks, archs_of, cell_edges, classes, codes, features, rising, views
 from predictors.gp import GaussianProcess
 from predictors.pool import MOST, DevicePool, PooledPredictor
 from predictors.storage import require_registered
@@ -246,7 +246,7 @@ class ArchPredictor:
         distinct, y = _averaged(self.space, archs, values)
         if len(distinct) < MINIMUM:
             raise DataError(f"{len(distinct)} distinct networks: a predictor needs at least {MINIMUM}")
-        classes = self._classes(distinct)
+        alike = classes(self.space, distinct)
         folds = self._folds(distinct)
         checked(np.arange(len(y))[:, None], y, MINIMUM, "arch", self.positive)
         if self._asked is None:
@@ -266,7 +266,7 @@ class ArchPredictor:
         self._calibration = self.std / float(np.sqrt(np.mean(std**2)))
         scored = np.abs(y - mean) / self._spread(std)
         # a new network is of a class of its own, as these are; a class that is common has several among the samples
-        alone = np.bincount(classes)[classes] == 1
+        alone = np.bincount(alike)[alike] == 1
         self._errors = np.sort(scored[alone] if len(y) >= COMPARED and 2 * alone.sum() >= len(y) else scored)
         self.relative_error = self.std / float(np.abs(y).mean())
         self.relative_spread = float(y.std()) / float(np.abs(y).mean())
@@ -461,17 +461,12 @@ class ArchPredictor:
     def _any_arch(self) -> Arch:
         return {name: options[0] for name, options in self.space.choices.items()}
 
-    def _classes(self, archs: Sequence[Arch]) -> npt.NDArray[np.int64]:
-        """[n] a number of each network, equal for isomorphic ones."""
-        same: Callable[[Arch], Arch] = getattr(self.space, "canonical", lambda arch: arch)
-        return np.asarray(np.unique([arch_key(same(arch)) for arch in archs], return_inverse=True)[1])
-
     def _folds(self, archs: Sequence[Arch], most: int = FOLDS) -> npt.NDArray[np.int64]:
         """[n] fold of each network, equal for isomorphic ones."""
-        classes = self._classes(archs)
-        count = int(classes.max()) + 1
+        alike = classes(self.space, archs)
+        count = int(alike.max()) + 1
         order = np.random.default_rng(self.seed).permutation(count)
-        return np.asarray(order[classes] % min(most, count))
+        return np.asarray(order[alike] % min(most, count))
 
     def _judge(self, archs: Sequence[Arch], y: Floats, folds: npt.NDArray[np.int64]) -> Candidate:
         """The candidate with the highest cross-validated rank correlation, the earlier of equal ones.

@@ -6,8 +6,10 @@ other = model.adapt(X_few, y_few)  the same for a new target (another device), t
 model.save(path, **card)           no pickle; `predictors.storage.load` reads it back
 """
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -22,6 +24,11 @@ LARGEST = 1e100
 """Larger targets are refused: their squares are no numbers."""
 LEAST_TARGET_STD = 1e-9
 """Targets that vary less than this part of their size are constant."""
+
+
+def threads() -> ThreadPoolExecutor:
+    """One for each core: numpy, BLAS and torch let other threads run."""
+    return ThreadPoolExecutor(os.cpu_count())
 
 
 class Predictor(ABC):

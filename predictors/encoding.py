@@ -18,7 +18,7 @@ import numpy.typing as npt
 from cosearch.errors import ConfigError, nearest
 from cosearch.workload import KINDS, Layer
 from predictors.base import Floats, distinct
-from search_spaces.decisions import Arch
+from search_spaces.decisions import Arch, arch_key
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -35,6 +35,12 @@ class Networks:
 
     def __len__(self) -> int:
         return len(self.codes)
+
+
+def classes(space: Any, archs: Sequence[Arch]) -> Ints:
+    """[n] a number of each network, equal for isomorphic ones."""
+    same: Callable[[Arch], Arch] = getattr(space, "canonical", lambda arch: arch)
+    return np.asarray(np.unique([arch_key(same(arch)) for arch in archs], return_inverse=True)[1])
 
 
 def features(space: Any, archs: Sequence[Arch], parts: Sequence[str] | None = None) -> Floats:

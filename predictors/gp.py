@@ -4,9 +4,7 @@ The linear part is what ridge regression sees, so that ten samples already extra
 not additive. Columns may be split into groups with a length scale each.
 """
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 import numpy as np
@@ -16,7 +14,7 @@ from scipy.linalg.blas import dtrmm, strmm
 from scipy.optimize import minimize
 
 from cosearch.errors import DataError
-from predictors.base import Arrays, Floats, Predictor, checked
+from predictors.base import Arrays, Floats, Predictor, checked, threads
 
 SQRT5 = np.sqrt(5.0)
 JITTER = 1e-6
@@ -136,8 +134,8 @@ class GaussianProcess(Predictor):
         starts = range(0, len(X), ROWS_AT_ONCE)
         if len(starts) == 1:
             some(0)
-        else:  # numpy and BLAS let other threads run
-            with ThreadPoolExecutor(os.cpu_count()) as several:
+        else:
+            with threads() as several:
                 list(several.map(some, starts))
         return mean, std
 

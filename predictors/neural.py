@@ -1,7 +1,5 @@
 """Neural predictors: an ensemble of multilayer perceptrons, and of graph networks over a network's operations."""
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -9,18 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from cosearch.errors import ConfigError, DataError, nearest
-from predictors.base import Arrays, Floats, Predictor, distinct
+from predictors.base import Arrays, Floats, Predictor, distinct, threads
 from predictors.losses import LOSSES, ranksim
 
 MEMBERS, STEPS, RATE, DECAY = 5, 300, 3e-3, 1e-3
 WIDTH = 96
 ROWS_AT_ONCE = 256
 """So few that what a layer makes of them stays in the cache."""
-
-
-def _threads() -> ThreadPoolExecutor:
-    """One for each core: torch lets other threads run."""
-    return ThreadPoolExecutor(os.cpu_count())
 
 
 class NeuralEnsemble(Predictor):
@@ -56,7 +49,7 @@ class NeuralEnsemble(Predictor):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed * 1000 + member)
                 self._networks.append(self._build(X.shape[1]))
-        with _threads() as several:  # training draws no random numbers, so its order does not matter
+        with threads() as several:  # training draws no random numbers, so its order does not matter
             parts = [(network, inputs[rows], target[rows]) for network, rows in zip(self._networks, kept, strict=True)]
             list(several.map(lambda part: self._train(*part), parts))
         for member, (network, rows) in enumerate(zip(self._networks, kept, strict=True)):
@@ -92,7 +85,7 @@ class NeuralEnsemble(Predictor):
             with torch.inference_mode():
                 return np.concatenate([network(part)[0].double().numpy() for part in inputs])
 
-        with _threads() as several:
+        with threads() as several:
             scores = list(several.map(score, self._networks))
         each = np.array([slope * s + offset for s, (slope, offset) in zip(scores, self._lines, strict=True)])
         return each.mean(0)[of], np.sqrt(each.var(0) + self._noise[0] ** 2)[of]

@@ -13,12 +13,12 @@ import numpy.typing as npt
 from cosearch.errors import DataError, UnknownNameError, nearest
 from predictors.arch import ArchPredictor, identity, pool_parts
 from predictors.base import Floats
-from predictors.encoding import features, views
+from predictors.encoding import classes, features, views
 from predictors.linear import Ridge
 from predictors.pool import DevicePool
 from predictors.scoring import scores
 from predictors.storage import load, load_with_card, read_card
-from search_spaces.decisions import Arch, arch_key
+from search_spaces.decisions import Arch
 
 FOLDER = Path(__file__).parent / "data"
 POOL = "pool"
@@ -165,7 +165,7 @@ def _fbnet() -> _Bundled:
             except (DataError, UnknownNameError):
                 continue
             figures[device, metric] = (values, table.card.devices[device]["source"])
-    return _Bundled(table.name, space, archs, _classes(space, archs), figures, single=False)
+    return _Bundled(table.name, space, archs, classes(space, archs), figures, single=False)
 
 
 def _shiftadd() -> _Bundled:
@@ -181,11 +181,7 @@ def _shiftadd() -> _Bundled:
     for device, metric in [*((d, m) for d in table.devices for m in METRICS), (ANY, "supernet_accuracy")]:
         values = table.query_many(every, metric, None if device == ANY else device)[metric]
         figures[device, metric] = (values, "measured" if device == ANY else "modelled")
-    return _Bundled(table.name, space, archs, _classes(space, archs), figures, *SUMS)
-
-
-def _classes(space: Any, archs: Sequence[Arch]) -> npt.NDArray[np.int64]:
-    return np.asarray(np.unique([arch_key(space.canonical(arch)) for arch in archs], return_inverse=True)[1])
+    return _Bundled(table.name, space, archs, classes(space, archs), figures, *SUMS)
 
 
 def _train(networks: _Bundled, device: str, metric: str, folder: Path) -> Path:

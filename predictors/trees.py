@@ -86,9 +86,8 @@ def _check_trees(arrays: Arrays, columns: int) -> None:
     if not after or not _within(feature, columns) or not _within(roots, nodes):
         raise ValueError("its trees lead out of their arrays")
     reached = np.concatenate([left[inner], right[inner], roots])
-    if len(np.unique(reached)) != len(
-        reached
-    ):  # level by level a node of two parents would be visited twice, and so on
+    # level by level a node of two parents would be visited twice, and so on
+    if len(np.unique(reached)) != len(reached):
         raise ValueError("its trees share nodes")
     if not len(roots) or len(member) != len(roots) or not _within(member, int(member[-1]) + 1):
         raise ValueError("its trees belong to no members")

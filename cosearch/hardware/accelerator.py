@@ -88,6 +88,8 @@ BITSERIAL_BITS = 8
 """The widest operands that a bit-serial element takes."""
 RESOURCES: tuple[str, ...] = tuple(f.name for f in fields(Resources))
 _counts_of = attrgetter(*RESOURCES)
+SILICON = Resources(area_um2=2**62)
+"""As much as one likes, and nothing of an FPGA."""
 
 
 def over_budget(needed: Resources, budget: Resources) -> str:

@@ -48,6 +48,7 @@ from cosearch.hardware.single import best, one_accelerator, too_small
 from cosearch.hardware.split import PairTable
 from cosearch.hardware.tables import AcceleratorSpace, EngineTable, Floats, Ints, NestSpace, Prices, SharedTable
 from cosearch.workload import Layer, Workload
+from cosearch.writing import cache_folder
 
 if TYPE_CHECKING:
     from cosearch.hardware.mapping import Mapping as LayerMapping
@@ -1039,9 +1040,7 @@ def identity_of(layers: Sequence[Layer], space: AcceleratorSpace, policies: Sequ
 
 
 def _cache_folder(layers: Sequence[Layer], space: AcceleratorSpace, policies: Sequence[float]) -> Path:
-    digest = identity_of(layers, space, policies)
-    root = os.environ.get("COSEARCH_CACHE") or Path.home() / ".cache" / "cosearch"
-    return Path(root) / "tensors" / digest
+    return cache_folder() / "tensors" / identity_of(layers, space, policies)
 
 
 def _save(folder: Path, tensor: CostTensor) -> None:

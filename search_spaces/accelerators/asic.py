@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from cosearch.errors import ConfigError, CosearchError, DataError, HardwareError, UnknownNameError, nearest
 from cosearch.hardware.accelerator import (
     ACCOUNTINGS,
+    SILICON,
     Accelerator,
     Accounting,
     Axis,
@@ -282,7 +283,7 @@ class AsicSpace:
     @property
     def budget(self) -> Resources:
         """Silicon is limited by a constraint, not by a part."""
-        return Resources(area_um2=2**62)
+        return SILICON
 
     def __len__(self) -> int:
         return math.prod(len(values) for _, values in self.choice_items)

@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cosearch.errors import ConfigError, HardwareError
-from cosearch.hardware.accelerator import Accelerator, Resources
+from cosearch.hardware.accelerator import SILICON, Accelerator, Resources
 from search_spaces.decisions import Arch, Decisions
-
-SILICON = Resources(area_um2=2**62)
-"""As much as one likes, and nothing of an FPGA."""
 
 
 @dataclass(frozen=True)

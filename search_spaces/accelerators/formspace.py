@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from cosearch.hardware.accelerator import Accelerator, Engine, MemoryLevel, Resources, UnitEnergies
+from cosearch.hardware.accelerator import SILICON, Accelerator, Engine, MemoryLevel, Resources, UnitEnergies
 from cosearch.hardware.closedform import ClosedForm, unit_costs
 from cosearch.hardware.parts import UnitCost, read_costs
 from cosearch.workload import Layer
@@ -58,7 +58,7 @@ class FormSpace:
     @property
     def budget(self) -> Resources:
         """Silicon is limited by a constraint, not by a part; a processor is given."""
-        return Resources(area_um2=2**62 if self.sized else 0)
+        return SILICON if self.sized else Resources()
 
     def __len__(self) -> int:
         return len(self.points)

@@ -10,7 +10,6 @@ evaluations each; ``... report --space lowrank --equal`` writes docs/benchmarks/
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,10 +23,11 @@ from cosearch.data import load_dataset
 from cosearch.hardware.tensor import cost_tensor
 from cosearch.strategies import Objectives, make
 from cosearch.strategies.objectives import undominated
+from cosearch.writing import cache_folder
 from search_spaces import accelerators, networks
 from tests.benchmarks.machine import stamp
 
-ROOT = Path(os.environ.get("COSEARCH_CACHE") or Path.home() / ".cache" / "cosearch") / "differentiable"
+ROOT = cache_folder() / "differentiable"
 DOCS = Path(__file__).parents[2] / "docs" / "benchmarks"
 REFERENCE_TRIALS, BUDGET = 500, 50.0
 """Evaluations of `bayesian`, and what `differentiable` may use, in evaluations."""

@@ -27,6 +27,7 @@ from cosearch.runs import RunDirectory, TrialLog
 from cosearch.strategies import Objectives, make
 from cosearch.strategies.known import Part, Values
 from cosearch.strategies.objectives import undominated
+from cosearch.writing import cache_folder
 from search_spaces import networks
 from search_spaces.accelerators import asic, fpga
 from search_spaces.decisions import Arch
@@ -34,7 +35,7 @@ from search_spaces.networks import nasbench201
 from tests.benchmarks import known_optimum_peers as peers
 from tests.benchmarks import known_optimum_report as report
 
-ROOT = Path(os.environ.get("COSEARCH_CACHE") or Path.home() / ".cache" / "cosearch") / "known_optimum"
+ROOT = cache_folder() / "known_optimum"
 SIZES = (len(nasbench201.OPERATIONS),) * len(nasbench201.NAMES)
 # the problems are frozen: every choice is named here, whatever the spaces' own become
 ECP5 = {
