@@ -369,7 +369,7 @@ def write(tables: Mapping[str, Any], folder: Path) -> None:
         "  below its peers, and bayesian at 0.40 of the best peer, on asic-merged; that they were changed after it is",
         "  all that these figures owe to asic-merged.",
         "- runs end at 99.9%; what they have beyond is chance, so kinds are compared up to there. optuna-gp, where",
-        "  it is listed, stops at 100 evaluations, because a proposal takes seconds. Where the tables have fewer than",
+        "  it is listed, stops at 120 evaluations, because a proposal takes seconds. Where the tables have fewer than",
         "  10 seeds of a peer, or none, the others were not run.",
         f"- commits of the runs: {commits_of(folder)}.",
         "",
