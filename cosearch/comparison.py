@@ -10,8 +10,8 @@ import numpy as np
 from cosearch.costs import AcceleratorCosts, HardwareCosts, MeasuredCosts, NetworkFront
 from cosearch.finalists import Trained
 from cosearch.hardware.accelerator import Accelerator
+from cosearch.hardware.fronts import NetworkCost
 from cosearch.hardware.repricing import sensitivity
-from cosearch.hardware.tensor import NetworkCost
 from cosearch.problem import Problem
 from cosearch.progress import Reporter
 from cosearch.results import AT_DEFAULT, CO_SEARCH, CONV_ONLY, Design, bought

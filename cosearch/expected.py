@@ -15,7 +15,8 @@ import numpy.typing as npt
 from search_spaces.decisions import Arch
 
 if TYPE_CHECKING:
-    from cosearch.hardware.tensor import CostTensor, HardwareFront
+    from cosearch.hardware.fronts import HardwareFront
+    from cosearch.hardware.tensor import CostTensor
 
 Floats = npt.NDArray[np.float64]
 Shares = Mapping[str, Floats]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cosearch.hardware.bounds import LowerBound, lower_bound
     from cosearch.hardware.cost import Cost, Nests, evaluate
     from cosearch.hardware.explicit import MappingBatch, evaluate_many
+    from cosearch.hardware.fronts import HardwareFront, NetworkCost, Pipeline
     from cosearch.hardware.joint import JointFront, joint_front
     from cosearch.hardware.mapping import LevelLoops, Mapping
     from cosearch.hardware.relaxed import Descent, RelaxedCost, descend, relaxed_cost
@@ -29,14 +30,7 @@ if TYPE_CHECKING:
     from cosearch.hardware.repricing import SensitivityRow, sensitivity
     from cosearch.hardware.single import best, mapspace_size
     from cosearch.hardware.sweep import Grid, grid
-    from cosearch.hardware.tensor import (
-        CostTensor,
-        HardwareFront,
-        NetworkCost,
-        Pipeline,
-        accelerator_tensor,
-        cost_tensor,
-    )
+    from cosearch.hardware.tensor import CostTensor, accelerator_tensor, cost_tensor
 
 _LAZY = {
     "Grid": "sweep",
@@ -64,9 +58,9 @@ _LAZY = {
     "lower_bound": "bounds",
     "sensitivity": "repricing",
     "CostTensor": "tensor",
-    "HardwareFront": "tensor",
-    "NetworkCost": "tensor",
-    "Pipeline": "tensor",
+    "HardwareFront": "fronts",
+    "NetworkCost": "fronts",
+    "Pipeline": "fronts",
     "accelerator_tensor": "tensor",
     "cost_tensor": "tensor",
 }

@@ -13,8 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from cosearch.errors import ConfigError, HardwareError, InfeasibleError, nearest
 from cosearch.hardware.combine import undominated_rows
+from cosearch.hardware.fronts import HardwareFront
 from cosearch.hardware.tables import Floats, Ints
-from cosearch.hardware.tensor import CostTensor, HardwareFront
+from cosearch.hardware.tensor import CostTensor
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,13 @@ from cosearch.errors import HardwareError
 from cosearch.hardware import split
 from cosearch.hardware.accelerator import Accelerator, engine_of
 from cosearch.hardware.bounds import LowerBound, lower_bound, rate_of, runs
+from cosearch.hardware.fronts import HardwareFront, NetworkCost, Pipeline
 from cosearch.hardware.mapping import Mapping
 from cosearch.hardware.nest import weighted
-from cosearch.hardware.pricing import Residency, columns, vector_costs
+from cosearch.hardware.pricing import RESIDENCIES, Residency, columns, vector_costs
 from cosearch.hardware.single import best, mapspace_size
 from cosearch.hardware.tables import tables_of
-from cosearch.hardware.tensor import (
-    RESIDENCIES,
-    VECTOR_KINDS,
-    HardwareFront,
-    NetworkCost,
-    Pipeline,
-    network_cost,
-    network_pipeline,
-)
+from cosearch.hardware.tensor import VECTOR_KINDS, network_cost, network_pipeline
 from cosearch.workload import Layer, Workload
 
 

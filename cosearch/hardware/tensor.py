@@ -13,26 +13,22 @@ mapping for every layer can beat, and so how large the gap can be; `cosearch.har
 import hashlib
 import json
 import math
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from numbers import Real
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cosearch.errors import ConfigError, HardwareError, InfeasibleError, nearest
-from cosearch.hardware import split
+from cosearch.errors import HardwareError, InfeasibleError
+from cosearch.hardware import split, tensorfiles
 from cosearch.hardware.accelerator import RESOURCES, Accelerator, refusal
 from cosearch.hardware.combine import Candidate, Options, Problem, Solution, solve, undominated_rows
-from cosearch.hardware.hull import gap, outer_corners
-from cosearch.hardware.nest import weighted
+from cosearch.hardware.fronts import HardwareFront, NetworkCost, Pipeline
+from cosearch.hardware.hull import outer_corners
+from cosearch.hardware.limits import CONSTRAINTS, checked_limits
 from cosearch.hardware.pricing import (
     RESIDENCIES,
     ColumnTable,
@@ -50,15 +46,9 @@ from cosearch.hardware.tables import AcceleratorSpace, EngineTable, Floats, Ints
 from cosearch.workload import Layer, Workload
 from cosearch.writing import cache_folder
 
-if TYPE_CHECKING:
-    from cosearch.hardware.mapping import Mapping as LayerMapping
-
 Mask = NDArray[np.bool_]
 POLICIES: tuple[float, ...] = (1.0, 0.5, 0.0)
 VECTOR_KINDS: tuple[str, ...] = ("pool", "elementwise")
-METRICS: tuple[str, ...] = ("latency_ms", "energy_mj", "edp", "area_mm2", *RESOURCES)
-CONSTRAINTS: dict[str, str] = {f"max_{metric}": metric for metric in METRICS}
-_CACHE_VERSION = 8
 
 
 def cost_tensor(
@@ -80,19 +70,17 @@ def cost_tensor(
     A layer that fits no mapping, or whose kind has no engine in the space, stops nothing: networks with it are
     infeasible on every accelerator, and their fronts say why.
     """
-    folder = _cache_folder(layers, space, policies) if cache else None
-    if folder is not None and (folder / "manifest.json").is_file():
-        try:
-            return _load(folder, tuple(layers), space, tuple(policies))
-        except (OSError, ValueError, KeyError):
-            shutil.rmtree(folder, ignore_errors=True)
-    engines = {kind: space.engines(kind) for kind in space.kinds}
+    tensor = CostTensor(tuple(layers), space, tuple(policies))
+    folder = cache_folder() / "tensors" / tensor.identity if cache else None
+    known = tensorfiles.load(folder, tensor.shapes) if folder is not None else None
+    if known is not None:
+        return tensor.filled(*known)
     if build is not None:
-        tensor = build(tuple(layers), space, tuple(policies), progress)
+        tensor = build(tensor.layers, space, tensor.policies, progress)
     else:
-        tensor = _build(tuple(layers), engines, space, tuple(policies), progress)
+        _price(tensor, progress)
     if folder is not None:
-        _save(folder, tensor)
+        tensorfiles.save(folder, tensor.latency, tensor.energy)
     return tensor
 
 
@@ -103,39 +91,22 @@ def joined(
     parts: Sequence[tuple[Mapping[str, list[Floats]], Mapping[str, list[Floats]]]],
 ) -> "CostTensor":
     """The tensor of layers that were priced in blocks, from the latency and energy of each block, in order."""
-    rows, vector = _layer_rows(layers, space)
-    engines = {kind: space.engines(kind) for kind in space.kinds}
-    tables = tuple(columns(space.shared, residency) for residency in RESIDENCIES)
+    tensor = CostTensor(layers, space, policies)
 
     def whole(which: int) -> dict[str, list[Floats]]:
         return {
             kind: [np.concatenate([part[which][kind][case] for part in parts]) for case in range(len(RESIDENCIES))]
-            for kind in (*engines, "vector")
+            for kind in tensor.shapes
         }
 
-    return CostTensor(
-        layers, engines, space.shared, space.prices, policies, tables, rows, vector, whole(0), whole(1), space
-    )
+    return tensor.filled(whole(0), whole(1))
 
 
-def _build(
-    layers: tuple[Layer, ...],
-    engines: Mapping[str, EngineTable | PairTable],
-    space: AcceleratorSpace,
-    policies: tuple[float, ...],
-    progress: Callable[[int, int], None] | None,
-) -> "CostTensor":
-    shared, prices = space.shared, space.prices
-    tables = tuple(columns(shared, residency) for residency in RESIDENCIES)
-    rows, vector = _layer_rows(layers, space)
-    latency: dict[str, list[Floats]] = {}
-    energy: dict[str, list[Floats]] = {}
-    for kind, table in engines.items():
-        shapes = [(len(rows[kind]), len(t.shared), len(policies), len(table)) for t in tables]
-        latency[kind] = [np.empty(shape) for shape in shapes]
-        energy[kind] = [np.empty(shape) for shape in shapes]
-    latency["vector"] = [np.empty((len(vector), len(t.shared), 1, 1)) for t in tables]
-    energy["vector"] = [np.empty((len(vector), len(t.shared), 1, 1)) for t in tables]
+def _price(tensor: "CostTensor", progress: Callable[[int, int], None] | None) -> "CostTensor":
+    """Fill a tensor that has no figures yet; returns it."""
+    layers, space, policies = tensor.layers, tensor.space, tensor.policies
+    shared, prices, tables = tensor.shared, tensor.prices, tensor.tables
+    latency, energy = ({kind: [np.empty(s) for s in shapes] for kind, shapes in tensor.shapes.items()} for _ in "le")
     weight_bits = sorted(set(shared.weight_bits.tolist()))
     activation_bits = sorted(set(shared.activation_bits.tolist()))
     done = 0
@@ -146,12 +117,12 @@ def _build(
         if progress is not None:
             progress(done, len(layers))
 
-    for kind, table in engines.items():
+    for kind, table in tensor.engines.items():
         if isinstance(table, PairTable):
-            some = [layers[index] for index in rows[kind]]
+            some = [layers[index] for index in tensor.rows[kind]]
             split.fill(some, table, shared, tables, prices, policies, latency[kind], energy[kind], advance)
             continue
-        for at, index in enumerate(rows[kind]):
+        for at, index in enumerate(tensor.rows[kind]):
             if isinstance(space, NestSpace):
                 for case, residency in enumerate(RESIDENCIES):
                     ms: float | Floats = math.inf
@@ -165,20 +136,13 @@ def _build(
                     ms, mj, _ = best_costs(front, table, shared, tables[case], residency, prices, policies)
                     latency[kind][case][at], energy[kind][case][at] = ms, mj
             advance()
-    for at, index in enumerate(vector):
+    for at, index in enumerate(tensor.vector_rows):
         for case, residency in enumerate(RESIDENCIES):
             ms, mj = vector_costs(layers[index], shared, tables[case], residency, prices)
             latency["vector"][case][at, :, 0, 0] = ms
             energy["vector"][case][at, :, 0, 0] = mj
         advance()
-    return CostTensor(layers, dict(engines), shared, prices, policies, tables, rows, vector, latency, energy, space)
-
-
-def _layer_rows(layers: Sequence[Layer], space: AcceleratorSpace) -> tuple[dict[str, Ints], Ints]:
-    """Per engine kind the layers that run on it, and those of the vector unit."""
-    rows = {engine: _rows(layers, kinds) for engine, kinds in space.serves.items()}
-    served = {kind for kinds in space.serves.values() for kind in kinds}
-    return rows, _rows(layers, [kind for kind in VECTOR_KINDS if kind not in served])
+    return tensor.filled(latency, energy)
 
 
 def keeps(engines: EngineTable | PairTable, residency: Residency, weight_bits: float, activation_bits: float) -> Mask:
@@ -200,169 +164,8 @@ def _rows(layers: Sequence[Layer], kinds: Sequence[str]) -> Ints:
     return np.array([i for i, layer in enumerate(layers) if layer.kind in kinds], np.int64)
 
 
-@dataclass(frozen=True)
-class NetworkCost:
-    """What one network costs on one accelerator; `reason` says why it cannot run there.
-
-    policies: (kind, w) of the mapping policy that each engine runs under. edp_bound: what no choice of mappings can
-    beat on this accelerator, mJ ms; see `CostTensor.edp_bound`.
-    """
-
-    latency_ms: float
-    energy_mj: float
-    feasible: bool
-    reason: str = ""
-    weights_resident: bool = False
-    activations_resident: bool = False
-    policies: tuple[tuple[str, float], ...] = ()
-    edp_bound: float = math.nan
-
-    @property
-    def edp(self) -> float:
-        """Energy-delay product, mJ ms."""
-        return self.latency_ms * self.energy_mj
-
-    @property
-    def edp_gap(self) -> float:
-        """How far `edp` may lie above the least of all choices of mappings, as a fraction of its bound."""
-        return gap(self.edp, self.edp_bound)
-
-    @property
-    def throughput_fps(self) -> float:
-        """Images a second, one after the other; `CostTensor.pipeline` has what engines reach side by side."""
-        return 1e3 / self.latency_ms if self.feasible else 0.0
-
-
-@dataclass(frozen=True)
-class Pipeline:
-    """A network on one accelerator whose engines work on different images at once; see `CostTensor.hardware_front`.
-
-    interval_ms: between images; energy_mj: of one image. limit: what sets the interval, an engine or the shared
-    ``memories``. interval_is_bound: whether another balance of layers that two engines share could only shorten it.
-    """
-
-    interval_ms: float
-    energy_mj: float
-    limit: str
-    policies: tuple[tuple[str, float], ...]
-    interval_is_bound: bool = False
-
-    @property
-    def throughput_fps(self) -> float:
-        """Images a second."""
-        return 1e3 / self.interval_ms
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "policies": dict(self.policies), "throughput_fps": self.throughput_fps}
-
-
-@dataclass(frozen=True)
-class HardwareFront:
-    """The accelerators that are not dominated for one network, by rising latency.
-
-    shared: index of the shared configuration; engines: [n, kinds] index of each kind's engine, -1 where the network
-    does not need it; policies: likewise, the mapping policy's index. residency: index into `RESIDENCIES`.
-    interval_is_bound: whether latency_ms, as the interval of a pipeline, is an upper bound only (see
-    `cosearch.hardware.split`). reason: why the front is empty, if it is. layers: what the network is made of; grid: the
-    policies that the indices mean.
-    """
-
-    kinds: tuple[str, ...]
-    latency_ms: Floats
-    energy_mj: Floats
-    area_mm2: Floats
-    resources: Ints
-    shared: Ints
-    engines: Ints
-    policies: Ints
-    residency: Ints
-    reason: str
-    space: AcceleratorSpace = field(repr=False)
-    layers: tuple[Layer, ...] = field(repr=False)
-    grid: tuple[float, ...] = field(repr=False)
-    interval_is_bound: bool = False
-
-    def __len__(self) -> int:
-        return len(self.latency_ms)
-
-    @property
-    def edp(self) -> Floats:
-        """Energy-delay product, mJ ms."""
-        return self.latency_ms * self.energy_mj
-
-    @property
-    def throughput_fps(self) -> Floats:
-        """Images a second: one after the other, or one per interval where the front is of pipelines."""
-        return 1e3 / self.latency_ms
-
-    @property
-    def lut(self) -> Ints:
-        return self.resources[:, RESOURCES.index("lut")]
-
-    @property
-    def ff(self) -> Ints:
-        return self.resources[:, RESOURCES.index("ff")]
-
-    @property
-    def dsp(self) -> Ints:
-        return self.resources[:, RESOURCES.index("dsp")]
-
-    @property
-    def bram(self) -> Ints:
-        return self.resources[:, RESOURCES.index("bram")]
-
-    @property
-    def uram(self) -> Ints:
-        return self.resources[:, RESOURCES.index("uram")]
-
-    def metric(self, name: str) -> Floats:
-        if name in RESOURCES:
-            return self.resources[:, RESOURCES.index(name)].astype(float)
-        return np.asarray(getattr(self, name), float)
-
-    def accelerator(self, i: int) -> Accelerator:
-        """Point i as a value."""
-        chosen = {kind: int(e) for kind, e in zip(self.kinds, self.engines[i], strict=True) if e >= 0}
-        return self.space.accelerator(int(self.shared[i]), chosen)
-
-    def policies_of(self, i: int) -> tuple[tuple[str, float], ...]:
-        """(kind, w) of the mapping policy that each engine of point i runs under."""
-        return tuple((k, self.grid[p]) for k, p in zip(self.kinds, self.policies[i].tolist(), strict=True) if p >= 0)
-
-    def mappings(self, i: int) -> "list[tuple[Layer, LayerMapping | None]]":
-        """The mapping of every layer shape at point i; None for what runs on the vector unit.
-
-        A layer that is split over two engines appears as its two parts.
-
-        Raises: HardwareError in a space whose layers have a closed-form cost and no mappings.
-        """
-        accelerator = self.accelerator(i)
-        residency, policies = RESIDENCIES[int(self.residency[i])], dict(self.policies_of(i))
-        found: list[tuple[Layer, LayerMapping | None]] = []
-        for layer in self.layers:
-            kind = next((k for k in self.kinds if layer.kind in self.space.serves[k]), None)
-            if kind is None:
-                found.append((layer, None))
-                continue
-            if kind == split.NAME:
-                found += [part[:2] for part in split.best_split(layer, accelerator, policies[kind], residency).parts]
-                continue
-            found.append((layer, best(layer, accelerator, partial(weighted, policies[kind]), residency)[0]))
-        return found
-
-    def take(self, index: Any) -> "HardwareFront":
-        return replace(self, **{name: getattr(self, name)[index] for name in _POINTS})
-
-    @staticmethod
-    def joined(fronts: "Sequence[HardwareFront]") -> "HardwareFront":
-        """The points of several fronts of one tensor, one or more, in order; layers and reason are the first one's."""
-        arrays: dict[str, Any] = {name: np.concatenate([getattr(front, name) for front in fronts]) for name in _POINTS}
-        return replace(fronts[0], **arrays)
-
-
 _CHOSEN = ("latency_ms", "energy_mj", "shared", "engines", "policies", "residency")
 """What the rest of a point follows from."""
-_POINTS = ("latency_ms", "energy_mj", "area_mm2", "resources", "shared", "engines", "policies", "residency")
 
 
 @dataclass(frozen=True, eq=False)
@@ -370,20 +173,58 @@ class CostTensor:
     """See the module. latency, energy: per kind and residency [layer of the kind, column, policy, engine]."""
 
     layers: tuple[Layer, ...]
-    engines: dict[str, EngineTable | PairTable]
-    shared: SharedTable
-    prices: Prices
-    policies: tuple[float, ...]
-    tables: tuple[ColumnTable, ...]
-    rows: dict[str, Ints]
-    vector_rows: Ints
-    latency: dict[str, list[Floats]]
-    energy: dict[str, list[Floats]]
     space: AcceleratorSpace
+    policies: tuple[float, ...]
+    latency: dict[str, list[Floats]] = field(default_factory=dict)
+    energy: dict[str, list[Floats]] = field(default_factory=dict)
 
     @property
     def kinds(self) -> tuple[str, ...]:
         return tuple(self.engines)
+
+    @cached_property
+    def engines(self) -> dict[str, EngineTable | PairTable]:
+        return {kind: self.space.engines(kind) for kind in self.space.kinds}
+
+    @cached_property
+    def shared(self) -> SharedTable:
+        return self.space.shared
+
+    @cached_property
+    def prices(self) -> Prices:
+        return self.space.prices
+
+    @cached_property
+    def tables(self) -> tuple[ColumnTable, ...]:
+        """Per residency the shared configurations whose costs differ."""
+        return tuple(columns(self.shared, residency) for residency in RESIDENCIES)
+
+    @cached_property
+    def rows(self) -> dict[str, Ints]:
+        """Per engine kind the layers that run on it."""
+        return {engine: _rows(self.layers, kinds) for engine, kinds in self.space.serves.items()}
+
+    @cached_property
+    def vector_rows(self) -> Ints:
+        """The layers of the vector unit."""
+        served = {kind for kinds in self.space.serves.values() for kind in kinds}
+        return _rows(self.layers, [kind for kind in VECTOR_KINDS if kind not in served])
+
+    @property
+    def shapes(self) -> dict[str, list[tuple[int, ...]]]:
+        """Of the arrays of `latency` and `energy`."""
+        grid = len(self.policies)
+        found: dict[str, list[tuple[int, ...]]] = {
+            kind: [(len(self.rows[kind]), len(table.shared), grid, len(engines)) for table in self.tables]
+            for kind, engines in self.engines.items()
+        }
+        return found | {"vector": [(len(self.vector_rows), len(table.shared), 1, 1) for table in self.tables]}
+
+    def filled(self, latency: Mapping[str, list[Floats]], energy: Mapping[str, list[Floats]]) -> "CostTensor":
+        """This tensor with its figures, which it does not have when it is made."""
+        self.latency.update(latency)
+        self.energy.update(energy)
+        return self
 
     @property
     def nbytes(self) -> int:
@@ -399,13 +240,14 @@ class CostTensor:
 
     def with_resources_of(self, space: AcceleratorSpace) -> "CostTensor | None":
         """This tensor for a space that differs in resources and budget only; None if more differs."""
-        engines: dict[str, Any] = {kind: space.engines(kind) for kind in space.kinds}
+        other: Any = replace(self, space=space)
         same = (
-            space.prices == self.prices and space.shared.same_costs(self.shared) and set(engines) == set(self.engines)
+            other.prices == self.prices
+            and other.shared.same_costs(self.shared)
+            and set(other.engines) == set(self.engines)
+            and all(table.same_costs(self.engines[kind]) for kind, table in other.engines.items())
         )
-        if not same or not all(table.same_costs(self.engines[kind]) for kind, table in engines.items()):
-            return None
-        return replace(self, engines=engines, shared=space.shared, space=space)
+        return other if same else None
 
     def counts_of(self, workload: Workload) -> Ints:
         """How often a network has each layer of the tensor.
@@ -587,7 +429,7 @@ class CostTensor:
 
     @cached_property
     def identity(self) -> str:
-        """Equal for tensors whose fronts are equal, as far as `_CACHE_VERSION` tells when the code changes."""
+        """Equal for tensors whose fronts are equal, as far as `tensorfiles.VERSION` tells when the code changes."""
         return identity_of(self.layers, self.space, self.policies)
 
     def record(self, front: HardwareFront) -> dict[str, Any]:
@@ -973,8 +815,7 @@ def accelerator_tensor(
     layers: Sequence[Layer], accelerator: Accelerator, policies: Sequence[float] = POLICIES
 ) -> CostTensor:
     """The cost tensor of a single accelerator."""
-    only = one_accelerator(accelerator)
-    return _build(tuple(layers), {kind: only.engines(kind) for kind in only.kinds}, only, tuple(policies), None)
+    return _price(CostTensor(tuple(layers), one_accelerator(accelerator), tuple(policies)), None)
 
 
 def network_pipeline(workload: Workload, accelerator: Accelerator, host_bytes: float = 0.0) -> Pipeline | None:
@@ -1002,82 +843,12 @@ def _area_mm2(resources: Ints) -> Floats:
     return np.where(um2 > 0, um2 * 1e-6, np.nan)
 
 
-def checked_limits(
-    objectives: Sequence[str], constraints: Mapping[str, float], space: AcceleratorSpace
-) -> dict[str, float]:
-    """The constraints by metric.
-
-    Raises: ConfigError for an objective or constraint that does not exist or is unknown for the space.
-    """
-    if not objectives:
-        raise ConfigError(f"no objective given, expected some of {', '.join(METRICS)}")
-    for name in objectives:
-        if name not in METRICS:
-            raise ConfigError(f"unknown hardware objective {name!r}: {nearest(name, METRICS)}")
-    limits: dict[str, float] = {}
-    for name, value in constraints.items():
-        if name not in CONSTRAINTS:
-            raise ConfigError(f"unknown hardware constraint {name!r}: {nearest(name, CONSTRAINTS)}")
-        if not (isinstance(value, Real) and value > 0):
-            raise ConfigError(f"{name}={value!r}, expected a number above 0")
-        limits[CONSTRAINTS[name]] = float(value)
-    if "area_mm2" in {*objectives, *limits} and not isinstance(space, NestSpace):
-        raise ConfigError(
-            f"the area of {space.name} is unknown (an FPGA part is not sold by area): use lut, dsp or bram"
-        )
-    return limits
-
-
 def identity_of(layers: Sequence[Layer], space: AcceleratorSpace, policies: Sequence[float] = POLICIES) -> str:
     """`CostTensor.identity` of a tensor that need not have been built: a digest of all that decides it."""
     content = {
-        "version": _CACHE_VERSION,
+        "version": tensorfiles.VERSION,
         "layers": [layer.shape_key for layer in layers],
         "space": space.describe(),
         "policies": list(policies),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _cache_folder(layers: Sequence[Layer], space: AcceleratorSpace, policies: Sequence[float]) -> Path:
-    return cache_folder() / "tensors" / identity_of(layers, space, policies)
-
-
-def _save(folder: Path, tensor: CostTensor) -> None:
-    """Write beside the final place and rename: readers see a whole tensor or none."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder.parent))
-    except OSError:
-        return  # a cache that cannot be written is only slow
-    try:
-        for name, part in (("latency", tensor.latency), ("energy", tensor.energy)):
-            for kind, cases in part.items():
-                for case, array in enumerate(cases):
-                    np.save(draft / f"{name}-{kind}-{case}.npy", array, allow_pickle=False)
-        (draft / "manifest.json").write_text(json.dumps({"format": "cosearch.tensor", "version": _CACHE_VERSION}))
-        os.replace(draft, folder)
-    except OSError:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _load(folder: Path, layers: tuple[Layer, ...], space: AcceleratorSpace, policies: tuple[float, ...]) -> CostTensor:
-    engines = {kind: space.engines(kind) for kind in space.kinds}
-    tables = tuple(columns(space.shared, residency) for residency in RESIDENCIES)
-    rows, vector = _layer_rows(layers, space)
-
-    def read(name: str, kind: str, case: int) -> Floats:
-        array = np.load(folder / f"{name}-{kind}-{case}.npy", mmap_mode="r", allow_pickle=False)
-        size, configurations, grid = (
-            (len(vector), 1, 1) if kind == "vector" else (len(rows[kind]), len(engines[kind]), len(policies))
-        )
-        if array.shape != (size, len(tables[case].shared), grid, configurations):
-            raise ValueError(f"{folder}: {name} of {kind} has shape {array.shape}")
-        return array
-
-    kinds = (*engines, "vector")
-    latency = {kind: [read("latency", kind, case) for case in range(len(RESIDENCIES))] for kind in kinds}
-    energy = {kind: [read("energy", kind, case) for case in range(len(RESIDENCIES))] for kind in kinds}
-    return CostTensor(
-        layers, engines, space.shared, space.prices, policies, tables, rows, vector, latency, energy, space
-    )

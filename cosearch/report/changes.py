@@ -10,8 +10,9 @@ import numpy as np
 from cosearch.costs import AcceleratorCosts, JointCosts, host_bytes
 from cosearch.errors import CosearchError, HardwareError
 from cosearch.hardware.accelerator import Accelerator, over_budget
+from cosearch.hardware.fronts import NetworkCost
 from cosearch.hardware.tables import EngineTable, NestSpace, SharedTable
-from cosearch.hardware.tensor import NetworkCost, accelerator_tensor
+from cosearch.hardware.tensor import accelerator_tensor
 from cosearch.problem import Problem
 from cosearch.shortlist import Choice
 from cosearch.strategies.objectives import product

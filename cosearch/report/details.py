@@ -12,9 +12,8 @@ import numpy as np
 from cosearch.accuracy import AccuracySource, PredictorAccuracy
 from cosearch.costs import AcceleratorCosts, HardwareCosts, MeasuredCosts, NetworkFront, host_bytes
 from cosearch.errors import CosearchError, RunError
-from cosearch.hardware.pricing import host_cost
+from cosearch.hardware.pricing import RESIDENCIES, host_cost
 from cosearch.hardware.report import LayerRow, point_report
-from cosearch.hardware.tensor import RESIDENCIES
 from cosearch.problem import Problem
 from cosearch.progress import Reporter
 from cosearch.report.changes import (

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from cosearch.costs import AcceleratorCosts
 from cosearch.errors import CosearchError
-from cosearch.hardware.tensor import NetworkCost
+from cosearch.hardware.fronts import NetworkCost
 from cosearch.problem import Problem
 from cosearch.report.changes import costs_on
 from cosearch.report.searching import mean_interval

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cosearch.costs import host_bytes
-from cosearch.hardware import tensor
+from cosearch.hardware import tensor, tensorfiles
 from cosearch.hardware.pricing import RESIDENCIES
 from hwbench_data.analog import accuracies, installed
 from search_spaces import networks
@@ -228,7 +228,7 @@ def test_prices_are_kept_by_what_makes_them(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setitem(benchmark.DEVICES, "fpga", lambda space=space: space)
             found.add(benchmark.prices_of("fpga"))
-    for module, name in ((benchmark, "PRICES"), (tensor, "_CACHE_VERSION")):
+    for module, name in ((benchmark, "PRICES"), (tensorfiles, "VERSION")):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, getattr(module, name) + 1)
             found.add(benchmark.prices_of("fpga"))
