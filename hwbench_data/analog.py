@@ -5,7 +5,6 @@ device, fresh and after its weights have drifted. Its file is a pickle, read her
 the package. Source: AnalogNAS-Bench, 2025; 15,625 records.
 """
 
-import gc
 import importlib.util
 from collections.abc import Sequence
 from functools import lru_cache
@@ -127,8 +126,6 @@ def _value(record: Any, metric: str) -> float:
 @lru_cache(maxsize=1)
 def _records(path: Path) -> list[Any]:
     """The package's records, by published index."""
-    collecting = gc.isenabled()
-    gc.disable()  # 140,000 small objects that all stay: looking for garbage among them takes twice the time
     try:
         records = load_plain(path.read_bytes(), f"{PACKAGE}'s data file", records=_CLASSES, installed=True)
         return [records[key] for key in _keys()]
@@ -138,9 +135,6 @@ def _records(path: Path) -> list[Any]:
         raise DataError(f"{path} {error}; reinstall {PACKAGE}") from None
     except (KeyError, TypeError) as error:
         raise DataError(f"{path} lacks the cell {error}: reinstall {PACKAGE}") from error
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def _keys() -> list[tuple[int, ...]]:

@@ -224,11 +224,14 @@ def build(
 
 @bench.command()
 def check(name: _Name) -> None:
-    """Verify checksums, ranges, units, duplicates, and that more operations of a kind are not cheaper."""
+    """Verify checksums, ranges, units, duplicates, and that more operations of a kind are not cheaper.
+
+    What was measured or published may be off by noise: by how much is said, and how many networks are.
+    """
     from cosearch.errors import DataError
     from hwbench_data.checking import check_table
 
-    problems = check_table(_load(name))
+    problems = check_table(_load(name), typer.echo)
     for problem in problems:
         typer.echo(problem)
     if problems:

@@ -15,7 +15,7 @@ import numpy as np
 
 from cosearch.errors import DataError
 from cosearch.unpickling import load_plain
-from hwbench_data.store import ANY, SOURCES, Card, Column, Key, Metric
+from hwbench_data.store import ANY, SOURCES, Card, Column, Floats, Key, Metric
 
 PACKAGE, MODULE = "nas-bench-graph", "nas_bench_graph"
 INSTALL = "pip install 'cosearch[gnn]'"
@@ -68,7 +68,7 @@ class GraphFigures:
         if folder is None:
             raise DataError(f"table gnn comes from the package {PACKAGE}, which is not installed: {INSTALL}")
         self.folder = folder
-        self._files: dict[str, dict[str, Any]] = {}
+        self._files: dict[str, tuple[list[int], dict[str, Floats]]] = {}
 
     @cached_property
     def groups(self) -> dict[Key, int]:
@@ -78,12 +78,16 @@ class GraphFigures:
         }
 
     @cached_property
-    def _place(self) -> dict[str, int]:
-        return {label: i for i, label in enumerate(self.labels())}
+    def _place(self) -> dict[int, int]:
+        codes, _ = self._dataset(DATASETS[0])
+        return {code: i for i, code in enumerate(codes)}
 
     def labels(self) -> list[str]:
         """Notations ``0,0,1,2|gat,gcn,gin,fc``: what each node reads, and its operation. In the package's order."""
-        return list(self._dataset(DATASETS[0]))
+        try:
+            return [_label(code) for code in self._place]
+        except IndexError as error:
+            raise self._strange(DATASETS[0], error) from error
 
     def column(self, key: Key, size: int) -> Column | None:
         """Raises: DataError for a file that is missing or damaged."""
@@ -91,29 +95,37 @@ class GraphFigures:
             return None
         _, metric, dataset = key
         field, factor = _FIELDS[metric]
+        codes, figures = self._dataset(dataset)
         values = np.full(size, np.nan)
         try:
-            for label, record in self._dataset(dataset).items():
-                values[self._place[label]] = float(record[field]) * factor
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{self._path(dataset)} is not {PACKAGE}'s ({error!r}): reinstall {PACKAGE}") from error
+            values[[self._place[code] for code in codes]] = figures[field] * factor
+        except KeyError as error:
+            raise self._strange(dataset, error) from error
         return Column(values, np.full(size, SOURCES.index("published"), np.int8))
 
     def _path(self, dataset: str) -> Path:
         return self.folder / f"{dataset}.bench"
 
-    def _dataset(self, dataset: str) -> dict[str, Any]:
+    def _strange(self, dataset: str, error: Exception) -> DataError:
+        return DataError(f"{self._path(dataset)} is not {PACKAGE}'s ({error!r}): reinstall {PACKAGE}")
+
+    def _dataset(self, dataset: str) -> tuple[list[int], dict[str, Floats]]:
+        """The package's keys of networks [n], and each of its fields [n]."""
         if dataset not in self._files:
             path = self._path(dataset)
             try:
                 records = load_plain(path.read_bytes(), f"{PACKAGE}'s data", arrays=True, installed=True)
-                self._files[dataset] = {_label(int(code)): record for code, record in records.items()}
+                figures = {
+                    field: np.array([float(record[field]) for record in records.values()])
+                    for field, _ in _FIELDS.values()
+                }
+                self._files[dataset] = [int(code) for code in records], figures
             except OSError as error:
                 raise DataError(f"cannot read {path} ({error.strerror}): reinstall {PACKAGE}") from None
             except DataError as error:
                 raise DataError(f"{path} {error}; reinstall {PACKAGE}") from None
-            except (AttributeError, IndexError, TypeError, ValueError) as error:
-                raise DataError(f"{path} is not {PACKAGE}'s ({error!r}): reinstall {PACKAGE}") from error
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise self._strange(dataset, error) from error
         return self._files[dataset]
 
     def arrow(self) -> Any:

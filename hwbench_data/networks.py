@@ -40,8 +40,18 @@ class Networks(Protocol):
         ...
 
     @property
+    def alike(self) -> Ints:
+        """[networks] equal for networks that are one also where edges that lead nowhere are run: finer than `same`."""
+        ...
+
+    @property
     def classes(self) -> Ints:
         """[networks] equal for networks that must not be split: coarser than `same`."""
+        ...
+
+    @property
+    def repeated(self) -> list[str]:
+        """Names of networks that are listed more than once."""
         ...
 
     @property
@@ -79,6 +89,17 @@ class Cells:
     @cached_property
     def same(self) -> Ints:
         return _labelled([nasbench201.network_class(self.arch(i)) for i in range(len(self))])
+
+    @cached_property
+    def alike(self) -> Ints:
+        cells = map(self.arch, range(len(self)))
+        whole = [nasbench201.effective(cell) == cell for cell in cells]
+        return np.where(whole, self.same, len(self) + np.arange(len(self)))
+
+    @property
+    def repeated(self) -> list[str]:
+        """None: each has one index."""
+        return []
 
     @cached_property
     def classes(self) -> Ints:
@@ -170,7 +191,13 @@ class Listed:
         """No two networks are the same."""
         return np.arange(len(self))
 
-    classes = same
+    classes = alike = same
+
+    @property
+    def repeated(self) -> list[str]:
+        """Also with their decisions in another order."""
+        seen: set[str] = set()
+        return [label for label in self._labels if (key := _sorted(label)) in seen or seen.add(key)]
 
     @property
     def cells(self) -> Ints | None:

@@ -1,5 +1,6 @@
 """Importing the formats that others publish, real samples among them, and refusing what is wrong with a file."""
 
+import itertools
 import json
 import os
 import pickle
@@ -14,10 +15,12 @@ import pytest
 
 import hwbench_data
 from cosearch.errors import ConfigError, CosearchError, DataError, UnknownNameError
+from hwbench_data.checking import check_table
 from hwbench_data.importing import checked_map, import_file, read_map
 from hwbench_data.measured import COLUMNS, _row
 from hwbench_data.measuring import Measurement
 from hwbench_data.networks import notation
+from hwbench_data.store import Block, write
 from search_spaces.networks import nasbench201 as nb
 
 REFERENCE = os.environ.get("COSEARCH_REFERENCE_DATA")
@@ -431,6 +434,16 @@ def test_thirteen_real_devices(tmp_path: Path) -> None:
         a, b = (table.query_many(everything, "latency_ms", device)["latency_ms"] for table in tables)
         assert np.array_equal(a, b)
         assert np.allclose(a, raw[device], rtol=0, atol=0)
+    said: list[str] = []
+    assert check_table(tables[0], said.append) == []
+    assert any(text.startswith("samsung_s7, latency_ms: 381 of 18,750 networks with more operations") for text in said)
+    # the same figures in the order of the choices' product, or of none: every device is found out, twice
+    order = {cell: i for i, cell in enumerate(itertools.product(nb.OPERATIONS, repeat=len(nb.NAMES)))}
+    product = np.array([order[cell] for cell in nb.published_cells()])
+    for name, places in (("product", product), ("random", np.random.default_rng(0).permutation(nb.SIZE))):
+        figures = [Block.full((d, "latency_ms"), raw[d].to_numpy(float)[places], "measured") for d in devices]
+        write(tmp_path / name, tables[0].card, figures)
+        assert len(check_table(hwbench_data.load(tmp_path / name))) == 2 * len(devices)
 
 
 def test_one_figure_a_row(tmp_path: Path) -> None:

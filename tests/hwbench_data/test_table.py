@@ -414,6 +414,98 @@ def test_equal_networks_measured_apart_differ_by_noise(tmp_path: Path, source: s
     assert any("equal networks" in text for text in check_table(hwbench_data.load(tmp_path / "cells"))) == wrong
 
 
+def _cells(
+    folder: Path, values: np.ndarray, source: str = "measured", metric: str = "latency_ms"
+) -> hwbench_data.Table:
+    """A table of cells with one figure each."""
+    cells = Card(**{**vars(card()), "networks": {"kind": "nasbench201", "count": 15625}})
+    write(folder, cells, [Block.full(("chip", metric, "8x8"), values, source)])
+    return hwbench_data.load(folder)
+
+
+def _whole() -> np.ndarray:
+    """[cells] whether every edge but `none` lies on a path from input to output, found by walking all paths."""
+    paths = [("0-3",), ("0-1", "1-3"), ("0-2", "2-3"), ("0-1", "1-2", "2-3")]
+
+    def whole(cell: dict[str, str]) -> bool:
+        live = {edge for edge, operation in cell.items() if operation != "none"}
+        return live == {edge for path in paths if live.issuperset(path) for edge in path}
+
+    return np.array([whole(nb.cell(i)) for i in range(nb.SIZE)])
+
+
+def test_cells_are_alike_edge_by_edge() -> None:
+    cells, whole = Cells(), _whole()
+    alike, same = cells.alike, cells.same
+    assert len(np.unique(alike[~whole])) == (~whole).sum()
+    assert not np.isin(alike[~whole], alike[whole]).any()
+    pairs = np.stack([alike[whole], same[whole]])
+    assert len(np.unique(pairs, axis=1).T) == len(np.unique(alike[whole])) == len(np.unique(same[whole]))
+
+
+@pytest.mark.parametrize(("share", "wrong"), [(0.05, False), (0.2, True)])
+def test_measured_equal_networks_may_be_off_by_noise_but_not_many(tmp_path: Path, share: float, wrong: bool) -> None:
+    whole = _whole()
+    rng = np.random.default_rng(0)
+    values = np.where(rng.random(nb.SIZE) < share, 2.0, 1.0)
+    values[~whole] = 50.0  # takes time for edges that lead nowhere
+    same = Cells().same
+    sizes = np.bincount(same[whole])
+    far = compared = 0
+    for group in np.flatnonzero(sizes > 1):
+        own = values[whole & (same == group)]
+        median = np.median(own)
+        compared += len(own)
+        far += int((np.maximum(own / median, median / own) > 1.25).sum())
+    said: list[str] = []
+    problems = check_table(_cells(tmp_path / "cells", values), said.append)
+    found = next(text for text in problems + said if "off their median" in text)
+    assert found.startswith(f"chip, latency_ms, 8x8: {far:,} of {compared:,} equal networks are more than 25% off")
+    assert any("off their median" in text for text in problems) == wrong
+    assert any("off their median" in text for text in said) != wrong
+
+
+@pytest.mark.parametrize(("source", "share", "wrong"), [
+    ("measured", 0.0, False), ("measured", 0.04, False), ("measured", 0.3, True), ("published", 0.3, True),
+    ("modelled", 0.001, True),
+])  # fmt: skip
+def test_heavier_measured_networks_may_be_cheaper_by_noise_but_not_many(
+    tmp_path: Path, source: str, share: float, wrong: bool
+) -> None:
+    rng = np.random.default_rng(1)
+    labels = [f"a=conv_k{kernel}_e1;b={i}" for i in range(1000) for kernel in (3, 5)]
+    light = rng.uniform(1, 2, 1000)
+    cheaper = rng.permutation(1000) < round(share * 1000)
+    values = np.stack([light, light * np.where(cheaper, 0.5, 0.9 if source == "measured" else 1.5)], axis=1).ravel()
+    listed = card(networks={"kind": "listed", "count": 2000})
+    write(tmp_path / "t", listed, [Block.full(("board", "latency_ms", "8x8"), values, source)], labels)
+    said: list[str] = []
+    problems = check_table(hwbench_data.load(tmp_path / "t"), said.append)
+    assert bool(problems) == wrong
+    if source != "modelled" and share:
+        counted = f"{round(share * 1000)} of 1,000 networks with more operations are cheaper by more than 25%"
+        assert counted in (problems if wrong else said)[0]
+
+
+def test_measured_energy_is_judged_alone_modelled_energy_with_latency(tmp_path: Path) -> None:
+    latency, energy = np.array([1.0, 2.0, 3.0, 0.5]), np.array([4.0, 3.0, 5.0, 1.0])  # the larger kernel saves energy
+    for source, expected in (("modelled", 0), ("measured", 1)):
+        figures = [
+            Block.full(("board", metric, "8x8"), values, source)
+            for metric, values in (("latency_ms", latency), ("energy_mj", energy * np.array([1, 0.9, 1, 1])))
+        ]
+        write(tmp_path / source, card(), figures, LABELS)
+        problems = check_table(hwbench_data.load(tmp_path / source))
+        assert len(problems) == expected
+        assert all(text.startswith("board, energy_mj") for text in problems)
+
+
+def test_networks_that_are_listed_twice_are_found(tmp_path: Path) -> None:
+    labels = ["a=skip;b=x", "a=skip;b=y", "b=x;a=skip", "a=conv;b=x"]
+    write(tmp_path / "twice", card(), [Block.full(("board", "latency_ms", "8x8"), LATENCY, "measured")], labels)
+    assert check_table(hwbench_data.load(tmp_path / "twice")) == ["network 'b=x;a=skip' is listed twice"]
+
+
 def test_a_card_with_another_count_is_found(tmp_path: Path) -> None:
     cells = Card(**{**vars(card()), "networks": {"kind": "nasbench201", "count": 7}})
     write(tmp_path / "cells", cells, [Block.full(("chip", "latency_ms", "8x8"), np.ones(15625), "modelled")])
