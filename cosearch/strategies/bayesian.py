@@ -139,8 +139,12 @@ class Bayesian:
 
     # -- model --
 
-    def _row(self, arch: Arch) -> Floats:
+    def _row(self, arch: Arch, pool: Pool) -> Floats:
+        """Features of a network; all of a pool are worked out at once, which takes far less time than one by one."""
         key = self.history.key(arch)
+        if key in pool.rows:
+            rows, which = pool.distinct
+            return np.asarray(rows[which[pool.rows[key]]])
         if key not in self._features:
             self._features[key] = features(self.history.modelled, [arch])[0]
         return self._features[key]
@@ -151,7 +155,7 @@ class Bayesian:
         Raises: DataError if the results teach nothing.
         """
         known = self._teaching(known)
-        X = np.array([self._row(t.candidate.arch) for t in known])
+        X = np.array([self._row(t.candidate.arch, pool) for t in known])
         y = np.array([target(name, measured_value(t, name)) for t in known])
         fitted = _fitted_at(len(known))
         if (name, fitted) not in self._models:
@@ -160,7 +164,7 @@ class Bayesian:
         model = self._models[name, fitted]
         model.condition(X, y)
         if pending:
-            rows = np.array([self._row(arch) for arch in pending])
+            rows = np.array([self._row(arch, pool) for arch in pending])
             model.condition(np.vstack([X, rows]), np.concatenate([y, model.predict(rows)[0]]))
         rows, which = pool.distinct
         mean, std = model.predict(rows)

@@ -498,6 +498,12 @@ def test_measured_energy_is_judged_alone_modelled_energy_with_latency(tmp_path: 
         problems = check_table(hwbench_data.load(tmp_path / source))
         assert len(problems) == expected
         assert all(text.startswith("board, energy_mj") for text in problems)
+    figures = [
+        Block.full(("board", metric, "8x8"), np.array(values), "modelled")
+        for metric, values in (("latency_ms", [3.0, 2.0, 4.0, 0.5]), ("energy_mj", [4.0, 7.0, 5.0, 1.0]))
+    ]
+    write(tmp_path / "chosen", card(), figures, LABELS)  # the larger kernel has chosen a faster accelerator
+    assert check_table(hwbench_data.load(tmp_path / "chosen")) == []
 
 
 def test_networks_that_are_listed_twice_are_found(tmp_path: Path) -> None:
