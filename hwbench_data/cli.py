@@ -178,14 +178,17 @@ def front(
         from hwbench_data.plot import front_page
 
         write_atomic(plot, front_page(found, conditions))
-    _print_selection(f"Front of {table.name} on {device}: {len(found)} networks", found, form)
+    _print_selection("Front", found, form)
 
 
 @bench.command()
 def best(
     name: _Name,
     device: _Device = None,
-    objective: Annotated[str, typer.Option(help="The metric to optimise.")] = "cifar10_accuracy",
+    objective: Annotated[
+        str | None,
+        typer.Option(help="The metric to optimise; accuracy, else latency_ms, by default.", show_default=False),
+    ] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="How many networks.")] = 1,
     max_latency_ms: _MaxLatency = None,
     max_energy_mj: _MaxEnergy = None,
@@ -200,7 +203,7 @@ def best(
     table = _load(name)
     limits = _limits(max_latency_ms, max_energy_mj, min_accuracy, constraint)
     found = table.top(n, objective, limits, device, **_conditions(image, accelerator, where))
-    _print_selection(f"Best of {table.name} on {device} by {objective}", found, form)
+    _print_selection("Best", found, form)
 
 
 @bench.command()
@@ -321,7 +324,8 @@ def _limits(
     return limits
 
 
-def _print_selection(title: str, found: "Selection", form: Format) -> None:
+def _print_selection(what: str, found: "Selection", form: Format) -> None:
+    title = f"{what} of {found.place} by {', '.join(found.values)}: {len(found)} of {found.among:,} networks"
     _print(title, found.records(), form)
 
 

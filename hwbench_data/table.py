@@ -3,7 +3,7 @@
 import itertools
 import operator
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,15 +43,24 @@ class Row:
 
 @dataclass(frozen=True)
 class Selection:
-    """Networks picked from a table, with what they were picked by. values: metric -> [n]."""
+    """Networks picked from a table, with what they were picked by. values: metric -> [n].
+
+    among: how many networks have the figures and meet the constraints.
+    """
 
     table: "Table" = field(repr=False)
     device: str | None
     index: Ints
     values: dict[str, Floats]
+    among: int
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def place(self) -> str:
+        """The table, and the device if there is one."""
+        return self.table.name + (f" on {self.device}" if self.device else "")
 
     @property
     def labels(self) -> list[str]:
@@ -72,8 +81,8 @@ class Selection:
         return pd.DataFrame(self.records())
 
     def _repr_html_(self) -> str:
-        records = Selection(self.table, self.device, self.index[:SHOWN], self.values).records()
-        title = f"{self.table.name} on {self.device}: {len(records)} of {len(self)} networks"
+        records = replace(self, index=self.index[:SHOWN]).records()
+        title = f"{self.place}: {len(records)} of {len(self)} networks"
         rows = [[f"{v:.6g}" if isinstance(v, float) else str(v) for v in record.values()] for record in records]
         return html_table(title, ("index", "network", *self.values), rows)
 
@@ -224,7 +233,7 @@ class Table:
         """
         names = _names(objectives) if objectives is not None else self._usual()
         at, values, compared = self._candidates(names, constraints, device, conditions)
-        return self._selection(at[_undominated(compared)], values, device)
+        return self._selection(at[_undominated(compared)], values, device, len(at))
 
     def best(
         self,
@@ -239,21 +248,22 @@ class Table:
     def top(
         self,
         n: int,
-        objective: str = "cifar10_accuracy",
+        objective: str | None = None,
         constraints: Mapping[str, float] | None = None,
         device: str | None = None,
         **conditions: str,
     ) -> Selection:
-        """The n best networks by one metric, one of each class.
+        """The n best networks by one metric, by default accuracy, if there is one, or latency_ms; one of each class.
 
         Raises: what `front` raises; ConfigError if n is negative.
         """
         if _whole(n) < 0:
             raise ConfigError(f"{n} best networks: expected 0 or more")
-        at, values, compared = self._candidates((objective,), constraints, device, conditions)
+        chosen = self._usual()[0] if objective is None else objective
+        at, values, compared = self._candidates((chosen,), constraints, device, conditions)
         order = at[np.argsort(compared[:, 0], kind="stable")]
         first = np.sort(np.unique(self.networks.same[order], return_index=True)[1])
-        return self._selection(order[first[:n]], values, device)
+        return self._selection(order[first[:n]], values, device, len(at))
 
     def random(self, n: int, seed: int = 0) -> Ints:
         """n networks of n different classes, drawn uniformly over classes.
@@ -309,11 +319,12 @@ class Table:
         if not names:
             raise ConfigError(f"no objective given: choose among {', '.join(self.metrics)}")
         values = {name: self._full(name, device, conditions) for name in names}
-        meets = np.ones(len(self), bool)
+        meets = self._there(device, conditions)
         for name in names:
             meets &= ~np.isnan(values[name])
         if not meets.any():
-            raise DataError(f"table {self.name} has no network with {', '.join(names)} on {device}")
+            where = ", ".join([device or "any device", *self._asked(conditions)])
+            raise DataError(f"table {self.name} has no network with {', '.join(names)} on {where}: ask for others")
         here = np.flatnonzero(meets)
         for bound, metric, limit in limits:
             meets &= _BOUNDS[bound](values[metric], limit)
@@ -329,8 +340,21 @@ class Table:
         compared = np.stack([sign * values[name][kept] for sign, name in zip(signs, objectives, strict=True)], axis=1)
         return kept, values, compared
 
-    def _selection(self, at: Ints, values: Mapping[str, Floats], device: str | None) -> Selection:
-        return Selection(self, device, at, {name: column[at] for name, column in values.items()})
+    def _selection(self, at: Ints, values: Mapping[str, Floats], device: str | None, among: int) -> Selection:
+        return Selection(self, device, at, {name: column[at] for name, column in values.items()}, among)
+
+    def _there(self, device: str | None, conditions: Mapping[str, str]) -> npt.NDArray[np.bool_]:
+        """[networks] which there are on a device: of pairs those with one of its accelerators, else all."""
+        if device is None or not isinstance(self.networks, Pairs):
+            return np.ones(len(self), bool)
+        asked = self._asked(conditions)
+        found = np.zeros(len(self), bool)
+        for key in self.store.groups:
+            if key[0] == device and all(part in (value, ANY) for part, value in zip(key[2:], asked, strict=True)):
+                column = self.store.column(key, len(self))
+                assert column is not None
+                found |= np.isfinite(column.values)
+        return found
 
     def _limit(self, name: str, value: float) -> tuple[str, str, float]:
         bound, _, metric = name.partition("_")
@@ -421,11 +445,14 @@ class Table:
 
     def _keys(self, metric: str, device: str | None, conditions: Mapping[str, str]) -> Iterator[Key]:
         """Where a metric may stand: on the device or on none, under the conditions or whatever they are."""
-        asked = tuple(conditions.get(name, values[0]) for name, values in self.card.conditions.items())
         for where in (device, ANY):
             if where is None:
                 continue
-            yield from ((where, metric, *part) for part in _relaxed(asked))
+            yield from ((where, metric, *part) for part in _relaxed(self._asked(conditions)))
+
+    def _asked(self, conditions: Mapping[str, str]) -> tuple[str, ...]:
+        """The value of each condition, its first one by default."""
+        return tuple(conditions.get(name, values[0]) for name, values in self.card.conditions.items())
 
 
 def _names(given: str | Sequence[str]) -> tuple[str, ...]:

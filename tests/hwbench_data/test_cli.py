@@ -108,6 +108,16 @@ def test_import_check_and_query_an_own_table(run, tmp_path: Path, monkeypatch) -
     assert out.splitlines()[1].startswith("4,")
 
 
+def test_every_shipped_table_has_a_best_network_without_being_told_by_what(run) -> None:
+    expected = [("fbnet_blocks", "latency_ms", "224"), ("shiftadd", "val_accuracy", "200")]
+    if analog.installed():
+        expected += [("joint", "cifar10_accuracy", "5,589"), ("nasbench201", "cifar10_accuracy", "15,625")]
+    for name, objective, count in expected:
+        status, out, err = run("best", name, "--device", "zcu102")
+        assert (status, err) == (0, "")
+        assert out.startswith(f"Best of {name} on zcu102 by {objective}: 1 of {count} networks\n")
+
+
 @pytest.mark.parametrize(
     ("words", "match"),
     [

@@ -132,6 +132,45 @@ def test_pairs_are_of_one_device_and_space() -> None:
             call()
 
 
+def test_pairs_are_chosen_among_those_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What depends on the network alone, as accuracy and capacity do, does not choose a pair of another device."""
+    accuracies = np.arange(float(nb.SIZE)) / nb.SIZE  # every class has another one
+    monkeypatch.setattr(analog, "accuracies", lambda metric: accuracies)
+    table = hwbench_data.load("joint")
+    for space, objective in (
+        ("nasbench201", "cifar10_accuracy"),
+        ("nasbench201", "capacity"),
+        ("shiftadd", "capacity"),
+    ):
+        for device in table.devices:
+            every = np.array([table.networks.label(i) for i in range(len(table))])
+            here = np.array([label.startswith(f"{space}:") and f"@{device}" in label for label in every])
+            values = table.query_many(np.arange(len(table)), objective, space=space)[objective]
+            for found in (
+                table.best(objective, device=device, space=space),
+                table.front((objective,), device=device, space=space),
+            ):
+                assert found.labels[0].startswith(f"{space}:")
+                assert f"@{device}" in found.labels[0]
+                assert found.values[objective][0] == np.nanmax(values[here])
+                assert found.among == here.sum()
+    with pytest.raises(DataError, match="no network with cifar10_accuracy on zcu102, shiftadd: ask for others"):
+        table.best("cifar10_accuracy", device="zcu102", space="shiftadd")
+
+
+def test_the_best_networks_are_by_default_the_most_accurate_or_else_the_fastest(toy, tmp_path: Path) -> None:
+    assert toy.top(1, device="board").index.tolist() == [1]
+    assert list(toy.top(1).values) == ["accuracy"]
+    metrics = {name: metric for name, metric in METRICS.items() if name != "accuracy"}
+    write(
+        tmp_path / "costs", card(metrics=metrics), [block for block in blocks() if block.key[1] != "accuracy"], LABELS
+    )
+    found = hwbench_data.load(tmp_path / "costs").top(2, device="board")
+    assert found.index.tolist() == [3, 0]
+    assert (list(found.values), found.among) == (["latency_ms"], 4)
+    assert hwbench_data.load(tmp_path / "costs").top(1, device="chip").among == 3  # one network has no figure there
+
+
 def test_networks_named_by_keys_have_no_arch() -> None:
     blocks = hwbench_data.load("fbnet_blocks")
     with pytest.raises(ConfigError, match=r"network 'ConvBlock_.*' of table fbnet_blocks has no decisions"):
