@@ -3,7 +3,7 @@
 A *map* says what a file's columns are::
 
     title: 13 devices, measured
-    network: arch_idx                  # a column of indices or notations
+    network: arch_idx                  # a column of indices, notations, or lists: which choice each decision takes
     values:
       pixel3: {device: pixel3, metric: latency_ms, unit: ms}
 
@@ -36,7 +36,7 @@ from cosearch.errors import ConfigError, CosearchError, DataError, UnknownNameEr
 from cosearch.reading import npy_header, parse_json, parse_yaml, read, require_few_columns
 from cosearch.unpickling import load_plain
 from hwbench_data.footer import LARGEST_CELLS, LARGEST_UNPACKED, read_groups, require_small, text_bytes, unpacked
-from hwbench_data.networks import Cells, Listed, Networks, extremes
+from hwbench_data.networks import Cells, Listed, Networks, extremes, notation
 from hwbench_data.store import ANY, SOURCES, Block, Card, Floats, Metric, checksum, write
 from hwbench_data.table import better
 from search_spaces.networks import SPACES, find
@@ -195,11 +195,12 @@ def import_file(
     if path.stat().st_size > LARGEST_BYTES:
         raise DataError(f"{path} has {path.stat().st_size / 2**30:.1f} GiB, at most 1 is read")
     content, mapping = _read(path, space, mapping, dataset)
+    given = _decided(path, space, content.networks)
     if space == "nasbench201":
         networks: Networks = Cells()
-        names = [_whole(name) for name in content.networks]
+        names = [_whole(name) for name in given]
     else:
-        names = _texts(path, content.networks)
+        names = _texts(path, given)
         networks = Listed(space, list(dict.fromkeys(names)))
     index = _indices(path, networks, names)
     left_out: list[str] = []
@@ -279,11 +280,32 @@ def _differences(block: Block, networks: Networks, unit: str) -> list[str]:
     ]
 
 
+def _decided(path: Path, space: str, names: list[Any]) -> list[Any]:
+    """Networks as archs where each is a list of numbers: which choice every decision takes, in the space's order."""
+    if not isinstance(names[0], np.ndarray):
+        return names
+    if space in KEYS:
+        raise DataError(f"{path} names networks by lists of choices, which {space} does not have: give a network space")
+    options = find(space)((3, 32, 32), 10).choices
+    archs = []
+    for row, taken in enumerate(names, start=1):
+        if len(taken) != len(options):
+            raise DataError(f"{path}, row {row}: {len(taken)} choices, {space} has {len(options)} decisions")
+        arch = {}
+        for (decision, known), number in zip(options.items(), taken.tolist(), strict=True):
+            if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(known):
+                expected = f"expected 0 to {len(known) - 1}"
+                raise DataError(f"{path}, row {row}: choice {number!s:.40} of {decision!r}, {expected}")
+            arch[decision] = known[number]
+        archs.append(arch)
+    return archs
+
+
 def _texts(path: Path, names: list[Any]) -> list[str]:
     texts = []
     for row, name in enumerate(names, start=1):
         try:
-            texts.append(str(name))
+            texts.append(notation(name) if isinstance(name, Mapping) else str(name))
         except ValueError as error:  # an integer of thousands of digits
             raise DataError(f"{path}, row {row}: the network's name has no text ({error})") from None
     return texts
@@ -336,9 +358,8 @@ def _columns_of(path: Path, mapping: ColumnMap) -> tuple[Content, ColumnMap]:
     """The columns that a map names; of a map of rows also what they turn out to be."""
     asked = mapping.values if mapping.rows is None else [name for name in vars(mapping.rows).values() if name]
     wanted = list(dict.fromkeys([mapping.network, *asked]))
-    reader = _csv if path.suffix.lower() == ".csv" else _parquet
     try:
-        table = reader(path, wanted)
+        table = _csv(path, wanted) if path.suffix.lower() == ".csv" else _parquet(path, wanted, mapping.network)
     except CosearchError:
         raise
     except Exception as error:
@@ -383,21 +404,32 @@ def _csv(path: Path, wanted: list[str]) -> "pd.DataFrame":
     return table
 
 
-def _parquet(path: Path, wanted: list[str]) -> "pd.DataFrame":
-    """The wanted columns, once what they unpack to is known to be little: a few kilobytes can stand for gigabytes."""
+def _parquet(path: Path, wanted: list[str], network: str) -> "pd.DataFrame":
+    """The wanted columns, once what they unpack to is known to be little: a few kilobytes can stand for gigabytes.
+
+    network: the column that may be one of lists.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
         _require(path, wanted, file.schema_arrow.names)
+        nested = []
         for column in wanted:
             kind = file.schema_arrow.field(column).type
             if pa.types.is_nested(kind):
-                raise DataError(f"{path}: {column!r} is a column of {kind!s:.80}, not a number or name in each row")
-        lengths = {column: _length(file, column) for column in wanted}
+                if column != network or not pa.types.is_list(kind) or not pa.types.is_integer(kind.value_type):
+                    raise DataError(f"{path}: {column!r} is a column of {kind!s:.80}, not a number or name in each row")
+                nested.append(column)
+        stored = [file.schema.column(at) for at in range(len(file.schema))]
+        lengths = {
+            leaf.path: max(0, leaf.length or 0)  # of bytes, if a value has as many in each row
+            for leaf in stored
+            if leaf.path in wanted or leaf.path.startswith(tuple(f"{column}." for column in nested))
+        }
     _limit(path, *unpacked(read_groups(path), lengths))
     # texts that repeat are read as they are stored, each once
-    with pq.ParquetFile(path, read_dictionary=wanted) as file:
+    with pq.ParquetFile(path, read_dictionary=[column for column in wanted if column not in nested]) as file:
         table = file.read(columns=wanted)
     table.validate(full=True)  # texts that are none would be found out when they are used
     texts = [at for at, field in enumerate(table.schema) if pa.types.is_dictionary(field.type)]
@@ -406,11 +438,6 @@ def _parquet(path: Path, wanted: list[str]) -> "pd.DataFrame":
         field = table.schema.field(at)
         table = table.set_column(at, field.name, table.column(at).cast(field.type.value_type))
     return table.to_pandas()
-
-
-def _length(file: Any, column: str) -> int:
-    """Bytes of each value of a Parquet file's column of bytes, if they are as many in each; else 0."""
-    return max(0, file.schema.column(file.schema_arrow.names.index(column)).length or 0)
 
 
 def _limit(path: Path, cells: int, size: int) -> None:

@@ -196,8 +196,12 @@ class Listed:
     @property
     def repeated(self) -> list[str]:
         """Also with their decisions in another order."""
-        seen: set[str] = set()
-        return [label for label in self._labels if (key := _sorted(label)) in seen or seen.add(key)]
+        return [label for i, label in enumerate(self._labels) if self._first[_sorted(label)] != i]
+
+    @cached_property
+    def _first(self) -> dict[str, int]:
+        """Where each network is listed first."""
+        return {_sorted(label): i for i, label in reversed(list(enumerate(self._labels)))}
 
     @property
     def cells(self) -> Ints | None:

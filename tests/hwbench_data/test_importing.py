@@ -21,6 +21,7 @@ from hwbench_data.measured import COLUMNS, _row
 from hwbench_data.measuring import Measurement
 from hwbench_data.networks import notation
 from hwbench_data.store import Block, write
+from search_spaces.networks import fbnet
 from search_spaces.networks import nasbench201 as nb
 
 REFERENCE = os.environ.get("COSEARCH_REFERENCE_DATA")
@@ -413,6 +414,91 @@ def test_files_that_are_no_tables(tmp_path: Path) -> None:
         read_map(tmp_path / "map.yaml")
     with pytest.raises(ConfigError, match="needs --map"):
         import_file(csv(tmp_path / "a.csv", "arch,ms\n0,1\n"), "nasbench201", None, tmp_path / "out")
+
+
+def _lists(path: Path, rows: list[object], kind: pa.DataType | None = None) -> Path:
+    """A Parquet file that names networks by lists."""
+    pq.write_table(pa.table({"arch": pa.array(rows, kind), "ms": [float(i + 1) for i in range(len(rows))]}), path)
+    return path
+
+
+def test_networks_as_lists_of_choices(tmp_path: Path) -> None:
+    """In the order of the space's decisions, each the place of its choice; whatever stands before them in the file."""
+    rng = np.random.default_rng(0)
+    places = rng.integers(5, size=(20, 6))
+    path = _lists(tmp_path / "a.parquet", places.tolist())
+    before = pa.table({"other": [{"x": 1, "y": 2.0}] * 20, **{c: pq.read_table(path)[c] for c in ("arch", "ms")}})
+    pq.write_table(before, path)
+    import_file(path, "nasbench201", MAP, tmp_path / "cells")
+    table = hwbench_data.load(tmp_path / "cells")
+    for row, taken in enumerate(places.tolist()):
+        arch = {name: nb.OPERATIONS[place] for name, place in zip(nb.NAMES, taken, strict=True)}
+        assert table.query(arch, "pixel3", "latency_ms") == {"latency_ms": row + 1.0}
+    import_file(_lists(tmp_path / "b.parquet", [[8] * 22, [0] * 21 + [7]]), "fbnet", MAP, tmp_path / "fbnet")
+    table = hwbench_data.load(tmp_path / "fbnet")
+    expected = {f"layer{i + 1}": "conv_k3_e1" for i in range(21)} | {"layer22": "conv_k5_e6"}
+    assert table.networks.arch(1) == expected
+    assert table.query(dict.fromkeys(expected, "skip"), "pixel3") == {"latency_ms": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("rows", "kind", "space", "match"),
+    [
+        ([[0, 1, 2, 3, 4]], None, "nasbench201", r"row 1: 5 choices, nasbench201 has 6 decisions"),
+        ([[0] * 6, [0] * 5 + [5]], None, "nasbench201", r"row 2: choice 5 of '2-3', expected 0 to 4"),
+        ([[0] * 5 + [-1]], None, "nasbench201", r"choice -1 of '2-3'"),
+        ([[0] * 5 + [None]], None, "nasbench201", r"choice nan of '2-3'|choice 0.0 of '0-1'"),
+        ([[0] * 6, None], None, "nasbench201", "row 2: no network in 'arch'"),
+        ([[0.0] * 6], None, "nasbench201", r"'arch' is a column of list<.*double>, not a number or name"),
+        ([["0"] * 6], None, "nasbench201", r"'arch' is a column of list<.*string>, not a number or name"),
+        ([[[0] * 6]], None, "nasbench201", r"'arch' is a column of list<.*list<.*, not a number or name"),
+        ([[0] * 6], None, "fbnet_blocks", "which fbnet_blocks does not have: give a network space"),
+        (
+            [[0] * 6] * 2,
+            None,
+            "nasbench201",
+            f"rows of network {nb.index_of(dict.fromkeys(nb.NAMES, 'none'))} disagree in 'ms'",
+        ),
+    ],
+)
+def test_bad_lists(tmp_path: Path, rows: list[object], kind: pa.DataType | None, space: str, match: str) -> None:
+    with pytest.raises(DataError, match=match) as caught:
+        import_file(_lists(tmp_path / "a.parquet", rows, kind), space, MAP, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+
+
+def test_only_the_column_of_networks_may_be_of_lists(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"arch": [0], "ms": [[1]]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"'ms' is a column of list<"):
+        import_file(tmp_path / "a.parquet", "nasbench201", MAP, tmp_path / "out")
+
+
+def test_lists_that_unpack_to_much_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hwbench_data.importing.LARGEST_CELLS", 100)
+    with pytest.raises(DataError, match="unpack to 122 values"):
+        import_file(_lists(tmp_path / "a.parquet", [[0] * 60] * 2, None), "nasbench201", MAP, tmp_path / "out")
+
+
+@with_reference
+def test_twenty_one_real_devices_of_fbnet(tmp_path: Path) -> None:
+    path = Path(str(REFERENCE)) / "fbnet_latency_pool_ms.parquet"
+    devices = pq.read_schema(path).names[1:]
+    values = {device: {"device": device, "metric": "latency_ms", "unit": "ms"} for device in devices}
+    _, left_out = import_file(path, "fbnet", checked_map({"network": "arch", "values": values}, "map"), tmp_path / "t")
+    assert left_out == []
+    table = hwbench_data.load(tmp_path / "t")
+    assert (len(table), len(table.devices)) == (5000, 21)
+    assert check_table(table) == []
+    # the numbers are read as the choices that they are: on a phone, larger blocks take longer, and skips are the fastest
+    archs = [table.networks.arch(i) for i in range(5000)]
+    often = np.array([[list(arch.values()).count(choice) for choice in fbnet.CHOICES] for arch in archs])
+    for device in ("pixel3", "samsung_a50"):
+        latency = table.query_many(range(5000), "latency_ms", device)["latency_ms"]
+        each = dict(zip(map(str, fbnet.CHOICES), np.linalg.lstsq(often, latency)[0], strict=True))
+        for kernel in ("k3", "k5"):
+            e1, e3, e6 = (each[f"conv_{kernel}_{expansion}"] for expansion in ("e1", "e3", "e6"))
+            assert each["skip"] < e1 < 0.7 * e3 < 0.5 * e6
+        assert max(each, key=each.__getitem__) == "conv_k5_e6"
 
 
 @with_reference
