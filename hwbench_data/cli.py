@@ -99,9 +99,17 @@ def info(name: _Name, form: _Format = Format.table) -> None:
         typer.echo(f"{condition}: {', '.join(values)}")
     for note in card.notes:
         typer.echo(note)
-    built = card.built
-    versions = ", ".join(f"{package} {number}" for package, number in built.get("versions", {}).items())
-    typer.echo(f"Built {built.get('date', '?')} by `{built.get('command', '?')}`, seed {built.get('seed')}; {versions}")
+    typer.echo(_provenance(card.built))
+
+
+def _provenance(built: Mapping[str, Any]) -> str:
+    """How a table came about, as far as its card says."""
+    parts = [
+        f"Built {built['date']} by `{built['command']}`" if "date" in built else f"By `{built.get('command', '?')}`",
+        f"seed {built['seed']}" if "seed" in built else "",
+        ", ".join(f"{package} {number}" for package, number in built.get("versions", {}).items()),
+    ]
+    return "; ".join(part for part in parts if part)
 
 
 @bench.command()

@@ -257,7 +257,8 @@ def _block(path: Path, column: str, value: Value, given: Floats, index: np.ndarr
     differs = known[values[index[known]] != numbers[known]]
     if len(differs):
         at = int(index[differs[0]])
-        raise DataError(f"{path}: rows of network {at} disagree in {column!r}: keep one, or map 'rows:'")
+        rows = f"rows {differs[0] + 1} and {known[index[known] == at][-1] + 1}"
+        raise DataError(f"{path}: rows of network {at} disagree in {column!r} ({rows}): keep one, or map 'rows:'")
     infinite = np.isinf(values)
     values[infinite] = np.nan
     if np.isnan(values).all():

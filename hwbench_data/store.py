@@ -104,6 +104,9 @@ class Card:
         if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("version") != VERSION:
             raise DataError(f"expected a JSON object with format {FORMAT!r} and version {VERSION}")
         try:
+            for name, metric in data["metrics"].items():
+                if "unit" not in metric:
+                    raise DataError(f"metric {name!r:.80} has no unit: give one, such as ms")
             metrics = {str(name): Metric(**metric) for name, metric in data["metrics"].items()}
             card = cls(
                 str(data["name"]),
@@ -351,8 +354,8 @@ def read_card(folder: Path) -> Card:
 
 def checksum(path: Path) -> dict[str, Any]:
     """Size and SHA-256 of a file, as a card holds them."""
-    content = path.read_bytes()
-    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def verify(path: Path, facts: Mapping[str, Any]) -> None:

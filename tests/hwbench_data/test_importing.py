@@ -194,6 +194,7 @@ def test_files_that_would_run_code_are_refused_by_name(tmp_path: Path, monkeypat
         ("arch,ms\n0,1\n20000,2\n", "row 2: index 20000"),
         ("arch,ms\n|conv~0|,1\n", r"row 1: cell '\|conv~0\|'"),
         ("arch,ms\n3,1\n3,2\n", "rows of network 3 disagree in 'ms'"),
+        ("arch,ms\n1,5\n3,1\n3,\n3,2\n4,1\n", r"rows of network 3 disagree in 'ms' \(rows 2 and 4\)"),
         ("arch,ms\n3,-1\n", "holds -1 ms, which cannot be"),
         ("arch,ms\n3,90\n4,-1\n5,-2\n", "row 2: 'ms' holds -1 ms, which cannot be"),
         ("arch,ms\n3,-inf\n", "holds -inf ms, which cannot be"),
@@ -489,7 +490,7 @@ def test_twenty_one_real_devices_of_fbnet(tmp_path: Path) -> None:
     table = hwbench_data.load(tmp_path / "t")
     assert (len(table), len(table.devices)) == (5000, 21)
     assert check_table(table) == []
-    # the numbers are read as the choices that they are: on a phone, larger blocks take longer, and skips are the fastest
+    # the numbers are read as the choices that they are: on a phone larger blocks take longer, skips are the fastest
     archs = [table.networks.arch(i) for i in range(5000)]
     often = np.array([[list(arch.values()).count(choice) for choice in fbnet.CHOICES] for arch in archs])
     for device in ("pixel3", "samsung_a50"):

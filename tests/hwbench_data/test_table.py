@@ -349,6 +349,30 @@ def test_a_card_without_units_is_refused(tmp_path: Path) -> None:
     (folder / "card.json").write_text(json.dumps(data))
     with pytest.raises(DataError, match="metric 'latency_ms' has unit ''"):
         hwbench_data.load(folder)
+    del data["metrics"]["latency_ms"]["unit"]
+    (folder / "card.json").write_text(json.dumps(data))
+    with pytest.raises(DataError, match="metric 'latency_ms' has no unit: give one, such as ms"):
+        hwbench_data.load(folder)
+
+
+def test_only_the_rows_asked_for_are_read_once_from_a_mapped_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    original = pq.ParquetFile.read_row_group
+
+    def read_row_group(self, group, columns):
+        asked.append((group, columns))
+        return original(self, group, columns=columns)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", read_row_group)
+    table = hwbench_data.load("nasbench201")
+    assert asked == []
+    for _ in range(2):
+        table.query_many(np.arange(nb.SIZE), ("latency_ms", "energy_mj"), "pim", input="16x16")
+        keys = [("pim", metric, "16x16", "default") for metric in ("latency_ms", "energy_mj")]
+        assert asked == [(table.store.groups[key], ["network", "value", "source"]) for key in keys]
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        assert str(table.store.folder / "table.parquet") in maps.read_text()
 
 
 @pytest.mark.parametrize(
