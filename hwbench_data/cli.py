@@ -185,7 +185,7 @@ def front(
         from cosearch.writing import write_atomic
         from hwbench_data.plot import front_page
 
-        write_atomic(plot, front_page(found, conditions))
+        write_atomic(plot, front_page(found, conditions, limits))
     _print_selection("Front", found, form)
 
 

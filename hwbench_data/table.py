@@ -387,9 +387,8 @@ class Table:
             self._one_of("device", device, self.card.devices)
         for name, value in conditions.items():
             if name not in self.card.conditions:
-                raise UnknownNameError(
-                    f"table {self.name} has no condition {name!r}: {nearest(name, self.card.conditions)}"
-                )
+                hint = nearest(name, self.card.conditions) if self.card.conditions else "it has none"
+                raise UnknownNameError(f"table {self.name} has no condition {name!r}: {hint}")
             self._one_of(name, value, self.card.conditions[name])
 
     def _one_of(self, what: str, given: Any, known: Collection[str]) -> None:

@@ -130,6 +130,7 @@ def test_every_shipped_table_has_a_best_network_without_being_told_by_what(run) 
         (("front", "nasbench201", "--device", "pim", "--objectives", "latency"), "did you mean 'latency_ms'"),
         (("front", "nasbench201", "--device", "pim", "--constraint", "max_latency_ms"), "expected max_METRIC=N"),
         (("front", "nasbench201", "--device", "pim", "--where", "size=3"), "no condition 'size'"),
+        (("best", "shiftadd", "--device", "zcu102", "--input", "24x24"), "no condition 'input': it has none"),
         (("best", "nasbench201", "--objective", "latency_ms"), "depends on the device"),
         (
             ("best", "nasbench201", "--objective", "latency_ms", "--device", "pim", "--max-energy-mj", "1e-9"),
