@@ -97,6 +97,11 @@ def info(name: _Name, form: _Format = Format.table) -> None:
     _print("Devices", devices, form)
     for condition, values in card.conditions.items():
         typer.echo(f"{condition}: {', '.join(values)}")
+    policies = {
+        str(facts["policy"]): str(facts.get("source", "")) for facts in card.devices.values() if "policy" in facts
+    }
+    for policy, source in policies.items():
+        typer.echo(f"{source}: {policy}.")
     for note in card.notes:
         typer.echo(note)
     typer.echo(_provenance(card.built))

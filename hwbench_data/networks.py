@@ -302,6 +302,8 @@ def indices(networks: Networks, wanted: "Sequence[Network] | Ints") -> Ints:
     """
     if isinstance(wanted, str | Mapping) or not isinstance(wanted, Iterable) or getattr(wanted, "ndim", 1) == 0:
         raise ConfigError(f"networks {str(wanted)[:60]!r}: expected a sequence of them, also for a single one")
+    if isinstance(wanted, list) and set(map(type, wanted)) == {int}:
+        wanted = np.array(wanted)
     if isinstance(wanted, np.ndarray) and np.issubdtype(wanted.dtype, np.integer):
         if wanted.size and not (wanted.min() >= 0 and wanted.max() < len(networks)):
             outside = wanted[(wanted < 0) | (wanted >= len(networks))][0]

@@ -36,6 +36,8 @@ def test_list_and_info(run) -> None:
     assert status == 0
     for word in ("latency_ms", "zcu102", "cpu-x86", "measured", "32x32, 16x16", "cosearch bench build nasbench201"):
         assert word in out
+    assert out.count("modelled: Each layer runs under its best mapping") == 1  # one line for eight devices
+    assert "measured: Measured cells answer for their class" in out
 
 
 def test_info_as_csv_is_one_table(run) -> None:

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 import hwbench_data
 from cosearch.errors import ConfigError, CosearchError, DataError, InfeasibleError, RunError, UnknownNameError
-from hwbench_data import analog
-from hwbench_data.checking import check_table
+from hwbench_data import analog, library
+from hwbench_data.checking import UNITS, check_table
 from hwbench_data.networks import Cells, Listed, notation
 from hwbench_data.store import ANY, Block, Card, Metric, Store, checksum, write
 from hwbench_data.table import _undominated
@@ -175,6 +175,16 @@ def test_networks_named_by_keys_have_no_arch() -> None:
     blocks = hwbench_data.load("fbnet_blocks")
     with pytest.raises(ConfigError, match=r"network 'ConvBlock_.*' of table fbnet_blocks has no decisions"):
         blocks.networks.arch(5)
+
+
+def test_lists_of_numbers_are_looked_up_at_once_and_checked_as_arrays_are(toy) -> None:
+    for wanted in ([3, 0, 3], [], [np.int64(1), 2], ["a=skip", 0]):
+        expected = [toy.query(network, "board", "latency_ms")["latency_ms"] for network in wanted]
+        assert toy.query_many(wanted, "latency_ms", "board")["latency_ms"].tolist() == expected
+    large = (([2**63], "index of more"), ([10**40], "index of more"))
+    for wanted, said in (([0, 4], "index 4"), ([-1], "index -1"), *large, ([0, True], "True"), ([1.0], "1.0")):
+        with pytest.raises(ConfigError, match=said):
+            toy.query_many(wanted, "latency_ms", "board")
 
 
 def test_many_at_once_equals_one_by_one(toy) -> None:
@@ -353,6 +363,38 @@ def test_a_card_without_units_is_refused(tmp_path: Path) -> None:
     (folder / "card.json").write_text(json.dumps(data))
     with pytest.raises(DataError, match="metric 'latency_ms' has no unit: give one, such as ms"):
         hwbench_data.load(folder)
+
+
+def test_shipped_tables_are_small_and_their_cards_say_how_they_came_about() -> None:
+    size = 0
+    for name in library.TABLES:
+        store = Store(library.folder(name))
+        card, folder = store.card, store.folder
+        assert set(card.files) == {path.name for path in folder.iterdir()} - {"card.json"}
+        size += sum(path.stat().st_size for path in folder.iterdir())
+        file = pq.ParquetFile(folder / "table.parquet")
+        assert file.schema_arrow.names == ["network", "device", "metric", *card.conditions, "value", "source"]
+        chunks = [file.metadata.row_group(i).column(j) for i in range(file.num_row_groups) for j in (0, 1, 2)]
+        assert {chunk.compression for chunk in chunks} == {"ZSTD"}
+        assert card.built["command"] == f"cosearch bench build {name}"
+        assert {"seed", "date", "licence"} <= set(card.built)
+        assert {"python", "cosearch", "numpy", "torch"} <= set(card.built["versions"])
+        for metric in card.metrics.values():
+            assert metric.unit in UNITS
+        for device, facts in card.devices.items():
+            assert "mapping" in facts["policy"] or facts["source"] == "measured"
+            assert {key[1] for key in store.groups if key[0] == device} >= {"latency_ms"}
+        assert len(card.devices) >= (8 if name in ("nasbench201", "fbnet_blocks") else 2)
+    assert size < 30 << 20
+
+
+def test_measured_cells_of_the_processor_are_many_and_the_rest_is_marked() -> None:
+    table = hwbench_data.load("nasbench201")
+    for image in ("32x32", "16x16"):
+        sources = np.array(table.sources(np.arange(nb.SIZE), "latency_ms", "cpu-x86", input=image))
+        assert set(sources) == {"measured", "predicted"}
+        assert len(np.unique(table.networks.same[sources == "measured"])) >= 1000
+        assert 0 < table.card.devices["cpu-x86"][image]["held_out_mean_error"] < 0.1
 
 
 def test_only_the_rows_asked_for_are_read_once_from_a_mapped_file(monkeypatch: pytest.MonkeyPatch) -> None:
