@@ -80,8 +80,12 @@ class Problem:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A problem that is built only if its lower bound (latency, energy) may reach the front."""
+    """A problem that is built only if its lower bound (latency, energy) may reach the front.
 
+    promise: those with the least are looked at first.
+    """
+
+    promise: float
     bound: tuple[float, float]
     build: Callable[[], Problem | None]
 
@@ -107,7 +111,7 @@ def solve(candidates: Sequence[Candidate], budget: Ints, kinds: int, by_resource
     found = Solution(
         Options(empty, empty, empty, np.empty((0, width), np.int64), np.empty((0, kinds), np.int64)), none, none
     )
-    for candidate in sorted(candidates, key=lambda c: c.bound[0] * c.bound[1]):
+    for candidate in sorted(candidates, key=lambda c: c.promise):
         front = found.options.take(slice(0, 0)) if by_resources else found.options
         if not np.isfinite(candidate.bound).all() or _beaten(front, *candidate.bound):
             continue

@@ -577,9 +577,11 @@ class CostTensor:
         needed: tuple[str, ...],
         demand: "_Demand",
     ) -> list[Candidate]:
-        """One problem per group, with a lower bound: what the network costs with everything resident.
+        """One problem per group, with a lower bound: the larger of what the network costs with everything resident, and
+        of what its layers cost at least in the group's own residency and column.
 
-        The bound needs few columns of the tensor; most other columns are then never touched.
+        The first needs few columns of the tensor, the second only the least figures of a column: most problems are then
+        never built.
         """
         best, pipelined = self.tables[-1], demand.pipelined
         latency, energy, memory = np.zeros((3, len(best.shared)))
@@ -594,12 +596,37 @@ class CostTensor:
         latency = np.maximum(latency, memory)
         if self._nests:  # what stays takes room from tiles: it may cost more
             latency, energy = np.zeros_like(latency), np.zeros_like(energy)
+        own = {}
+        if not pipelined and not demand.corners:
+            own = {case: self._least_sums(case, needed, demand.counts) for case in {case for case, *_ in groups}}
         candidates = []
         for case, column, at in groups:
             of = best.of_shared[at]
+            bound = float(latency[of]), float(energy[of])
+            promise = bound[0] * bound[1]
+            if case in own:
+                bound = max(bound[0], float(own[case][0, column])), max(bound[1], float(own[case][1, column]))
             build = partial(self._problem, case, column, at, stored, needed, demand)
-            candidates.append(Candidate((float(latency[of]), float(energy[of])), build))
+            candidates.append(Candidate(promise, bound, build))
         return candidates
+
+    def _least_sums(self, case: int, needed: tuple[str, ...], counts: Ints) -> Floats:
+        """[2, column] no engine and policy has less latency, or less energy, for a network under a residency."""
+        found = np.zeros((2, len(self.tables[case].shared)))
+        for kind in (*needed, "vector"):
+            times = counts[self.vector_rows if kind == "vector" else self.rows[kind]]
+            layers = np.flatnonzero(times)
+            if (kind, case) not in self._least:
+                self._least[kind, case] = np.stack(
+                    [costs[kind][case].min(axis=(2, 3), initial=np.inf) for costs in (self.latency, self.energy)]
+                )
+            found += times[layers].astype(float) @ self._least[kind, case][:, layers]
+        return found
+
+    @cached_property
+    def _least(self) -> dict[tuple[str, int], Floats]:
+        """Of kinds and residencies that were asked for: least latency and energy of each layer [2, layer, column]."""
+        return {}
 
     def _problem(
         self,

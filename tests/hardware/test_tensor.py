@@ -13,6 +13,7 @@ from cosearch.hardware import (
     Resources,
     accelerator_tensor,
     best,
+    combine,
     cost_tensor,
     evaluate,
     grid,
@@ -113,6 +114,32 @@ def test_objectives_with_resources_keep_what_two_objectives_find(small_space, ne
     assert four.latency_ms.min() == pytest.approx(two.latency_ms.min())
     assert four.energy_mj.min() == pytest.approx(two.energy_mj.min())
     assert four.lut.min() < two.lut.min()
+
+
+@pytest.mark.parametrize(("live", "most"), [(200.0, 2), (1e4, 3), (1e9, 2)])
+def test_no_problem_costs_less_than_its_bound_and_few_are_built(small_space, network, monkeypatch, live, most):
+    """Of 4 or 8; by what everything resident costs alone, 2, 4 and 4 would be."""
+    layers = distinct_layers([network])
+    tensor = cost_tensor(layers, small_space, cache=False)
+    looked_at = []
+
+    def solve(candidates, *more):
+        looked_at.append(list(candidates))
+        return combine.solve(candidates, *more)
+
+    monkeypatch.setattr("cosearch.hardware.tensor.solve", solve)
+    front = tensor.hardware_front(counts_of(network, layers), live)
+    [candidates] = looked_at
+    built = 0
+    for candidate in candidates:
+        latency, energy = candidate.bound
+        problem = candidate.build()
+        if problem is not None:
+            assert latency <= problem.least[0] * (1 + 1e-12)
+            assert energy <= problem.least[1] * (1 + 1e-12)
+        beaten = (front.latency_ms < latency * (1 - 1e-9)) & (front.energy_mj < energy * (1 - 1e-9))
+        built += not beaten.any()
+    assert 0 < built <= most
 
 
 def test_a_network_without_a_kind_pays_no_engine_for_it(small_space):
