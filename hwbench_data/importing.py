@@ -419,7 +419,7 @@ def _parquet(path: Path, wanted: list[str], network: str) -> "pd.DataFrame":
         for column in wanted:
             kind = file.schema_arrow.field(column).type
             if pa.types.is_nested(kind):
-                if column != network or not pa.types.is_list(kind) or not pa.types.is_integer(kind.value_type):
+                if column != network or not _is_list(kind):
                     raise DataError(f"{path}: {column!r} is a column of {kind!s:.80}, not a number or name in each row")
                 nested.append(column)
         stored = [file.schema.column(at) for at in range(len(file.schema))]
@@ -439,6 +439,14 @@ def _parquet(path: Path, wanted: list[str], network: str) -> "pd.DataFrame":
         field = table.schema.field(at)
         table = table.set_column(at, field.name, table.column(at).cast(field.type.value_type))
     return table.to_pandas()
+
+
+def _is_list(kind: Any) -> bool:
+    """Whether an Arrow type is that of lists of whole numbers."""
+    import pyarrow as pa
+
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(is_kind(kind) for is_kind in lists) and pa.types.is_integer(kind.value_type)
 
 
 def _limit(path: Path, cells: int, size: int) -> None:

@@ -442,6 +442,13 @@ def test_networks_as_lists_of_choices(tmp_path: Path) -> None:
     assert table.query(dict.fromkeys(expected, "skip"), "pixel3") == {"latency_ms": 1.0}
 
 
+@pytest.mark.parametrize("kind", [pa.list_(pa.int8()), pa.large_list(pa.uint64()), pa.list_(pa.int32(), 6)])
+def test_lists_of_every_kind(tmp_path: Path, kind: pa.DataType) -> None:
+    import_file(_lists(tmp_path / "a.parquet", [[0] * 6, [4] * 6], kind), "nasbench201", MAP, tmp_path / "out")
+    table = hwbench_data.load(tmp_path / "out")
+    assert table.query(dict.fromkeys(nb.NAMES, "avg_pool_3x3"), "pixel3", "latency_ms") == {"latency_ms": 2.0}
+
+
 @pytest.mark.parametrize(
     ("rows", "kind", "space", "match"),
     [
