@@ -149,6 +149,7 @@ def _of_data(folder: Path) -> dict[str, Target]:
 
 def _of_tables(folder: Path) -> dict[str, Target]:
     import hwbench_data.importing as importing
+    from hwbench_data.checking import check_table
     from hwbench_data.store import ANY, Block, Card, Metric, write
 
     table = folder / "toy"
@@ -170,6 +171,7 @@ def _of_tables(folder: Path) -> dict[str, Target]:
             found.query_many([0, 1], device=device)
         found.rows(0)
         found.store.arrow()
+        check_table(found)
 
     def sign(folder: Path) -> None:
         card = json.loads((folder / "card.json").read_text())
@@ -198,13 +200,18 @@ def _of_tables(folder: Path) -> dict[str, Target]:
         mapping = None if path.suffix == ".pickle" else importing.ColumnMap("index", {"ms": value})
         importing.import_file(path, "fbnet_blocks", mapping, folder / "imported", "cifar10")
 
+    def imported_lists(path: Path) -> None:
+        mapping = importing.ColumnMap("index", {"ms": importing.Value("d", "latency_ms", "ms")})
+        importing.import_file(path, "nasbench201", mapping, folder / "imported")
+
     figures = {f"block{i}": i / 7 for i in range(40)}
     published = {"fbnet": {"cifar10": {"d_latency": figures, "e_latency": figures, "e_energy": figures}}}
     array = io.BytesIO()
     np.save(array, np.ones(40, np.float32))
     dear = {
         "imported table": Target(imported, (b"index,ms\na,1\nb,2\nc,3.5\n",), ".csv"),
-        "imported Parquet": Target(imported, (_parquet(),), ".parquet"),
+        "imported Parquet": Target(imported, (_parquet(["a", "b", "c"]),), ".parquet"),
+        "imported Parquet of lists": Target(imported_lists, (_parquet([[0] * 6, [4] * 6, [1] * 6]),), ".parquet"),
         "imported JSON": Target(imported, (json.dumps({str(i): i / 7 for i in range(40)}).encode(),), ".json"),
         "imported array": Target(imported, (array.getvalue(),), ".npy"),
         "published pickle": Target(imported, (pickle.dumps(published),), ".pickle"),
@@ -219,12 +226,12 @@ def _of_tables(folder: Path) -> dict[str, Target]:
     }
 
 
-def _parquet() -> bytes:
+def _parquet(networks: list[Any]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     buffer = io.BytesIO()
-    pq.write_table(pa.table({"index": ["a", "b", "c"], "ms": [1.0, 2.0, 3.5]}), buffer)
+    pq.write_table(pa.table({"index": networks, "ms": [1.0, 2.0, 3.5]}), buffer)
     return buffer.getvalue()
 
 
