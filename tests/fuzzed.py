@@ -202,7 +202,7 @@ def _of_tables(folder: Path) -> dict[str, Target]:
 
     def imported_lists(path: Path) -> None:
         mapping = importing.ColumnMap("index", {"ms": importing.Value("d", "latency_ms", "ms")})
-        importing.import_file(path, "nasbench201", mapping, folder / "imported")
+        importing.import_file(path, "fbnet", mapping, folder / "imported")
 
     figures = {f"block{i}": i / 7 for i in range(40)}
     published = {"fbnet": {"cifar10": {"d_latency": figures, "e_latency": figures, "e_energy": figures}}}
@@ -211,7 +211,9 @@ def _of_tables(folder: Path) -> dict[str, Target]:
     dear = {
         "imported table": Target(imported, (b"index,ms\na,1\nb,2\nc,3.5\n",), ".csv"),
         "imported Parquet": Target(imported, (_parquet(["a", "b", "c"]),), ".parquet"),
-        "imported Parquet of lists": Target(imported_lists, (_parquet([[0] * 6, [4] * 6, [1] * 6]),), ".parquet"),
+        "imported Parquet of lists": Target(
+            imported_lists, (_parquet([[0] * 22, [8] * 22, [*range(9)] * 2 + [1] * 4]),), ".parquet"
+        ),
         "imported JSON": Target(imported, (json.dumps({str(i): i / 7 for i in range(40)}).encode(),), ".json"),
         "imported array": Target(imported, (array.getvalue(),), ".npy"),
         "published pickle": Target(imported, (pickle.dumps(published),), ".pickle"),

@@ -24,7 +24,8 @@ def targets(tmp_path_factory):
 NAMES = (
     "configuration", "arch", "measurements", "network", "accelerator", "mapping", "workload", "part",
     "part as a space", "template", "workload of a file", "ONNX", "images in .npz", "image", "CIFAR batch",
-    "import map", "imported table", "imported Parquet", "imported JSON", "imported array", "published pickle",
+    "import map", "imported table", "imported Parquet", "imported Parquet of lists", "imported JSON", "imported array",
+    "published pickle",
     "card of a table", "table", "networks of a table", "predictor", "config.yaml", "result.json", "front.csv",
     "report.json", "log.jsonl", "inputs.json", "study.db", "supernet.safetensors", "best/network.json",
     "best/workload.json", "best/accelerator.json", "best/mapping.json", "best/weights.safetensors",
