@@ -351,7 +351,7 @@ def test_training_in_simulation_learns_with_the_arithmetic_of_the_hardware(digit
     assert accuracy(simulated, few) > 0.8 * accuracy(plain, few)
 
 
-@pytest.mark.parametrize("op", ["conv", "shift", "conv4", "conv2", "sparse50"])
+@pytest.mark.parametrize("op", ["conv", "shift", "conv4", "conv2", "sparse50", "block25"])
 def test_held_weights_are_those_of_the_hardware_with_the_gradient_of_training(op):
     step = Conv("c", op, -1, 8, 6, (4, 4), 3, 1)
     latent = torch.randn(6, 8, 3, 3, generator=torch.Generator().manual_seed(1))
