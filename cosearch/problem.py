@@ -108,6 +108,7 @@ def prepare(config: RunConfig, reporter: Reporter, build: "Build | None" = None)
     if config.accuracy_table is not None and config.accuracy not in ("table", "predictor"):
         raise ConfigError(f"--accuracy-table is read with --accuracy table or predictor, not {config.accuracy}")
     _require_possible_finalists(config)
+    _require_budget_to_follow(config)
     dataset, known = None, None
     if config.trains:
         dataset, space = load_data_and_space(config)
@@ -138,6 +139,18 @@ def _require_possible_finalists(config: RunConfig) -> None:
     for option, given in needs.items():
         if given and config.accuracy != "supernet":
             raise ConfigError(f"{option} needs a supernet, and --accuracy {config.accuracy} trains none: leave it out")
+
+
+def _require_budget_to_follow(config: RunConfig) -> None:
+    """Raises: ConfigError for `guided` where nothing would follow it."""
+    if not config.guided:
+        return
+    if config.accuracy != "supernet":
+        raise ConfigError(f"--guided needs a supernet, and --accuracy {config.accuracy} trains none: leave it out")
+    if not config.constraints:
+        raise ConfigError("--guided needs a limit on hardware to follow, such as --max-latency-ms: give one")
+    if config.recipe == "fair":
+        raise ConfigError("--guided: --recipe fair runs every choice equally often, whatever the limits: leave one out")
 
 
 def _require_separable(config: RunConfig, device: str) -> None:

@@ -597,6 +597,11 @@ BAD = [
     (["--trials", "0"], "trials"),
     (["--distil", "--accuracy", "train"], "--distil needs a supernet, and --accuracy train trains none"),
     (["--finalist-start", "supernet", "--accuracy", "train"], "--finalist-start supernet needs a supernet"),
+    (["--guided"], "--guided needs a limit on hardware to follow, such as --max-latency-ms"),
+    (["--guided", "--min-accuracy", "0.5"], "--guided needs a limit on hardware to follow"),
+    (["--guided", "--max-latency-ms", "1", "--accuracy", "train"], "--guided needs a supernet"),
+    (["--guided", "--max-latency-ms", "1", "--recipe", "fair"], "--guided: --recipe fair runs every choice equally"),
+    (["--recipe", "sandwhich"], "did you mean 'sandwich'"),
     (["--finalist-epochs", "2", "--finalist-simulated-epochs", "3"], "expected at most the 2 epochs"),
     (["--config", "absent.yaml"], "check the path"),
 ]

@@ -121,6 +121,34 @@ def test_guided_sampling_follows_the_budget_and_leaves_nothing_out():
     assert guided(0, 7) == guided(0, 7)
 
 
+def test_sandwich_steps_follow_the_budget_between_their_ends():
+    def within(arch) -> bool:
+        return SPACE.workload(arch).macs < 200_000
+
+    recipe = recipes.sandwich(SPACE, SPACE.supernet(0), 0, Recipe(1), within)
+    plain, guided = sampling.sandwich(SPACE, 0), sampling.sandwich(SPACE, 0, within=within)
+    share = np.mean([within(arch) for i in range(200) for arch in plain(0, i)[2:]])
+    found = np.mean([within(arch) for i in range(200) for arch in guided(0, i)[2:]])
+    expected = 1 - (1 - share) ** sampling.GUIDED_TRIES
+    assert 0.02 < share < 0.9
+    assert found == pytest.approx(expected, abs=4 * (expected * (1 - expected) / 400) ** 0.5)
+    assert guided(0, 7)[:2] == plain(0, 7)[:2]
+    assert len(guided(0, 7)) == recipe.paths == 4
+
+
+@pytest.mark.parametrize("name", [name for name in recipes.RECIPES if name != "fair"])
+def test_every_recipe_but_the_fair_one_follows_the_budget(few, name):
+    asked = []
+
+    def within(arch) -> bool:
+        asked.append(arch)
+        return True
+
+    recipe = recipes.make(name, TINY, TINY.supernet(0), 0, Recipe(2), within)
+    train(recipe, few, 0, 1)
+    assert asked
+
+
 # -- progressive --
 
 
