@@ -141,7 +141,8 @@ def _threads_of_one(problem: Problem) -> int:
     return 1 if looked_up else config.threads // evaluations_at_once(config.threads, _pixels(problem))
 
 
-SUPERNET = "supernet.safetensors"
+SUPERNET, LAST_GOOD = "supernet.safetensors", "supernet.diverged.safetensors"
+"""The supernet; and its last checkpoint of a training that diverged after it."""
 
 
 def _plan(problem: Problem) -> str:
@@ -335,6 +336,7 @@ def _accuracy_source(run: RunDirectory, problem: Problem, reporter: Reporter, de
 def _trained_supernet(run: RunDirectory, problem: Problem, device: str, reporter: Reporter, deadline: float) -> Any:
     """Train the space's supernet, or go on from its checkpoint. One that diverges begins again at half the rate.
 
+    It begins at its first epoch: when a checkpoint was written depends on the machine. The last one is set aside.
     Raises: DivergedError if it still does after some times.
     """
     from cosearch.supernet.training import DivergedError
@@ -345,8 +347,14 @@ def _trained_supernet(run: RunDirectory, problem: Problem, device: str, reporter
             return _train_supernet(run, problem, device, reporter, deadline, 0.5**halved)
         except DivergedError as error:
             if halved >= MOST_HALVINGS:
-                raise
-            (run.path / SUPERNET).unlink(missing_ok=True)
+                kept = [str(run.path / name) for name in (SUPERNET, LAST_GOOD) if (run.path / name).is_file()]
+                good = f"; its last good checkpoint is {kept[0]}" if kept else ""
+                raise DivergedError(
+                    f"{error}, as at {halved} higher rates: are the images of a usual scale? "
+                    f"Else try another --recipe{good}"
+                ) from None
+            if (run.path / SUPERNET).is_file():
+                os.replace(run.path / SUPERNET, run.path / LAST_GOOD)
             run.log("diverged", reason=str(error))
             reporter.say(f"{error}: it begins again at half the learning rate")
 

@@ -1297,6 +1297,43 @@ def test_a_supernet_that_diverges_begins_again_slower_and_the_run_goes_on(option
     assert 0 < result.finalist.accuracy <= 1
 
 
+def test_a_supernet_that_always_diverges_stops_and_its_last_good_checkpoint_is_kept(options, tmp_path, monkeypatch):
+    from cosearch.supernet import recipes
+
+    made, rates = recipes.of_run, []
+
+    def spoilt(*given):
+        recipe = made(*given)
+
+        def step(x, y, epoch, index):
+            loss = recipe.step(x, y, epoch, index)
+            return loss * float("nan") if epoch == 1 and index == 1 else loss
+
+        def rate(settings, step, steps):
+            rates.append(recipe.rate(settings, step, steps))
+            return rates[-1]
+
+        return replace(recipe, step=step, rate=rate)
+
+    monkeypatch.setattr(recipes, "of_run", spoilt)
+    monkeypatch.setattr(cosearch.engine, "CHECKPOINT_SECONDS", 0.0)
+    out = tmp_path / "run"
+    with pytest.raises(CosearchError) as caught:
+        cosearch.run(**{**options, "supernet_epochs": 3, "out": out})
+    rate = f"{rates[-1]:.3g}"
+    assert str(caught.value).startswith(
+        f"training diverged: the loss became nan in step 2 of epoch 2 of 3 of the supernet at learning rate {rate}, "
+        "as at 4 higher rates: "
+    )
+    assert str(caught.value).endswith(f"; its last good checkpoint is {out / 'supernet.safetensors'}")
+    assert "\n" not in str(caught.value)
+    assert rates[-1] * 16 == pytest.approx(rates[len(rates) // 5 - 1])
+    for name in ("supernet.safetensors", "supernet.diverged.safetensors"):  # of the last training and of that before
+        tensors, described = RunDirectory.open(out).load_tensors(name)
+        assert described["epoch"] == "1"
+        assert all(np.isfinite(value.numpy()).all() for value in tensors.values())
+
+
 def test_a_finalist_that_diverges_is_said_and_the_others_count(options, tmp_path, monkeypatch):
     from cosearch.supernet import training
 
