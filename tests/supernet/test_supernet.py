@@ -3,14 +3,14 @@
 import itertools
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from cosearch.blueprint import Conv
+from cosearch.blueprint import Conv, Drawing
 from cosearch.config import RunConfig
 from cosearch.data import Split
 from cosearch.errors import ConfigError, DataError, RunError
@@ -20,7 +20,7 @@ from cosearch.runs import RunDirectory
 from cosearch.supernet import arithmetic
 from cosearch.supernet.blocks import Network, calibrate, set_simulation
 from cosearch.supernet.checkpoint import load, restore, save
-from cosearch.supernet.elastic import Supernet
+from cosearch.supernet.elastic import ElasticUnit, Supernet
 from cosearch.supernet.recipes import sandwich, uniform
 from cosearch.supernet.training import (
     DivergedError,
@@ -35,7 +35,10 @@ from cosearch.supernet.training import (
     train_network,
     train_supernet_epoch,
 )
+from cosearch.testing import check_network_space
+from cosearch.workload import INPUT
 from search_spaces.networks.shiftadd import space
+from search_spaces.networks.space import NetworkSpace
 from tests import tiny_space
 
 SPACE = space()
@@ -113,6 +116,60 @@ def test_sharing_keeps_the_supernet_small(supernet):
         sum(p.numel() for p in SPACE.build(SPACE.largest(op)).parameters()) for op in ("conv", "shift", "add")
     )
     assert sum(p.numel() for p in supernet.parameters()) <= 2.5 * largest
+
+
+@pytest.mark.parametrize("side", [8, 16, 24, 32, 64, 128])
+@pytest.mark.parametrize(("heterogeneous", "most"), [(False, 2.5), (True, 1.25)])
+def test_sharing_keeps_the_supernet_small_at_every_size_of_images(side, heterogeneous, most):
+    made = space((3, side, side), 10)
+    largest = max(sum(p.numel() for p in made.build(made.largest(op)).parameters()) for op in ("conv", "shift", "add"))
+    shared = made.supernet(0, heterogeneous, kernel_transform=True)
+    assert sum(p.numel() for p in shared.parameters()) <= most * largest
+
+
+def test_fewer_ranks_are_the_first_and_fewer_bits_and_sparser_weights_read_the_same_tensor():
+    step = Conv("layer1.expand", "lowrank50", 0, 16, 48, (8, 8))
+    few, narrow = replace(step, op="lowrank25"), replace(step, op="lowrank25", out_channels=24)
+    others = [replace(step, op=op) for op in ("conv", "conv4", "conv2", "sparse25", "block50", "shift")]
+    chains = [replace(step, op=op, out_channels=k) for op in ("butterfly2", "butterfly4") for k in (48, 16)]
+    unit = ElasticUnit([few, step, narrow, *others, *chains])
+    a, b = unit.weight(step)
+    assert (a.shape, b.shape) == ((8, 16, 1, 1), (48, 8, 1, 1))
+    for part, rank, out in ((few, 4, 48), (narrow, 4, 24)):
+        first, last = unit.weight(part)
+        assert torch.equal(first, a[:rank])
+        assert torch.equal(last, b[:out, :rank])
+        assert {first.data_ptr(), last.data_ptr()} == {a.data_ptr(), b.data_ptr()}  # views of what is stored once
+    [linear] = unit.weights["linear"]
+    assert {unit.weight(other)[0].data_ptr() for other in others} == {linear.data_ptr()}
+    stored = [unit.stored(chain) for chain in chains]
+    assert len(set(stored)) == len(stored)  # chains of other sizes have no entries in common
+
+
+@dataclass(frozen=True)
+class Widths(NetworkSpace):
+    """Two convolutions; the first has one of three widths, so that the second reads as many channels."""
+
+    description = "elastic width"
+
+    def blueprint(self, arch):
+        drawing, width = Drawing((1, 8, 8)), arch["width"]
+        first = drawing.add(Conv("first", arch["op"], INPUT, 1, width, (8, 8), 3))
+        last = drawing.add(Conv("second", arch["op"], first, width, 16, (8, 8), arch["kernel"]))
+        return drawing.finish(last, 10, 16, (8, 8))
+
+    def covering(self):
+        return [dict(zip(self.choices, each, strict=True)) for each in itertools.product(*self.choices.values())]
+
+
+def test_a_space_of_elastic_widths_has_a_supernet():
+    widths = Widths({"width": (4, 8, 12), "op": ("conv", "shift", "add", "lowrank50"), "kernel": (1, 3)}, "widths")
+    check_network_space(widths)
+    unit = widths.supernet(0).units["second"]
+    [full] = unit.weights["linear"]
+    assert full.shape == (16, 12, 3, 3)
+    [narrow] = unit.weight(Conv("second", "shift", 0, 4, 16, (8, 8), 1))
+    assert torch.equal(narrow, full[:, :4, 1:2, 1:2])
 
 
 def test_small_kernels_read_the_centre_through_their_transform():
