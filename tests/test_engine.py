@@ -597,6 +597,8 @@ BAD = [
     (["--trials", "0"], "trials"),
     (["--distil", "--accuracy", "train"], "--distil needs a supernet, and --accuracy train trains none"),
     (["--finalist-start", "supernet", "--accuracy", "train"], "--finalist-start supernet needs a supernet"),
+    (["--space", "tests.tiny_space:without_choices"], r"decision 'layer2' has choices \(\): expected at least one"),
+    (["--space", "tests.tiny_space:without_valid_choices"], "layer2 cannot be skipped: .*; give it a block"),
     (["--guided"], "--guided needs a limit on hardware to follow, such as --max-latency-ms"),
     (["--guided", "--min-accuracy", "0.5"], "--guided needs a limit on hardware to follow"),
     (["--guided", "--max-latency-ms", "1", "--accuracy", "train"], "--guided needs a supernet"),
