@@ -78,7 +78,9 @@ class RunConfig(BaseModel):
         True, description="Also search conv-only networks and at random, to show what co-search buys."
     )
     recipe: str = Field(
-        "uniform", description="How the supernet is trained: uniform, fair, sandwich, progressive, prune or gumbel."
+        "auto",
+        description="How the supernet is trained: uniform, fair, sandwich, progressive, prune or gumbel; auto: "
+        "progressive or, from 6,000 batches on, sandwich; uniform without additions or for less than 12 epochs.",
     )
     sharing: Literal["separate", "heterogeneous"] = Field(
         "separate",

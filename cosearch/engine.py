@@ -100,6 +100,7 @@ def run(config: RunConfig | None = None, **options: Any) -> Result:
     started = time.monotonic()
     with _workers(config) as cluster:
         problem = prepare(config, reporter, cluster.price if cluster is not None else None)
+        config = problem.config
         if cluster is not None:
             cluster.reserve(config, _threads_of_one(problem))
         reporter.say(_plan(problem))
@@ -112,11 +113,12 @@ def run(config: RunConfig | None = None, **options: Any) -> Result:
 
 def _check_training(config: RunConfig) -> None:
     """Raises: ConfigError if torch has no such device; UnknownNameError if there is no such recipe."""
-    from cosearch.supernet.recipes import RECIPES
+    from cosearch.supernet.recipes import AUTO, RECIPES
     from cosearch.supernet.training import torch_device
 
     torch_device(config.torch_device)
-    registry.find("recipes", RECIPES, config.recipe)
+    if config.recipe != AUTO:
+        registry.find("recipes", RECIPES, config.recipe)
 
 
 def _workers(config: RunConfig) -> "AbstractContextManager[Cluster | None]":
@@ -150,7 +152,7 @@ def _plan(problem: Problem) -> str:
     config = problem.config
     searches = 1 + config.baselines * (1 + (problem.conv_only is not None))
     source = (
-        f"supernet {config.supernet_epochs} epochs"
+        f"supernet {config.supernet_epochs} epochs ({config.recipe})"
         if config.accuracy == "supernet"
         else f"{config.accuracy} accuracies"
     )

@@ -73,6 +73,7 @@ class Problem:
     """All that a search needs, checked. dataset: None if nothing is trained. space: of networks, or of networks with
     accelerators where these are too many to tabulate.
 
+    config: with a recipe in place of `auto`.
     device_name: the part, or the measurement file. known_accuracy: the source, if it is a table or a predictor.
     costs_are: how costs are known, for people.
     """
@@ -113,6 +114,7 @@ def prepare(config: RunConfig, reporter: Reporter, build: "Build | None" = None)
     if config.trains:
         dataset, space = load_data_and_space(config)
         _require_batches(config, dataset)
+        config = _with_recipe(config, dataset, space)
         if config.accuracy_table is not None:
             known = _known_accuracy(config.accuracy_table, config.accuracy, space, len(dataset.validation))
     else:
@@ -151,6 +153,18 @@ def _require_budget_to_follow(config: RunConfig) -> None:
         raise ConfigError("--guided needs a limit on hardware to follow, such as --max-latency-ms: give one")
     if config.recipe == "fair":
         raise ConfigError("--guided: --recipe fair runs every choice equally often, whatever the limits: leave one out")
+
+
+def _with_recipe(config: RunConfig, dataset: Dataset, space: NetworkSpace) -> RunConfig:
+    """With the recipe that `auto` stands for, if a supernet is trained."""
+    from cosearch.supernet.recipes import AUTO, automatic
+    from cosearch.supernet.training import steps_per_epoch, supernet_recipe
+
+    if config.recipe != AUTO or config.accuracy != "supernet":
+        return config
+    epochs = config.supernet_epochs
+    networks = epochs * steps_per_epoch(dataset.train, supernet_recipe(epochs))
+    return config.model_copy(update={"recipe": automatic(space.operators, epochs, networks)})
 
 
 def _require_separable(config: RunConfig, device: str) -> None:

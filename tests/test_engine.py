@@ -142,7 +142,7 @@ def test_documents_load_as_what_they_say(finished, options):
     from safetensors.torch import load_file
 
     root = Path(finished.path)
-    assert RunDirectory.open(root).config == RunConfig.make({**options, "out": root})
+    assert RunDirectory.open(root).config == RunConfig.make({**options, "out": root, "recipe": "uniform"})  # of auto
     network = json.loads((root / "best/network.json").read_text())
     assert (network["format"], network["space"], network["input_shape"]) == (
         "cosearch.network",

@@ -451,7 +451,7 @@ def test_cuda_is_refused_where_there_is_none(monkeypatch):
 
 
 def test_the_supernet_of_a_run_is_loaded_when_it_is_trained(digits, tmp_path):
-    run = RunDirectory.create(tmp_path / "run", RunConfig.make({"supernet_epochs": 4}))
+    run = RunDirectory.create(tmp_path / "run", RunConfig.make({"supernet_epochs": 4, "recipe": "uniform"}))
     tiny = tiny_space.space()
     trained(run, digits, 0, 2)
     with pytest.raises(RunError, match="trained for 2 of 4 epochs"):
@@ -486,7 +486,7 @@ def test_training_goes_on_from_a_checkpoint_bit_for_bit(digits, tmp_path):
 
 def test_a_supernet_that_is_trained_needs_no_optimizer(digits, tmp_path):
     """Nor does loading, or training, load torch's compiler, which would take two seconds of every process."""
-    run = RunDirectory.create(tmp_path / "run", RunConfig.make({"supernet_epochs": 4}))
+    run = RunDirectory.create(tmp_path / "run", RunConfig.make({"supernet_epochs": 4, "recipe": "uniform"}))
     supernet = trained(run, digits, 0, 4)
     recipe = uniform(tiny_space.space(), tiny_space.space().supernet(1), 0, Recipe(epochs=4))
     assert restore(run, recipe, "tiny") == (4, None)
