@@ -79,8 +79,8 @@ class RunConfig(BaseModel):
     )
     recipe: str = Field(
         "auto",
-        description="How the supernet is trained: uniform, fair, sandwich, progressive, prune or gumbel; auto: "
-        "progressive or, from 6,000 batches on, sandwich; uniform without additions or for less than 12 epochs.",
+        description="How the supernet is trained: uniform, fair, sandwich, progressive, prune or gumbel; auto: uniform "
+        "or, from 6,000 training batches on and with additions beside other operators, sandwich.",
     )
     sharing: Literal["separate", "heterogeneous"] = Field(
         "separate",

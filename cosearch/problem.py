@@ -164,7 +164,7 @@ def _with_recipe(config: RunConfig, dataset: Dataset, space: NetworkSpace) -> Ru
         return config
     epochs = config.supernet_epochs
     networks = epochs * steps_per_epoch(dataset.train, supernet_recipe(epochs))
-    return config.model_copy(update={"recipe": automatic(space.operators, epochs, networks)})
+    return config.model_copy(update={"recipe": automatic(space.operators, networks)})
 
 
 def _require_separable(config: RunConfig, device: str) -> None:

@@ -70,21 +70,19 @@ class SupernetRecipe:
 
 AUTO = "auto"
 """Stands for the recipe that `automatic` names."""
-STAGED_EPOCHS, MANY_NETWORKS = 12, 6000
-"""Epochs from which on each half of a progressive stage has two; networks run from which on sandwich is preferred."""
+MANY_NETWORKS = 6000
 
 
-def automatic(operators: Sequence[str], epochs: int, networks: int) -> str:
-    """The recipe for a space of these operators and so many epochs, in which so many networks are run (one a batch).
+def automatic(operators: Sequence[str], networks: int) -> str:
+    """The recipe for a space of these operators, if so many networks are run (one a batch).
 
-    On shapes, sandwich ranked best after 12,400 networks, while after 2,300 to 3,000 it was level with progressive and
-    uniform and its networks were far less accurate; progressive takes less time than uniform then
-    (docs/benchmarks/supernet.md and default_recipe.md). Where between them it turns is not known, nor whether it is so
-    in spaces without additions, which progressive training is for.
+    On shiftadd and shapes sandwich ranked best after 12,400 networks; after 2,300 to 3,000, as many images as a run on
+    digits trains with, it was level with uniform and progressive, and its networks were much less accurate, on digits
+    too (docs/benchmarks/supernet.md, default_recipe.md). Where between them it turns is not known, nor whether it
+    does in spaces without additions.
     """
-    if epochs < STAGED_EPOCHS or "add" not in operators or len(operators) < 2:
-        return "uniform"
-    return "sandwich" if networks >= MANY_NETWORKS else "progressive"
+    measured = "add" in operators and len(operators) > 1
+    return "sandwich" if measured and networks >= MANY_NETWORKS else "uniform"
 
 
 def make(
