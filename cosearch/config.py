@@ -181,6 +181,16 @@ class RunConfig(BaseModel):
         return self.accuracy != "table" or self.accuracy_table is not None
 
     @property
+    def training(self) -> str:
+        """How finalists are trained, for people."""
+        start = "from scratch" if self.finalist_start == "scratch" else "from the supernet's weights"
+        teacher = ", following its largest network" if self.distil else ""
+        if self.distil and self.finalist_start == "scratch":
+            teacher = ", following the supernet's largest network"
+        last = f", the last {self.finalist_simulated_epochs} of {self.finalist_epochs} epochs in 8 bits"
+        return start + teacher + (last if self.finalist_simulated_epochs else "")
+
+    @property
     def constraints(self) -> dict[str, float]:
         """The limits that are set but for that on accuracy, by name.
 

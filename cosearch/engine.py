@@ -255,7 +255,8 @@ def _carry_out(
             designs += _on_default(designs, problem, default)
             lines = (*failures(trained), *notes(problem, chosen, designs, reporter))
             table = front_table(found[CO_SEARCH], problem)
-            result = Result(str(run.path), table, tuple(designs), lines, problem.objectives.names, problem.costs_are)
+            named = problem.objectives.names, problem.costs_are, config.training
+            result = Result(str(run.path), table, tuple(designs), lines, *named)
             _write(run, problem, result, chosen[CO_SEARCH])
     except StoppedError as error:
         run.log("stopped", reason=str(error))

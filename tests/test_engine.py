@@ -1,5 +1,6 @@
 """The main job end to end: a space of 100 networks on real digits, with budgets of a few steps."""
 
+import html
 import itertools
 import json
 import re
@@ -31,6 +32,7 @@ from cosearch.results import Result
 from cosearch.runs import RunDirectory, TrialLog, read_log, study_storage
 from cosearch.strategies import Objectives
 from cosearch.strategies.base import TURNS
+from cosearch.tables import result_tables
 from cosearch.workload import Workload
 from search_spaces.accelerators import asic
 from search_spaces.decisions import arch_key, network_key, split
@@ -1041,6 +1043,10 @@ def test_finalists_take_from_the_supernet_what_is_asked(options, tmp_path, monke
     run = Path(result.path)
     inherited = {path.name for path in (run / "finalists").glob("*-start.safetensors")}
     assert bool(inherited) == (run / "finalists/teacher.safetensors").exists() == (start == "supernet")
+    how = "from scratch" if start == "scratch" else "from the supernet's weights, following its largest network"
+    assert result.training == cosearch.load(run).training == f"{how}, the last 1 of 1 epochs in 8 bits"
+    assert result_tables(result)[1][0].endswith(f"1 training {result.training}")
+    assert html.escape(f"1 training {result.training} each") in (run / "report.html").read_text()
     assert all(0 <= design.accuracy <= 1 for design in result.designs)
     if start == "supernet":  # a network that was no finalist takes its weights from the same supernet
         trained = {path.name.split("-")[0] for path in (run / "finalists").glob("*.json")}
