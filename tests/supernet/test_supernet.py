@@ -541,6 +541,18 @@ def test_a_foreign_checkpoint_is_refused(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("version", ["2", None])
+def test_a_checkpoint_of_another_version_says_both(tmp_path, version):
+    run, recipe = checkpointed(tmp_path)
+    tensors, described = run.load_tensors("supernet.safetensors")
+    older = {name: value for name, value in described.items() if name != "version"}
+    run.save_tensors("supernet.safetensors", tensors, older if version is None else {**older, "version": version})
+    words = f"is of version {version or 'unknown'}, space tiny, .*; this run is version 3, space tiny, .*: remove it or"
+    with pytest.raises(RunError, match=words) as caught:
+        restore(run, recipe, "tiny")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("epoch", ["", "-1", "5", "two", "1.5", "9" * 5000, "٣" * 20])
 def test_a_checkpoint_of_an_epoch_that_cannot_be_is_refused(tmp_path, epoch):
     run, recipe = checkpointed(tmp_path)
