@@ -16,7 +16,7 @@ from cosearch.supernet import recipes, sampling
 from cosearch.supernet.checkpoint import restore, save
 from cosearch.supernet.elastic import ElasticUnit
 from cosearch.supernet.sharing import SHARED_RATE, LaplaceTransform, Transformed, laplace_distance, limit_gradient
-from cosearch.supernet.training import Recipe, make_optimizer, train_supernet_epoch
+from cosearch.supernet.training import DivergedError, Recipe, make_optimizer, train_supernet_epoch
 from search_spaces.networks.shiftadd import space
 from tests import tiny_space
 
@@ -308,6 +308,14 @@ def test_logits_prefer_the_choice_that_can_learn(few):
     moved = torch.cat([p.detach().flatten() for p in recipe.state.parameters()])
     assert bool((moved != 0).any())
     assert all(float(p.sum()) == pytest.approx(1.0) for p in recipe.state.probabilities().values())
+
+
+def test_architecture_logits_that_are_spoilt_are_not_saved(few):
+    recipe = recipes.make("gumbel", TINY, TINY.supernet(0), 0, Recipe(6))
+    recipe.optimizer.param_groups[0]["lr"] = float("nan")
+    optimizer = train(recipe, few, 0, 3)  # weights alone
+    with pytest.raises(DivergedError, match="a weight became infinite or NaN in epoch 4 of the supernet"):
+        train(recipe, few, 3, 4, optimizer)
 
 
 # -- weights shared through a transform --
