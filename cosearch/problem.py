@@ -109,7 +109,6 @@ def prepare(config: RunConfig, reporter: Reporter, build: "Build | None" = None)
     if config.accuracy_table is not None and config.accuracy not in ("table", "predictor"):
         raise ConfigError(f"--accuracy-table is read with --accuracy table or predictor, not {config.accuracy}")
     _require_possible_finalists(config)
-    _require_budget_to_follow(config)
     dataset, known = None, None
     if config.trains:
         dataset, space = load_data_and_space(config)
@@ -123,6 +122,7 @@ def prepare(config: RunConfig, reporter: Reporter, build: "Build | None" = None)
     space, costs, device_name, costs_are, objectives = _costs(config, space, objectives, reporter, build)
     if isinstance(costs, JointCosts):
         _require_separable(config, device_name)
+    _require_budget_to_follow(config)
     costs.fronts([{name: options[-1] for name, options in space.choices.items()}])  # an unknown metric shows here
     if isinstance(costs, JointCosts):
         _require_some_pair(space, costs, config.seed)
