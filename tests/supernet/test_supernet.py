@@ -133,6 +133,9 @@ def test_fewer_ranks_are_the_first_and_fewer_bits_and_sparser_weights_read_the_s
     others = [replace(step, op=op) for op in ("conv", "conv4", "conv2", "sparse25", "block50", "shift")]
     chains = [replace(step, op=op, out_channels=k) for op in ("butterfly2", "butterfly4") for k in (48, 16)]
     unit = ElasticUnit([few, step, narrow, *others, *chains])
+    with torch.no_grad():  # it is the supernet that gives them values
+        for parameter in unit.weights.parameters():
+            parameter.normal_(generator=torch.Generator().manual_seed(0))
     a, b = unit.weight(step)
     assert (a.shape, b.shape) == ((8, 16, 1, 1), (48, 8, 1, 1))
     for part, rank, out in ((few, 4, 48), (narrow, 4, 24)):
