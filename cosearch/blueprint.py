@@ -43,6 +43,8 @@ OPERATORS: dict[str, Operator] = {
     "conv2": Operator("mac", 2),
     "sparse50": Operator("mac", 8, density=0.5, sparsity="unstructured"),
     "sparse25": Operator("mac", 8, density=0.25, sparsity="unstructured"),
+    "block50": Operator("mac", 8, density=0.5, sparsity="block"),
+    "block25": Operator("mac", 8, density=0.25, sparsity="block"),
     "lowrank50": Operator("mac", 8, "lowrank", 0.5),
     "lowrank25": Operator("mac", 8, "lowrank", 0.25),
     "butterfly2": Operator("mac", 8, "butterfly", 2.0),
@@ -73,10 +75,11 @@ class Conv:
 
     @property
     def operator(self) -> Operator:
-        """What its weights are: only 1x1 convolutions without groups are written as chains."""
+        """What its weights are: only 1x1 convolutions without groups are written as chains, or pruned in blocks."""
         operator = OPERATORS[self.op]
         pointwise = self.kernel == 1 and self.groups == 1
-        return operator if operator.form == "dense" or pointwise else OPERATORS["conv"]
+        anywhere = operator.form == "dense" and operator.sparsity != "block"
+        return operator if anywhere or pointwise else OPERATORS["conv"]
 
     @property
     def rank(self) -> int:

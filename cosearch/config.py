@@ -78,7 +78,9 @@ class RunConfig(BaseModel):
         True, description="Also search conv-only networks and at random, to show what co-search buys."
     )
     recipe: str = Field(
-        "uniform", description="How the supernet is trained: uniform, fair, sandwich, progressive, prune or gumbel."
+        "auto",
+        description="How the supernet is trained: uniform, fair, sandwich, progressive, prune or gumbel; auto: uniform "
+        "or, from 6,000 training batches on and with additions beside other operators, sandwich.",
     )
     sharing: Literal["separate", "heterogeneous"] = Field(
         "separate",
@@ -177,6 +179,16 @@ class RunConfig(BaseModel):
     def trains(self) -> bool:
         """Whether finalists are trained: all accuracies of a bundled table are known, and its data is not at hand."""
         return self.accuracy != "table" or self.accuracy_table is not None
+
+    @property
+    def training(self) -> str:
+        """How finalists are trained, for people."""
+        start = "from scratch" if self.finalist_start == "scratch" else "from the supernet's weights"
+        teacher = ", following its largest network" if self.distil else ""
+        if self.distil and self.finalist_start == "scratch":
+            teacher = ", following the supernet's largest network"
+        last = f", the last {self.finalist_simulated_epochs} of {self.finalist_epochs} epochs in 8 bits"
+        return start + teacher + (last if self.finalist_simulated_epochs else "")
 
     @property
     def constraints(self) -> dict[str, float]:

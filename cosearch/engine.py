@@ -100,6 +100,7 @@ def run(config: RunConfig | None = None, **options: Any) -> Result:
     started = time.monotonic()
     with _workers(config) as cluster:
         problem = prepare(config, reporter, cluster.price if cluster is not None else None)
+        config = problem.config
         if cluster is not None:
             cluster.reserve(config, _threads_of_one(problem))
         reporter.say(_plan(problem))
@@ -112,11 +113,12 @@ def run(config: RunConfig | None = None, **options: Any) -> Result:
 
 def _check_training(config: RunConfig) -> None:
     """Raises: ConfigError if torch has no such device; UnknownNameError if there is no such recipe."""
-    from cosearch.supernet.recipes import RECIPES
+    from cosearch.supernet.recipes import AUTO, RECIPES
     from cosearch.supernet.training import torch_device
 
     torch_device(config.torch_device)
-    registry.find("recipes", RECIPES, config.recipe)
+    if config.recipe != AUTO:
+        registry.find("recipes", RECIPES, config.recipe)
 
 
 def _workers(config: RunConfig) -> "AbstractContextManager[Cluster | None]":
@@ -141,7 +143,8 @@ def _threads_of_one(problem: Problem) -> int:
     return 1 if looked_up else config.threads // evaluations_at_once(config.threads, _pixels(problem))
 
 
-SUPERNET = "supernet.safetensors"
+SUPERNET, LAST_GOOD = "supernet.safetensors", "supernet.diverged.safetensors"
+"""The supernet; and its last checkpoint of a training that diverged after it."""
 
 
 def _plan(problem: Problem) -> str:
@@ -149,7 +152,7 @@ def _plan(problem: Problem) -> str:
     config = problem.config
     searches = 1 + config.baselines * (1 + (problem.conv_only is not None))
     source = (
-        f"supernet {config.supernet_epochs} epochs"
+        f"supernet {config.supernet_epochs} epochs ({config.recipe})"
         if config.accuracy == "supernet"
         else f"{config.accuracy} accuracies"
     )
@@ -252,7 +255,8 @@ def _carry_out(
             designs += _on_default(designs, problem, default)
             lines = (*failures(trained), *notes(problem, chosen, designs, reporter))
             table = front_table(found[CO_SEARCH], problem)
-            result = Result(str(run.path), table, tuple(designs), lines, problem.objectives.names, problem.costs_are)
+            named = problem.objectives.names, problem.costs_are, config.training
+            result = Result(str(run.path), table, tuple(designs), lines, *named)
             _write(run, problem, result, chosen[CO_SEARCH])
     except StoppedError as error:
         run.log("stopped", reason=str(error))
@@ -335,6 +339,7 @@ def _accuracy_source(run: RunDirectory, problem: Problem, reporter: Reporter, de
 def _trained_supernet(run: RunDirectory, problem: Problem, device: str, reporter: Reporter, deadline: float) -> Any:
     """Train the space's supernet, or go on from its checkpoint. One that diverges begins again at half the rate.
 
+    It begins at its first epoch: when a checkpoint was written depends on the machine. The last one is set aside.
     Raises: DivergedError if it still does after some times.
     """
     from cosearch.supernet.training import DivergedError
@@ -345,8 +350,14 @@ def _trained_supernet(run: RunDirectory, problem: Problem, device: str, reporter
             return _train_supernet(run, problem, device, reporter, deadline, 0.5**halved)
         except DivergedError as error:
             if halved >= MOST_HALVINGS:
-                raise
-            (run.path / SUPERNET).unlink(missing_ok=True)
+                kept = [str(run.path / name) for name in (SUPERNET, LAST_GOOD) if (run.path / name).is_file()]
+                good = f"; its last good checkpoint is {kept[0]}" if kept else ""
+                raise DivergedError(
+                    f"{error}, as at {halved} higher rates: are the images of a usual scale? "
+                    f"Else try another --recipe{good}"
+                ) from None
+            if (run.path / SUPERNET).is_file():
+                os.replace(run.path / SUPERNET, run.path / LAST_GOOD)
             run.log("diverged", reason=str(error))
             reporter.say(f"{error}: it begins again at half the learning rate")
 
@@ -393,7 +404,7 @@ def _require_sealed(problem: Problem) -> None:
 
 def _within(problem: Problem) -> Callable[[Arch], bool] | None:
     """Whether some accelerator runs a network within the limits, if training shall know."""
-    if not (problem.config.guided and problem.config.constraints):
+    if not problem.config.guided:
         return None
     costs: Any = problem.costs
     return lambda arch: len(costs.fronts([arch])[0]) > 0

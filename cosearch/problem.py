@@ -73,6 +73,7 @@ class Problem:
     """All that a search needs, checked. dataset: None if nothing is trained. space: of networks, or of networks with
     accelerators where these are too many to tabulate.
 
+    config: with a recipe in place of `auto`.
     device_name: the part, or the measurement file. known_accuracy: the source, if it is a table or a predictor.
     costs_are: how costs are known, for people.
     """
@@ -112,6 +113,7 @@ def prepare(config: RunConfig, reporter: Reporter, build: "Build | None" = None)
     if config.trains:
         dataset, space = load_data_and_space(config)
         _require_batches(config, dataset)
+        config = _with_recipe(config, dataset, space)
         if config.accuracy_table is not None:
             known = _known_accuracy(config.accuracy_table, config.accuracy, space, len(dataset.validation))
     else:
@@ -120,6 +122,7 @@ def prepare(config: RunConfig, reporter: Reporter, build: "Build | None" = None)
     space, costs, device_name, costs_are, objectives = _costs(config, space, objectives, reporter, build)
     if isinstance(costs, JointCosts):
         _require_separable(config, device_name)
+    _require_budget_to_follow(config)
     costs.fronts([{name: options[-1] for name, options in space.choices.items()}])  # an unknown metric shows here
     if isinstance(costs, JointCosts):
         _require_some_pair(space, costs, config.seed)
@@ -138,6 +141,30 @@ def _require_possible_finalists(config: RunConfig) -> None:
     for option, given in needs.items():
         if given and config.accuracy != "supernet":
             raise ConfigError(f"{option} needs a supernet, and --accuracy {config.accuracy} trains none: leave it out")
+
+
+def _require_budget_to_follow(config: RunConfig) -> None:
+    """Raises: ConfigError for `guided` where nothing would follow it."""
+    if not config.guided:
+        return
+    if config.accuracy != "supernet":
+        raise ConfigError(f"--guided needs a supernet, and --accuracy {config.accuracy} trains none: leave it out")
+    if not config.constraints:
+        raise ConfigError("--guided needs a limit on hardware to follow, such as --max-latency-ms: give one")
+    if config.recipe == "fair":
+        raise ConfigError("--guided: --recipe fair runs every choice equally often, whatever the limits: leave one out")
+
+
+def _with_recipe(config: RunConfig, dataset: Dataset, space: NetworkSpace) -> RunConfig:
+    """With the recipe that `auto` stands for, if a supernet is trained."""
+    from cosearch.supernet.recipes import AUTO, automatic
+    from cosearch.supernet.training import steps_per_epoch, supernet_recipe
+
+    if config.recipe != AUTO or config.accuracy != "supernet":
+        return config
+    epochs = config.supernet_epochs
+    networks = epochs * steps_per_epoch(dataset.train, supernet_recipe(epochs))
+    return config.model_copy(update={"recipe": automatic(space.operators, networks)})
 
 
 def _require_separable(config: RunConfig, device: str) -> None:

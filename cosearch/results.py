@@ -102,6 +102,7 @@ class Result:
     """path: the run directory. front: one row per (network, accelerator) that nothing evaluated dominates.
 
     objectives: what was optimised. costs_are: how the costs are known (modelled, or predicted from measurements).
+    training: how finalists were trained, as `RunConfig.training`.
     """
 
     path: str
@@ -110,6 +111,7 @@ class Result:
     notes: tuple[str, ...]
     objectives: tuple[str, ...]
     costs_are: str
+    training: str = "from scratch"
 
     @property
     def finalist(self) -> Design:
@@ -201,7 +203,8 @@ def read_result(run: "RunDirectory") -> Result:
     try:
         front = _read_front(run.path / "front.csv", data.get("front_sha256"), data["objectives"])
         designs = tuple(Design.from_json(design) for design in data["designs"])
-        return Result(str(run.path), front, designs, tuple(data["notes"]), tuple(data["objectives"]), data["costs_are"])
+        named = tuple(data["notes"]), tuple(data["objectives"]), data["costs_are"]
+        return Result(str(run.path), front, designs, *named, run.config.training)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{run.path}: front.csv or result.json is missing or damaged ({error}): write them again with: "

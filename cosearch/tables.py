@@ -93,7 +93,8 @@ def result_tables(result: Result) -> list[tuple[str, Sequence[str], Sequence[Seq
     seeds = len(result.finalist.correct)
     own = [design for design in result.designs if not design.name.endswith(AT_DEFAULT)]
     if seeds:
-        title = f"Designs: accuracy of the integer network on the test images, {seeds} trainings from scratch"
+        trainings = f"{seeds} training{'s' * (seeds > 1)} {result.training}"
+        title = f"Designs: accuracy of the integer network on the test images, {trainings}"
         columns = ("design", "mean [95% interval]", "least to most", "float network", "in the search")
         tables.append((title, columns, [_accuracy_row(design) for design in own]))
     else:

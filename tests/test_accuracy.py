@@ -42,3 +42,18 @@ def test_a_place_that_is_skipped_has_no_gate_and_weights_get_no_gradient(source)
     assert set(source.gradient(arch)[1]) == {"layer1", "layer2"}
     assert all(parameter.grad is None for parameter in source.supernet.parameters())
     assert source.gradient(arch) == source.gradient(arch)
+
+
+def test_a_network_is_evaluated_once_and_as_the_supernet_evaluates_it(source, monkeypatch):
+    from cosearch.supernet import evaluation
+
+    evaluated, evaluate = [], evaluation.evaluate
+    monkeypatch.setattr(evaluation, "evaluate", lambda *given: evaluated.append(given[1]) or evaluate(*given))
+    arch = source.space.sample(np.random.default_rng(7))
+    first, again = source(arch), source(dict(reversed(arch.items())))
+    assert first == again
+    assert evaluated == [[source.space.blueprint(arch)]]
+    data = source.dataset
+    calibration = data.train.x[np.linspace(0, len(data.train) - 1, 256).astype(int)]
+    tensors = [torch.from_numpy(part) for part in (calibration, data.validation.x, data.validation.y)]
+    assert [first] == evaluate(source.supernet, [source.space.blueprint(arch)], *tensors)

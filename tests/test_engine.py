@@ -1,5 +1,6 @@
 """The main job end to end: a space of 100 networks on real digits, with budgets of a few steps."""
 
+import html
 import itertools
 import json
 import re
@@ -31,6 +32,7 @@ from cosearch.results import Result
 from cosearch.runs import RunDirectory, TrialLog, read_log, study_storage
 from cosearch.strategies import Objectives
 from cosearch.strategies.base import TURNS
+from cosearch.tables import result_tables
 from cosearch.workload import Workload
 from search_spaces.accelerators import asic
 from search_spaces.decisions import arch_key, network_key, split
@@ -142,7 +144,7 @@ def test_documents_load_as_what_they_say(finished, options):
     from safetensors.torch import load_file
 
     root = Path(finished.path)
-    assert RunDirectory.open(root).config == RunConfig.make({**options, "out": root})
+    assert RunDirectory.open(root).config == RunConfig.make({**options, "out": root, "recipe": "uniform"})  # of auto
     network = json.loads((root / "best/network.json").read_text())
     assert (network["format"], network["space"], network["input_shape"]) == (
         "cosearch.network",
@@ -597,6 +599,13 @@ BAD = [
     (["--trials", "0"], "trials"),
     (["--distil", "--accuracy", "train"], "--distil needs a supernet, and --accuracy train trains none"),
     (["--finalist-start", "supernet", "--accuracy", "train"], "--finalist-start supernet needs a supernet"),
+    (["--space", "tests.tiny_space:without_choices"], r"decision 'layer2' has choices \(\): expected at least one"),
+    (["--space", "tests.tiny_space:without_valid_choices"], "layer2 cannot be skipped: .*; give it a block"),
+    (["--guided"], "--guided needs a limit on hardware to follow, such as --max-latency-ms"),
+    (["--guided", "--min-accuracy", "0.5"], "--guided needs a limit on hardware to follow"),
+    (["--guided", "--max-latency-ms", "1", "--accuracy", "train"], "--guided needs a supernet"),
+    (["--guided", "--max-latency-ms", "1", "--recipe", "fair"], "--guided: --recipe fair runs every choice equally"),
+    (["--recipe", "sandwhich"], "did you mean 'sandwich'"),
     (["--finalist-epochs", "2", "--finalist-simulated-epochs", "3"], "expected at most the 2 epochs"),
     (["--config", "absent.yaml"], "check the path"),
 ]
@@ -1034,6 +1043,10 @@ def test_finalists_take_from_the_supernet_what_is_asked(options, tmp_path, monke
     run = Path(result.path)
     inherited = {path.name for path in (run / "finalists").glob("*-start.safetensors")}
     assert bool(inherited) == (run / "finalists/teacher.safetensors").exists() == (start == "supernet")
+    how = "from scratch" if start == "scratch" else "from the supernet's weights, following its largest network"
+    assert result.training == cosearch.load(run).training == f"{how}, the last 1 of 1 epochs in 8 bits"
+    assert result_tables(result)[1][0].endswith(f"1 training {result.training}")
+    assert html.escape(f"1 training {result.training} each") in (run / "report.html").read_text()
     assert all(0 <= design.accuracy <= 1 for design in result.designs)
     if start == "supernet":  # a network that was no finalist takes its weights from the same supernet
         trained = {path.name.split("-")[0] for path in (run / "finalists").glob("*.json")}
@@ -1290,6 +1303,43 @@ def test_a_supernet_that_diverges_begins_again_slower_and_the_run_goes_on(option
     assert len(rates) == 2
     assert len(study(tmp_path / "run").trials) == 6
     assert 0 < result.finalist.accuracy <= 1
+
+
+def test_a_supernet_that_always_diverges_stops_and_its_last_good_checkpoint_is_kept(options, tmp_path, monkeypatch):
+    from cosearch.supernet import recipes
+
+    made, rates = recipes.of_run, []
+
+    def spoilt(*given):
+        recipe = made(*given)
+
+        def step(x, y, epoch, index):
+            loss = recipe.step(x, y, epoch, index)
+            return loss * float("nan") if epoch == 1 and index == 1 else loss
+
+        def rate(settings, step, steps):
+            rates.append(recipe.rate(settings, step, steps))
+            return rates[-1]
+
+        return replace(recipe, step=step, rate=rate)
+
+    monkeypatch.setattr(recipes, "of_run", spoilt)
+    monkeypatch.setattr(cosearch.engine, "CHECKPOINT_SECONDS", 0.0)
+    out = tmp_path / "run"
+    with pytest.raises(CosearchError) as caught:
+        cosearch.run(**{**options, "supernet_epochs": 3, "out": out})
+    rate = f"{rates[-1]:.3g}"
+    assert str(caught.value).startswith(
+        f"training diverged: the loss became nan in step 2 of epoch 2 of 3 of the supernet at learning rate {rate}, "
+        "as at 4 higher rates: "
+    )
+    assert str(caught.value).endswith(f"; its last good checkpoint is {out / 'supernet.safetensors'}")
+    assert "\n" not in str(caught.value)
+    assert rates[-1] * 16 == pytest.approx(rates[len(rates) // 5 - 1])
+    for name in ("supernet.safetensors", "supernet.diverged.safetensors"):  # of the last training and of that before
+        tensors, described = RunDirectory.open(out).load_tensors(name)
+        assert described["epoch"] == "1"
+        assert all(np.isfinite(value.numpy()).all() for value in tensors.values())
 
 
 def test_a_finalist_that_diverges_is_said_and_the_others_count(options, tmp_path, monkeypatch):

@@ -64,3 +64,17 @@ def test_too_few_images_for_a_batch_are_refused_before_anything_is_trained(tmp_p
     np.savez(tmp_path / "few.npz", x=x, y=np.arange(images) % 2)
     with pytest.raises(DataError, match=words):
         prepared(tmp_path / "few.npz", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "recipe"),
+    [
+        ({}, "uniform"),  # 90 epochs of few batches
+        ({"supernet_epochs": 6000}, "sandwich"),
+        ({"supernet_epochs": 6000, "recipe": "fair"}, "fair"),
+        ({"accuracy": "train"}, "auto"),  # no supernet, no recipe
+    ],
+)
+def test_a_run_that_names_no_recipe_takes_the_one_for_its_budget(few_digits, options, recipe):
+    assert RunConfig.make(options).recipe == options.get("recipe", "auto")
+    assert prepared(few_digits, **options).config.recipe == recipe

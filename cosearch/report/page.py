@@ -197,7 +197,7 @@ def _designs(facts: Facts, result: Result) -> Markup:
         return join(table(["design", "accuracy"], rows, (1,), "Accuracies, from the table"), priced)
     head = ["design", "mean [95% interval]", "least to most", "float network", "in the search"]
     trainings = plural(len(result.finalist.correct), "training")
-    caption = f"Accuracies of the integer networks on the test images, {trainings} from scratch each"
+    caption = f"Accuracies of the integer networks on the test images, {trainings} {result.training} each"
     return join(table(head, [_accuracies(design) for design in own], range(1, 5), caption), priced)
 
 

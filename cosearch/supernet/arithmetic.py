@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cosearch.blueprint import OPERATORS, Conv, butterfly_chain
+from cosearch.blueprint import OPERATORS, Conv, Operator, butterfly_chain
 from cosearch.operators.adder import add_conv2d
 from cosearch.operators.butterfly import apply_chain, factor_matrix
+from cosearch.operators.pruned import block_mask
 from cosearch.operators.shift import shift_weight
 
 SHIFT_PLACES = 2 ** (OPERATORS["shift"].weight_bits - 1) - 1
@@ -90,7 +91,7 @@ def trained_weight(step: Conv, weight: Tensor) -> Tensor:
     if operator.kind == "shift":
         return shift_weight(weight, operator.weight_bits)
     if operator.density < 1.0:
-        return weight * largest_entries(weight, operator.density)
+        return weight * kept_entries(weight, operator)
     if operator.weight_bits < 8:
         levels, unit = weight_levels(step, weight.detach())
         return weight + (levels * unit - weight).detach()
@@ -102,6 +103,16 @@ def held_weight(step: Conv, weight: Tensor) -> Tensor:
     levels, unit = weight_levels(step, weight.detach())
     seen = trained_weight(step, weight)
     return levels * unit + (seen - seen.detach()) if weight.requires_grad else levels * unit
+
+
+def kept_entries(weight: Tensor, operator: Operator) -> Tensor:
+    """[weight's shape] 1 where a sparse operator keeps a dense weight, else 0.
+
+    In blocks of 8 x 8 the columns of largest norm, equally many in each; else the entries of largest magnitude.
+    """
+    if operator.sparsity == "block":
+        return block_mask(weight.detach(), operator.density).to(weight.dtype)
+    return largest_entries(weight, operator.density)
 
 
 def largest_entries(weight: Tensor, density: float) -> Tensor:
@@ -124,7 +135,7 @@ def weight_levels(step: Conv, weight: Tensor) -> tuple[Tensor, Tensor]:
         exact = shift_weight(weight, operator.weight_bits)
         return exact * 2.0**SHIFT_PLACES, unit * 2.0**-SHIFT_PLACES
     if operator.density < 1.0:
-        weight = weight * largest_entries(weight, operator.density)
+        weight = weight * kept_entries(weight, operator)
     magnitude = weight.abs()
     if operator.weight_bits == 2:
         kept = magnitude > 0.7 * magnitude.mean((1, 2, 3), keepdim=True)

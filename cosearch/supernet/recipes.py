@@ -19,7 +19,7 @@ from cosearch.blueprint import Blueprint
 from cosearch.seeding import torch_stream
 from cosearch.supernet import sampling
 from cosearch.supernet.elastic import ElasticUnit, Supernet
-from cosearch.supernet.sampling import Arch, Choice, Sampler
+from cosearch.supernet.sampling import Arch, Choice, Sampler, Within
 from cosearch.supernet.sharing import laplace_distance, limit_gradient
 from cosearch.supernet.sorting import sort_channels
 from cosearch.supernet.training import Recipe, rate_at, supernet_recipe
@@ -39,7 +39,6 @@ RECIPES: dict[str, str] = {
 
 Step = Callable[[Tensor, Tensor, int, int], Tensor]
 Hook = Callable[[int], None]
-Within = Callable[[Arch], bool]
 
 
 def nothing(epoch: int) -> None:
@@ -67,6 +66,23 @@ class SupernetRecipe:
     after_step: Hook = nothing
     state: nn.Module = field(default_factory=nn.Module)
     optimizer: torch.optim.Optimizer | None = None
+
+
+AUTO = "auto"
+"""Stands for the recipe that `automatic` names."""
+MANY_NETWORKS = 6000
+
+
+def automatic(operators: Sequence[str], networks: int) -> str:
+    """The recipe for a space of these operators, if so many networks are run (one a batch).
+
+    On shiftadd and shapes sandwich ranked best after 12,400 networks; after 2,300 to 3,000, as many images as a run on
+    digits trains with, it was level with uniform and progressive, and its networks were much less accurate, on digits
+    too (docs/benchmarks/supernet.md, default_recipe.md). Where between them it turns is not known, nor whether it
+    does in spaces without additions.
+    """
+    measured = "add" in operators and len(operators) > 1
+    return "sandwich" if measured and networks >= MANY_NETWORKS else "uniform"
 
 
 def make(
@@ -173,9 +189,8 @@ def sandwich(
     space: Any, supernet: Supernet, seed: int, settings: Recipe, within: Within | None = None
 ) -> SupernetRecipe:
     """Largest, smallest and two others; all follow the largest (BigNAS). A budget is not followed by the two ends."""
-    return SupernetRecipe(
-        "sandwich", supernet, settings, distil(space, supernet, sampling.sandwich(space, seed), settings), 4
-    )
+    sampler = sampling.sandwich(space, seed, within=within)
+    return SupernetRecipe("sandwich", supernet, settings, distil(space, supernet, sampler, settings), 4)
 
 
 def progressive(
@@ -457,5 +472,5 @@ def gumbel(space: Any, supernet: Supernet, seed: int, settings: Recipe, within: 
     return SupernetRecipe("gumbel", supernet, settings, step, state=logits, optimizer=adam)
 
 
-def _sampler(sampler: Sampler, within: Callable[[Arch], bool] | None) -> Sampler:
+def _sampler(sampler: Sampler, within: Within | None) -> Sampler:
     return sampler if within is None else sampling.guided(sampler, within)

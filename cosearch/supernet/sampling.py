@@ -10,6 +10,8 @@ Choice = str | int | float
 Arch = dict[str, Any]
 Sampler = Callable[[int, int], list[Arch]]
 """(epoch, step) -> the archs of that step."""
+Within = Callable[[Arch], bool]
+"""Whether an arch meets the budget."""
 GUIDED_TRIES = 4
 
 
@@ -41,15 +43,19 @@ def widest_decision(space: Any) -> int:
     return max(len(options) for options in space.choices.values())
 
 
-def sandwich(space: Any, seed: int, between: int = 2) -> Sampler:
-    """The largest network, the smallest, and some in between. Source: Yu and Huang, BigNAS, 2020, sandwich rule."""
+def sandwich(space: Any, seed: int, between: int = 2, within: Within | None = None) -> Sampler:
+    """The largest network, the smallest, and some in between. Source: Yu and Huang, BigNAS, 2020, sandwich rule.
+
+    within: says which archs meet the budget, which those in between then follow as `guided` says.
+    """
     ends = [space.largest(), smallest(space)]
 
-    def sample(epoch: int, step: int) -> list[Arch]:
+    def others(epoch: int, step: int) -> list[Arch]:
         rng = numpy_stream(seed, "sandwich paths", epoch, step)
-        return [*ends, *(space.sample(rng) for _ in range(between))]
+        return [space.sample(rng) for _ in range(between)]
 
-    return sample
+    followed = others if within is None else guided(others, within)
+    return lambda epoch, step: [*ends, *followed(epoch, step)]
 
 
 def smallest(space: Any) -> Arch:
@@ -72,19 +78,22 @@ def among(space: Any, seed: int, allowed: Callable[[int], dict[str, Sequence[Cho
     return sample
 
 
-def guided(sampler: Sampler, within: Callable[[Arch], bool], tries: int = GUIDED_TRIES) -> Sampler:
+def guided(sampler: Sampler, within: Within, tries: int = GUIDED_TRIES) -> Sampler:
     """Archs within a budget more often: of up to `tries` draws the first that is within it, else the last.
 
     Where a share p of the space is within, that share of what is drawn becomes 1 - (1 - p)^tries; the others stay
-    possible, so that no weight is left untrained. Draw k of a step is what the sampler gives for step + k 2^32.
+    possible, so that no weight is left untrained. Draw k of a step is what the sampler gives for step + k 2^32; of
+    several archs each takes the draw that suits it.
     """
 
     def sample(epoch: int, step: int) -> list[Arch]:
-        archs: list[Arch] = []
-        for k in range(tries):
-            archs = sampler(epoch, step + (k << 32))
-            if all(within(arch) for arch in archs):
+        archs = sampler(epoch, step)
+        for k in range(1, tries):
+            fits = [within(arch) for arch in archs]
+            if all(fits):
                 break
+            again = sampler(epoch, step + (k << 32))
+            archs = [old if fit else new for old, fit, new in zip(archs, fits, again, strict=True)]
         return archs
 
     return sample

@@ -35,7 +35,8 @@ def sort_channels(supernet: Supernet, largest: Blueprint) -> None:
     """Put the inner channels of a network's blocks in order of falling importance, in all that reads those weights.
 
     largest: uses every channel of the weights that are to be sorted. Every network that has them all computes the same
-    before and after. A block is left as it is where some operator shares only a part of the weights that would move.
+    before and after, but for weights pruned in blocks of channels, of which others then keep theirs. A block is left as
+    it is where some operator shares only a part of the weights that would move.
     """
     for steps in inner_channels(largest):
         units = []

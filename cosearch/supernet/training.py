@@ -260,7 +260,8 @@ def train_supernet_epoch(
         optimizer.step()
         recipe.after_step(epoch)
         total += loss
-    require_finite_weights(list(supernet.parameters()), f"epoch {epoch + 1} of the supernet", rate)
+    learned = [*supernet.parameters(), *recipe.state.parameters()]
+    require_finite_weights(learned, f"epoch {epoch + 1} of the supernet", rate)
     return float(total) / per_epoch
 
 

@@ -52,7 +52,14 @@ def accumulate(layer, x: Tensor, trained) -> Tensor:
 def whole_weights(trained) -> Tensor:
     """The integers of a dense convolution's weights, one output channel at a time."""
     operator, weight = trained.step.operator, trained.weight.detach().double().clone()
-    if operator.density < 1:
+    if operator.sparsity == "block":
+        for top in range(0, weight.shape[0], 8):
+            for left in range(0, weight.shape[1], 8):
+                block = weight[top : top + 8, left : left + 8, 0, 0]  # a view
+                energies = [sum(v * v for v in block[:, j].tolist()) for j in range(block.shape[1])]
+                weakest = sorted(range(len(energies)), key=lambda j: energies[j])
+                block[:, weakest[: len(energies) - round(operator.density * 8)]] = 0.0
+    elif operator.density < 1:
         kept = math.ceil(operator.density * weight.numel())
         limit = sorted(weight.abs().flatten().tolist(), reverse=True)[kept - 1]
         weight[weight.abs() < limit] = 0.0

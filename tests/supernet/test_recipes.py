@@ -16,7 +16,7 @@ from cosearch.supernet import recipes, sampling
 from cosearch.supernet.checkpoint import restore, save
 from cosearch.supernet.elastic import ElasticUnit
 from cosearch.supernet.sharing import SHARED_RATE, LaplaceTransform, Transformed, laplace_distance, limit_gradient
-from cosearch.supernet.training import Recipe, make_optimizer, train_supernet_epoch
+from cosearch.supernet.training import DivergedError, Recipe, make_optimizer, train_supernet_epoch
 from search_spaces.networks.shiftadd import space
 from tests import tiny_space
 
@@ -81,6 +81,21 @@ def test_an_unknown_recipe_is_named():
         made("sandwhich")
 
 
+@pytest.mark.parametrize(
+    ("operators", "networks", "expected"),
+    [
+        (("conv", "shift", "add"), 1440, "uniform"),
+        (("conv", "shift", "add"), 5999, "uniform"),
+        (("conv", "shift", "add"), 6000, "sandwich"),
+        (("conv", "conv4"), 8000, "uniform"),
+        (("add",), 8000, "uniform"),
+        ((), 8000, "uniform"),
+    ],
+)
+def test_the_recipe_of_a_run_that_names_none(operators, networks, expected):
+    assert recipes.automatic(operators, networks) == expected
+
+
 # -- samplers --
 
 
@@ -119,6 +134,34 @@ def test_guided_sampling_follows_the_budget_and_leaves_nothing_out():
     assert found == pytest.approx(expected, abs=4 * (expected * (1 - expected) / 400) ** 0.5)
     assert found < 1
     assert guided(0, 7) == guided(0, 7)
+
+
+def test_sandwich_steps_follow_the_budget_between_their_ends():
+    def within(arch) -> bool:
+        return SPACE.workload(arch).macs < 200_000
+
+    recipe = recipes.sandwich(SPACE, SPACE.supernet(0), 0, Recipe(1), within)
+    plain, guided = sampling.sandwich(SPACE, 0), sampling.sandwich(SPACE, 0, within=within)
+    share = np.mean([within(arch) for i in range(200) for arch in plain(0, i)[2:]])
+    found = np.mean([within(arch) for i in range(200) for arch in guided(0, i)[2:]])
+    expected = 1 - (1 - share) ** sampling.GUIDED_TRIES
+    assert 0.02 < share < 0.9
+    assert found == pytest.approx(expected, abs=4 * (expected * (1 - expected) / 400) ** 0.5)
+    assert guided(0, 7)[:2] == plain(0, 7)[:2]
+    assert len(guided(0, 7)) == recipe.paths == 4
+
+
+@pytest.mark.parametrize("name", [name for name in recipes.RECIPES if name != "fair"])
+def test_every_recipe_but_the_fair_one_follows_the_budget(few, name):
+    asked = []
+
+    def within(arch) -> bool:
+        asked.append(arch)
+        return True
+
+    recipe = recipes.make(name, TINY, TINY.supernet(0), 0, Recipe(2), within)
+    train(recipe, few, 0, 1)
+    assert asked
 
 
 # -- progressive --
@@ -265,6 +308,14 @@ def test_logits_prefer_the_choice_that_can_learn(few):
     moved = torch.cat([p.detach().flatten() for p in recipe.state.parameters()])
     assert bool((moved != 0).any())
     assert all(float(p.sum()) == pytest.approx(1.0) for p in recipe.state.probabilities().values())
+
+
+def test_architecture_logits_that_are_spoilt_are_not_saved(few):
+    recipe = recipes.make("gumbel", TINY, TINY.supernet(0), 0, Recipe(6))
+    recipe.optimizer.param_groups[0]["lr"] = float("nan")
+    optimizer = train(recipe, few, 0, 3)  # weights alone
+    with pytest.raises(DivergedError, match="a weight became infinite or NaN in epoch 4 of the supernet"):
+        train(recipe, few, 3, 4, optimizer)
 
 
 # -- weights shared through a transform --

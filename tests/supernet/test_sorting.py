@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from cosearch.blueprint import OPERATORS
 from cosearch.supernet import recipes
 from cosearch.supernet.sorting import inner_channels, sort_channels
 from cosearch.supernet.training import Recipe
@@ -34,6 +35,8 @@ def test_the_largest_networks_of_every_operator_compute_the_same(name, heterogen
         for op in space.operators:
             sort_channels(supernet, largest[op])
         for op, blueprint in largest.items():
+            if OPERATORS[op].sparsity == "block":  # which weights are kept depends on which channels are neighbours
+                continue
             assert torch.allclose(supernet(IMAGES, blueprint), before[op], atol=1e-3, rtol=1e-3), op
 
 

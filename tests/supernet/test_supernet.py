@@ -3,14 +3,14 @@
 import itertools
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from cosearch.blueprint import Conv
+from cosearch.blueprint import Conv, Drawing
 from cosearch.config import RunConfig
 from cosearch.data import Split
 from cosearch.errors import ConfigError, DataError, RunError
@@ -20,7 +20,7 @@ from cosearch.runs import RunDirectory
 from cosearch.supernet import arithmetic
 from cosearch.supernet.blocks import Network, calibrate, set_simulation
 from cosearch.supernet.checkpoint import load, restore, save
-from cosearch.supernet.elastic import Supernet
+from cosearch.supernet.elastic import ElasticUnit, Supernet
 from cosearch.supernet.recipes import sandwich, uniform
 from cosearch.supernet.training import (
     DivergedError,
@@ -35,7 +35,10 @@ from cosearch.supernet.training import (
     train_network,
     train_supernet_epoch,
 )
+from cosearch.testing import check_network_space
+from cosearch.workload import INPUT
 from search_spaces.networks.shiftadd import space
+from search_spaces.networks.space import NetworkSpace
 from tests import tiny_space
 
 SPACE = space()
@@ -113,6 +116,63 @@ def test_sharing_keeps_the_supernet_small(supernet):
         sum(p.numel() for p in SPACE.build(SPACE.largest(op)).parameters()) for op in ("conv", "shift", "add")
     )
     assert sum(p.numel() for p in supernet.parameters()) <= 2.5 * largest
+
+
+@pytest.mark.parametrize("side", [8, 16, 24, 32, 64, 128])
+@pytest.mark.parametrize(("heterogeneous", "most"), [(False, 2.5), (True, 1.25)])
+def test_sharing_keeps_the_supernet_small_at_every_size_of_images(side, heterogeneous, most):
+    made = space((3, side, side), 10)
+    largest = max(sum(p.numel() for p in made.build(made.largest(op)).parameters()) for op in ("conv", "shift", "add"))
+    shared = made.supernet(0, heterogeneous, kernel_transform=True)
+    assert sum(p.numel() for p in shared.parameters()) <= most * largest
+
+
+def test_fewer_ranks_are_the_first_and_fewer_bits_and_sparser_weights_read_the_same_tensor():
+    step = Conv("layer1.expand", "lowrank50", 0, 16, 48, (8, 8))
+    few, narrow = replace(step, op="lowrank25"), replace(step, op="lowrank25", out_channels=24)
+    others = [replace(step, op=op) for op in ("conv", "conv4", "conv2", "sparse25", "block50", "shift")]
+    chains = [replace(step, op=op, out_channels=k) for op in ("butterfly2", "butterfly4") for k in (48, 16)]
+    unit = ElasticUnit([few, step, narrow, *others, *chains])
+    with torch.no_grad():  # it is the supernet that gives them values
+        for parameter in unit.weights.parameters():
+            parameter.normal_(generator=torch.Generator().manual_seed(0))
+    a, b = unit.weight(step)
+    assert (a.shape, b.shape) == ((8, 16, 1, 1), (48, 8, 1, 1))
+    for part, rank, out in ((few, 4, 48), (narrow, 4, 24)):
+        first, last = unit.weight(part)
+        assert torch.equal(first, a[:rank])
+        assert torch.equal(last, b[:out, :rank])
+        assert {first.data_ptr(), last.data_ptr()} == {a.data_ptr(), b.data_ptr()}  # views of what is stored once
+    [linear] = unit.weights["linear"]
+    assert {unit.weight(other)[0].data_ptr() for other in others} == {linear.data_ptr()}
+    stored = [unit.stored(chain) for chain in chains]
+    assert len(set(stored)) == len(stored)  # chains of other sizes have no entries in common
+
+
+@dataclass(frozen=True)
+class Widths(NetworkSpace):
+    """Two convolutions; the first has one of three widths, so that the second reads as many channels."""
+
+    description = "elastic width"
+
+    def blueprint(self, arch):
+        drawing, width = Drawing((1, 8, 8)), arch["width"]
+        first = drawing.add(Conv("first", arch["op"], INPUT, 1, width, (8, 8), 3))
+        last = drawing.add(Conv("second", arch["op"], first, width, 16, (8, 8), arch["kernel"]))
+        return drawing.finish(last, 10, 16, (8, 8))
+
+    def covering(self):
+        return [dict(zip(self.choices, each, strict=True)) for each in itertools.product(*self.choices.values())]
+
+
+def test_a_space_of_elastic_widths_has_a_supernet():
+    widths = Widths({"width": (4, 8, 12), "op": ("conv", "shift", "add", "lowrank50"), "kernel": (1, 3)}, "widths")
+    check_network_space(widths)
+    unit = widths.supernet(0).units["second"]
+    [full] = unit.weights["linear"]
+    assert full.shape == (16, 12, 3, 3)
+    [narrow] = unit.weight(Conv("second", "shift", 0, 4, 16, (8, 8), 1))
+    assert torch.equal(narrow, full[:, :4, 1:2, 1:2])
 
 
 def test_small_kernels_read_the_centre_through_their_transform():
@@ -351,7 +411,7 @@ def test_training_in_simulation_learns_with_the_arithmetic_of_the_hardware(digit
     assert accuracy(simulated, few) > 0.8 * accuracy(plain, few)
 
 
-@pytest.mark.parametrize("op", ["conv", "shift", "conv4", "conv2", "sparse50"])
+@pytest.mark.parametrize("op", ["conv", "shift", "conv4", "conv2", "sparse50", "block25"])
 def test_held_weights_are_those_of_the_hardware_with_the_gradient_of_training(op):
     step = Conv("c", op, -1, 8, 6, (4, 4), 3, 1)
     latent = torch.randn(6, 8, 3, 3, generator=torch.Generator().manual_seed(1))
@@ -394,7 +454,7 @@ def test_cuda_is_refused_where_there_is_none(monkeypatch):
 
 
 def test_the_supernet_of_a_run_is_loaded_when_it_is_trained(digits, tmp_path):
-    run = RunDirectory.create(tmp_path / "run", RunConfig.make({"supernet_epochs": 4}))
+    run = RunDirectory.create(tmp_path / "run", RunConfig.make({"supernet_epochs": 4, "recipe": "uniform"}))
     tiny = tiny_space.space()
     trained(run, digits, 0, 2)
     with pytest.raises(RunError, match="trained for 2 of 4 epochs"):
@@ -429,7 +489,7 @@ def test_training_goes_on_from_a_checkpoint_bit_for_bit(digits, tmp_path):
 
 def test_a_supernet_that_is_trained_needs_no_optimizer(digits, tmp_path):
     """Nor does loading, or training, load torch's compiler, which would take two seconds of every process."""
-    run = RunDirectory.create(tmp_path / "run", RunConfig.make({"supernet_epochs": 4}))
+    run = RunDirectory.create(tmp_path / "run", RunConfig.make({"supernet_epochs": 4, "recipe": "uniform"}))
     supernet = trained(run, digits, 0, 4)
     recipe = uniform(tiny_space.space(), tiny_space.space().supernet(1), 0, Recipe(epochs=4))
     assert restore(run, recipe, "tiny") == (4, None)
@@ -481,6 +541,18 @@ def test_a_foreign_checkpoint_is_refused(tmp_path):
     save(run, own, make_optimizer(own.supernet, own.settings), "shiftadd", 2)
     with pytest.raises(RunError, match="does not fit the supernet") as caught:
         stored(recipe_for(SPACE), "shiftadd")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("version", ["2", None])
+def test_a_checkpoint_of_another_version_says_both(tmp_path, version):
+    run, recipe = checkpointed(tmp_path)
+    tensors, described = run.load_tensors("supernet.safetensors")
+    older = {name: value for name, value in described.items() if name != "version"}
+    run.save_tensors("supernet.safetensors", tensors, older if version is None else {**older, "version": version})
+    words = f"is of version {version or 'unknown'}, space tiny, .*; this run is version 3, space tiny, .*: remove it or"
+    with pytest.raises(RunError, match=words) as caught:
+        restore(run, recipe, "tiny")
     assert "\n" not in str(caught.value)
 
 

@@ -73,3 +73,33 @@ def test_sparse_layers_say_so():
     unit = network.unit("layer2.project")
     kept = np.count_nonzero(trained_weight(unit.step, unit.weight).detach().numpy())
     assert kept == pytest.approx(0.25 * unit.weight.numel(), abs=1)
+
+
+@pytest.mark.parametrize(("op", "density"), [("block50", 0.5), ("block25", 0.25)])
+def test_weights_pruned_in_blocks_are_as_many_in_every_block_as_the_hardware_is_told(op, density):
+    made = find("pruning")((1, 8, 8), 10)
+    arch = made.largest(op)
+    layers = {x.name: x for x in made.workload(arch) if x.has_weights}
+    assert {(layers[f"layer2.{x}"].density, layers[f"layer2.{x}"].sparsity) for x in ("expand", "project")} == {
+        (density, "block")
+    }
+    assert (layers["layer2.depthwise"].density, layers["layer2.depthwise"].sparsity) == (1.0, "dense")
+    supernet = made.supernet(0)
+    from cosearch.supernet.arithmetic import trained_weight
+
+    for step in made.blueprint(arch).convolutions:
+        if step.op != op or step.groups > 1:
+            continue
+        [weight] = supernet.units[step.name.replace(".", "-")].weight(step)  # a mask over weights that all share
+        seen = trained_weight(step, weight).detach()[:, :, 0, 0]
+        assert torch.equal(seen[seen != 0], weight.detach()[:, :, 0, 0][seen != 0])
+        k, c = seen.shape
+        kept = (seen != 0).reshape(k // 8, 8, c // 8, 8).permute(0, 2, 1, 3).reshape(-1, 8, 8)
+        norms = (
+            weight.detach()[:, :, 0, 0].reshape(k // 8, 8, c // 8, 8).permute(0, 2, 1, 3).reshape(-1, 8, 8).norm(dim=1)
+        )
+        for block, norm in zip(kept, norms, strict=True):
+            columns = block.all(0)
+            assert torch.equal(columns, block.any(0))  # whole columns of a block
+            assert int(columns.sum()) == density * 8
+            assert norm[columns].min() >= norm[~columns].max()
