@@ -86,6 +86,11 @@ class Told:
     excess: float = 0.0
 
 
+def broken(objectives: Objectives, told: Told) -> float:
+    """By how much a result breaks limits on what is measured, that on accuracy among them; 0 if it meets them."""
+    return told.excess + max(0.0, objectives.min_accuracy - (told.accuracy or 0.0))
+
+
 class Strategy(Protocol):
     """batch: proposals use the results of earlier groups of so many trials, never of their own; warm starts at once.
 

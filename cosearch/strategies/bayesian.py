@@ -306,16 +306,19 @@ class Bayesian:
         points += [outcome(row, dict.fromkeys(names, 0.0)) for row in asked if self._believed(beliefs, row)]
         archive = np.concatenate(points) if points else np.zeros((0, len(objectives.names)))
         rows = [row for row, key in enumerate(pool.keys) if key not in self.history.seen]
-        means = np.concatenate([outcome(row, dict.fromkeys(names, 0.0)) for row in rows])
-        everything = np.vstack([archive, means])
-        low, high = _box(everything[undominated(everything)])
+        everything = np.vstack([archive, *(outcome(row, dict.fromkeys(names, 0.0)) for row in rows)])
+        # of one objective a front is one point, beside which the others would be nothing
+        low, high = _box(everything if len(objectives.names) == 1 else everything[undominated(everything)])
 
         def volume(points: Floats) -> float:
             return volume_below_zero((points - high) / (high - low))
 
         archive = archive[undominated(archive)]
         base = volume(archive)
-        hopeful = np.array([volume(np.vstack([archive, outcome(row, dict.fromkeys(names, -1.0))])) for row in rows])
+        # of accuracy the error is modelled, which is to be small as costs are
+        better = {name: 1.0 if name in MAXIMISED and name != "accuracy" else -1.0 for name in names}
+        hopeful = np.array([volume(np.vstack([archive, outcome(row, better)])) - base for row in rows])
+        hopeful *= self._feasible(beliefs, len(pool))[rows]
         chosen = [rows[i] for i in np.argsort(-hopeful, kind="stable")[:SAMPLED_NETWORKS]]
         normals = ndtri(qmc.Sobol(len(names), seed=0).random(SAMPLES) * (1 - 2e-6) + 1e-6)
         gain = np.zeros(len(pool))

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cosearch.errors import ConfigError
-from cosearch.strategies.base import ATTEMPTS, Candidate, Costs, Failure, History, Told
+from cosearch.strategies.base import ATTEMPTS, Candidate, Costs, Failure, History, Told, broken
 from cosearch.strategies.objectives import ERROR_OFFSET, Matrix, Objectives, crowding, ranks, undominated
 from search_spaces.decisions import Arch, Decisions, network_of
 
@@ -228,8 +228,8 @@ def best_first(objectives: Objectives, told: Sequence[Told], known: dict[int, Ma
     if not good:
         return []
     order = order_networks([_points(objectives, t, known) for t in good])
-    below = [_below(objectives, t) for t in good]
-    return [good[i] for i in sorted(order, key=lambda i: below[i])]  # stable: ties keep their order
+    excess = [broken(objectives, t) for t in good]
+    return [good[i] for i in sorted(order, key=lambda i: excess[i])]  # stable: ties keep their order
 
 
 def among_latest(best: list[Told], age: int | None) -> list[Told]:
@@ -248,15 +248,10 @@ def unbeaten(objectives: Objectives, best: Sequence[Told], known: dict[int, Matr
     """
     if not best:
         return []
-    among = [told for told in best if _below(objectives, told) <= _below(objectives, best[0])]
+    among = [told for told in best if broken(objectives, told) <= broken(objectives, best[0])]
     points = [_points(objectives, told, known) for told in among]
     owner = np.repeat(np.arange(len(points)), [len(p) for p in points])
     return [among[i] for i in np.unique(owner[undominated(np.concatenate(points))])]
-
-
-def _below(objectives: Objectives, told: Told) -> float:
-    """By how much a network breaks limits on what is measured; 0 if it meets them."""
-    return told.excess + max(0.0, objectives.min_accuracy - (told.accuracy or 0.0))
 
 
 def _points(objectives: Objectives, told: Told, known: dict[int, Matrix] | None = None) -> Matrix:

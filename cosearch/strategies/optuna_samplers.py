@@ -2,7 +2,8 @@
 
 They see a network with the accelerator of its front that has the least product of costs. A study in memory is rebuilt
 for each proposal from what was told, with a sampler seeded by the trial's number, so that proposals can be replayed.
-Networks that break a limit, or were proposed before, are asked again.
+Networks that break a limit on what is known, or were proposed before, are asked again; by how much a result breaks
+limits on what is measured is the samplers' own constraint.
 """
 
 import warnings
@@ -10,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cosearch.seeding import derive
-from cosearch.strategies.base import Candidate, Costs, Failure, History, Told
+from cosearch.strategies.base import Candidate, Costs, Failure, History, Told, broken
 from cosearch.strategies.objectives import Objectives, product
 from search_spaces.decisions import Arch, Decisions
 
@@ -43,6 +44,7 @@ class OptunaStrategy:
         self._distributions: dict[str, optuna.distributions.BaseDistribution] = {
             key: optuna.distributions.CategoricalDistribution(options) for key, options in space.choices.items()
         }
+        self._limited = bool(self.history.measured_limits or objectives.min_accuracy)
         self._trials: dict[int, optuna.trial.FrozenTrial] = {}
 
     def ask(self, n: int = 1) -> list[Candidate]:
@@ -80,9 +82,13 @@ class OptunaStrategy:
                 params=told.candidate.arch,
                 distributions=self._distributions,
                 # genetic samplers select parents among trials of a generation, which they note when they propose
-                system_attrs={f"{sampler}:generation": number // POPULATION},
+                system_attrs={f"{sampler}:generation": number // POPULATION, **self._constraint(told)},
             )
         return self._trials[number]
+
+    def _constraint(self, told: Told) -> dict[str, list[float]]:
+        """As Optuna keeps it: more than 0 is broken."""
+        return {"constraints": [broken(self.history.objectives, told)]} if self._limited else {}
 
 
 def nsga2(space: Decisions, costs: Costs, objectives: Objectives, seed: int = 0, batch: int = 1) -> OptunaStrategy:

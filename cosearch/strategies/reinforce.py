@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from cosearch.strategies.base import ATTEMPTS, Candidate, Costs, Failure, History, Told
+from cosearch.strategies.base import ATTEMPTS, Candidate, Costs, Failure, History, Told, broken
 from cosearch.strategies.objectives import Objectives, product
 from cosearch.strategies.shares import draw, shares_of, softmax
 from search_spaces.decisions import Arch, Decisions
@@ -85,8 +85,9 @@ class Reinforce:
             [cost.min() if len(cost) and not t.failed else np.nan for t, cost in zip(known, costs, strict=True)]
         )
         value = (1 - weight) * scaled(accuracy) - weight * scaled(least)
-        broken = np.array([t.excess + max(0.0, objectives.min_accuracy - (t.accuracy or 0.0)) for t in known])
-        return np.where(np.isfinite(value), value - 10.0 * (broken > 0) - broken, -np.inf)
+        excess = np.array([broken(objectives, t) for t in known])
+        # a value is at least -1: what breaks a limit comes after what does not, and nothing but by how far counts then
+        return np.where(np.isfinite(value), np.where(excess > 0, -1.0 - excess, value), -np.inf)
 
 
 def step(policy: dict[str, npt.NDArray[np.float64]], space: Decisions, arch: Arch, advantage: float) -> None:

@@ -369,6 +369,44 @@ def test_reinforce_policies_lean_towards_what_their_weight_rewards():
     assert expected == sorted(expected, reverse=True)
 
 
+def test_reinforce_ranks_what_breaks_a_limit_behind_what_does_not_and_by_how_far():
+    objectives = Objectives(("latency_ms",), min_accuracy=0.5)
+    strategy = make("reinforce", SPACE, Costs(), objectives, 0)
+    archs = [dict.fromkeys(SPACE.choices, choice) for choice in (0, 1, 2, 3)]  # the cheapest is farthest from the limit
+    for arch, value in zip(archs, (0.1, 0.3, 0.6, 0.9), strict=True):
+        strategy.tell(arch, {"accuracy": value})
+    strategy.tell({**archs[0], "d0": 1}, Failure("died"))
+    ranked = np.argsort(strategy._values(strategy.history.told, 1.0))
+    assert ranked.tolist() == [4, 0, 1, 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "n"), [("optuna-tpe", 60), ("optuna-gp", 18), ("optuna-nsga2", 100), ("optuna-nsga3", 100)]
+)
+def test_optuna_heeds_limits_on_what_is_measured(name, n):
+    """Accuracy rises with latency: of the last third far more networks are fast if that is a limit."""
+    kept = []
+    for limits in ({}, {"max_latency_ms": 11.0}):
+        strategy = make(name, SPACE, None, Objectives(("accuracy",), constraints=limits), 0)
+        found = []
+        for _ in range(n):
+            [candidate] = strategy.ask()
+            found.append(latency(candidate.arch))
+            strategy.tell(candidate, {"accuracy": accuracy(candidate.arch), "latency_ms": found[-1]})
+        kept.append(np.mean(np.array(found[-n // 3 :]) <= 11.0))
+    assert kept[1] > kept[0] + 0.2
+
+
+def test_optuna_is_told_by_how_much_a_limit_is_broken():
+    objectives = Objectives(("latency_ms",), min_accuracy=0.8, constraints={"max_energy_mj": 2.0})
+    strategy = make("optuna-tpe", SPACE, None, objectives, 0)
+    arch = dict.fromkeys(SPACE.choices, 1)
+    strategy.tell(arch, {"accuracy": 0.7, "latency_ms": 1.0, "energy_mj": 3.0})
+    strategy.tell({**arch, "d0": 0}, {"accuracy": 0.9, "latency_ms": 1.0, "energy_mj": 2.0})
+    trials = [strategy._trial(told, "TPESampler") for told in strategy.history.told]
+    assert [list(trial.constraints.values()) for trial in trials] == [[pytest.approx(0.1 + 0.5)], [0.0]]
+
+
 def test_ranks_between():
     from cosearch.strategies.reinforce import ranks_between
 
