@@ -34,14 +34,19 @@ def designs_of(told: Sequence[Told], costs: Sequence[str]) -> Designs:
 
 
 def front_table(told: Sequence[Told], problem: Problem) -> "pd.DataFrame":
-    """The front of everything evaluated, best accuracy first. Accuracies are the search's own; trial: in study.db."""
+    """The front of what was evaluated and reaches the least accuracy that was asked for, if anything does.
+
+    Best accuracy first. Accuracies are the search's own; trial: in study.db.
+    """
     import pandas as pd
 
     metrics = tuple(dict.fromkeys((*problem.objectives.costs, *problem.costs.metrics)))
     designs = designs_of(told, metrics)
     trial = {arch_key(t.candidate.arch): number for number, t in enumerate(told)}
     columns, rows = designs.columns, designs.rows
-    keep = np.flatnonzero(undominated(problem.objectives.minimised({n: columns[n] for n in problem.objectives.names})))
+    enough = np.flatnonzero(columns["accuracy"] >= min(problem.objectives.min_accuracy, columns["accuracy"].max()))
+    points = problem.objectives.minimised({n: columns[n] for n in problem.objectives.names})
+    keep = enough[undominated(points[enough])]
     table = pd.DataFrame({"accuracy": columns["accuracy"][keep], **{n: columns[n][keep] for n in metrics}})
     table["accuracy_source"] = problem.config.accuracy
     table["trial"] = [trial[arch_key(rows[i][0])] for i in keep]

@@ -48,12 +48,23 @@ class RunConfig(BaseModel):
     max_latency_ms: float | None = Field(None, gt=0, description="Hard limit on latency, ms.")
     max_energy_mj: float | None = Field(None, gt=0, description="Hard limit on energy per image, mJ.")
     max_area_mm2: float | None = Field(None, gt=0, description="Hard limit on area, mm2 (ASIC).")
-    min_accuracy: float = Field(0.0, ge=0, le=1, description="The recommended design must reach this, as a fraction.")
+    min_accuracy: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Limit on accuracy, as a fraction: if any network reaches it in the search, the front is of those, "
+        "and so is the recommended design.",
+    )
     constraint: tuple[str, ...] = Field(
         (),
         description="Limit on any objective, such as 'dsp<=100' or 'throughput_fps>=30'; may be given several times. "
         "Limits on hardware are hard; one on accuracy is --min-accuracy.",
         json_schema_extra={"repeatable": True},
+    )
+    recommend: Literal["cheapest", "knee"] = Field(
+        "cheapest",
+        description="The design to take. cheapest: of those within one standard error of the best accuracy the one "
+        "with the least product of costs; knee: where the front of all objectives bends.",
     )
     accounting: Literal["element", "operator"] = Field(
         "element",

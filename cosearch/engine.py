@@ -537,11 +537,12 @@ def _finalists(
     """
     config = problem.config
     designs = {name: designs_of(told, problem.objectives.costs) for name, told in found.items()}
-    lists = shortlist(designs, problem.objectives, images, config.finalist_candidates if config.trains else 1)
+    knee = config.recommend == "knee"
+    lists = shortlist(designs, problem.objectives, images, config.finalist_candidates if config.trains else 1, knee)
     if not config.trains:
         return {name: listed[0] for name, listed in lists.items()}, {name: [] for name in lists}
     assert problem.dataset is not None
-    halving = Halving(designs, problem.objectives, len(problem.dataset.validation), config.finalist_epochs)
+    halving = Halving(designs, problem.objectives, len(problem.dataset.validation), config.finalist_epochs, knee)
     while halving.open(lists):
         trainings = _trainings(list(networks(lists).values()), problem, halving.heat(lists))
         if cluster is None:

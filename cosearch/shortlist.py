@@ -34,7 +34,7 @@ class Designs:
 
 
 def shortlist(
-    found: Mapping[str, Designs], objectives: Objectives, images: int, length: int
+    found: Mapping[str, Designs], objectives: Objectives, images: int, length: int, knee: bool = False
 ) -> dict[str, list[Choice]]:
     """For each search the designs to take, best first, each of another network; at most `length` of them.
 
@@ -42,12 +42,13 @@ def shortlist(
     what they chose can be compared: within one standard error of the best accuracy of the search that reached least,
     and never below --min-accuracy. Where accuracy is no objective and there are several, it is the knee of the front of
     those that reach the bar. The next ones are what the same rule gives without the networks before. images: behind
-    each accuracy.
+    each accuracy. knee: take the knee in any case, of all that reach --min-accuracy.
     """
     bar = objectives.min_accuracy
-    if "accuracy" in objectives.names:
+    if "accuracy" in objectives.names and not knee:
         bar = max(bar, min(one_standard_error(designs.columns["accuracy"], images) for designs in found.values()))
-    choose = recommend if "accuracy" in objectives.names or len(objectives.names) == 1 else bend
+    by_costs = not knee and ("accuracy" in objectives.names or len(objectives.names) == 1)
+    choose = recommend if by_costs else bend
     lists: dict[str, list[Choice]] = {}
     for name, designs in found.items():
         network = np.unique([network_key(arch) for arch, _ in designs.rows], return_inverse=True)[1]
@@ -72,13 +73,14 @@ class Halving:
 
     Of n networks left each is trained for a 1/n of the epochs, scored on the validation images; the better half of each
     list, by the rule of `shortlist`, goes on. found: of each search; images: behind each score; epochs: of a whole
-    training.
+    training; knee: as of `shortlist`.
     """
 
     found: Mapping[str, Designs]
     objectives: Objectives
     images: int
     epochs: int
+    knee: bool = False
 
     def open(self, lists: Lists) -> bool:
         """Whether there is something left to decide."""
@@ -100,7 +102,7 @@ class Halving:
         """scores: of every network in the lists, by key."""
         half = -(-max(map(len, lists.values())) // 2)
         scored = {name: designs.scored(scores) for name, designs in self.of(lists).found.items()}
-        return shortlist(scored, self.objectives, self.images, half)
+        return shortlist(scored, self.objectives, self.images, half, self.knee)
 
     def of(self, lists: Lists) -> "Halving":
         """With the designs of the networks in each list alone."""

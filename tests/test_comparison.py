@@ -3,9 +3,10 @@
 import numpy as np
 
 from cosearch.comparison import designs_of
-from cosearch.shortlist import shortlist
+from cosearch.shortlist import Halving, shortlist
 from cosearch.strategies.base import Candidate, Told
 from cosearch.strategies.objectives import Objectives
+from search_spaces.decisions import network_key
 
 
 class OnePoint:
@@ -62,6 +63,31 @@ def test_few_images_lower_the_bar():
 def test_a_minimum_accuracy_raises_the_bar_and_what_misses_it_gives_its_best():
     strict = Objectives(("accuracy", "energy_mj"), min_accuracy=0.97)
     assert chosen(FOUND, 10_000, strict) == {"co-search": "best", "conv-only": "conv"}
+
+
+BENT = {
+    "search": told(
+        ("best", 0.99, 9.0), ("knee", 0.98, 2.0), ("next", 0.90, 1.5), ("cheap", 0.5, 1.0), ("beaten", 0.97, 8.0)
+    )
+}
+"""Between the best and the cheapest of three more, the second lies farthest below the line through these two."""
+
+
+def test_the_knee_is_taken_if_it_is_asked_for():
+    designs = {name: designs_of(rows, OBJECTIVES.costs) for name, rows in BENT.items()}
+
+    def names(length: int, knee: bool, objectives: Objectives = OBJECTIVES) -> list[str]:
+        return [arch["a"] for arch, _ in shortlist(designs, objectives, 10_000, length, knee)["search"]]
+
+    assert names(1, False) == ["best"]
+    assert names(2, True) == ["knee", "next"]
+    assert names(1, True, Objectives(OBJECTIVES.names, min_accuracy=0.985)) == ["best"]
+    halving = Halving(designs, OBJECTIVES, 10_000, 8, True)
+    lists = shortlist(designs, OBJECTIVES, 10_000, 4, True)
+    # by the scores of short trainings the front bends elsewhere; the most accurate of them is another again
+    scored = {"best": 0.99, "beaten": 0.98, "knee": 0.81, "next": 0.80}
+    scores = {network_key({"a": name}): score for name, score in scored.items()}
+    assert next(arch["a"] for arch, _ in halving.better_half(lists, scores)["search"]) == "beaten"
 
 
 def test_the_next_on_the_list_are_what_the_rule_gives_without_those_before():

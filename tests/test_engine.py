@@ -830,6 +830,35 @@ def test_a_device_without_some_engines_is_searched_with_the_others(options, tmp_
     assert [design.name for design in result.designs] == ["co-search", "random search"]
 
 
+def test_the_front_is_of_what_reaches_the_minimum_accuracy(table_run, tmp_path):
+    options = {**table_run, "objectives": ("latency_ms",), "trials": 20}
+    free = cosearch.run(**options)
+    accuracies = sorted(trial.user_attrs["accuracy"] for trial in study(free.path).trials)
+    needed = accuracies[-4]
+    assert free.front["accuracy"].max() < needed  # the fastest network is none of the four most accurate
+    for limit in ({"min_accuracy": needed}, {"constraint": (f"accuracy>={needed}",)}):
+        found = cosearch.run(**{**options, **limit, "out": tmp_path / "-".join(limit)})
+        enough = [t for t in study(found.path).trials if t.user_attrs["accuracy"] >= needed]
+        assert found.front["accuracy"].min() >= needed
+        assert found.front["latency_ms"].tolist() == [min(trial.values[0] for trial in enough)]
+        assert found.finalist.costs["latency_ms"] == found.front["latency_ms"][0]
+
+
+def test_the_knee_of_the_front_is_recommended_if_it_is_asked_for(table_run, tmp_path):
+    options = {**table_run, "objectives": ("accuracy", "latency_ms"), "trials": 30}
+    result = cosearch.run(**options, recommend="knee")
+    assert result.finalist.arch != cosearch.run(**{**options, "out": tmp_path / "other"}).finalist.arch
+    points = np.column_stack([-result.front["accuracy"], result.front["latency_ms"]])
+    low, high = points.min(0), points.max(0)
+    row = int(np.argmin(((points - low) / (high - low)).sum(1)))
+    assert 0 < row < len(points) - 1
+    assert result.finalist.arch == json.loads(result.front["arch"][row])
+    assert result.finalist.costs["latency_ms"] == result.front["latency_ms"][row]
+    assert (
+        "The finalist is the knee of the front of accuracy, latency" in (Path(result.path) / "report.html").read_text()
+    )
+
+
 def test_a_minimum_accuracy_that_is_missed_is_said(table_run, tmp_path):
     result = cosearch.run(**{**table_run, "min_accuracy": 0.9999, "out": tmp_path / "run"})
     assert result.notes[0].startswith("NO design reaches --min-accuracy 0.9999")

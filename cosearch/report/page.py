@@ -87,14 +87,25 @@ def _found(facts: Facts) -> Section:
         tag("h3", "Beside the baselines"),
         bullets(gains) if gains else None,
         _designs(facts, result),
-        paragraph(
-            "The finalist is, of all evaluated designs that are accurate enough, the one with the least product of its "
-            "costs; accurate enough means within one standard error of the best accuracy of the search that reached "
-            "least, the same bar for every row.",
-            kind="quiet small",
-        ),
+        paragraph(_rule(facts.config.recommend, result.objectives), kind="quiet small"),
     )
     return Section("found", "Found", heading, body)
+
+
+def _rule(recommend: str, objectives: Sequence[str]) -> str:
+    """How the finalist was taken among the evaluated designs; see `cosearch.shortlist`."""
+    if recommend == "knee" or ("accuracy" not in objectives and len(objectives) > 1):
+        return (
+            f"The finalist is the knee of the front of {', '.join(title(name) for name in objectives)}: the design "
+            "farthest below the plane through the best of each, as is that of every row."
+        )
+    if "accuracy" not in objectives:
+        return f"The finalist is, of all evaluated designs that keep the limits, the best in {title(objectives[0])}."
+    return (
+        "The finalist is, of all evaluated designs that are accurate enough, the one with the least product of its "
+        "costs; accurate enough means within one standard error of the best accuracy of the search that reached "
+        "least, the same bar for every row."
+    )
 
 
 def _so_far(facts: Facts) -> Markup:
