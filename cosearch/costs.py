@@ -148,7 +148,8 @@ class AcceleratorCosts(HardwareCosts):
         """What relaxed networks cost, with gradients, under limits beside the constraints."""
         from cosearch.expected import ExpectedCosts
 
-        return ExpectedCosts(self.space, self.tensor, {**self.constraints, **(limits or {})})
+        of_hardware, others = _hardware_limits({**self.constraints, **(limits or {})})
+        return ExpectedCosts(self.space, self.tensor, {**of_hardware, **others})
 
     def front(self, arch: Arch) -> NetworkFront:
         key = self.space.demand_key(arch)  # of a cell space there are a few hundred

@@ -134,6 +134,12 @@ def test_limits_push_towards_networks_that_meet_them(space, costs):
     assert np.ptp(steeper[name]) > np.ptp(slope[name])
 
 
+def test_a_floor_on_throughput_is_a_limit_on_latency(costs):
+    assert costs.expected({"min_throughput_fps": 5e4}).limits == {"latency_ms": pytest.approx(0.02)}
+    both = costs.expected({"min_throughput_fps": 5e4, "max_latency_ms": 0.01, "max_params": 900.0})
+    assert both.limits == {"latency_ms": 0.01, "params": 900.0}
+
+
 def test_rank_search_takes_the_smallest_ranks_for_cost_alone():
     """HALOC's limit case on the space whose choices are ranks; what is smallest is found by pricing one by one."""
     made = lowrank.space((1, 8, 8), 10)
