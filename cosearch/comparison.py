@@ -44,7 +44,8 @@ def front_table(told: Sequence[Told], problem: Problem) -> "pd.DataFrame":
     designs = designs_of(told, metrics)
     trial = {arch_key(t.candidate.arch): number for number, t in enumerate(told)}
     columns, rows = designs.columns, designs.rows
-    enough = np.flatnonzero(columns["accuracy"] >= min(problem.objectives.min_accuracy, columns["accuracy"].max()))
+    reaches = columns["accuracy"] >= problem.objectives.min_accuracy
+    enough = np.flatnonzero(reaches if reaches.any() else ~reaches)
     points = problem.objectives.minimised({n: columns[n] for n in problem.objectives.names})
     keep = enough[undominated(points[enough])]
     table = pd.DataFrame({"accuracy": columns["accuracy"][keep], **{n: columns[n][keep] for n in metrics}})
@@ -122,9 +123,16 @@ def on_default(found: Design, problem: Problem, accelerator: Accelerator) -> Des
     return replace(moved, costs=costs, pipeline=pipeline, **_mapped(cost.policies, cost))
 
 
-def notes(problem: Problem, chosen: Mapping[str, Choice], designs: Sequence[Design], reporter: Reporter) -> list[str]:
-    """What co-search bought, and what a reader must know before believing it."""
-    lines = [*_below_minimum(problem, designs[0]), *_extrapolated(designs), *bought(designs)]
+def notes(
+    problem: Problem,
+    found: Sequence[Told],
+    chosen: Mapping[str, Choice],
+    designs: Sequence[Design],
+    reporter: Reporter,
+) -> list[str]:
+    """What co-search bought, and what a reader must know before believing it. found: all that it evaluated."""
+    best = max(told.accuracy or 0.0 for told in found)
+    lines = [*_below_minimum(problem, best, designs[0]), *_extrapolated(designs), *bought(designs)]
     if problem.config.baselines and problem.conv_only is not None and CONV_ONLY not in chosen:
         lines.append(f"{CONV_ONLY}: no network of only convolutions meets the limits")
     if CONV_ONLY in chosen and isinstance(problem.costs, AcceleratorCosts):
@@ -142,12 +150,16 @@ def failures(trained: Mapping[str, Sequence[Trained]]) -> list[str]:
     return lines
 
 
-def _below_minimum(problem: Problem, finalist: Design) -> list[str]:
+def _below_minimum(problem: Problem, best: float, finalist: Design) -> list[str]:
+    """best: accuracy of the search."""
     needed = problem.objectives.min_accuracy
     lines = []
-    if finalist.search_accuracy < needed:
+    if best < needed:
+        lines.append(f"NO design reaches --min-accuracy {needed:g} in the search; the best has {best:.4f}")
+    elif finalist.search_accuracy < needed:
         lines.append(
-            f"NO design reaches --min-accuracy {needed:g} in the search; the best has {finalist.search_accuracy:.4f}"
+            f"the finalist did best in the short trainings, but does not reach --min-accuracy {needed:g} in the "
+            f"search: {finalist.search_accuracy:.4f}"
         )
     if finalist.accuracy < needed:
         lines.append(

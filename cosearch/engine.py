@@ -253,7 +253,7 @@ def _carry_out(
             designs = [design(problem, name, chosen[name], found[name], trained[name]) for name in chosen]
             _require_sealed(problem)
             designs += _on_default(designs, problem, default)
-            lines = (*failures(trained), *notes(problem, chosen, designs, reporter))
+            lines = (*failures(trained), *notes(problem, found[CO_SEARCH], chosen, designs, reporter))
             table = front_table(found[CO_SEARCH], problem)
             named = problem.objectives.names, problem.costs_are, config.training
             result = Result(str(run.path), table, tuple(designs), lines, *named)

@@ -1,8 +1,11 @@
 """What is recommended: one bar of accuracy for all searches."""
 
+from types import SimpleNamespace
+
 import numpy as np
 
-from cosearch.comparison import designs_of
+from cosearch.comparison import _below_minimum, designs_of
+from cosearch.results import Design
 from cosearch.shortlist import Halving, shortlist
 from cosearch.strategies.base import Candidate, Told
 from cosearch.strategies.objectives import Objectives
@@ -88,6 +91,19 @@ def test_the_knee_is_taken_if_it_is_asked_for():
     scored = {"best": 0.99, "beaten": 0.98, "knee": 0.81, "next": 0.80}
     scores = {network_key({"a": name}): score for name, score in scored.items()}
     assert next(arch["a"] for arch, _ in halving.better_half(lists, scores)["search"]) == "beaten"
+
+
+def test_a_finalist_below_the_minimum_is_not_taken_for_the_best_of_the_search():
+    """Of two candidates one reached it in the search; short trainings found the other better."""
+    problem = SimpleNamespace(objectives=Objectives(min_accuracy=0.8))
+    finalist = Design("co-search", {}, "", {}, ("1110",), (0.75,), 0.7)
+    in_search, trained = _below_minimum(problem, 0.85, finalist)
+    assert in_search.startswith("the finalist did best in the short trainings, but does not reach --min-accuracy 0.8")
+    assert in_search.endswith("in the search: 0.7000")
+    assert trained == "the trained finalist does not reach --min-accuracy 0.8: 0.7500 on the test images"
+    assert _below_minimum(problem, 0.7, finalist)[0] == (
+        "NO design reaches --min-accuracy 0.8 in the search; the best has 0.7000"
+    )
 
 
 def test_the_next_on_the_list_are_what_the_rule_gives_without_those_before():
