@@ -27,6 +27,7 @@ GIVEN = {
     "max_energy_mj": ("0.25", 0.25),
     "max_area_mm2": ("3", 3.0),
     "min_accuracy": ("0.9", 0.9),
+    "recommend": ("knee", "knee"),
     "constraint": ("dsp<=100, throughput_fps >= 30", ("dsp<=100", "throughput_fps >= 30")),
     "accounting": ("operator", "operator"),
     "strategy": ("random", "random"),
