@@ -21,7 +21,7 @@ JITTER = 1e-6
 PRIOR_STD = (1.5, 1.0, 1.5)
 """Standard deviations of the log-normal priors of signal variances, length scales and noise: few samples need them."""
 NOISE_MEDIAN = 1e-2
-ROWS_AT_ONCE = 128
+ROWS_AT_ONCE = 256
 SINGLE_NOISE = 5e-3
 """With more noise than this, as a part of the targets' variance, variances are computed in single precision."""
 MOST_RESTORED = 16_384
@@ -86,11 +86,17 @@ class GaussianProcess(Predictor):
         return self
 
     def _condition(self, y: Floats) -> None:
-        n = len(y)
-        noise = np.exp(self._theta[-1]) + JITTER
-        kernel = self._kernel(self._X, self._X) + noise * np.eye(n)
+        kernel = self._kernel_of_samples()
         self._weights = cho_solve(cho_factor(kernel, lower=True), y)
         self._whiten(kernel)
+
+    def _kernel_of_samples(self) -> Floats:
+        """[n, n] with the noise on its diagonal."""
+        self._stretch()
+        n = len(self._X)
+        kernel = self._kernel(self._X, np.empty((n, n)), np.empty((n, n)))
+        kernel[np.diag_indices(n)] += np.exp(self._theta[-1]) + JITTER
+        return kernel
 
     def _whiten(self, kernel: Floats) -> None:
         """The inverse of the kernel's factor: |W k|^2 is the variance that the samples take off.
@@ -116,20 +122,38 @@ class GaussianProcess(Predictor):
             out.append(np.maximum(distance, 0.0) / len(columns))
         return out
 
-    def _kernel(self, A: Floats, B: Floats) -> Floats:
-        scales = np.exp(-2.0 * self._theta[2:-1])
-        squared = sum(s * q for s, q in zip(scales, self._squares(A, B), strict=True))
-        kernel = np.exp(self._theta[1]) * _matern52(np.asarray(squared))
-        if self.linear:
-            kernel += np.exp(self._theta[0]) / A.shape[1] * (A @ B.T)
-        return kernel
+    def _stretch(self) -> None:
+        """The samples in units of the length scales, in which the kernel's distances are plain ones."""
+        stretch = np.empty(self._X.shape[1])
+        for columns, scale in zip(self._columns, np.exp(-2.0 * self._theta[2:-1]), strict=True):
+            stretch[columns] = np.sqrt(5.0 * scale / len(columns))
+        self._stretches = stretch
+        self._near = self._X * stretch
+        self._along = np.exp(self._theta[0]) / self._X.shape[1] * self._X if self.linear else None
+
+    def _kernel(self, A: Floats, out: Floats, spare: Floats) -> Floats:
+        """k(A, samples) in out, [a, n] as spare is: fresh arrays of this size take longer than what is done to them."""
+        near = A * self._stretches
+        np.matmul(near, -2.0 * self._near.T, out=out)
+        out += (near * near).sum(1)[:, None]
+        out += (self._near * self._near).sum(1)
+        np.maximum(out, 0.0, out=out)
+        _matern52(out, spare)
+        out *= np.exp(self._theta[1])
+        if self._along is not None:
+            out += np.matmul(A, self._along.T, out=spare)
+        return out
 
     def _predict(self, X: Floats) -> tuple[Floats, Floats]:
         mean, std = np.empty(len(X)), np.empty(len(X))
+        unused: list[tuple[Floats, Floats, Floats]] = []
+        shape = (min(len(X), ROWS_AT_ONCE), len(self._X))
 
         def some(start: int) -> None:
             rows = slice(start, start + ROWS_AT_ONCE)
-            mean[rows], std[rows] = self._predict_block(X[rows])
+            space = unused.pop() if unused else (np.empty(shape), np.empty(shape), np.empty(shape, self._whitener.dtype))
+            mean[rows], std[rows] = self._predict_block(X[rows], *(array[: len(mean[rows])] for array in space))
+            unused.append(space)
 
         starts = range(0, len(X), ROWS_AT_ONCE)
         if len(starts) == 1:
@@ -139,19 +163,18 @@ class GaussianProcess(Predictor):
                 list(several.map(some, starts))
         return mean, std
 
-    def _predict_block(self, X: Floats) -> tuple[Floats, Floats]:
-        """So few rows that the kernel between them and the samples stays in the cache."""
+    def _predict_block(self, X: Floats, cross: Floats, spare: Floats, half: npt.NDArray[Any]) -> tuple[Floats, Floats]:
+        """So few rows that the kernel between them and the samples stays in the cache. The last three: [rows, n]."""
         noise = float(np.exp(self._theta[-1]))
-        cross = self._kernel(X, self._X)
+        self._kernel(X, cross, spare)
         prior = np.full(len(X), np.exp(self._theta[1]))
-        if self.linear:
+        if self._along is not None:
             prior += np.exp(self._theta[0]) / X.shape[1] * (X * X).sum(1)
+        half[:] = cross
         # W is triangular, so its product takes half as long; BLAS reads columns, so it is that of the transposes
-        if self._whitener.dtype == np.float32:
-            half = strmm(1.0, self._whitener, cross.astype(np.float32).T, lower=1)
-        else:
-            half = dtrmm(1.0, self._whitener, cross.T, lower=1)
-        taken = np.einsum("nr,nr->r", half, half, dtype=float)
+        multiply = strmm if half.dtype == np.float32 else dtrmm
+        whitened = multiply(1.0, self._whitener, half.T, lower=1, overwrite_b=1).T
+        taken = np.einsum("rn,rn->r", whitened, whitened)
         return cross @ self._weights, np.sqrt(np.maximum(prior - taken, 1e-12) + noise)
 
     def _arrays(self) -> Arrays:
@@ -162,18 +185,16 @@ class GaussianProcess(Predictor):
         if len(self._X) > MOST_RESTORED:
             raise DataError(f"a Gaussian process of {len(self._X):,} samples, at most {MOST_RESTORED:,} are restored")
         self._widths(self._X.shape[1])
-        noise = np.exp(self._theta[-1]) + JITTER
-        self._whiten(self._kernel(self._X, self._X) + noise * np.eye(len(self._X)))
+        self._whiten(self._kernel_of_samples())
 
 
-def _matern52(squared: Floats) -> Floats:
-    """(1 + r + r^2/3) exp(-r) with r^2 = 5 squared, without a temporary per term: prediction spends its time here."""
-    r = np.sqrt(5.0 * squared)
-    decay = np.exp(-r)
-    r *= 1.0 + r / 3.0
-    r += 1.0
-    r *= decay
-    return np.asarray(r)
+def _matern52(squared: Floats, spare: Floats) -> None:
+    """In place (1 + r + r^2/3) exp(-r) with r^2 = squared: prediction spends its time here. spare: as large."""
+    r = np.sqrt(squared, out=spare)
+    squared /= 3.0
+    squared += r
+    squared += 1.0
+    squared *= np.exp(np.negative(r, out=r), out=r)
 
 
 def _negative_log_likelihood(

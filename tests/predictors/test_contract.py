@@ -220,6 +220,25 @@ def test_gp_predictions_are_those_of_scikit_learn_at_the_same_hyperparameters():
     np.testing.assert_allclose(model.predict(X)[1], std * spread, rtol=1e-4)
 
 
+def test_a_gp_of_several_length_scales_is_conditioned_as_a_joint_gaussian():
+    from predictors.gp import JITTER, GaussianProcess
+
+    model = GaussianProcess(groups=[[3, 0], [1, 2, 4]]).fit(X[TRAIN], LATENCY[TRAIN])
+    linear, matern, *lengths, noise = np.exp(model._theta)
+    scaled = (X - X[TRAIN].mean(0)) / X[TRAIN].std(0)
+    apart = (scaled[:, None] - scaled[None]) ** 2
+    squared = 5 * sum(apart[:, :, g].mean(2) / length**2 for g, length in zip(model.groups, lengths, strict=True))
+    r = np.sqrt(squared)
+    kernel = matern * (1 + r + squared / 3) * np.exp(-r) + linear * scaled @ scaled.T / X.shape[1]
+    inverse = np.linalg.inv(kernel[np.ix_(TRAIN, TRAIN)] + (noise + JITTER) * np.eye(len(TRAIN)))
+    centre, spread = LATENCY[TRAIN].mean(), LATENCY[TRAIN].std()
+    mean = kernel[:, TRAIN] @ inverse @ ((LATENCY[TRAIN] - centre) / spread)
+    variance = np.diag(kernel) - np.einsum("ij,jk,ik->i", kernel[:, TRAIN], inverse, kernel[:, TRAIN]) + noise
+    assert abs(lengths[0] / lengths[1] - 1) > 0.01
+    np.testing.assert_allclose(model.predict(X)[0], mean * spread + centre, rtol=1e-6)
+    np.testing.assert_allclose(model.predict(X)[1], np.sqrt(variance) * spread, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["forest", "boosting"])
 def test_trees_run_as_arrays_as_they_run_in_scikit_learn(name, monkeypatch):
     kept = {}
