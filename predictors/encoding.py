@@ -54,14 +54,18 @@ def features(space: Any, archs: Sequence[Arch], parts: Sequence[str] | None = No
     for part in chosen:
         if part not in known_parts():
             raise ConfigError(f"unknown features {part!r}: {nearest(part, known_parts())}")
-    seen = {"built": Networks(space, codes(space, archs))}
+    built = Networks(space, codes(space, archs))
+    seen = {"built": (built, np.arange(len(built)))}
     blocks = []
     for part in chosen:
         name, _, view = part.partition("@")
         view = view or "effective"
-        if view not in seen:
-            seen[view] = Networks(space, VIEWS[view](seen["built"]))
-        blocks.append(PARTS[name](seen[view]))
+        if view not in seen:  # most networks share theirs with another: it is described once
+            rows = VIEWS[view](built)
+            first, of = distinct(rows.astype(float))
+            seen[view] = (Networks(space, rows[first]), of)
+        networks, of = seen[view]
+        blocks.append(PARTS[name](networks)[of])
     return np.hstack(blocks) if blocks else np.empty((len(archs), 0))
 
 

@@ -29,6 +29,15 @@ def test_dead_edges_change_nothing():
         np.testing.assert_array_equal(features(SPACE, [a], (part,)), features(SPACE, [b], (part,)))
 
 
+@pytest.mark.parametrize("part", [p for p in PARTS if p != "ordinal"])
+@pytest.mark.parametrize("view", ["built", "used", "effective"])
+def test_a_network_is_described_among_many_as_it_is_alone(part, view):
+    # dead edges make the first two one effective network, which is described once
+    many = [cell("3", "1", "n", "s", "n", "p"), cell("n", "1", "n", "s", "n", "p"), *ARCHS[:30], *ARCHS[:3]]
+    alone = np.vstack([features(SPACE, [arch], (f"{part}@{view}",)) for arch in many])
+    np.testing.assert_allclose(features(SPACE, many, (f"{part}@{view}",)), alone, rtol=1e-12)
+
+
 def test_counts_are_of_the_effective_cell():
     counts = features(SPACE, ARCHS, ("counts",))
     for arch, row in zip(ARCHS, counts, strict=True):
