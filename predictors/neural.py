@@ -1,5 +1,7 @@
 """Neural predictors: an ensemble of multilayer perceptrons, and of graph networks over a network's operations."""
 
+from collections.abc import Iterator
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,8 @@ from predictors.base import Arrays, Floats, Predictor, distinct, threads
 from predictors.losses import LOSSES, ranksim
 
 MEMBERS, STEPS, RATE, DECAY = 5, 300, 3e-3, 1e-3
+BATCH = 256
+"""Rows of a step, where there are more."""
 WIDTH = 96
 ROWS_AT_ONCE = 256
 """So few that what a layer makes of them stays in the cache."""
@@ -49,7 +53,7 @@ class NeuralEnsemble(Predictor):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed * 1000 + member)
                 self._networks.append(self._build(X.shape[1]))
-        with threads() as several:  # training draws no random numbers, so its order does not matter
+        with threads() as several:  # each draws from a generator of its own, so their order does not matter
             parts = [(network, inputs[rows], target[rows]) for network, rows in zip(self._networks, kept, strict=True)]
             list(several.map(lambda part: self._train(*part), parts))
         for member, (network, rows) in enumerate(zip(self._networks, kept, strict=True)):
@@ -66,11 +70,11 @@ class NeuralEnsemble(Predictor):
         optimiser = torch.optim.AdamW(network.parameters(), RATE, weight_decay=DECAY)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3 * RATE, total_steps=STEPS)
         network.train()
-        for _ in range(STEPS):
-            score, hidden = network(X)
-            loss = LOSSES[self.loss](score, y)
+        for rows in _batches(len(y), self.seed):
+            score, hidden = network(X[rows])
+            loss = LOSSES[self.loss](score, y[rows])
             if self.ranking_weight:
-                loss = loss + self.ranking_weight * ranksim(hidden, y)
+                loss = loss + self.ranking_weight * ranksim(hidden, y[rows])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -105,6 +109,22 @@ class NeuralEnsemble(Predictor):
                 {k.removeprefix(prefix): torch.from_numpy(v) for k, v in arrays.items() if k.startswith(prefix)}
             )
             self._networks.append(network.eval())
+
+
+def _batches(count: int, seed: int) -> Iterator[Tensor | slice]:
+    """Which rows each step sees: all, or parts of one permutation after another."""
+    if count <= BATCH:
+        yield from repeat(slice(None), STEPS)
+        return
+    generator = torch.Generator().manual_seed(seed)
+    shuffled: tuple[Tensor, ...] = ()
+    for _ in range(STEPS):
+        if not shuffled:
+            whole = count // BATCH * BATCH
+            shuffled = torch.randperm(count, generator=generator)[:whole].split(BATCH)
+        rows, *rest = shuffled
+        shuffled = tuple(rest)
+        yield rows
 
 
 class _Perceptron(nn.Module):

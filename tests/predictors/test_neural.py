@@ -10,7 +10,7 @@ from scipy.stats import kendalltau
 from cosearch.errors import ConfigError, DataError
 from predictors import features
 from predictors.losses import _ranks, hinge, listmle, ranksim
-from predictors.neural import GraphNetwork, NeuralEnsemble
+from predictors.neural import GraphNetwork, NeuralEnsemble, _batches
 from predictors.storage import load
 from search_spaces.networks import find
 from search_spaces.networks.nasbench201 import cell
@@ -108,6 +108,27 @@ def test_every_loss_learns_the_order(loss, weight):
     assert kendalltau(mean, COST[100:])[0] > 0.85
     assert (std > 0).all()
     assert 0.5 < np.median(mean / COST[100:]) < 2.0  # scores that only order are on the target's scale again
+
+
+def test_steps_see_other_rows_and_all_of_them_where_there_are_more_than_a_batch_holds(monkeypatch):
+    monkeypatch.setattr("predictors.neural.BATCH", 8)
+    steps = [rows.tolist() for rows in _batches(40, seed=1)]
+    assert len(steps) == 120
+    for start in range(0, 120, 5):
+        assert sorted(sum(steps[start : start + 5], [])) == list(range(40))
+    assert steps[:5] != steps[5:10]
+    assert all(len(rows) == 8 for rows in map(torch.as_tensor, _batches(23, seed=1)))  # what is left over waits
+    assert [*_batches(8, seed=1)] == [slice(None)] * 120
+
+
+def test_batches_learn_what_whole_samples_teach_and_the_same_each_time(monkeypatch):
+    X = features(SPACE, ARCHS, ("counts",))
+    monkeypatch.setattr("predictors.neural.BATCH", 32)
+    models = [NeuralEnsemble(log=True, ranking_weight=w).fit(X[:100], COST[:100]) for w in (0.0, 0.0, 1.0)]
+    first, again, other = (model.predict(X[100:])[0] for model in models)
+    assert kendalltau(first, COST[100:])[0] > 0.85
+    assert kendalltau(other, COST[100:])[0] > 0.85
+    np.testing.assert_array_equal(first, again)
 
 
 def test_a_graph_network_learns_and_is_read_back(tmp_path):
