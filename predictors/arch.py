@@ -95,7 +95,12 @@ def candidates(space: Any, positive: bool, pool: DevicePool | None = None) -> li
     if workload and not cell:  # a cell's modelled costs are sums over its counts
         priced = ("counts", "workload", "costs")
         out += [Candidate("ridge", priced), Candidate("gp", priced)]
-    return [*out, Candidate("gp", whole, {"log": True}), Candidate("boosting", whole, {"log": True})]
+    if cell:  # costs follow what is computed, by the paths that it takes; shares of the signal only mislead them
+        out.append(Candidate("gp", (*workload, "counts", "one_hot"), {"log": True}, shrunk=("one_hot",)))
+        out.append(Candidate("gp", ("counts", *workload, "paths"), {"log": True}))
+    else:
+        out.append(Candidate("gp", whole, {"log": True}))
+    return [*out, Candidate("boosting", whole, {"log": True})]
 
 
 def pool_parts(space: Any) -> tuple[str, ...]:
