@@ -146,14 +146,17 @@ class GaussianProcess(Predictor):
 
     def _predict(self, X: Floats) -> tuple[Floats, Floats]:
         mean, std = np.empty(len(X)), np.empty(len(X))
-        unused: list[tuple[Floats, Floats, Floats]] = []
+        unused: list[tuple[npt.NDArray[Any], ...]] = []
+        single_or_double = self._whitener.dtype
         shape = (min(len(X), ROWS_AT_ONCE), len(self._X))
 
         def some(start: int) -> None:
             rows = slice(start, start + ROWS_AT_ONCE)
-            space = unused.pop() if unused else (np.empty(shape), np.empty(shape), np.empty(shape, self._whitener.dtype))
-            mean[rows], std[rows] = self._predict_block(X[rows], *(array[: len(mean[rows])] for array in space))
-            unused.append(space)
+            arrays = (
+                unused.pop() if unused else tuple(np.empty(shape, kind) for kind in (float, float, single_or_double))
+            )
+            mean[rows], std[rows] = self._predict_block(X[rows], *(array[: len(mean[rows])] for array in arrays))
+            unused.append(arrays)
 
         starts = range(0, len(X), ROWS_AT_ONCE)
         if len(starts) == 1:

@@ -115,7 +115,7 @@ def test_steps_see_other_rows_and_all_of_them_where_there_are_more_than_a_batch_
     steps = [rows.tolist() for rows in _batches(40, seed=1)]
     assert len(steps) == 120
     for start in range(0, 120, 5):
-        assert sorted(sum(steps[start : start + 5], [])) == list(range(40))
+        assert sorted(itertools.chain(*steps[start : start + 5])) == list(range(40))
     assert steps[:5] != steps[5:10]
     assert all(len(rows) == 8 for rows in map(torch.as_tensor, _batches(23, seed=1)))  # what is left over waits
     assert [*_batches(8, seed=1)] == [slice(None)] * 120
