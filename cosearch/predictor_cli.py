@@ -3,6 +3,7 @@
 import json
 import os
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -94,6 +95,10 @@ def train(
     num_classes: Classes = None,
     target: Target = "latency_ms",
     model: Annotated[str, typer.Option(help="auto, or a registered predictor such as gp or boosting.")] = "auto",
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="name=value of the model, such as loss=hinge of mlp. May be repeated.", show_default=False),
+    ] = None,
     output: Output = None,
     seed: Seed = 0,
 ) -> None:
@@ -102,7 +107,7 @@ def train(
 
     made = _space(space, input_shape, num_classes)
     measured = _measured(table, made, target)
-    fitted = ArchPredictor(made, model, positive=target != "accuracy", seed=seed)
+    fitted = ArchPredictor(made, model, positive=target != "accuracy", seed=seed, options=_options(option or ()))
     fitted.fit(measured.archs, measured.values[target])
     _report(fitted, target)
     _write(fitted, output or table.with_suffix(".predictor"), table, target)
@@ -204,6 +209,26 @@ def _agree(file: str, option: str, asked: str | None, known: str | None) -> None
 
     if asked and known and asked != known:
         raise ConfigError(f"{option} {asked} contradicts {file}, which predicts {known}: leave the option out")
+
+
+def _options(given: Sequence[str]) -> dict[str, Any]:
+    """Options of a model from name=value; a value is JSON, or a plain word.
+
+    Raises: ConfigError for one without a name or value, or a name that is given twice.
+    """
+    from cosearch.errors import ConfigError, DataError
+    from cosearch.reading import parse_json
+
+    found: dict[str, Any] = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        if not name or not value or name in found:
+            raise ConfigError(f"--option {text!r:.60}: expected name=value, each name once, such as loss=hinge")
+        try:
+            found[name] = parse_json(value)
+        except (DataError, ValueError):
+            found[name] = value
+    return found
 
 
 def _folded(text: str) -> str:

@@ -171,6 +171,8 @@ class ArchPredictor:
             self.chosen = self._named(model, parts, options, shrunk)
         elif parts is not None:
             raise ConfigError("features are chosen together with the model: name both, or none")
+        elif options or shrunk:
+            raise ConfigError("options are those of one model: name it instead of auto")
         self._asked = self.chosen
         self.samples = 0
 
@@ -191,6 +193,13 @@ class ArchPredictor:
             if name not in taken or name == "seed":
                 options_of = [known for known in taken if known != "seed"]
                 raise ConfigError(f"model {model!r} takes no option {name!r}: {nearest(name, options_of)}")
+            if not _of_kind(given[name], taken[name].default):
+                wanted = KINDS_OF_OPTIONS.get(type(taken[name].default), "a list")
+                raise ConfigError(f"option {name} of model {model!r} is {given[name]!r:.50}: expected {wanted}")
+        try:
+            kind(**given)
+        except (TypeError, ValueError) as error:  # of what a list holds
+            raise ConfigError(f"options of model {model!r}: {error}, check what the lists hold") from error
         if model == "graph":  # it sees one kind of features, whose shape it has to know
             parts, given = parts or ("graph",), {"nodes": len(self.space.choices), **given}
         if parts is not None:
@@ -542,6 +551,20 @@ class ArchPredictor:
 
     def _placed(self, X: Floats) -> Floats:
         return np.asarray((X - self._place[0]) / self._place[1])
+
+
+KINDS_OF_OPTIONS = {bool: "true or false", int: "a whole number", float: "a number of at least 0", str: "a name"}
+
+
+def _of_kind(value: Any, default: Any) -> bool:
+    """Whether an option's value is of the kind of its default; those that are None by default are lists."""
+    if default is None:
+        return value is None or isinstance(value, list | tuple)
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    if isinstance(default, float):
+        return isinstance(value, int | float) and 0 <= value < np.inf
+    return isinstance(value, type(default))
 
 
 def _nearest_distance(A: Floats, B: Floats, itself: bool = False) -> Floats:

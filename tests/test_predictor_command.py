@@ -152,6 +152,30 @@ def test_training_on_a_table(tmp_path):
     assert read_card(tmp_path / "p")["target"] == "energy_mj"
 
 
+def test_a_model_is_trained_with_options_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("predictors.neural.STEPS", 10)
+    table = csv(tmp_path / "t.csv", range(40))
+    train = ("predictor", "train", table, "-o", tmp_path / "p")
+    run(*train, "--model", "mlp", "--option", "loss=hinge", "--option", "ranking_weight=0.1")
+    assert read_card(tmp_path / "p")["options"]["options"] == {"loss": "hinge", "ranking_weight": 0.1}
+    run(*train, "--model", "boosting", "--option", "monotone=null", "--option", "log=true")
+    assert read_card(tmp_path / "p")["options"]["options"] == {"log": True, "monotone": None}
+    for words, match in (
+        (("loss=hing",), "unknown loss 'hing': did you mean 'hinge'"),
+        (("los=hinge",), "takes no option 'los': did you mean 'loss'"),
+        (("loss",), "--option 'loss': expected name=value"),
+        (("=3",), "expected name=value"),
+        (("log=true", "log=false"), "each name once"),
+        (("ranking_weight=much",), "ranking_weight of model 'mlp' is 'much': expected a number of at least 0"),
+        (("ranking_weight=-1",), "is -1: expected a number of at least 0"),
+        (("log=1",), "log of model 'mlp' is 1: expected true or false"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            run(*train, "--model", "mlp", *(word for option in words for word in ("--option", option)))
+    with pytest.raises(ConfigError, match="name it instead of auto"):
+        run(*train, "--option", "log=true")
+
+
 def test_what_cannot_be_done(tmp_path):
     table = csv(tmp_path / "t.csv", range(4))
     with pytest.raises(DataError, match="4 distinct networks: a predictor needs at least 5"):

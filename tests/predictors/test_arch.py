@@ -417,6 +417,20 @@ def test_options_of_a_named_model_are_its_own():
         ArchPredictor(SPACE, "ridge", options={"lgo": True})
     with pytest.raises(ConfigError, match="model 'gp' takes no option 'seed'"):
         ArchPredictor(SPACE, "gp", options={"seed": 3})
+    for name, wrong in (("groups", [3]), ("weights", ["a"])):
+        with pytest.raises(ConfigError, match=r"options of model 'gp': .* check what the lists hold"):
+            ArchPredictor(SPACE, "gp", options={name: wrong})
+    for name, wrong, match in (
+        ("nodes", 6.5, "a whole number"),
+        ("loss", 3, "a name"),
+        ("log", "yes", "true or false"),
+    ):
+        with pytest.raises(ConfigError, match=f"{name} of model 'graph' is .*: expected {match}"):
+            ArchPredictor(SPACE, "graph", options={name: wrong})
+    with pytest.raises(ConfigError, match="weights of model 'gp' is 2: expected a list"):
+        ArchPredictor(SPACE, "gp", options={"weights": 2})
+    with pytest.raises(ConfigError, match="options are those of one model"):
+        ArchPredictor(SPACE, options={"log": True})
 
 
 def test_what_is_no_model():
