@@ -24,7 +24,8 @@ class NeuralEnsemble(Predictor):
     """Five perceptrons, each trained without another fifth of the samples, on which its error is measured.
 
     loss: ``squared``, ``hinge`` (pairs) or ``listmle``; scores that only order are mapped to the target by a line.
-    ranking_weight: of the RankSim regulariser on the last hidden layer; 0 is off.
+    ranking_weight: of the RankSim regulariser on the last hidden layer; 0 is off. 0.1 lifts Kendall's tau of accuracies
+    from 100 networks by 0.01 with squared and listmle, by nothing with hinge, and takes twice the time.
     """
 
     name = "mlp"
