@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import errno
 import inspect
+import io
 import json
 import math
 import os
@@ -360,7 +361,7 @@ def doctor(
     """Say what is installed, what the machine has, and whether it works."""
     from cosearch.doctor import SELF_CHECKS, examine
     from cosearch.progress import Reporter
-    from cosearch.tables import escape, print_table
+    from cosearch.tables import print_table
 
     with Reporter(quiet or not self_check).phase("checking", len(SELF_CHECKS)) as phase:
         checks = examine(self_check, lambda name: phase.advance(1, name))
@@ -368,7 +369,7 @@ def doctor(
         _print_json([_plain(check) for check in checks])
     elif not quiet:
         marks = {True: "ok", False: "BROKEN", None: ""}
-        rows = [(c.name, marks[c.ok], escape(c.found), f"{c.seconds:.1f} s" if c.seconds else "") for c in checks]
+        rows = [(c.name, marks[c.ok], c.found, f"{c.seconds:.1f} s" if c.seconds else "") for c in checks]
         print_table("This installation", ("what", "", "found", "took"), rows)
     broken = [check.name for check in checks if check.ok is False]
     if broken:
@@ -428,6 +429,8 @@ def main() -> None:
     # a module:object of the working directory is found, after all that is installed
     with contextlib.suppress(FileNotFoundError):  # it may have been removed
         sys.path.append(str(Path.cwd()))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a path that is no UTF-8 is printed as it is
     signal.signal(signal.SIGTERM, _terminate)
     sys.unraisablehook = _interrupt_again
     try:
