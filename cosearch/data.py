@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from cosearch import shapes
 from cosearch.errors import DataError, nearest
-from cosearch.reading import npy_header
+from cosearch.reading import is_unicode, npy_header
 from cosearch.unpickling import load_plain
 
 MIN_SIZE, MAX_SIZE = 8, 224
@@ -218,6 +218,9 @@ def _folder(path: Path) -> _Raw:
     from PIL import Image, UnidentifiedImageError
 
     classes = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    for name in classes:
+        if not is_unicode(name):
+            raise DataError(f"class folder {path / name} has a name that is no UTF-8: rename it")
     files = [
         (image, label)
         for label, class_name in enumerate(classes)

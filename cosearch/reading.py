@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -49,7 +50,23 @@ def parse_json(text: str, missing: bool = False) -> Any:
         raise
     except (ValueError, RecursionError) as error:
         raise DataError(f"is not valid JSON ({error})") from None
-    return _shallow(data)
+    _shallow(data)
+    if _HALF.search(text) and not is_unicode(json.dumps(data, ensure_ascii=False)):
+        raise DataError("has half a character (a \\ud800 to \\udfff alone)")
+    return data
+
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+"""Of a character beyond 16 bits, which JSON may write as two halves."""
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text has whole characters only, so that UTF-8 can hold it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _whole(digits: str) -> int:
