@@ -156,7 +156,8 @@ def test_data_that_vanishes_ends_in_one_line_and_back_again_the_run_goes_on(opti
     killing.require_same(out, finished)
 
 
-def test_data_that_vanishes_under_a_running_search_ends_in_one_line(options, tmp_path, monkeypatch):
+@pytest.mark.parametrize("becomes", ["nothing", "other images"])
+def test_data_that_changes_under_a_running_search_ends_in_one_line(options, tmp_path, monkeypatch, becomes):
     """Training processes read the data again."""
     from cosearch import engine
 
@@ -167,12 +168,16 @@ def test_data_that_vanishes_under_a_running_search_ends_in_one_line(options, tmp
     def and_then_gone(*arguments):
         found = searches(*arguments)
         data.unlink()
+        if becomes != "nothing":
+            with np.load(options["data"]) as arrays:
+                np.savez(data, x=arrays["x"][::-1], y=arrays["y"])
         return found
 
     monkeypatch.setattr(engine, "_searches", and_then_gone)
-    with pytest.raises(cosearch.CosearchError, match=r"mine\.npz") as caught:
+    with pytest.raises(cosearch.CosearchError, match={"nothing": r"mine\.npz"}.get(becomes, "data changed")) as caught:
         cosearch.run(**{**options, "data": str(data)}, quiet=True, out=tmp_path / "run")
     assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "run" / "finalists").glob("*.json"))
     killing.require_intact(tmp_path / "run")
 
 
