@@ -181,7 +181,8 @@ def _arrays(content: bytes) -> tuple[Any, Write]:
                         header["shape"] = tuple(header["shape"])
                 text = repr(header).encode("utf-8", "replace")[:65_000] + b"\n"
                 prefix = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text))
-                archive.writestr(name.replace("\0", "")[:1000] or "x", prefix + text + bytes(values))
+                called = name.replace("\0", "").encode("utf-8", "replace").decode()[:1000] or "x"
+                archive.writestr(called, prefix + text + bytes(values))
         return buffer.getvalue()
 
     return headers, write

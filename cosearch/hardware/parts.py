@@ -155,9 +155,7 @@ def _read_part(path: Path) -> Part:
     if not isinstance(offered, dict) or not all(isinstance(values, list) for values in offered.values()):
         raise HardwareError(f"{path}: choices={_brief.repr(offered)}, expected lists of values by name")
     choices = tuple((str(name), tuple(values)) for name, values in offered.items())
-    return Part(
-        document["name"], str(document["family"]), title, Resources(**budget), tuple(costs.items()), choices
-    )
+    return Part(document["name"], str(document["family"]), title, Resources(**budget), tuple(costs.items()), choices)
 
 
 def _names_table(name: Any) -> bool:
