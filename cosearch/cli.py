@@ -20,7 +20,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from cosearch import __version__
+from cosearch import __version__, registry
 from cosearch.errors import CosearchError
 from cosearch.predictor_cli import predict, predictor
 from hwbench_data.cli import bench
@@ -239,7 +239,6 @@ def export(
 @app.command()
 def spaces(as_json: AsJson = False) -> None:
     """List the network spaces."""
-    from cosearch import registry
     from cosearch.tables import print_table
     from search_spaces.networks import SPACES, find
 
@@ -257,7 +256,6 @@ def spaces(as_json: AsJson = False) -> None:
 @app.command()
 def devices(as_json: AsJson = False) -> None:
     """List the devices."""
-    from cosearch import registry
     from cosearch.tables import print_table
     from search_spaces.accelerators import ACCELERATORS, FAMILIES, find
     from search_spaces.accelerators.published import PublishedSpace
@@ -426,9 +424,8 @@ def main() -> None:
     """Entry point. Exit status: 0, 2 for an error that a user can mend, 3 for a run stopped on request."""
     # threads that wait for each other sleep: on a busy machine spinning ones cost far more than they save
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # a module:object of the working directory is found, after all that is installed
     with contextlib.suppress(FileNotFoundError):  # it may have been removed
-        sys.path.append(str(Path.cwd()))
+        registry.folder = str(Path.cwd())
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # a path that is no UTF-8 is printed as it is
     signal.signal(signal.SIGTERM, _terminate)
