@@ -169,6 +169,19 @@ def read(path: Path, parse: Callable[[str], Any], most_bytes: int = MOST_BYTES) 
     return parse(text)
 
 
+def require_short_lines(path: Path, most_bytes: int) -> None:
+    """Raises: DataError for a file of lines that is too long, or one line of which is; OSError."""
+    size, line = path.stat().st_size, 0
+    if size > most_bytes:
+        raise DataError(f"has {size / 2**30:.1f} GiB, at most {most_bytes / 2**30:g} are read")
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            last = block.rfind(b"\n")
+            line = line + len(block) if last < 0 else len(block) - last - 1
+            if line > MOST_BYTES:
+                raise DataError(f"has a line of more than {MOST_BYTES >> 20} MiB")
+
+
 def npy_header(file: IO[bytes]) -> "tuple[tuple[int, ...], bool, np.dtype[Any]]":
     """Shape, whether columns come first, and type of the array in a .npy file, whose values come next.
 

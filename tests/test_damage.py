@@ -385,6 +385,30 @@ def test_a_front_without_end_is_refused(copy, monkeypatch):
         cosearch.load(copy)
 
 
+@pytest.mark.parametrize("name", ["log.jsonl", "study.db"])
+@pytest.mark.parametrize(("size", "words"), [(1 << 40, "has 1024.0 GiB, at most 4"), (17 << 20, "more than 16 MiB")])
+def test_lines_without_end_are_refused(copy, name, size, words):
+    """Of a file that takes no room on the disk."""
+    with (copy / name).open("r+b") as file:
+        file.truncate(size)
+    for read in (cosearch.resume, cosearch.write_report, lambda run: cosearch.compare([run, run])):
+        with pytest.raises(RunError) as caught:
+            read(copy)
+        assert f"{copy / name} is damaged (has" in one_line(caught)
+        assert words in str(caught.value)
+    assert (copy / name).stat().st_size == size
+
+
+def test_a_pipe_among_the_files_of_a_run_is_refused(copy):
+    """Who reads one waits for ever."""
+    (copy / "log.jsonl").unlink()
+    os.mkfifo(copy / "log.jsonl")
+    for read in (cosearch.load, cosearch.resume, cosearch.write_report):
+        with pytest.raises(RunError) as caught:
+            read(copy)
+        assert f"{copy / 'log.jsonl'} is no file but a pipe" in one_line(caught)
+
+
 @pytest.mark.parametrize(
     "change",
     [
