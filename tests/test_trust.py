@@ -161,15 +161,8 @@ def test_no_module_of_the_folder_is_imported_that_nobody_named(theirs, tmp_path)
     for name in optional:
         (theirs / f"{name}.py").write_text(f"open({str(tmp_path / name)!r}, 'w')\n")
     environment = {**os.environ, "PYTHONPATH": str(Path(cosearch.__file__).parents[1])}
-
-    def command(*words: str) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, "-P", "-m", "cosearch", *words]  # as the installed command, without the folder
-        return subprocess.run(line, cwd=theirs, env=environment, capture_output=True, text=True)
-
-    assert command("show", "run").returncode == 0
-    refused = command("resume", "run", "--quiet")
-    assert f"foreign:space ({theirs / 'foreign.py'})" in refused.stderr
-    assert not imported(theirs)
+    command = [sys.executable, "-P", "-m", "cosearch", "show", "run"]  # as installed, without the folder
+    subprocess.run(command, cwd=theirs, env=environment, stdout=subprocess.DEVNULL, check=True)
     assert [name for name in optional if (tmp_path / name).exists()] == []
 
 
