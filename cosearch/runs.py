@@ -150,8 +150,10 @@ class RunDirectory:
         return command_line("resume", self.path)
 
     def require_journal(self) -> None:
-        """Raises: RunError if the study is of a form that is only read, and not written any more."""
-        if _is_sqlite(self.path / STUDY):
+        """Raises: RunError if the study cannot be read, or is of a form that is not written any more."""
+        with study_of(self.path, "read"):
+            of_sqlite = _is_sqlite(self.path / STUDY)
+        if of_sqlite:
             raise RunError(f"{self.path / STUDY} is a database of SQLite, as runs had before: start a new run")
 
     @classmethod

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -268,6 +269,42 @@ def test_a_folder_without_permission(tmp_path):
         write_atomic(tmp_path / "file", b"x")
 
 
+@pytest.fixture
+def without_rights():
+    """Root may read everything, unless its capabilities say otherwise."""
+    if shutil.which("setpriv") is None:
+        pytest.skip("this system has no setpriv")
+    lacking = "-dac_override,-dac_read_search"
+    return ["setpriv", f"--bounding-set={lacking}", f"--inh-caps={lacking}"] if os.geteuid() == 0 else []
+
+
+def test_what_may_not_be_read_ends_in_one_line(finished, tmp_path, without_rights):
+    """A folder of images, a network, a study."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "w.json").touch()
+    shutil.copytree(finished, tmp_path / "run")
+    for path in (tmp_path / "images", tmp_path / "w.json", tmp_path / "run" / "study.db"):
+        path.chmod(0)
+    code = """
+import sys, cosearch
+from cosearch.data import load_dataset
+from cosearch.tracing import read_report
+for read, name in ((load_dataset, "images"), (read_report, "w.json"), (cosearch.resume, "run")):
+    try:
+        read(name)
+    except cosearch.CosearchError as error:
+        print(error)
+"""
+    done = subprocess.run(
+        [*without_rights, sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert len(said) == 3
+    assert all("Permission denied" in line for line in said), said
+
+
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     write_atomic(tmp_path / "file", b"old")
 
@@ -389,8 +426,9 @@ def test_a_front_without_end_is_refused(copy, monkeypatch):
     (copy / "front.csv").unlink()
     with (copy / "front.csv").open("wb") as file:
         file.truncate(1 << 40)  # and no block of it on the disk
-    with pytest.raises(RunError, match="more than 1 MiB"):
-        cosearch.load(copy)
+    for verb in (cosearch.load, cosearch.write_report):
+        with pytest.raises(RunError, match="more than 1 MiB"):
+            verb(copy)
 
 
 @pytest.mark.parametrize("name", ["log.jsonl", "study.db"])
