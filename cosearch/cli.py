@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import errno
 import inspect
+import io
 import json
 import math
 import os
@@ -19,7 +20,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from cosearch import __version__
+from cosearch import __version__, registry
 from cosearch.errors import CosearchError
 from cosearch.predictor_cli import predict, predictor
 from hwbench_data.cli import bench
@@ -238,7 +239,6 @@ def export(
 @app.command()
 def spaces(as_json: AsJson = False) -> None:
     """List the network spaces."""
-    from cosearch import registry
     from cosearch.tables import print_table
     from search_spaces.networks import SPACES, find
 
@@ -256,7 +256,6 @@ def spaces(as_json: AsJson = False) -> None:
 @app.command()
 def devices(as_json: AsJson = False) -> None:
     """List the devices."""
-    from cosearch import registry
     from cosearch.tables import print_table
     from search_spaces.accelerators import ACCELERATORS, FAMILIES, find
     from search_spaces.accelerators.published import PublishedSpace
@@ -360,7 +359,7 @@ def doctor(
     """Say what is installed, what the machine has, and whether it works."""
     from cosearch.doctor import SELF_CHECKS, examine
     from cosearch.progress import Reporter
-    from cosearch.tables import escape, print_table
+    from cosearch.tables import print_table
 
     with Reporter(quiet or not self_check).phase("checking", len(SELF_CHECKS)) as phase:
         checks = examine(self_check, lambda name: phase.advance(1, name))
@@ -368,7 +367,7 @@ def doctor(
         _print_json([_plain(check) for check in checks])
     elif not quiet:
         marks = {True: "ok", False: "BROKEN", None: ""}
-        rows = [(c.name, marks[c.ok], escape(c.found), f"{c.seconds:.1f} s" if c.seconds else "") for c in checks]
+        rows = [(c.name, marks[c.ok], c.found, f"{c.seconds:.1f} s" if c.seconds else "") for c in checks]
         print_table("This installation", ("what", "", "found", "took"), rows)
     broken = [check.name for check in checks if check.ok is False]
     if broken:
@@ -425,9 +424,10 @@ def main() -> None:
     """Entry point. Exit status: 0, 2 for an error that a user can mend, 3 for a run stopped on request."""
     # threads that wait for each other sleep: on a busy machine spinning ones cost far more than they save
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # a module:object of the working directory is found, after all that is installed
     with contextlib.suppress(FileNotFoundError):  # it may have been removed
-        sys.path.append(str(Path.cwd()))
+        registry.folder = str(Path.cwd())
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a path that is no UTF-8 is printed as it is
     signal.signal(signal.SIGTERM, _terminate)
     sys.unraisablehook = _interrupt_again
     try:

@@ -1,5 +1,6 @@
 """`RunConfig`: one flat model, the command line's options, the YAML file's keys and `cosearch.run`'s arguments."""
 
+import math
 import os
 import reprlib
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ _brief.maxlevel, _brief.maxstring, _brief.maxother = 2, 80, 80
 class RunConfig(BaseModel):
     """Everything that decides a run. Frozen; unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     space: str = Field("shiftadd", description="Network space: a name (see `cosearch spaces`) or module:object.")
     device: str = Field(
@@ -257,6 +258,8 @@ def parse_constraint(text: str) -> tuple[str, float]:
                 number = float(value)
             except ValueError:
                 raise ConfigError(f"constraint {text!r}: {value.strip()!r} is no number") from None
+            if not math.isfinite(number):
+                raise ConfigError(f"constraint {text!r}: expected a finite number")
             limited = "_".join(split_limit(f"{side}_{name.strip()}"))
             if limited == "max_accuracy":
                 raise ConfigError(f"constraint {text!r}: accuracy has no upper limit, give 'accuracy>=VALUE'")

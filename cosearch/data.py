@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from cosearch import shapes
 from cosearch.errors import DataError, nearest
-from cosearch.reading import npy_header
+from cosearch.reading import is_unicode, npy_header
 from cosearch.unpickling import load_plain
 
 MIN_SIZE, MAX_SIZE = 8, 224
@@ -214,14 +214,25 @@ def _head(path: Path, archive: Any, key: str) -> tuple[tuple[int, ...], np.dtype
     return shape, dtype
 
 
+def _listed(path: Path) -> list[Path]:
+    """What is in a folder, by name. Raises: DataError."""
+    try:
+        return sorted(path.iterdir())
+    except OSError as error:
+        raise DataError(f"cannot read the folder {path} ({error.strerror}): mend this") from None
+
+
 def _folder(path: Path) -> _Raw:
     from PIL import Image, UnidentifiedImageError
 
-    classes = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    classes = [entry.name for entry in _listed(path) if entry.is_dir() and not entry.name.startswith(".")]
+    for name in classes:
+        if not is_unicode(name):
+            raise DataError(f"class folder {path / name} has a name that is no UTF-8: rename it")
     files = [
         (image, label)
         for label, class_name in enumerate(classes)
-        for image in sorted((path / class_name).iterdir())
+        for image in _listed(path / class_name)
         if image.suffix.lower() in IMAGE_SUFFIXES
     ]
     if not files:

@@ -36,6 +36,7 @@ from cosearch.finalists import Trained, Training, inherit, load_trained, train_a
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.problem import Problem, fingerprint, prepare
 from cosearch.progress import Phase, Reporter
+from cosearch.reading import parse_yaml
 from cosearch.results import CO_SEARCH, CONV_ONLY, RANDOM, Design, Result, read_result
 from cosearch.runs import INPUTS, RunDirectory, TrialLog, read_inputs, read_log, versions
 from cosearch.shortlist import Choice, Halving, Lists, networks, shortlist
@@ -105,10 +106,21 @@ def run(config: RunConfig | None = None, **options: Any) -> Result:
             cluster.reserve(config, _threads_of_one(problem))
         reporter.say(_plan(problem))
         kept = config.with_absolute_paths().model_copy(update={"out": out.resolve()})
+        _require_readable(kept)
         trust(config)
         with RunDirectory.begin(out, kept) as run_directory:
             run_directory.write_json(INPUTS, fingerprint(problem))
             return _carry_out(run_directory, problem, cluster, reporter, started)
+
+
+def _require_readable(kept: RunConfig) -> None:
+    """Raises: ConfigError for options that config.yaml would not give again."""
+    with suppress(DataError):
+        if RunConfig.make(parse_yaml(kept.to_yaml())) == kept:
+            return
+    raise ConfigError(
+        f"--out {kept.out}, or another path among the options, has characters that no YAML file holds: rename it"
+    )
 
 
 def _check_training(config: RunConfig) -> None:

@@ -11,13 +11,13 @@ MOST_CHARACTERS = 1500
 class CosearchError(Exception):
     """Base of every error raised for a user; the command line prints it on one line and ends with its status.
 
-    A message that quotes a file may quote anything: it is put on one line, and cut at `MOST_CHARACTERS`.
+    A message that quotes a file may quote anything: it is put on one line, `shown`, and cut at `MOST_CHARACTERS`.
     """
 
     exit_status = 2
 
     def __init__(self, message: object = "") -> None:
-        text = " ".join(str(message).splitlines())
+        text = shown(" ".join(str(message).splitlines()))
         super().__init__(text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 3]}...")
 
 
@@ -55,6 +55,13 @@ class StoppedError(CosearchError):
     """A run that a user stopped, by Ctrl-C, a signal or --minutes; what was done is kept."""
 
     exit_status = 3
+
+
+def shown(text: str) -> str:
+    """A text of one line as a terminal may have it: what would steer it, and halves of characters, escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

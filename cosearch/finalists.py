@@ -18,7 +18,7 @@ from typing import Any
 
 from cosearch.config import RunConfig
 from cosearch.errors import CosearchError, RunError
-from cosearch.runs import RunDirectory
+from cosearch.runs import RunDirectory, read_inputs
 from cosearch.writing import writing
 from search_spaces.decisions import Arch, arch_key
 
@@ -277,16 +277,27 @@ def _main() -> int:
 
     job = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    run = RunDirectory.open(Path(job["run"]))
     torch.set_num_threads(1)
     try:
+        run = RunDirectory.open(Path(job["run"]))
         dataset, space = load_data_and_space(run.config)
+        require_same_data(run, dataset)
         for item in job["trainings"]:
             train(run, dataset, space, Training(**item), _report)
     except CosearchError as error:
         print(error, file=sys.stderr)
         return 2
     return 0
+
+
+def require_same_data(run: RunDirectory, dataset: Any) -> None:
+    """Raises: RunError if the images are not those that the search began with."""
+    known = read_inputs(run)
+    if known is not None and known.get("data") != dataset.content_hash:
+        raise RunError(
+            f"{run.path}: data changed since this run was started: put it back and run: {run.resume_command}, or start "
+            "a new run"
+        )
 
 
 def _end_with_parent() -> None:

@@ -49,7 +49,7 @@ def predict(
 ) -> None:
     """Predict what networks cost on a device, with an interval, and whether they are like what was learned from."""
     from cosearch.errors import ConfigError
-    from cosearch.tables import escape, print_table
+    from cosearch.tables import print_table
     from predictors import shipped
     from search_spaces.decisions import parse_arch
 
@@ -81,7 +81,7 @@ def predict(
         print(json.dumps({"device": device, "coverage": coverage, "networks": said}, indent=1))
         return
     rows = [
-        (escape(_folded(text)), f"{m:.5g}", f"{s:.2g}", f"{a:.5g} to {b:.5g}", "no" if out else "yes")
+        (_folded(text), f"{m:.5g}", f"{s:.2g}", f"{a:.5g} to {b:.5g}", "no" if out else "yes")
         for text, m, s, a, b, out in zip(arch, mean, std, low, high, outside, strict=True)
     ]
     print_table(f"{unit} on {device}", ("network", unit, "std", f"{100 * coverage:g}% interval", "like training"), rows)

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from cosearch.errors import shown
+
 
 class Phase:
     """One bar; `advance` moves it."""
@@ -13,7 +15,7 @@ class Phase:
 
     def advance(self, steps: float = 1, note: str | None = None) -> None:
         if self._progress is not None:
-            extra = {} if note is None else {"note": note}
+            extra = {} if note is None else {"note": shown(note)}
             self._progress.update(self._task, advance=steps, **extra)
 
 
@@ -28,7 +30,7 @@ class Reporter:
 
     def say(self, *text: Any) -> None:
         if not self.quiet:
-            self.console.print(*text, markup=False, soft_wrap=True)
+            self.console.print(*text, soft_wrap=True)
 
     @contextmanager
     def phase(self, name: str, total: int, done: int = 0) -> Iterator[Phase]:
@@ -45,13 +47,13 @@ class Reporter:
             yield Phase(None, None)
             return
         columns = (
-            TextColumn("{task.description:<28}"),
+            TextColumn("{task.description:<28}", markup=False),
             BarColumn(24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         )
         with Progress(*columns, console=self.console, transient=False, refresh_per_second=4) as progress:
             task = progress.add_task(name, total=total, completed=done, note="")

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -49,7 +50,23 @@ def parse_json(text: str, missing: bool = False) -> Any:
         raise
     except (ValueError, RecursionError) as error:
         raise DataError(f"is not valid JSON ({error})") from None
-    return _shallow(data)
+    _shallow(data)
+    if _HALF.search(text) and not is_unicode(json.dumps(data, ensure_ascii=False)):
+        raise DataError("has half a character (a \\ud800 to \\udfff alone)")
+    return data
+
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+"""Of a character beyond 16 bits, which JSON may write as two halves."""
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text has whole characters only, so that UTF-8 can hold it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _whole(digits: str) -> int:
@@ -150,6 +167,19 @@ def read(path: Path, parse: Callable[[str], Any], most_bytes: int = MOST_BYTES) 
     except UnicodeDecodeError as error:
         raise DataError(f"is not text ({error})") from None
     return parse(text)
+
+
+def require_short_lines(path: Path, most_bytes: int) -> None:
+    """Raises: DataError for a file of lines that is too long, or one line of which is; OSError."""
+    size, line = path.stat().st_size, 0
+    if size > most_bytes:
+        raise DataError(f"has {size / 2**30:.1f} GiB, at most {most_bytes / 2**30:g} are read")
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            last = block.rfind(b"\n")
+            line = line + len(block) if last < 0 else len(block) - last - 1
+            if line > MOST_BYTES:
+                raise DataError(f"has a line of more than {MOST_BYTES >> 20} MiB")
 
 
 def npy_header(file: IO[bytes]) -> "tuple[tuple[int, ...], bool, np.dtype[Any]]":

@@ -7,10 +7,19 @@ A kind is the name of an entry-point group (``cosearch.spaces``, ``cosearch.devi
 
 import importlib
 import importlib.metadata
+import importlib.util
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
+from importlib.machinery import ModuleSpec, PathFinder
 from typing import Any
 
 from cosearch.errors import ConfigError, UnknownNameError, nearest
+
+folder: str | None = None
+"""Where a module that a user names is looked for, after all that is installed: the folder in which a command is given.
+It joins the path when it has one. Were it there before, whoever made the folder could have code run by files that are
+called like modules that some library would use if they were there."""
 
 
 def names(kind: str, builtin: Mapping[str, str]) -> dict[str, str]:
@@ -28,6 +37,17 @@ def names(kind: str, builtin: Mapping[str, str]) -> dict[str, str]:
     return known
 
 
+def find_module(package: str) -> ModuleSpec | None:
+    """Where a module or package is, without importing it.
+
+    Raises: ImportError or ValueError for a name that is none.
+    """
+    found = importlib.util.find_spec(package)
+    if found is None and folder is not None:
+        return PathFinder.find_spec(package, [folder])
+    return found
+
+
 def load_object(path: str) -> Any:
     """Import ``module:object``.
 
@@ -36,6 +56,7 @@ def load_object(path: str) -> Any:
     module_name, _, attribute = path.partition(":")
     if not module_name or module_name.startswith("."):
         raise UnknownNameError(f"no module {module_name!r}: {path!r} must be an importable module:object")
+    _join_folder(module_name.partition(".")[0])
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -48,6 +69,15 @@ def load_object(path: str) -> Any:
         public = [name for name in vars(module) if not name.startswith("_")]
         hint = nearest(attribute, public)
         raise UnknownNameError(f"module {module_name!r} has no object {attribute!r}: {hint}") from None
+
+
+def _join_folder(package: str) -> None:
+    """Put `folder` at the end of the path if only there is such a module, whose code may import its neighbours."""
+    if folder is None or folder in sys.path or package in sys.modules:
+        return
+    with suppress(ImportError, ValueError):
+        if importlib.util.find_spec(package) is None and find_module(package) is not None:
+            sys.path.append(folder)
 
 
 def find(kind: str, builtin: Mapping[str, str], name: str) -> Any:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cosearch.config import RunConfig, read_yaml
 from cosearch.errors import ConfigError, CosearchError, DataError, RunError, command_line
-from cosearch.reading import parse_json, read, require_tensor_size
+from cosearch.reading import MOST_BYTES, parse_json, read, require_short_lines, require_tensor_size
 from cosearch.strategies.base import Candidate, Failure
 from cosearch.strategies.objectives import Objectives
 from cosearch.writing import PARTIAL, write_atomic, write_within, writing
@@ -78,6 +78,7 @@ def study_storage(run: Path | str) -> "BaseStorage":
     """The studies of a run, for Optuna: study.db is a journal file of Optuna's, one JSON object a line.
 
     In runs of before it is a database of SQLite, which can be read; see `RunDirectory.require_journal`.
+    Raises: RunError if it is too long.
     """
     from optuna.storages import RDBStorage
     from optuna.storages.journal import JournalFileBackend, JournalStorage
@@ -85,7 +86,37 @@ def study_storage(run: Path | str) -> "BaseStorage":
     path, lock = Path(run) / STUDY, cast(Any, _RunIsLocked())
     if _is_sqlite(path):
         return RDBStorage(f"sqlite:///{path.resolve()}", skip_table_creation=True)
+    _require_lines(path)
     return JournalStorage(JournalFileBackend(str(path), lock))
+
+
+MOST_LINES_BYTES = 4 << 30
+"""Of the log and of the study: a million trials."""
+
+
+def _require_lines(path: Path) -> None:
+    """Raises: RunError for a file that could not come into memory."""
+    if not path.is_file():
+        return
+    try:
+        require_short_lines(path, MOST_LINES_BYTES)
+    except DataError as error:
+        again = command_line("resume", path.parent)
+        raise RunError(f"{path} is damaged ({error}): remove it and run: {again}") from None
+
+
+def _cut_half_line(path: Path) -> None:
+    """Of a process that was killed while it wrote.
+
+    Raises: RunError for what no process of this project writes; OSError.
+    """
+    if not _ends_within_a_line(path) or _is_sqlite(path):
+        return
+    _require_lines(path)
+    with path.open("r+b") as file:
+        start = max(0, file.seek(0, os.SEEK_END) - MOST_BYTES - 1)
+        file.seek(start)
+        file.truncate(start + file.read().rfind(b"\n") + 1)
 
 
 def _ends_within_a_line(path: Path) -> bool:
@@ -119,8 +150,10 @@ class RunDirectory:
         return command_line("resume", self.path)
 
     def require_journal(self) -> None:
-        """Raises: RunError if the study is of a form that is only read, and not written any more."""
-        if _is_sqlite(self.path / STUDY):
+        """Raises: RunError if the study cannot be read, or is of a form that is not written any more."""
+        with study_of(self.path, "read"):
+            of_sqlite = _is_sqlite(self.path / STUDY)
+        if of_sqlite:
             raise RunError(f"{self.path / STUDY} is a database of SQLite, as runs had before: start a new run")
 
     @classmethod
@@ -157,13 +190,15 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path) -> "RunDirectory":
-        """Raises: RunError if it is no run directory, or a link in it leads out of it."""
+        """Raises: RunError if it is no run directory, or what is in it is no file of its own."""
         if not os.path.isfile(path / "config.yaml"):
             raise RunError(f"{path} is not a run directory (it has no config.yaml): give the --out of an earlier run")
         inside = path.resolve()
         for file in path.rglob("*"):
             if file.is_symlink() and not file.resolve().is_relative_to(inside):
                 raise RunError(f"{file} leads out of {path}: a run's files are its own; put the file itself there")
+            if file.is_fifo() or file.is_socket() or file.is_char_device() or file.is_block_device():
+                raise RunError(f"{file} is no file but a pipe, a socket or a device: remove it")
         return cls(path, RunConfig.make(read_yaml(path / "config.yaml")))
 
     def reconfigure(self, config: RunConfig) -> None:
@@ -196,8 +231,7 @@ class RunDirectory:
                 file.unlink(missing_ok=True)
         for growing in (self.path / LOG, self.path / STUDY):
             with writing(growing):
-                if _ends_within_a_line(growing) and not _is_sqlite(growing):
-                    os.truncate(growing, growing.read_bytes().rfind(b"\n") + 1)
+                _cut_half_line(growing)
 
     def log(self, event: str, **details: Any) -> None:
         """Append one line to log.jsonl; `cosearch/export/schemas/log.schema.json` describes every event.
@@ -268,9 +302,13 @@ def read_inputs(run: RunDirectory) -> dict[str, str] | None:
 
 
 def read_log(path: Path) -> tuple[dict[str, Any], ...]:
-    """Lines of log.jsonl that are whole: the last one may just be written."""
+    """Lines of log.jsonl that are whole: the last one may just be written.
+
+    Raises: RunError if it is too long.
+    """
     entries = []
     try:
+        _require_lines(path / LOG)
         lines = (path / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return ()

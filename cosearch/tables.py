@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cosearch.errors import shown
 from cosearch.notebook import html_table
 from cosearch.results import AT_DEFAULT, Design, Result
 from cosearch.runs import dashboard_command
@@ -26,18 +27,21 @@ USUAL = ("accuracy", "latency_ms", "energy_mj", "area_mm2", "lut", "ff", "dsp", 
 
 
 def console(width: int = 112, stderr: bool = False) -> Any:
-    """The terminal; wide enough for the tables where the output is a file or a pipe."""
+    """The terminal; wide enough for the tables where the output is a file or a pipe.
+
+    Text is printed as it stands, whatever names of files, layers and devices hold: nothing in it is markup, and what
+    would steer the terminal is escaped.
+    """
     from rich.console import Console
+    from rich.text import Text
 
-    found = Console(highlight=False, stderr=stderr)
-    return found if found.is_terminal else Console(highlight=False, stderr=stderr, width=max(found.width, width))
+    class Plain(Console):
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str("\n".join(map(shown, text.split("\n"))), **options)
 
-
-def escape(text: str) -> str:
-    """Text that Rich prints as it is."""
-    from rich.markup import escape as escaped
-
-    return escaped(text)
+    options: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False, "stderr": stderr}
+    found = Plain(**options)
+    return found if found.is_terminal else Plain(**options, width=max(found.width, width))
 
 
 def html_result(result: Result) -> str:
@@ -85,10 +89,10 @@ def result_tables(result: Result) -> list[tuple[str, Sequence[str], Sequence[Seq
     if "unlike_measured" in front and front["unlike_measured"].any():
         like = ["no" if front["unlike_measured"].iloc[i] else "yes" for i in range(0, len(front), step)]
         names, rows = [*names, "like measured"], [(*row, said) for row, said in zip(rows, like, strict=True)]
-    shown = f"{len(rows)} of {len(front)} designs" if step > 1 else f"{len(front)} designs"
+    told = f"{len(rows)} of {len(front)} designs" if step > 1 else f"{len(front)} designs"
     source = front["accuracy_source"].iloc[0] if len(front) else ""
     tables: list[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = [
-        (f"Pareto front: {shown}; accuracy from: {source}", names, rows)
+        (f"Pareto front: {told}; accuracy from: {source}", names, rows)
     ]
     seeds = len(result.finalist.correct)
     own = [design for design in result.designs if not design.name.endswith(AT_DEFAULT)]
@@ -139,26 +143,25 @@ def print_result(result: Result) -> None:
     """The front, the designs side by side, and what co-search bought."""
     out = console()
     for title, columns, rows in result_tables(result):
-        cells = [[escape(cell) for cell in row] for row in rows]
-        out.print(_table(escape(title), [escape(column) for column in columns], cells))
+        out.print(_table(title, columns, rows))
     finalist = result.finalist
-    out.print("[bold]Recommended finalist[/bold]")
-    out.print("  network: " + decided(network_of(finalist.arch)), markup=False)
+    out.print("Recommended finalist", style="bold")
+    out.print("  network: " + decided(network_of(finalist.arch)))
     if finalist.accelerator:
-        out.print(f"  accelerator: {accelerator_words(finalist)}", markup=False)
+        out.print(f"  accelerator: {accelerator_words(finalist)}")
     if finalist.policies:
-        out.print(f"  mappings: {finalist_words(finalist)}", markup=False)
+        out.print(f"  mappings: {finalist_words(finalist)}")
     if finalist.pipeline:
-        out.print(f"  pipelined: {pipeline_words(finalist.pipeline)}", markup=False)
+        out.print(f"  pipelined: {pipeline_words(finalist.pipeline)}")
     if result.notes:
-        out.print("[bold]What co-search bought[/bold]")
+        out.print("What co-search bought", style="bold")
     for note in result.notes:
-        out.print(f"  {note}", markup=False)
-    out.print(f"Run directory: {result.path}", markup=False)
+        out.print(f"  {note}")
+    out.print(f"Run directory: {result.path}")
     # a line that is to be copied is not folded, however narrow the terminal
-    out.print(f"Its trials in a browser: {dashboard_command(result.path)}", markup=False, soft_wrap=True)
+    out.print(f"Its trials in a browser: {dashboard_command(result.path)}", soft_wrap=True)
     if (Path(result.path) / "report.html").is_file():
-        out.print(f"Report: {result.path}/report.html", markup=False)
+        out.print(f"Report: {result.path}/report.html")
 
 
 def print_comparison(compared: "Comparison") -> None:
@@ -167,13 +170,13 @@ def print_comparison(compared: "Comparison") -> None:
 
     out = console(150)
     for warning in warnings(compared):
-        out.print(warning, style="bold", markup=False)
+        out.print(warning, style="bold")
     for name, apart in configurations(compared):
-        out.print(f"{name}: {apart}", markup=False)
+        out.print(f"{name}: {apart}")
     out.print(_table("The finalists of each configuration", *by_configuration(compared)))
     out.print(_table("The finalist of each run", *by_run(compared)))
     for sentence in sentences(compared):
-        out.print(f"  {sentence}", markup=False)
+        out.print(f"  {sentence}")
 
 
 def policy_words(policies: Iterable[tuple[str, float]]) -> str:
@@ -282,26 +285,24 @@ def print_layers(priced: "PricedNetwork") -> None:
     )
     pipeline = priced.report.pipeline
     beside = f"; {pipeline_words(pipeline.to_json())}" if pipeline else ""
-    out.print(f"Throughput: one image after the other {cost.throughput_fps:,.4g} images/s{beside}.", markup=False)
+    out.print(f"Throughput: one image after the other {cost.throughput_fps:,.4g} images/s{beside}.")
     mapped = any(row.mapspace for row in report)
     out.print(
         f"Mapping policy: {policy_words(cost.policies)}."
         if mapped
         else "No mappings to choose: layers are priced in closed form.",
-        markup=False,
     )
-    out.print(f"Accounting of an operation's energy: {priced.accelerator.accounting}.", markup=False)
+    out.print(f"Accounting of an operation's energy: {priced.accelerator.accounting}.")
     what = f"of {priced.accelerators:,} accelerators" if priced.accelerators > 1 else "of this one accelerator"
     if priced.objective == "edp" and mapped:
         out.print(
             f"Least energy-delay product {what}, over one policy per engine. Gap to the convex-hull bound of any "
             f"mapping for any layer: {gap_words(cost.edp, cost.edp_bound)} on this accelerator, "
             f"{gap_words(cost.edp, priced.edp_bound)} over all.",
-            markup=False,
         )
     else:
         exactly = "" if priced.accelerator.splits else " and of any mapping for any layer, exactly"
-        out.print(f"Least {priced.objective} {what}{exactly}.", markup=False)
+        out.print(f"Least {priced.objective} {what}{exactly}.")
 
 
 def html_layers(report: "LayerReport") -> str:

@@ -361,7 +361,7 @@ def _read_json(path: str) -> Workload:
     file = sized_file(path, LARGEST_JSON_BYTES)
     try:
         document = read(file, parse_json)
-    except DataError as error:
+    except (OSError, DataError) as error:
         raise DataError(f"{path!r} is not a workload file ({error}): expected what Workload.to_json gives") from None
     return Workload.from_json(document)
 

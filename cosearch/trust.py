@@ -5,7 +5,6 @@ begins a run names its code; the name is then kept with the file in which it was
 Whatever goes on with a run imports what is on that list, or what the user says is to be trusted.
 """
 
-import importlib.util
 import json
 import os
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from cosearch.config import FILE_SUFFIXES, RunConfig
 from cosearch.errors import DataError, RunError
 from cosearch.reading import parse_json, read
+from cosearch.registry import find_module
 from cosearch.writing import cache_folder, write_atomic
 
 FILE = "trusted.jsonl"
@@ -42,7 +42,7 @@ def _place(package: str) -> str:
     if package in sys.modules and sys.modules[package].__spec__ is None:  # a script that is running
         return str(getattr(sys.modules[package], "__file__", package))
     try:
-        spec = importlib.util.find_spec(package)
+        spec = find_module(package)
     except (ImportError, ValueError):
         return ""
     if spec is None:

@@ -13,6 +13,10 @@ PARTIAL = ".partial"
 """How a file's name ends while it is written."""
 
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How text begins that a spreadsheet which opens a CSV file would run."""
+
+
 def cache_folder() -> Path:
     """Where this user's own files are: $COSEARCH_CACHE or ~/.cache/cosearch."""
     return Path(os.environ.get("COSEARCH_CACHE") or Path.home() / ".cache" / "cosearch")

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cosearch.errors import shown
+from cosearch.writing import FORMULA
+
 if TYPE_CHECKING:
     from hwbench_data.table import Selection, Table
 
@@ -96,15 +99,15 @@ def info(name: _Name, form: _Format = Format.table) -> None:
     _print(f"{card.name}: {card.title}", metrics, form)
     _print("Devices", devices, form)
     for condition, values in card.conditions.items():
-        typer.echo(f"{condition}: {', '.join(values)}")
+        _say(f"{condition}: {', '.join(values)}")
     policies = {
         str(facts["policy"]): str(facts.get("source", "")) for facts in card.devices.values() if "policy" in facts
     }
     for policy, source in policies.items():
-        typer.echo(f"{source}: {policy}.")
+        _say(f"{source}: {policy}.")
     for note in card.notes:
-        typer.echo(note)
-    typer.echo(_provenance(card.built))
+        _say(note)
+    _say(_provenance(card.built))
 
 
 def _provenance(built: Mapping[str, Any]) -> str:
@@ -235,7 +238,7 @@ def build(
 
     folder = out or Path("build") / name
     for line in build_table(name, folder, limit, seed, measure, lambda text: print(text, file=sys.stderr), ray):
-        typer.echo(line)
+        _say(line)
 
 
 @bench.command()
@@ -247,12 +250,12 @@ def check(name: _Name) -> None:
     from cosearch.errors import DataError
     from hwbench_data.checking import check_table
 
-    problems = check_table(_load(name), typer.echo)
+    problems = check_table(_load(name), _say)
     for problem in problems:
-        typer.echo(problem)
+        _say(problem)
     if problems:
         raise DataError(f"{name}: {len(problems)} problems, see above")
-    typer.echo(f"{name}: nothing wrong")
+    _say(f"{name}: nothing wrong")
 
 
 @bench.command()
@@ -271,7 +274,7 @@ def measure(
     from hwbench_data.measured import measure_file
 
     for line in measure_file(archs, out, device, space, image, core):
-        typer.echo(line)
+        _say(line)
 
 
 @bench.command("import")
@@ -290,8 +293,8 @@ def import_table(
     folder = out or Path(file.stem)
     card, left_out = import_file(file, space, read_map(mapping) if mapping else None, folder, dataset)
     for line in (*left_out, *card.notes):
-        print(line, file=sys.stderr)
-    typer.echo(f"{folder}: {card.networks['count']} networks; {', '.join(card.metrics)} of {', '.join(card.devices)}")
+        print(shown(line), file=sys.stderr)
+    _say(f"{folder}: {card.networks['count']} networks; {', '.join(card.metrics)} of {', '.join(card.devices)}")
 
 
 def _load(name: str) -> "Table":
@@ -342,6 +345,11 @@ def _print_selection(what: str, found: "Selection", form: Format) -> None:
     _print(title, found.records(), form)
 
 
+def _say(line: str) -> None:
+    """Of a table that anybody may have made."""
+    print(shown(line))
+
+
 def _print(title: str, rows: Sequence[Mapping[str, Any]], form: Format) -> None:
     """Rows of a table; columns in order of first appearance."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
@@ -350,16 +358,21 @@ def _print(title: str, rows: Sequence[Mapping[str, Any]], form: Format) -> None:
     elif form is Format.csv:
         writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
     else:
-        typer.echo(title)
+        _say(title)
         texts = [columns, *([_text(row.get(name, "")) for name in columns] for row in rows)]
         widths = [max(len(row[i]) for row in texts) for i in range(len(columns))]
         for row in texts:
-            typer.echo("  " + "  ".join(part.ljust(width) for part, width in zip(row, widths, strict=True)).rstrip())
+            _say("  " + "  ".join(part.ljust(width) for part, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _cell(value: Any) -> Any:
+    """For CSV: no text is a formula to a spreadsheet, whatever the networks of a table are called."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if value.is_integer() and abs(value) >= 1000 else f"{value:.6g}"
-    return str(value)
+    return shown(str(value))

@@ -253,6 +253,7 @@ class Store:
         try:
             self._require_small([self._said[self.groups[key]]], columns)
             rows = self._file.read_row_group(self.groups[key], columns=columns)
+            rows.validate(full=True)  # reading does not see a text that leads out of its dictionary
             networks = _numbers(rows["network"], np.int32).astype(np.int64)
             given = _numbers(rows["value"], np.float64)
             encoded = rows["source"].combine_chunks().dictionary_encode()
@@ -302,7 +303,9 @@ class Store:
         """The whole table as an Arrow table."""
         try:
             self._require_small(self._said, self._file.schema_arrow.names, LARGEST_TABLE_CELLS)
-            return self._file.read()
+            table = self._file.read()
+            table.validate(full=True)
+            return table
         except Exception as error:
             raise self._damaged(error) from error
 

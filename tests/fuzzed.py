@@ -305,18 +305,23 @@ def _of_runs(run: Path, folder: Path) -> dict[str, Target]:
         found = cosearch.load(path)
         assert isinstance(found, Result)
         json.dumps(found.to_json(), allow_nan=False)
-        found._repr_html_()
-        with contextlib.redirect_stdout(io.StringIO()):
-            print_result(found)
+        found._repr_html_().encode()
+        printed(print_result, found)
 
     def reported(path: Path) -> None:
         facts = read_facts(path)
-        run_page(facts)
+        run_page(facts).encode()
         compared = comparison([facts, facts])
-        several_page(compared)
+        several_page(compared).encode()
         json.dumps(to_json(compared), default=str)
-        with contextlib.redirect_stdout(io.StringIO()):
-            print_comparison(compared)
+        printed(print_comparison, compared)
+
+    def printed(show: Callable[[Any], None], what: Any) -> None:
+        """As a pipe or a terminal takes it."""
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            show(what)
+        assert "\x1b" not in out.getvalue()
+        out.getvalue().encode()
 
     def all_of(*readers: Callable[[Path], Any]) -> Callable[[Path], None]:
         """Every reader reads; what the last of those that failed said."""

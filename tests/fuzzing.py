@@ -28,7 +28,8 @@ SECONDS, MEBIBYTES = 10.0, 1024
 STRANGE: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 3, 2**31, 2**63, 2**64, 10**400, -(10**400), 0.0, -0.0, 0.5, 1e308, -1e308, 5e-324,
     float("nan"), float("inf"), -float("inf"), "", "a", "conv", "NaN", "1e999", "\x00", "\u202e\U0001f4a9", "../../etc",
-    "<script>", "x" * 10_000, [], {}, [[]], [None], {"": None}, [1] * 1000, "0" * 5000, {"a": {"a": {"a": {}}}},
+    "<script>", "\ud800", "\x1b[31m", "[/red]",
+    "x" * 10_000, [], {}, [[]], [None], {"": None}, [1] * 1000, "0" * 5000, {"a": {"a": {"a": {}}}},
 )  # fmt: skip
 
 
@@ -124,7 +125,9 @@ def _lines(content: bytes) -> tuple[Any, Write]:
 
 
 def _yaml(content: bytes) -> tuple[Any, Write]:
-    return yaml.safe_load(content), lambda tree: yaml.safe_dump(tree, allow_unicode=True).encode()
+    return yaml.safe_load(content), lambda tree: yaml.safe_dump(tree, allow_unicode=True).encode(
+        "utf-8", "surrogatepass"
+    )
 
 
 def _csv(content: bytes) -> tuple[Any, Write]:
@@ -132,7 +135,7 @@ def _csv(content: bytes) -> tuple[Any, Write]:
         text = io.StringIO()
         rows = tree if isinstance(tree, list) else [tree]
         csv.writer(text).writerows(row if isinstance(row, list) else [row] for row in rows)
-        return text.getvalue().encode()
+        return text.getvalue().encode("utf-8", "surrogatepass")
 
     return list(csv.reader(io.StringIO(content.decode()))), write
 
@@ -178,7 +181,8 @@ def _arrays(content: bytes) -> tuple[Any, Write]:
                         header["shape"] = tuple(header["shape"])
                 text = repr(header).encode("utf-8", "replace")[:65_000] + b"\n"
                 prefix = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text))
-                archive.writestr(name.replace("\0", "")[:1000] or "x", prefix + text + bytes(values))
+                called = name.replace("\0", "").encode("utf-8", "replace").decode()[:1000] or "x"
+                archive.writestr(called, prefix + text + bytes(values))
         return buffer.getvalue()
 
     return headers, write
@@ -211,6 +215,7 @@ def attempt(target: Target, content: bytes, folder: Path) -> bool:
         said = str(error)
         assert said, "an error without a word"
     assert "\n" not in said, f"an error of several lines: {said}"
+    assert said.isprintable(), f"an error that would steer a terminal: {said!r}"
     assert len(said) <= MOST_CHARACTERS, f"an error of {len(said)} characters: {said[:200]}"
     seconds = time.process_time() - started
     mebibytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -22,6 +23,7 @@ import cosearch
 from cosearch.config import RunConfig
 from cosearch.errors import DataError, RunError
 from cosearch.export.schema import FOLDER
+from cosearch.finalists import Training, load_trained, train_all
 from cosearch.report.facts import read_facts
 from cosearch.report.kept import read_details
 from cosearch.report.page import run_page
@@ -267,6 +269,42 @@ def test_a_folder_without_permission(tmp_path):
         write_atomic(tmp_path / "file", b"x")
 
 
+@pytest.fixture
+def without_rights():
+    """Root may read everything, unless its capabilities say otherwise."""
+    if shutil.which("setpriv") is None:
+        pytest.skip("this system has no setpriv")
+    lacking = "-dac_override,-dac_read_search"
+    return ["setpriv", f"--bounding-set={lacking}", f"--inh-caps={lacking}"] if os.geteuid() == 0 else []
+
+
+def test_what_may_not_be_read_ends_in_one_line(finished, tmp_path, without_rights):
+    """A folder of images, a network, a study."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "w.json").touch()
+    shutil.copytree(finished, tmp_path / "run")
+    for path in (tmp_path / "images", tmp_path / "w.json", tmp_path / "run" / "study.db"):
+        path.chmod(0)
+    code = """
+import sys, cosearch
+from cosearch.data import load_dataset
+from cosearch.tracing import read_report
+for read, name in ((load_dataset, "images"), (read_report, "w.json"), (cosearch.resume, "run")):
+    try:
+        read(name)
+    except cosearch.CosearchError as error:
+        print(error)
+"""
+    done = subprocess.run(
+        [*without_rights, sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert len(said) == 3
+    assert all("Permission denied" in line for line in said), said
+
+
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     write_atomic(tmp_path / "file", b"old")
 
@@ -331,6 +369,18 @@ def copy(finished, tmp_path) -> Path:
     return tmp_path / "run"
 
 
+def test_finalists_are_not_trained_on_other_images_than_the_search(copy, options, tmp_path):
+    """Training processes read the data again, which somebody may have replaced meanwhile."""
+    with np.load(options["data"]) as arrays:
+        np.savez(tmp_path / "mine.npz", x=arrays["x"][::-1], y=arrays["y"])
+    run = RunDirectory.open(copy)
+    training = Training(cosearch.load(copy).finalist.arch, seed=1, operations=0)
+    run.reconfigure(run.config.model_copy(update={"data": str(tmp_path / "mine.npz")}))
+    with pytest.raises(cosearch.CosearchError, match="data changed since this run was started: put it back"):
+        train_all(run, [training], 1, lambda epochs: None)
+    assert load_trained(run, training) is None
+
+
 def edited(path: Path, change) -> None:
     """A JSON file with a change."""
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
@@ -376,8 +426,33 @@ def test_a_front_without_end_is_refused(copy, monkeypatch):
     (copy / "front.csv").unlink()
     with (copy / "front.csv").open("wb") as file:
         file.truncate(1 << 40)  # and no block of it on the disk
-    with pytest.raises(RunError, match="more than 1 MiB"):
-        cosearch.load(copy)
+    for verb in (cosearch.load, cosearch.write_report):
+        with pytest.raises(RunError, match="more than 1 MiB"):
+            verb(copy)
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "study.db"])
+@pytest.mark.parametrize(("size", "words"), [(1 << 40, "has 1024.0 GiB, at most 4"), (17 << 20, "more than 16 MiB")])
+def test_lines_without_end_are_refused(copy, name, size, words):
+    """Of a file that takes no room on the disk."""
+    with (copy / name).open("r+b") as file:
+        file.truncate(size)
+    for read in (cosearch.resume, cosearch.write_report, lambda run: cosearch.compare([run, run])):
+        with pytest.raises(RunError) as caught:
+            read(copy)
+        assert f"{copy / name} is damaged (has" in one_line(caught)
+        assert words in str(caught.value)
+    assert (copy / name).stat().st_size == size
+
+
+def test_a_pipe_among_the_files_of_a_run_is_refused(copy):
+    """Who reads one waits for ever."""
+    (copy / "log.jsonl").unlink()
+    os.mkfifo(copy / "log.jsonl")
+    for read in (cosearch.load, cosearch.resume, cosearch.write_report):
+        with pytest.raises(RunError) as caught:
+            read(copy)
+        assert f"{copy / 'log.jsonl'} is no file but a pipe" in one_line(caught)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import io
+import os
 import pickle
 import struct
 import zipfile
@@ -207,6 +208,13 @@ def test_cifar100_uses_the_fine_labels(tmp_path):
 
 
 # -- what is refused, in one line --
+
+
+def test_class_folders_that_are_called_by_halves_of_characters(tmp_path):
+    root = image_folder(tmp_path / "images")
+    first = sorted(folder for folder in root.iterdir() if folder.is_dir())[0]
+    first.rename(root / os.fsdecode(b"caf\xe9"))
+    refused(root, r"class folder .*caf\\udce9 has a name that is no UTF-8: rename it")
 
 
 def refused(path_or_name, match: str, data_dir: Path | None = None) -> None:

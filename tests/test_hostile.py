@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import pickle
 import pickletools
 import resource
@@ -42,6 +43,7 @@ from hwbench_data.footer import DELTA_BYTE_ARRAY, read_groups
 from hwbench_data.importing import checked_map, import_file, read_map
 from predictors import storage
 from search_spaces import accelerators
+from search_spaces.accelerators.asic import load_template
 from search_spaces.decisions import parse_arch
 from tests import tiny_space
 
@@ -215,6 +217,9 @@ JSON = {
     "a whole number beyond it": '{"a": ' + "9" * 1_000_000 + "}",
     "17 MiB": '"' + "a" * (17 << 20) + '"',
     "half a character": '{"a": "\\ud800',
+    "half a character, closed": '{"a": ["\\uD83D"]}',
+    "half a character as a name": '{"\\udc00": 1}',
+    "two halves the wrong way round": '["\\ude00\\ud83d"]',
 }
 
 
@@ -229,6 +234,11 @@ def test_json_that_harms(text, tmp_path):
         refused(Workload.from_json, text)
         refused(Accelerator.from_json, text)
         refused(parse_arch, '{"a": ' + text, tiny_space.space())
+
+
+def test_whole_characters_of_json_are_read():
+    for text, value in (('"\\ud83d\\ude00"', "\U0001f600"), ('"\\\\ud800"', "\\ud800"), ('"\\uE000"', "\ue000")):
+        assert parse_json(text) == value
 
 
 YAML = {
@@ -452,11 +462,35 @@ def test_names_that_no_file_can_have(name, tmp_path, monkeypatch):
     refused(load_run, name)
     refused(hwbench_data.load, name)
     refused(storage.load, name)
-    for option in ("space", "device", "data", "data_dir", "accuracy_table"):
+    for option in ("space", "device", "data", "data_dir", "accuracy_table", "out"):
         refused(lambda option=option: cosearch.run(**{"space": tiny_space.NAME, "quiet": True, option: name}))
     refused(load_dataset, f"{name}.npz")
     refused(load_device, f"{name}.json")
     refused(load_device, f"{name}.csv")
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"a\xc2\x85b"])
+def test_names_that_config_yaml_cannot_hold(name, tmp_path, few_digits):
+    """A file may be called so; the run is refused before anything is written."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+    folder.mkdir()
+    (folder / "few.npz").write_bytes(few_digits.read_bytes())
+    small = {"space": tiny_space.NAME, "device": "ecp5-25f", "trials": 4, "supernet_epochs": 1, "quiet": True}
+    for given in ({"out": folder / "run"}, {"out": tmp_path / "run", "data": str(folder / "few.npz")}):
+        assert "has characters that no YAML file holds" in refused(lambda given=given: cosearch.run(**small, **given))
+    assert [path.name for path in (tmp_path / "run", folder / "run") if path.exists()] == []
+
+
+def test_accelerators_of_parts_are_called_by_what_a_table_can_hold(tmp_path):
+    """A spreadsheet would run a cell of front.csv that begins as a formula does."""
+    part = {"format": "cosearch.part", "version": 1, "name": "x", "family": "fpga", "budget": {}}
+    known = load_template("gemmini").build({}).to_json()
+    for name in ("=cmd|' /C calc'!A0", "+1", "-1", "@sum(1)", "\ta", "a\nb", "a\x1b[2J", ["x"], None):
+        (tmp_path / "part.json").write_text(json.dumps({**part, "name": name}))
+        assert "expected a name of printable characters" in refused(load_device, str(tmp_path / "part.json"))
+        assert "expected a name of printable" in refused(Accelerator.from_json, json.dumps({**known, "name": name}))
+    (tmp_path / "part.json").write_text(json.dumps(part))
+    assert load_device(str(tmp_path / "part.json")).name == "x"
 
 
 def test_class_names_are_escaped_wherever_they_are_shown(tmp_path):

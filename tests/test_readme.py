@@ -36,6 +36,28 @@ def run(command: list[str], folder: Path, environment: dict[str, str]) -> str:
     return done.stdout
 
 
+def test_figures_of_the_long_runs_are_those_of_their_pages():
+    text = (ROOT / "README.md").read_text()
+    [said] = re.findall(r"- \*\*Killed, fuzzed, long\*\*(.*?)\n- ", text, re.DOTALL)
+    said = " ".join(said.split())
+    kills, fuzz, long_run = (
+        (ROOT / f"docs/benchmarks/{name}.md").read_text() for name in ("kills", "fuzz", "long_run")
+    )
+    [(survived, hours)] = re.findall(r"\*\*(\d+) kills survived\*\*.*? all took ([\d.]+) hours", kills)
+    assert f" {survived} kills survived in {hours} hours," in said
+    [(inputs, readers, hours)] = re.findall(r"\*\*([\d,]+) inputs\*\* to (\d+) readers in ([\d.]+) hours", fuzz)
+    assert f" {inputs} inputs to {readers} readers fuzzed in {hours} hours," in said
+    rows = [line.strip("| ").split(" | ") for line in long_run.splitlines() if line.startswith("| ")]
+    table = {name: [float(row[at].replace(",", "")) for row in rows[2:]] for at, name in enumerate(rows[0]) if at}
+    assert set(table["trials"]) == {2000}
+    most = (
+        f"grows by {max(table['growth']):g} MiB",
+        f"takes {max(table['study.db']):g} MB",
+        f"in {max(table['resumed in']):g} s",
+    )
+    assert [words for words in most if words not in said] == []
+
+
 def test_there_are_three():
     found = examples()
     assert list(found) == ["command line", "python", "own space and device"]

@@ -1,4 +1,7 @@
+import importlib
 import importlib.metadata
+import math
+import sys
 
 import pytest
 
@@ -73,3 +76,22 @@ def test_the_projects_own_members_load():
     ):
         for name in members:
             assert callable(registry.find(kind, members, name))
+
+
+def test_the_folder_of_a_command_joins_the_path_with_a_module_that_is_named(tmp_path, monkeypatch):
+    """And with none that is only looked for; what is installed goes before."""
+    (tmp_path / "own_plugin.py").write_text("from own_neighbour import value\n")
+    (tmp_path / "own_neighbour.py").write_text("value = 3\n")
+    (tmp_path / "math.py").write_text("pi = 4\n")
+    monkeypatch.setattr(registry, "folder", str(tmp_path))
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    with pytest.raises(ImportError):
+        importlib.import_module("own_neighbour")
+    assert registry.find("things", {}, "math:pi") == math.pi
+    assert registry.find_module("own_plugin").origin == str(tmp_path / "own_plugin.py")
+    assert registry.find_module("no_such_plugin") is None
+    with pytest.raises(UnknownNameError, match="no module 'no_such_plugin'"):
+        registry.find("things", {}, "no_such_plugin:value")
+    assert str(tmp_path) not in sys.path
+    assert registry.find("things", {}, "own_plugin:value") == 3
+    assert sys.path[-1] == str(tmp_path)

@@ -1,7 +1,9 @@
 """A run directory of somebody else: what it names is not imported unless the user has named it, or says so."""
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -151,6 +153,17 @@ def test_a_command_asks_for_trust_too(theirs, tmp_path, monkeypatch, capsys):
     assert not imported(theirs)
     assert command("resume", run, "--quiet", "--trust") == 0
     assert command("export", run, "--front", "0", "--what", "network", "--to", str(tmp_path / "out")) == 0
+
+
+def test_no_module_of_the_folder_is_imported_that_nobody_named(theirs, tmp_path):
+    """Libraries use some modules if they are there; a folder of somebody else may have files that are called so."""
+    optional = ("bottleneck", "numexpr", "webcolors", "opt_einsum", "fqdn", "colorama", "pytz", "msvcrt", "redis")
+    for name in optional:
+        (theirs / f"{name}.py").write_text(f"open({str(tmp_path / name)!r}, 'w')\n")
+    environment = {**os.environ, "PYTHONPATH": str(Path(cosearch.__file__).parents[1])}
+    command = [sys.executable, "-P", "-m", "cosearch", "show", "run"]  # as installed, without the folder
+    subprocess.run(command, cwd=theirs, env=environment, stdout=subprocess.DEVNULL, check=True)
+    assert [name for name in optional if (tmp_path / name).exists()] == []
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b'[1, 2\n{}\n["a"]\n', b"[" * 100_000])

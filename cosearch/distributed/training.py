@@ -16,7 +16,7 @@ from cosearch.distributed.cluster import Cluster, Share
 from cosearch.distributed.trials import Report, Trials
 from cosearch.errors import CosearchError
 from cosearch.evaluators import PATIENCE_SECONDS
-from cosearch.finalists import FOLDER, Trained, Training, load_trained, train
+from cosearch.finalists import FOLDER, Trained, Training, load_trained, require_same_data, train
 from cosearch.problem import load_data_and_space
 from cosearch.reading import parse_json
 from cosearch.runs import LOG, RunDirectory
@@ -92,7 +92,9 @@ def _stored(cluster: Cluster, run: RunDirectory, scores: dict[str, float]) -> An
     """What all trainings share. scores: that are known, by the name of the training."""
     config = run.config.model_copy(update={"torch_device": cluster.share.device})
     inherited = {str(f.relative_to(run.path)): f.read_bytes() for f in (run.path / FOLDER).glob("*.safetensors")}
-    return cluster.store((config, *load_data_and_space(config), inherited, scores))
+    dataset, space = load_data_and_space(config)
+    require_same_data(run, dataset)
+    return cluster.store((config, dataset, space, inherited, scores))
 
 
 def _longest_first(trainings: Sequence[Training]) -> list[Training]:

@@ -15,6 +15,7 @@ from cosearch.hardware.sparsity import ZEROS, seen, time_share
 from cosearch.notebook import html_table
 from cosearch.reading import parse_json
 from cosearch.workload import KINDS, SPARSITIES, Layer
+from cosearch.writing import FORMULA
 
 if TYPE_CHECKING:
     from cosearch.hardware.closedform import ClosedForm
@@ -322,6 +323,15 @@ class Engine:
             raise HardwareError(f"engine {self.name!r}: only a weight-stationary engine can be windowed")
 
 
+def check_name(what: str, name: Any) -> None:
+    """Raises: HardwareError for a name that front.csv cannot hold without harm."""
+    if not isinstance(name, str) or not name.isprintable() or name.startswith(FORMULA):
+        raise HardwareError(
+            f"{what} {name!r:.80}: expected a name of printable characters that does not begin with =, +, - or @, as "
+            "formulas do"
+        )
+
+
 @dataclass(frozen=True)
 class Accelerator:
     """Engines side by side over shared memories.
@@ -351,6 +361,7 @@ class Accelerator:
         object.__setattr__(self, "engines", tuple(self.engines))
         object.__setattr__(self, "splits", tuple(self.splits))
         object.__setattr__(self, "levels", tuple(self.levels))
+        check_name("accelerator", self.name)
         if not (_is_number(self.clock_mhz) and 0 < self.clock_mhz <= MOST_MHZ):
             raise HardwareError(
                 f"accelerator {self.name!r}: clock_mhz={self.clock_mhz!r}, expected a number of MHz above 0 "

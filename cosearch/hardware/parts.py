@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cosearch.errors import DataError, HardwareError, UnknownNameError, nearest
-from cosearch.hardware.accelerator import RESOURCES, Resources
+from cosearch.hardware.accelerator import RESOURCES, Resources, check_name
 from cosearch.reading import parse_json, parse_yaml, read
 
 DATA = Path(__file__).parent / "data"
@@ -134,6 +134,7 @@ def _read_part(path: Path) -> Part:
     missing = {"name", "family", "budget"} - set(document)
     if missing:
         raise HardwareError(f"{path}: a part needs the fields {', '.join(sorted(missing))}")
+    check_name(f"{path}: part", document["name"])
     budget = document["budget"]
     if not isinstance(budget, dict) or not set(budget) <= set(RESOURCES):
         raise HardwareError(
@@ -154,9 +155,7 @@ def _read_part(path: Path) -> Part:
     if not isinstance(offered, dict) or not all(isinstance(values, list) for values in offered.values()):
         raise HardwareError(f"{path}: choices={_brief.repr(offered)}, expected lists of values by name")
     choices = tuple((str(name), tuple(values)) for name, values in offered.items())
-    return Part(
-        str(document["name"]), str(document["family"]), title, Resources(**budget), tuple(costs.items()), choices
-    )
+    return Part(document["name"], str(document["family"]), title, Resources(**budget), tuple(costs.items()), choices)
 
 
 def _names_table(name: Any) -> bool:

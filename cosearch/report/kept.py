@@ -7,7 +7,7 @@ from typing import Any
 from cosearch.errors import DataError, RunError
 from cosearch.export.schema import check
 from cosearch.reading import parse_json, read
-from cosearch.results import read_outcome
+from cosearch.results import MOST_FRONT_BYTES, read_outcome
 from cosearch.runs import RunDirectory
 
 FILE = "report.json"
@@ -16,8 +16,11 @@ FORMAT, VERSION = "cosearch.report", 3
 
 def key_of(run: RunDirectory) -> str:
     """Of the result that details belong to."""
-    content = b"".join((run.path / name).read_bytes() for name in ("result.json", "front.csv"))
-    return hashlib.sha256(content).hexdigest()
+    digest = hashlib.sha256()
+    for name in ("result.json", "front.csv"):
+        with (run.path / name).open("rb") as file:
+            digest.update(file.read(MOST_FRONT_BYTES))  # one that is longer is refused where it is read
+    return digest.hexdigest()
 
 
 def read_details(run: RunDirectory) -> dict[str, Any] | None:

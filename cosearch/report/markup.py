@@ -23,7 +23,7 @@ def tag(name: str, /, *children: Any, **attributes: Any) -> Markup:
     attributes: underscores become hyphens and the last one of class_ and for_ is dropped; None leaves one out.
     """
     said = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
+        f' {key.rstrip("_").replace("_", "-")}="{_escaped(str(value))}"'
         for key, value in attributes.items()
         if value is not None
     )
@@ -44,7 +44,12 @@ def _text(child: Any) -> str:
         return child
     if isinstance(child, Iterable) and not isinstance(child, str):
         return join(*child)
-    return html.escape(str(child))
+    return _escaped(str(child))
+
+
+def _escaped(text: str) -> str:
+    """As HTML. Halves of characters, of which the name of a folder may have some, become question marks."""
+    return html.escape(text).encode("utf-8", "replace").decode()
 
 
 def data_script(name: str, data: Any) -> Markup:

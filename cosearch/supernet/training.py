@@ -177,7 +177,7 @@ def train_network(
 
     teacher: in evaluation mode; half of the loss is then the cross-entropy to what it says (Hinton et al., 2015, at
     temperature 1).
-    Raises: DivergedError if the loss or, in the end, a weight is not finite.
+    Raises: DivergedError if the loss or, in the end, a weight or a statistic is not finite.
     """
     network.to(device).train()
     optimizer = make_optimizer(network, recipe)
@@ -203,8 +203,10 @@ def train_network(
             optimizer.step()
         if on_epoch:
             on_epoch(epoch + 1)
-    require_finite_weights(list(network.parameters()), f"the last of {recipe.epochs} epochs", recipe.learning_rate)
+    end = f"the last of {recipe.epochs} epochs"
+    require_finite_values("a weight", list(network.parameters()), end, recipe.learning_rate)
     calibrate(network, everything)
+    require_finite_values("a statistic", list(network.buffers()), end, recipe.learning_rate)
     set_simulation(network, False)
 
 
@@ -219,15 +221,14 @@ def require_finite(loss: Tensor, where: str, rate: float) -> None:
         raise DivergedError(f"training diverged: the loss became {float(loss)} in {where} at learning rate {rate:.3g}")
 
 
-def require_finite_weights(parameters: Sequence[nn.Parameter], where: str, rate: float) -> None:
-    """The last step of an epoch may spoil weights without a loss that shows it; they must not be saved.
+def require_finite_values(what: str, values: Sequence[Tensor], where: str, rate: float) -> None:
+    """The last step of an epoch may spoil weights, or what follows from them, without a loss that shows it; they must
+    not be saved.
 
     Raises: DivergedError.
     """
-    if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
-        raise DivergedError(
-            f"training diverged: a weight became infinite or NaN in {where} at learning rate {rate:.3g}"
-        )
+    if not all(bool(torch.isfinite(value).all()) for value in values):
+        raise DivergedError(f"training diverged: {what} became infinite or NaN in {where} at learning rate {rate:.3g}")
 
 
 def train_supernet_epoch(
@@ -261,7 +262,7 @@ def train_supernet_epoch(
         recipe.after_step(epoch)
         total += loss
     learned = [*supernet.parameters(), *recipe.state.parameters()]
-    require_finite_weights(learned, f"epoch {epoch + 1} of the supernet", rate)
+    require_finite_values("a weight", learned, f"epoch {epoch + 1} of the supernet", rate)
     return float(total) / per_epoch
 
 

@@ -23,8 +23,9 @@ def _linux() -> bool:
 
 
 def commit() -> str:
-    """The commit that is checked out, or "unknown"."""
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    """The commit that is checked out, with a word on changes that it does not have, or "unknown"."""
+    command = ["git", "describe", "--always", "--exclude=*", "--dirty= with changes"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
 
 

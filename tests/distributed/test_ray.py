@@ -247,7 +247,11 @@ def test_a_search_whose_driver_is_killed_goes_on(options, tmp_path, monkeypatch)
     command += ["--trials", "60", "--ray-order", "async", "--finalist-seeds", "1"]
     kill_when(command, lambda: trials_in(options["out"]) >= 3)
     assert 3 <= trials_in(options["out"]) < 60
-    cosearch.resume(options["out"])
+    monkeypatch.setenv("COSEARCH_CACHE", str(tmp_path / "cache"))  # of somebody who never named this space
+    with pytest.raises(RunError, match=r"code that you have not run before: tests\.tiny_space:space .*--trust"):
+        cosearch.resume(options["out"])
+    assert not ray.is_initialized()
+    cosearch.resume(options["out"], trusted=True)
     require_whole(options["out"], 60)
     assert not [p for p in Path(tempfile.gettempdir()).glob("cosearch-ray-*") if not _alive(p)]
     assert not (tmp_path / "home").exists()  # Ray would keep a token there

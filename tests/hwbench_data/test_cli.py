@@ -6,12 +6,14 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import hwbench_data
 from cosearch import cli
 from hwbench_data import analog
 from hwbench_data.cli import _text
+from hwbench_data.store import Block, Card, Metric, write
 from search_spaces.networks import nasbench201 as nb
 
 
@@ -118,6 +120,34 @@ def test_every_shipped_table_has_a_best_network_without_being_told_by_what(run) 
         status, out, err = run("best", name, "--device", "zcu102")
         assert (status, err) == (0, "")
         assert out.startswith(f"Best of {name} on zcu102 by {objective}: 1 of {count} networks\n")
+
+
+def test_a_table_of_somebody_else_is_only_text(run, tmp_path: Path) -> None:
+    """On a terminal, in a page and in a spreadsheet."""
+    script, formula, sequence = "<script>alert(1)</script>", "=HYPERLINK(1)", "a\x1b[2J"
+    metrics = {"latency_ms": Metric("ms", "lower", script), "energy_mj": Metric("mJ", "lower", sequence)}
+    devices = {script: {"title": sequence, "source": "measured"}}
+    values = np.array([3.0, 2.0, 1.0])
+    blocks = [
+        Block.full((script, name, script), numbers, "measured")
+        for name, numbers in (("latency_ms", values), ("energy_mj", values[::-1].copy()))
+    ]
+    built = {"command": sequence, "versions": {}}
+    card = Card("toy", script, {"kind": "listed", "count": 3}, metrics, devices, {"input": (script,)}, built,
+                (script, sequence), {})  # fmt: skip
+    write(tmp_path / "toy", card, blocks, [script, formula, sequence])
+    toy, page = str(tmp_path / "toy"), tmp_path / "front.html"
+    words = ("front", toy, "--device", script, "--objectives", "latency_ms,energy_mj")
+    for asked in (("info", toy), words, ("query", toy, "--index", "2")):
+        status, out, err = run(*asked)
+        assert (status, err) == (0, "")
+        assert "\x1b" not in out
+        assert r"\x1b[2J" in out
+    status, out, _ = run(*words, "--plot", str(page), "--format", "csv")
+    assert status == 0
+    assert {row["network"] for row in csv.DictReader(io.StringIO(out))} == {script, f"'{formula}", sequence}
+    assert "<script" not in page.read_text()
+    assert page.read_text().count("&lt;script&gt;") >= 3
 
 
 @pytest.mark.parametrize(

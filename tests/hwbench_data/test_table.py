@@ -475,6 +475,29 @@ def test_tables_with_columns_of_another_kind_are_refused(tmp_path: Path, column:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("name", "from_end"), [("table.parquet", 1), ("networks.parquet", 2)])
+def test_texts_that_lead_out_of_their_dictionary_are_refused(tmp_path: Path, name: str, from_end: int) -> None:
+    """from_end: where the last column holds places in its dictionary, the end of its bytes being 0.
+
+    Arrow reads them without a look, and what comes of them later is beyond its memory.
+    """
+    folder = tmp_path / "toy"
+    write(folder, card(), blocks()[2:3], LABELS)
+    if name == "networks.parquet":
+        pq.write_table(pa.table({"label": [*LABELS[:3], LABELS[0]]}), folder / name, compression="none")
+    group = pq.ParquetFile(folder / name).metadata.row_group(0)
+    chunk = group.column(group.num_columns - 1)
+    content = bytearray((folder / name).read_bytes())
+    content[chunk.dictionary_page_offset + chunk.total_compressed_size - from_end] = 0xFF
+    (folder / name).write_bytes(content)
+    data = json.loads((folder / "card.json").read_text())
+    data["files"][name] = checksum(folder / name)
+    (folder / "card.json").write_text(json.dumps(data))
+    with pytest.raises(DataError, match="out of bounds") as caught:
+        hwbench_data.load(folder).query(0, "board")
+    assert "\n" not in str(caught.value)
+
+
 def test_rows_that_disagree_are_refused(tmp_path: Path) -> None:
     twice = Block(("board", "latency_ms", "8x8"), np.array([0, 1, 1]), np.array([1.0, 2.0, 3.0]), np.zeros(3, np.int8))
     write(tmp_path / "toy", card(), [twice], LABELS)

@@ -47,3 +47,9 @@ def test_no_text_ends_a_data_script(text):
 def test_tables_escape_heads_cells_and_captions():
     made = table(["<a>"], [["<b>"]], caption="<c>")
     assert {name for name, _ in parsed(made).tags}.isdisjoint({"a", "b", "c"})
+
+
+def test_halves_of_characters_do_not_keep_a_page_from_being_written():
+    made = tag("p", "caf\udce9", title="\ud800<")
+    assert made == '<p title="?&lt;">caf?</p>'
+    made.encode()

@@ -397,6 +397,19 @@ def test_a_loss_that_is_not_finite_is_an_error(digits):
         train_supernet_epoch(recipe, make_optimizer(recipe.supernet, spoilt), one, 0, 0)
 
 
+def test_statistics_that_are_not_finite_are_an_error(digits):
+    """Of weights that the last step made so large, but finite, that what they compute is not."""
+    few = Split(digits.train.x[:128], digits.train.y[:128])
+    network = tiny_space.space().build(tiny_space.space().largest(), 0)
+
+    def spoil(_: int) -> None:
+        with torch.no_grad():
+            next(iter(network.units())).weight.fill_(1e38)
+
+    with pytest.raises(DivergedError, match="a statistic became infinite or NaN in the last of 1 epochs"):
+        train_network(network, few, Recipe(epochs=1), 0, on_epoch=spoil)
+
+
 @pytest.mark.parametrize("op", ["conv", "shift", "add"])
 def test_training_in_simulation_learns_with_the_arithmetic_of_the_hardware(digits, op):
     few = Split(digits.train.x[:192], digits.train.y[:192])
