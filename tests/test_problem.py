@@ -26,7 +26,7 @@ def prepared(data, **options):
         ({"constraint": "latency_ms>=5,latency_ms<=2"}, ConfigError, "contradict each other"),
         ({"constraint": "accuracy>=1.5"}, ConfigError, "can never be met"),
         ({"constraint": "lut<=-5"}, ConfigError, "can never be met"),
-        ({"constraint": "lut<=nan"}, ConfigError, "expected a number"),
+        ({"constraint": "lut<=nan"}, ConfigError, "expected a finite number"),
         ({"constraint": "area_mm2<=2"}, CosearchError, "area of ecp5-25f is unknown"),
         ({"constraint": "lute<=2"}, ConfigError, "unknown constraint"),
         ({"constraint": "lut<=5000,dsp>=10000"}, InfeasibleError, "together: loosen one"),
