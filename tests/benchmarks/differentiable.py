@@ -220,7 +220,8 @@ def page(seeds: int) -> list[str]:
         "",
         stamp("moocore"),
     ]
-    for space_name in sorted({path.name.split(".")[0] for path in (ROOT / "runs").glob("*.differentiable.*")}):
+    references = (ROOT / "runs").glob(f"*.bayesian.{REFERENCE_TRIALS}.*")
+    for space_name in sorted({path.name.split(".")[0] for path in references}):
         lines += ["", f"## {space_name}", "", *_table(space_name, seeds)]
     return lines
 
