@@ -76,7 +76,7 @@ def _join_folder(package: str) -> None:
     if folder is None or folder in sys.path or package in sys.modules:
         return
     with suppress(ImportError, ValueError):
-        if importlib.util.find_spec(package) is None and find_module(package) is not None:
+        if importlib.util.find_spec(package) is None and PathFinder.find_spec(package, [folder]) is not None:
             sys.path.append(folder)
 
 

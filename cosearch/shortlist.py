@@ -33,6 +33,13 @@ class Designs:
         return Designs({**self.columns, "accuracy": accuracy}, self.rows)
 
 
+def takes_knee(objectives: Sequence[str], knee: bool) -> bool:
+    """Whether the design to take is the knee of the front: where it is asked for, or accuracy is no objective and there
+    are several.
+    """
+    return knee or ("accuracy" not in objectives and len(objectives) > 1)
+
+
 def shortlist(
     found: Mapping[str, Designs], objectives: Objectives, images: int, length: int, knee: bool = False
 ) -> dict[str, list[Choice]]:
@@ -47,8 +54,7 @@ def shortlist(
     bar = objectives.min_accuracy
     if "accuracy" in objectives.names and not knee:
         bar = max(bar, min(one_standard_error(designs.columns["accuracy"], images) for designs in found.values()))
-    by_costs = not knee and ("accuracy" in objectives.names or len(objectives.names) == 1)
-    choose = recommend if by_costs else bend
+    choose = bend if takes_knee(objectives.names, knee) else recommend
     lists: dict[str, list[Choice]] = {}
     for name, designs in found.items():
         network = np.unique([network_key(arch) for arch, _ in designs.rows], return_inverse=True)[1]

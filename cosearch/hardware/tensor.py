@@ -78,7 +78,7 @@ def cost_tensor(
     if build is not None:
         tensor = build(tensor.layers, space, tensor.policies, progress)
     else:
-        _price(tensor, progress)
+        tensor = _priced(tensor, progress)
     if folder is not None:
         tensorfiles.save(folder, tensor.latency, tensor.energy)
     return tensor
@@ -102,11 +102,13 @@ def joined(
     return tensor.filled(whole(0), whole(1))
 
 
-def _price(tensor: "CostTensor", progress: Callable[[int, int], None] | None) -> "CostTensor":
-    """Fill a tensor that has no figures yet; returns it."""
+def _priced(tensor: "CostTensor", progress: Callable[[int, int], None] | None) -> "CostTensor":
+    """A tensor that has no figures yet, with them."""
     layers, space, policies = tensor.layers, tensor.space, tensor.policies
     shared, prices, tables = tensor.shared, tensor.prices, tensor.tables
-    latency, energy = ({kind: [np.empty(s) for s in shapes] for kind, shapes in tensor.shapes.items()} for _ in "le")
+    latency, energy = (
+        {kind: [np.empty(s) for s in shapes] for kind, shapes in tensor.shapes.items()} for _ in range(2)
+    )
     weight_bits = sorted(set(shared.weight_bits.tolist()))
     activation_bits = sorted(set(shared.activation_bits.tolist()))
     done = 0
@@ -209,6 +211,10 @@ class CostTensor:
         """The layers of the vector unit."""
         served = {kind for kinds in self.space.serves.values() for kind in kinds}
         return _rows(self.layers, [kind for kind in VECTOR_KINDS if kind not in served])
+
+    def _rows_of(self, kind: str) -> Ints:
+        """The layers of an engine kind, or of the vector unit (kind ``vector``)."""
+        return self.vector_rows if kind == "vector" else self.rows[kind]
 
     @property
     def shapes(self) -> dict[str, list[tuple[int, ...]]]:
@@ -313,7 +319,7 @@ class CostTensor:
 
     def memory_sums(self, kind: str, case: int, counts: Ints, column: int | slice = slice(None)) -> Floats:
         """Memory time of the network's layers of one engine kind, or of the vector unit; shaped as `sums`'."""
-        rows = self.vector_rows if kind == "vector" else self.rows[kind]
+        rows = self._rows_of(kind)
         needed = np.flatnonzero(counts[rows])
         return np.asarray(np.tensordot(counts[rows[needed]].astype(float), self.memory[kind][case][needed, column], 1))
 
@@ -327,7 +333,7 @@ class CostTensor:
 
         Returns: latency_ms, energy_mj [policy, engine], or [column, policy, engine]; infinite where no mapping fits.
         """
-        rows = self.vector_rows if kind == "vector" else self.rows[kind]
+        rows = self._rows_of(kind)
         needed = np.flatnonzero(counts[rows])
         times = counts[rows[needed]].astype(float)
         ms, mj = self.latency[kind][case][needed, column], self.energy[kind][case][needed, column]
@@ -614,18 +620,19 @@ class CostTensor:
         """[2, column] no engine and policy has less latency, or less energy, for a network under a residency."""
         found = np.zeros((2, len(self.tables[case].shared)))
         for kind in (*needed, "vector"):
-            times = counts[self.vector_rows if kind == "vector" else self.rows[kind]]
-            layers = np.flatnonzero(times)
-            if (kind, case) not in self._least:
-                self._least[kind, case] = np.stack(
-                    [costs[kind][case].min(axis=(2, 3), initial=np.inf) for costs in (self.latency, self.energy)]
-                )
-            found += times[layers].astype(float) @ self._least[kind, case][:, layers]
+            times = counts[self._rows_of(kind)]
+            for at in np.flatnonzero(times).tolist():
+                if (kind, case, at) not in self._least:
+                    costs = self.latency[kind][case][at], self.energy[kind][case][at]
+                    self._least[kind, case, at] = np.stack([part.min(axis=(1, 2), initial=np.inf) for part in costs])
+                found += times[at] * self._least[kind, case, at]
         return found
 
     @cached_property
-    def _least(self) -> dict[tuple[str, int], Floats]:
-        """Of kinds and residencies that were asked for: least latency and energy of each layer [2, layer, column]."""
+    def _least(self) -> dict[tuple[str, int, int], Floats]:
+        """Least latency and energy [2, column] of layers that were asked for, by kind, residency and row: the figures
+        of other layers are not touched.
+        """
         return {}
 
     def _problem(
@@ -842,7 +849,7 @@ def accelerator_tensor(
     layers: Sequence[Layer], accelerator: Accelerator, policies: Sequence[float] = POLICIES
 ) -> CostTensor:
     """The cost tensor of a single accelerator."""
-    return _price(CostTensor(tuple(layers), one_accelerator(accelerator), tuple(policies)), None)
+    return _priced(CostTensor(tuple(layers), one_accelerator(accelerator), tuple(policies)), None)
 
 
 def network_pipeline(workload: Workload, accelerator: Accelerator, host_bytes: float = 0.0) -> Pipeline | None:

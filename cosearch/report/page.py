@@ -40,6 +40,7 @@ from cosearch.report.shell import Section, bullets, code, meter, page, paragraph
 from cosearch.report.trust import trust
 from cosearch.results import AT_DEFAULT, RANDOM, Design, Result
 from cosearch.runs import dashboard_command
+from cosearch.shortlist import takes_knee
 from cosearch.strategies.objectives import split_limit
 from cosearch.tables import USUAL, accelerator_words, cost_of, number, pipeline_words
 from search_spaces.decisions import network_key, network_of
@@ -93,8 +94,8 @@ def _found(facts: Facts) -> Section:
 
 
 def _rule(recommend: str, objectives: Sequence[str]) -> str:
-    """How the finalist was taken among the evaluated designs; see `cosearch.shortlist`."""
-    if recommend == "knee" or ("accuracy" not in objectives and len(objectives) > 1):
+    """How the finalist was taken among the evaluated designs, by `shortlist`."""
+    if takes_knee(objectives, recommend == "knee"):
         return (
             f"The finalist is the knee of the front of {', '.join(title(name) for name in objectives)}: the design "
             "farthest below the plane through the best of each, as is that of every row."
