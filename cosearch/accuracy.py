@@ -17,7 +17,7 @@ SOURCES: dict[str, str] = {
     "predictor": "a model fitted to a table of known accuracies (--accuracy-table)",
 }
 CALIBRATION_IMAGES = 256
-GRADIENT_IMAGES = 128
+GRADIENT_IMAGES = 64
 """Validation images of one gradient by gates."""
 
 

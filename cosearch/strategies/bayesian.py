@@ -115,13 +115,13 @@ class Bayesian:
             return self._everything
         first = self.history.group(number)
         if self._pool is None or self._pool[0] != first:
-            archs = (self._own_candidates or self._around)(first, known)
+            archs = (self._own_candidates or self.around)(first, known)
             if self.history.space.joint:  # a pair takes time to price
                 archs = [arch for arch in archs if self.history.fresh(self.history.key(arch), arch)]
             self._pool = (first, make_pool(self.history, archs))
         return self._pool[1]
 
-    def _around(self, first: int, known: Sequence[Told]) -> list[Arch]:
+    def around(self, first: int, known: Sequence[Told]) -> list[Arch]:
         """Networks near the best so far, and random ones."""
         from cosearch.strategies.evolutionary import best_first, random_networks
 

@@ -12,8 +12,8 @@ is ``log error + lambda * mean of log costs``, once for each of several lambda, 
   the shares, so that its gradient is their effect: a single-path estimator moves the choices that it drew only; so a
   few dozen steps move all logits. Without a supernet the same model is fitted to the results that were told, anew
   each time there are half as many again.
-- Refinement: networks drawn from the logits are evaluated in the order of expected hypervolume gain over their whole
-  hardware fronts, as `bayesian` computes it.
+- Refinement: networks drawn from the logits, and those that `bayesian` would look at near the best so far, are
+  evaluated in the order of expected hypervolume gain over their whole hardware fronts, as `bayesian` computes it.
 
 Rank search (HALOC) is the same search on a space whose choices are ranks, as `lowrank`'s: shares then mix ranks, and
 the cost tensor is the device table of HALOC's latency term.
@@ -29,7 +29,7 @@ import numpy as np
 
 from cosearch.errors import DataError
 from cosearch.strategies.base import Candidate, Costs, Failure, Told
-from cosearch.strategies.bayesian import Bayesian, measured_value, target
+from cosearch.strategies.bayesian import JOINT_POOL, Bayesian, measured_value, target
 from cosearch.strategies.improvement import Floats
 from cosearch.strategies.objectives import MAXIMISED, Objectives
 from cosearch.strategies.shares import Shares, draw, shares_of, softmax
@@ -39,7 +39,7 @@ Gradient = Callable[[Arch], tuple[float, dict[str, float]]]
 """Network -> its loss and the derivative of that by the gate of each decision's block."""
 LAMBDAS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Weights of the mean logarithm of the costs beside that of the error."""
-ROUNDS, GRADIENTS_A_ROUND, DESCENTS = 8, 5, 4
+ROUNDS, GRADIENTS_A_ROUND, DESCENTS = 8, 2, 4
 """Rounds of supernet gradients; after each every run takes so many steps of its own, which are free."""
 HOT, COLD = 5.0, 0.5
 """Temperature of the first and of the last round."""
@@ -47,10 +47,8 @@ RATE, MOMENTS = 0.4, (0.5, 0.9)
 """Of Adam; few steps need a short memory."""
 INITIAL, GROWTH = 10, 1.5
 """Without gradients: results before the first relaxation, and by what factor they grow until the next."""
-DRAWN, FREE = 160, 100
-"""Networks of a refinement's pool; networks whose costs a model of costs is fitted to."""
-MUTATED = 0.25
-"""Part of the pool that is mutations of the best so far."""
+DRAWN, FREE = 1000, 100
+"""Networks that a refinement's pool takes from the logits; networks whose costs a model of costs is fitted to."""
 
 
 @dataclass(frozen=True)
@@ -107,21 +105,20 @@ class Differentiable:
         return self._search.propose(number)
 
     def _drawn(self, first: int, known: Sequence[Told]) -> list[Arch]:
-        """The pool of a group: networks drawn from every run's logits, those the supernet ran, and near the best."""
-        from cosearch.strategies.evolutionary import best_first, random_networks
+        """The pool of a group: networks drawn from every run's logits, those the supernet ran, and `bayesian`'s own."""
+        from cosearch.strategies.evolutionary import random_networks
 
         space, rng = self.history.space, self.history.stream(first, "pool")
+        drawn = JOINT_POOL if space.joint else DRAWN
         stage = stage_of(len(known)) if self._gradient is None else 0
         if self._gradient is None and stage < INITIAL:
-            return random_networks(space, rng, DRAWN)
+            return random_networks(space, rng, drawn)
         relaxed = self._at(stage)
         archs = [step.arch for step in relaxed.steps]
-        for i in range(DRAWN):
+        for i in range(drawn):
             logits = relaxed.logits[i % len(relaxed.logits)]
             archs.append(draw(space, shares_of(logits, (0.5, 1.0, 2.0)[i // len(LAMBDAS) % 3]), rng))
-        best = [t.candidate.arch for t in best_first(self.history.objectives, known)[:INITIAL]]
-        archs += [space.mutate(best[rng.integers(len(best))], rng) for _ in range(int(MUTATED * DRAWN)) if best]
-        return archs
+        return archs + self._search.around(first, known)
 
     # -- relaxation --
 

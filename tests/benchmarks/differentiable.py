@@ -213,10 +213,11 @@ def page(seeds: int) -> list[str]:
         "",
         "A trained supernet on digits, the default FPGA; `python -m tests.benchmarks.differentiable run` and `report`.",
         "The unit is the supernet's forward time for one evaluation (recalibration, 357 images in simulated 8 bits);",
-        "a gradient (forward and backward, 128 images) counts as what it takes beside it, in processor time, by turns.",
+        "a gradient (forward and backward, 64 images) counts as what it takes beside it, in processor time, by turns.",
         "Hypervolume of (error, latency, energy) over whole hardware fronts; reference point: the nadir of the front",
         "that bayesian found in 500 evaluations of the same seed and 10% of its range. Accuracies are the supernet's,",
-        "costs are modelled. The values of lambda were widened once after seed 0 was seen; seeds 1 and 2 came after.",
+        "costs are modelled. The values of lambda were widened once after seed 0 of shiftadd was seen; how many gradients of",
+        "how many images, and the size of the refinement's pool, were chosen on six seeds of butterfly, then frozen.",
         "",
         stamp("moocore"),
     ]
