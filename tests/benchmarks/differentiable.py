@@ -216,8 +216,9 @@ def page(seeds: int) -> list[str]:
         "a gradient (forward and backward, 64 images) counts as what it takes beside it, in processor time, by turns.",
         "Hypervolume of (error, latency, energy) over whole hardware fronts; reference point: the nadir of the front",
         "that bayesian found in 500 evaluations of the same seed and 10% of its range. Accuracies are the supernet's,",
-        "costs are modelled. The values of lambda were widened once after seed 0 of shiftadd was seen; how many gradients of",
-        "how many images, and the size of the refinement's pool, were chosen on six seeds of butterfly, then frozen.",
+        "costs are modelled. The values of lambda were widened once after seed 0 of shiftadd was seen; how many",
+        "gradients are taken, of how many images, and the size of the refinement's pool were chosen on six seeds of",
+        "butterfly, of which seed 0 is below, before the runs of shiftadd.",
         "",
         stamp("moocore"),
     ]
