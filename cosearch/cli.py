@@ -162,7 +162,7 @@ def show(
     run_directory: Annotated[Path, typer.Argument(help="A finished run directory.")], as_json: AsJson = False
 ) -> None:
     """Print the tables of a finished run again; nothing is recomputed."""
-    from cosearch.engine import load_run
+    from cosearch.loading import load_run
 
     _print_result(load_run(run_directory), False, as_json)
 
@@ -226,8 +226,8 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write a design of a run as files; its network is trained first if it was not and its weights are asked for."""
-    from cosearch.engine import export_design
     from cosearch.export.design import parse_what
+    from cosearch.export.writing import export_design
 
     written = export_design(run_directory, to, trial, parse_what(what), front, quiet, trust)
     if as_json:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,16 +27,18 @@ from cosearch.costs import (
     unmeasured_choices,
 )
 from cosearch.data import Dataset, load_dataset
-from cosearch.errors import ConfigError, InfeasibleError, UnknownNameError
+from cosearch.errors import ConfigError, InfeasibleError, RunError, UnknownNameError
 from cosearch.hardware.pricing import RESIDENCIES
 from cosearch.hardware.tensor import POLICIES, Build
 from cosearch.progress import Reporter
 from cosearch.seeding import numpy_stream
+from cosearch.shortlist import Choice
 from cosearch.strategies import STRATEGIES, Objectives
 from cosearch.strategies.base import cheapest
 from cosearch.strategies.objectives import MAXIMISED, split_limit
 from search_spaces import accelerators, networks
 from search_spaces.accelerators.published import PublishedSpace
+from search_spaces.decisions import Arch
 from search_spaces.joint import joined
 from search_spaces.networks.space import NetworkSpace
 
@@ -93,6 +96,25 @@ class Problem:
         if self.space.operators == ("conv",) or "conv" not in self.space.operators:
             return None
         return self.space.restricted("conv")
+
+    @property
+    def pixels(self) -> int:
+        """Of one image; 0 if nothing is trained."""
+        return math.prod(self.dataset.input_shape[1:]) if self.dataset is not None else 0
+
+    def choice_of(self, arch: Arch, accelerator: str) -> Choice:
+        """A network with the point of its hardware front that is an accelerator, by name.
+
+        Raises: RunError if that is not on it.
+        """
+        if not isinstance(self.costs, HardwareCosts):
+            return arch, 0
+        [front] = self.costs.fronts([arch])
+        names = (self.costs.accelerator(arch, i).name for i in range(len(front)))
+        found = next((i for i, name in enumerate(names) if name == accelerator), None)
+        if found is None:
+            raise RunError(f"{accelerator} is not on the hardware front of its network: was the device changed?")
+        return arch, found
 
 
 def prepare(config: RunConfig, reporter: Reporter, build: "Build | None" = None) -> Problem:

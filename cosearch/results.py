@@ -160,6 +160,31 @@ class Result:
         return html_result(self)
 
 
+def write_result(run: "RunDirectory", result: Result, device: str, data: str | None, data_hash: str | None) -> None:
+    """front.csv and, last, result.json: a run with it is finished.
+
+    device, data: by name; data, data_hash: None if none was read.
+    Raises: RunError.
+    """
+    front = result.front.to_csv(index=False)
+    run.write("front.csv", front)
+    run.write_json(
+        "result.json",
+        {
+            "format": "cosearch.result",
+            "version": 1,
+            "device": device,
+            "data": data,
+            "data_hash": data_hash,
+            "objectives": list(result.objectives),
+            "costs_are": result.costs_are,
+            "front_sha256": sha256(front.encode()).hexdigest(),
+            "designs": [d.to_json() for d in result.designs],
+            "notes": list(result.notes),
+        },
+    )
+
+
 def read_outcome(run: "RunDirectory") -> dict[str, Any]:
     """What result.json of a finished run says, of the form that `cosearch/export/schemas/result.schema.json` describes.
 

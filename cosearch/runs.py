@@ -301,6 +301,18 @@ def read_inputs(run: RunDirectory) -> dict[str, str] | None:
     return data
 
 
+def require_same_inputs(run: RunDirectory, found: Mapping[str, str]) -> None:
+    """Raises: RunError naming what has changed since the run was started. found: hashes, by name."""
+    known = read_inputs(run)
+    if known is None:
+        return
+    changed = sorted(name for name in known.keys() | found.keys() if known.get(name) != found.get(name))
+    if changed:
+        raise RunError(
+            f"{run.path}: {', '.join(changed)} changed since this run was started: put it back, or start a new run"
+        )
+
+
 def read_log(path: Path) -> tuple[dict[str, Any], ...]:
     """Lines of log.jsonl that are whole: the last one may just be written.
 

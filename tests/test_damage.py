@@ -164,14 +164,14 @@ def test_data_that_vanishes_under_a_running_search_ends_in_one_line(options, tmp
 
     data = tmp_path / "mine.npz"
     shutil.copy(options["data"], data)
-    searches = engine._searches
+    searches = engine.searches
 
     def and_then_gone(*arguments):
         found = searches(*arguments)
         data.unlink()
         return found
 
-    monkeypatch.setattr(engine, "_searches", and_then_gone)
+    monkeypatch.setattr(engine, "searches", and_then_gone)
     with pytest.raises(cosearch.CosearchError, match=r"mine\.npz") as caught:
         cosearch.run(**{**options, "data": str(data)}, quiet=True, out=tmp_path / "run")
     assert "\n" not in str(caught.value)

@@ -23,11 +23,11 @@ def write_report(path: Path | str, quiet: bool = False, trusted: bool = False) -
     run = RunDirectory.open(Path(path))
     no_details = ""
     if state_of(run, read_log(run.path)) == FINISHED and read_details(run) is None:
-        from cosearch.engine import find_report_details
         from cosearch.progress import Reporter
+        from cosearch.report.details import find_again
 
         try:
-            find_report_details(run, Reporter(quiet), trusted)
+            find_again(run, Reporter(quiet), trusted)
         except CosearchError as error:  # what is known without is worth a page
             no_details = str(error)
     return write_page(run.path, no_details)

@@ -84,7 +84,7 @@ def measure(kind: str, workers: int, evaluations: int) -> dict[str, float]:
 
 
 def _search(log: TrialLog, evaluator: Any, workers: int, evaluations: int) -> dict[str, float]:
-    """The loop of `cosearch.engine`, results in any order.
+    """The loop of `cosearch.search`, results in any order.
 
     Returns: when every worker had given a result; of so many results after that, wall seconds and processor ms each, of
     this process and of Tune's.

@@ -105,8 +105,8 @@ def options(few_digits: Path, table: Path, tmp_path: Path) -> dict[str, Any]:
 
 def use_source(monkeypatch: pytest.MonkeyPatch, wrap: Any) -> None:
     """Evaluate by another accuracy source, made of the one that the run would have."""
-    original = cosearch.engine._accuracy_source
-    monkeypatch.setattr(cosearch.engine, "_accuracy_source", lambda *given: wrap(original(*given)))
+    original = cosearch.engine.accuracy_source
+    monkeypatch.setattr(cosearch.engine, "accuracy_source", lambda *given: wrap(original(*given)))
 
 
 def trials_of(run: Path) -> list[optuna.trial.FrozenTrial]:
@@ -131,7 +131,7 @@ def test_by_batch_a_search_on_ray_is_the_one_in_this_process(machines, options, 
     cosearch.run(**same, ray="auto", ray_order="batch")
     for name in ("front.csv", "best/network.json", "best/accelerator.json", "best/weights.safetensors"):
         assert (options["out"] / name).read_bytes() == (tmp_path / "here" / name).read_bytes(), name
-    assert cosearch.engine.load_run(options["out"]).designs == cosearch.engine.load_run(tmp_path / "here").designs
+    assert cosearch.load(options["out"]).designs == cosearch.load(tmp_path / "here").designs
     assert not ray.is_initialized()
 
 

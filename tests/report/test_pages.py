@@ -16,10 +16,9 @@ import pytest
 from scipy.stats import kendalltau
 
 import cosearch
-import cosearch.engine
 from cosearch.cli import main
-from cosearch.engine import load_run
 from cosearch.errors import RunError
+from cosearch.loading import load_run
 from cosearch.report import writing
 from cosearch.report.charts import edge, energy_parts, front_points, scaled
 from cosearch.report.curves import moves
@@ -251,7 +250,7 @@ def test_details_are_found_once_and_again_when_the_result_is_another(finished, t
         raise AssertionError("nothing is to be computed")
 
     with monkeypatch.context() as patch:
-        patch.setattr("cosearch.engine.find_report_details", forbidden)
+        patch.setattr("cosearch.report.details.find_again", forbidden)
         write_report(path, quiet=True)
     before = (path / "report.json").read_text()
     (path / "report.json").write_text(before.replace(json.loads(before)["of"], "0" * 64))
