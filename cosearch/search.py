@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 from cosearch.errors import CosearchError, InfeasibleError
 from cosearch.evaluators import Evaluation, Evaluator, Pending
 from cosearch.job import Job
+from cosearch.problem import Problem
 from cosearch.results import CO_SEARCH, CONV_ONLY, RANDOM
 from cosearch.runs import TrialLog
-from cosearch.strategies import Objectives, make
+from cosearch.strategies import make
 from cosearch.strategies.base import TURNS, Candidate, Failure, Told
 
 if TYPE_CHECKING:
@@ -41,25 +42,16 @@ def searches(job: Job, evaluator: Evaluator, gradient: "Gradient | None" = None)
 def _search(
     job: Job, name: str, space: Any, strategy_name: str, evaluator: Evaluator, gradient: "Gradient | None"
 ) -> list[Told]:
-    run, reporter, config, objectives = job.run, job.reporter, job.problem.config, job.problem.objectives
-    costs: Any = job.problem.costs  # a network of a sub-space is priced as a network of the whole
+    """One search, of the whole space or of a part of it: everything it evaluated, in order."""
+    config = job.problem.config
     trials = min(config.trials, space.network_space.size)
     results = TURNS * trials if space.joint else trials
-    options: dict[str, Any] = {}
-    if strategy_name == "auto":
-        options = {"trials": trials, "source": config.accuracy}
-    elif strategy_name == "differentiable":
-        options = {"gradient": gradient}
-    strategy: Any = make(strategy_name, space, costs, objectives, config.seed, batch=config.group, **options)
-    why = strategy.why if strategy_name == "auto" else ""
-    if why:
-        reporter.say(f"{name}: strategy auto chose {why}")
-    run.log("search", study=name, strategy=strategy_name, why=why)
-    log = TrialLog(run, name, space, objectives)
+    strategy = _strategy(job, name, space, strategy_name, trials, gradient)
     history = strategy.history
+    log = TrialLog(job.run, name, space, job.problem.objectives)
     pending = Pending(evaluator, config.order, config.group)
-    with reporter.phase(f"{name}: {strategy_name}", trials) as phase:
-        for candidate in log.replay(strategy, phase.advance, getattr(costs, "recall", None)):
+    with job.reporter.phase(f"{name}: {strategy_name}", trials) as phase:
+        for candidate in log.replay(strategy, phase.advance, getattr(job.problem.costs, "recall", None)):
             pending.submit(candidate)
         while len(history.told) < results:
             wanted = pending.wanted(len(history.told), results)
@@ -72,36 +64,61 @@ def _search(
             except InfeasibleError as error:
                 if not history.told and not pending:
                     raise
-                reporter.say(f"{name}: {error}")
+                job.reporter.say(f"{name}: {error}")
                 results = len(history.told) + len(pending)
-                run.log("exhausted", study=name, trials=results)
+                job.run.log("exhausted", study=name, trials=results)
             for candidate, evaluation in pending.results():
-                device = (
-                    costs.accelerator(candidate.arch, candidate.point).name if hasattr(costs, "accelerator") else None
-                )
-                outcome = _outcome(candidate, evaluation, costs, objectives)
                 asked = history.next_number if config.order == "async" else None
-                front = costs.record(candidate.arch) if hasattr(costs, "record") else None
-                log.add(candidate, outcome, device, config.accuracy, evaluation.seconds, asked, front)
+                outcome = _recorded(job.problem, log, candidate, evaluation, asked)
                 if asked is not None:
-                    run.log("told", study=name, number=candidate.number, asked=asked, node=evaluation.node)
+                    job.run.log("told", study=name, number=candidate.number, asked=asked, node=evaluation.node)
                 strategy.tell(candidate, outcome)
                 best = max((t.accuracy or 0.0) for t in history.told)
                 phase.advance(int(candidate.accuracy is None), f"best accuracy {best:.4f}")
             job.require_time()
     if not any(t.accuracy is not None for t in history.told):
         raise CosearchError(
-            f"all {len(history.told)} evaluations of {name} failed: see the trials in {run.path}/study.db"
+            f"all {len(history.told)} evaluations of {name} failed: see the trials in {job.run.path}/study.db"
         )
     return list(history.told)
 
 
-def _outcome(
-    candidate: Candidate, evaluation: Evaluation, costs: Any, objectives: Objectives
+def _strategy(job: Job, name: str, space: Any, strategy_name: str, trials: int, gradient: "Gradient | None") -> Any:
+    """What proposes the networks of a search. trials: evaluations that it has."""
+    config = job.problem.config
+    options: dict[str, Any] = {}
+    if strategy_name == "auto":
+        options = {"trials": trials, "source": config.accuracy}
+    elif strategy_name == "differentiable":
+        options = {"gradient": gradient}
+    costs: Any = job.problem.costs  # a network of a sub-space is priced as a network of the whole
+    strategy: Any = make(
+        strategy_name, space, costs, job.problem.objectives, config.seed, batch=config.group, **options
+    )
+    why = strategy.why if strategy_name == "auto" else ""
+    if why:
+        job.reporter.say(f"{name}: strategy auto chose {why}")
+    job.run.log("search", study=name, strategy=strategy_name, why=why)
+    return strategy
+
+
+def _recorded(
+    problem: Problem, log: TrialLog, candidate: Candidate, evaluation: Evaluation, asked: int | None
 ) -> dict[str, float] | Failure:
-    """What was measured, with what is known of the point that the candidate is recorded with."""
+    """What came of a candidate, once it is in the study: what was measured, with what is known of its point.
+
+    asked: as `TrialLog.add` takes it.
+    """
+    costs: Any = problem.costs
+    arch, point = candidate.arch, candidate.point
+    outcome: dict[str, float] | Failure
     if isinstance(evaluation.accuracy, Failure):
-        return evaluation.accuracy
-    [front] = costs.fronts([candidate.arch])
-    known = {name: float(front.metric(name)[candidate.point]) for name in objectives.costs}
-    return {"accuracy": evaluation.accuracy, **known}
+        outcome = evaluation.accuracy
+    else:
+        [front] = costs.fronts([arch])
+        known = {name: float(front.metric(name)[point]) for name in problem.objectives.costs}
+        outcome = {"accuracy": evaluation.accuracy, **known}
+    device = costs.accelerator(arch, point).name if hasattr(costs, "accelerator") else None
+    record = costs.record(arch) if hasattr(costs, "record") else None
+    log.add(candidate, outcome, device, problem.config.accuracy, evaluation.seconds, asked, record)
+    return outcome
