@@ -234,17 +234,23 @@ def _plan(problem: Problem) -> str:
     config = problem.config
     count = 1 + config.baselines * (1 + (problem.conv_only is not None))
     source = (
-        f"supernet {config.supernet_epochs} epochs ({config.recipe})"
+        f"supernet {_counted(config.supernet_epochs, 'epoch')} ({config.recipe})"
         if config.accuracy == "supernet"
         else f"{config.accuracy} accuracies"
     )
     data = f" for {config.data}" if config.trains else ""
-    trainings = f"{count} finalists x {config.finalist_seeds} trainings of {config.finalist_epochs} epochs"
+    each = _counted(min(config.trials, problem.space.network_space.size), "evaluation")
+    seeds, epochs = _counted(config.finalist_seeds, "training"), _counted(config.finalist_epochs, "epoch")
+    trainings = f"{_counted(count, 'finalist')} x {seeds} of {epochs}"
     return (
         f"{problem.space.name}: {problem.space.network_space.size:.3g} networks{data} on {problem.device_name}. "
-        f"Budget: {source}, {count} searches of {min(config.trials, problem.space.network_space.size)} evaluations, "
+        f"Budget: {source}, {_counted(count, 'search', 'searches')} of {each}, "
         f"{trainings if config.trains else 'no training'}."
     )
+
+
+def _counted(n: int, one: str, several: str = "") -> str:
+    return f"{n} {one}" if n == 1 else f"{n} {several or one + 's'}"
 
 
 def _require_readable(kept: RunConfig) -> None:

@@ -29,7 +29,8 @@ from cosearch.export.schema import FOLDER
 from cosearch.hardware import Accelerator
 from cosearch.hardware.tensor import accelerator_tensor
 from cosearch.loading import load_network, load_run
-from cosearch.problem import can_be_tabulated
+from cosearch.problem import can_be_tabulated, prepare
+from cosearch.progress import Reporter
 from cosearch.results import Result
 from cosearch.runs import RunDirectory, TrialLog, read_log, study_storage
 from cosearch.strategies import Objectives
@@ -109,6 +110,20 @@ def table_run(options, accuracy_table, tmp_path, monkeypatch) -> dict:
 
 def study(path: Path | str, name: str = "co-search") -> optuna.Study:
     return optuna.load_study(study_name=name, storage=study_storage(path))
+
+
+@pytest.mark.parametrize(
+    ("few", "said"),
+    [
+        (True, "supernet 1 epoch (uniform), 1 search of 1 evaluation, 1 finalist x 1 training of 1 epoch."),
+        (False, "supernet 2 epochs (uniform), 3 searches of 100 evaluations, 3 finalists x 2 trainings of 4 epochs."),
+    ],
+)
+def test_the_plan_says_how_much_will_be_done(options, few, said):
+    small = {"baselines": False, "trials": 1, "supernet_epochs": 1, "finalist_epochs": 1, "finalist_seeds": 1}
+    large = {"trials": 120, "supernet_epochs": 2, "finalist_epochs": 4, "finalist_seeds": 2, "baselines": True}
+    problem = prepare(RunConfig.make({**options, **(small if few else large)}), Reporter(quiet=True))
+    assert cosearch.engine._plan(problem).endswith(f" on ecp5-25f. Budget: {said}")
 
 
 # -- what a run leaves behind --
