@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cosearch.errors import ConfigError, DataError, HardwareError, UnknownNameError, nearest
+from cosearch.errors import ConfigError, DataError, HardwareError, UnknownNameError, nearest, one_line
 from cosearch.hardware.accelerator import Accelerator, over_budget
 from cosearch.hardware.fronts import HardwareFront, NetworkCost, Pipeline
 from cosearch.hardware.limits import CONSTRAINTS, checked_limits
@@ -646,7 +646,7 @@ def read_table(
     except FileNotFoundError:
         raise DataError(f"no file {str(path)!r}: check the path") from None
     except (OSError, ValueError, MemoryError, OverflowError) as error:
-        raise DataError(f"{path} is not a readable CSV file ({' '.join(str(error).split())})") from error
+        raise DataError(f"{path} is not a readable CSV file ({one_line(error)})") from error
     if not isinstance(table.index, pd.RangeIndex):
         raise DataError(f"{path} has lines with more values than columns: put archs that have commas in quotes")
     table = table.dropna(how="all")

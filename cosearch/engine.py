@@ -14,7 +14,7 @@ from cosearch import registry
 from cosearch.accuracy import AccuracySource
 from cosearch.comparison import default_accelerator, result_of
 from cosearch.config import RunConfig
-from cosearch.errors import ConfigError, DataError, RunError, StoppedError, command_line
+from cosearch.errors import ConfigError, DataError, RunError, StoppedError, command_line, one_line
 from cosearch.evaluators import Threads, evaluations_at_once, start_threads
 from cosearch.export.design import WHAT, design_files, write_files
 from cosearch.job import Job
@@ -175,7 +175,7 @@ def _leave_report(job: Job, finalist: Choice, accuracy: AccuracySource) -> None:
     except KeyboardInterrupt:
         job.reporter.say(f"The report was interrupted; {again}")
     except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        reason = f"{type(error).__name__}: {one_line(error):.200}"
         job.reporter.say(f"The report failed ({reason}); {again}")
         with suppress(RunError):  # the disk may be what failed
             job.run.log("report failed", reason=reason)

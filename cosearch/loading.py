@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cosearch.errors import DataError, RunError
+from cosearch.errors import DataError, RunError, one_line
 from cosearch.results import Result, read_result
 from cosearch.runs import RunDirectory
 
@@ -74,7 +74,7 @@ def load_network(path: Path | str) -> "Classifier":
         network(torch.zeros(1, *described.blueprint.input_shape))
     except Exception as error:  # steps that do not fit each other fail in any way
         raise RunError(
-            f"{path}/best/integer.safetensors is no network ({' '.join(str(error).split()):.300}): remove it and run: "
+            f"{path}/best/integer.safetensors is no network ({one_line(error):.300}): remove it and run: "
             f"{run_directory.resume_command}"
         ) from None
     return Classifier(network, described.pixel_mean, described.pixel_std, described.classes)

@@ -16,7 +16,7 @@ import numpy as np
 
 from cosearch.blueprint import Blueprint
 from cosearch.costs import HardwareCosts, NetworkFront
-from cosearch.errors import ConfigError, CosearchError, RunError, nearest
+from cosearch.errors import ConfigError, CosearchError, RunError, nearest, one_line
 from cosearch.export.network import NetworkDescription
 from cosearch.export.network_mapping import NetworkMapping
 from cosearch.finalists import Training
@@ -214,7 +214,7 @@ def _trained(run: RunDirectory, blueprint: Blueprint, training: Training, what: 
             raise
         except Exception as error:  # ONNX's checker has errors of its own
             raise RunError(
-                f"{run.path / training.name}.integer.safetensors is no network ({' '.join(str(error).split()):.300}): "
+                f"{run.path / training.name}.integer.safetensors is no network ({one_line(error):.300}): "
                 f"remove {training.name}.json and run: {run.resume_command}"
             ) from error
         for name, model in (("model", float_model(network)), ("model_int8", integer)):
