@@ -223,8 +223,11 @@ def read_result(run: "RunDirectory") -> Result:
 
     Raises: RunError if it is not finished, or a file is damaged.
     """
+    return as_result(run, read_outcome(run))
 
-    data = read_outcome(run)
+
+def as_result(run: "RunDirectory", data: Mapping[str, Any]) -> Result:
+    """What `read_outcome` gives, with the front. Raises: RunError if front.csv is damaged, or of another result."""
     try:
         front = _read_front(run.path / "front.csv", data.get("front_sha256"), data["objectives"])
         designs = tuple(Design.from_json(design) for design in data["designs"])

@@ -25,7 +25,6 @@ from cosearch.errors import DataError, RunError
 from cosearch.export.schema import FOLDER
 from cosearch.finalists import Training, load_trained, train_all
 from cosearch.report.facts import read_facts
-from cosearch.report.kept import read_details
 from cosearch.report.page import run_page
 from cosearch.runs import METADATA, RunDirectory
 from cosearch.writing import write_atomic, write_within
@@ -479,9 +478,9 @@ def test_a_pipe_among_the_files_of_a_run_is_refused(copy):
 def test_damaged_details_of_a_report_are_as_none(copy, change):
     """They are found out again, and then the page is as before."""
     whole = json.loads((copy / "report.json").read_text())
-    assert read_details(RunDirectory.open(copy)) == whole
+    assert read_facts(copy).details == whole
     edited(copy / "report.json", change)
-    assert read_details(RunDirectory.open(copy)) is None
+    assert read_facts(copy).details is None
     page = run_page(read_facts(copy))
     assert "it has not been worked out yet" in page
     cosearch.write_report(copy, quiet=True)
