@@ -174,6 +174,8 @@ def require_short_lines(path: Path, most_bytes: int) -> None:
     size, line = path.stat().st_size, 0
     if size > most_bytes:
         raise DataError(f"has {size / 2**30:.1f} GiB, at most {most_bytes / 2**30:g} are read")
+    if size <= MOST_BYTES:  # no line of it is longer, and it is read once only
+        return
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             last = block.rfind(b"\n")
