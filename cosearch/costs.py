@@ -34,7 +34,7 @@ from cosearch.strategies.objectives import Objectives, derive, excess, is_known,
 from cosearch.workload import Layer, Workload, count_layers
 from search_spaces import accelerators
 from search_spaces.accelerators.published import PublishedSpace
-from search_spaces.decisions import Arch, Decisions, arch_key, parse_arch, split
+from search_spaces.decisions import Arch, Decisions, arch_key, ends, parse_arch, split
 from search_spaces.joint import JointSpace
 
 if TYPE_CHECKING:
@@ -236,8 +236,7 @@ class JointCosts(HardwareCosts):
 
     @cached_property
     def sized(self) -> bool:
-        ends = ({name: options[at] for name, options in self.device.choices.items()} for at in (0, -1))
-        built = (_built(self.device, end) for end in ends)
+        built = (_built(self.device, end) for end in ends(self.device.choices))
         return any(isinstance(made, Accelerator) and made.area_mm2 is not None for made in built)
 
     def free(self) -> "JointCosts":

@@ -38,7 +38,7 @@ from cosearch.strategies.base import cheapest
 from cosearch.strategies.objectives import MAXIMISED, split_limit
 from search_spaces import accelerators, networks
 from search_spaces.accelerators.published import PublishedSpace
-from search_spaces.decisions import Arch
+from search_spaces.decisions import Arch, ends
 from search_spaces.joint import joined
 from search_spaces.networks.space import NetworkSpace
 
@@ -145,7 +145,7 @@ def prepare(config: RunConfig, reporter: Reporter, build: "Build | None" = None)
     if isinstance(costs, JointCosts):
         _require_separable(config, device_name)
     _require_budget_to_follow(config)
-    costs.fronts([{name: options[-1] for name, options in space.choices.items()}])  # an unknown metric shows here
+    costs.fronts([ends(space.choices)[1]])  # an unknown metric shows here
     if isinstance(costs, JointCosts):
         _require_some_pair(space, costs, config.seed)
     else:
@@ -309,7 +309,7 @@ def _published(
     if objectives.names == Objectives().names:
         objectives = replace(objectives, names=("accuracy", *device.device.metrics))
     costs = PublishedCosts(space, device.device, objectives, config.constraints)
-    workload = space.workload({name: options[-1] for name, options in space.choices.items()})
+    workload = space.workload(ends(space.choices)[1])
     share = device.device.cost(workload).unpriced_share(workload)
     reporter.say(f"Device {device.name}: costs are by the rules of a published table ({device.device.source}).")
     reporter.say(f"There is no accelerator to search. The table leaves {share:.1%} of the operations uncharged.")
