@@ -265,6 +265,17 @@ class RunDirectory:
     def save_tensors(self, name: str, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str]) -> None:
         self.write(name, tensor_bytes(tensors, metadata))
 
+    def tensor_file(self, name: str) -> bytes:
+        """A tensor file as it is. Raises: RunError if it is missing, or larger than any that is read."""
+        path = self.path / name
+        try:
+            require_tensor_size(path)
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise RunError(f"{path} is missing: {self.resume_command}") from None
+        except (OSError, DataError) as error:
+            raise RunError(f"{path} is damaged ({error}): remove it and run: {self.resume_command}") from None
+
     def load_tensors(self, name: str) -> tuple[dict[str, "Tensor"], dict[str, str]] | None:
         """Tensors and metadata, or None if the file is not there.
 

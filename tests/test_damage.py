@@ -20,6 +20,7 @@ import yaml
 from safetensors.torch import save
 
 import cosearch
+from cosearch import finalists
 from cosearch.config import RunConfig
 from cosearch.errors import DataError, RunError
 from cosearch.export.schema import FOLDER
@@ -442,6 +443,23 @@ def test_lines_without_end_are_refused(copy, name, size, words):
         assert f"{copy / name} is damaged (has" in one_line(caught)
         assert words in str(caught.value)
     assert (copy / name).stat().st_size == size
+
+
+def test_weights_without_end_are_not_sent_to_workers(tmp_path):
+    run = RunDirectory.create(tmp_path / "run", RunConfig(distil=True, finalist_start="supernet"))
+    archs = [{"layer1": "skip"}, {"layer1": "conv"}]
+    with pytest.raises(RunError, match=r"teacher\.safetensors is missing: cosearch resume"):
+        finalists.read_inherited(run, archs)
+    for training in (Training(arch, 0, 1) for arch in archs):
+        run.write(training.name.replace("-seed0", "-start.safetensors"), training.name)
+    run.write(finalists.TEACHER, "largest")
+    run.write("finalists/trained.safetensors", "a result is nobody's start")
+    found = finalists.read_inherited(run, archs)
+    assert [content.decode()[:10] for content in found.values()] == ["largest", "finalists/", "finalists/"]
+    assert all((run.path / name).read_bytes() == content for name, content in found.items())
+    os.truncate(run.path / finalists.TEACHER, 1 << 40)
+    with pytest.raises(RunError, match=r"teacher\.safetensors is damaged \(has 1024\.0 GiB, at most 4"):
+        finalists.read_inherited(run, archs)
 
 
 def test_a_pipe_among_the_files_of_a_run_is_refused(copy):
