@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cosearch.errors import DataError, RunError, one_line
+from cosearch.errors import DataError, RunError
 from cosearch.results import Result, read_result
 from cosearch.runs import RunDirectory
 
@@ -49,10 +49,8 @@ def load_network(path: Path | str) -> "Classifier":
 
     Raises: RunError.
     """
-    import torch
-
     from cosearch.export.network import read_network
-    from cosearch.integer import IntegerLinear, from_tensors
+    from cosearch.integer import IntegerLinear, from_tensors, trying
 
     run_directory = RunDirectory.open(Path(path))
     if not run_directory.config.trains:
@@ -70,14 +68,9 @@ def load_network(path: Path | str) -> "Classifier":
             f"{path}/best: network.json names {len(described.classes)} classes, and integer.safetensors does not tell "
             f"so many apart: remove both and run: {run_directory.resume_command}"
         )
-    try:
-        network(torch.zeros(1, *described.blueprint.input_shape))
-    except Exception as error:  # steps that do not fit each other fail in any way
-        raise RunError(
-            f"{path}/best/integer.safetensors is no network ({one_line(error):.300}): remove it and run: "
-            f"{run_directory.resume_command}"
-        ) from None
-    return Classifier(network, described.pixel_mean, described.pixel_std, described.classes)
+    path, mend = f"{path}/best/integer.safetensors", f"remove it and run: {run_directory.resume_command}"
+    with trying(network, described.blueprint.input_shape, path, mend):
+        return Classifier(network, described.pixel_mean, described.pixel_std, described.classes)
 
 
 @dataclass(frozen=True)
