@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from cosearch.errors import CosearchError
+from cosearch.version import __version__
 from cosearch.workload import Layer, Workload
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from cosearch.loading import load, load_network
     from cosearch.report.writing import compare, write_report
 
-__version__ = "0.1.0"
 __all__ = [
     "CosearchError",
     "Layer",

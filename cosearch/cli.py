@@ -20,9 +20,10 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from cosearch import __version__, registry
+from cosearch import registry
 from cosearch.errors import CosearchError
 from cosearch.predictor_cli import predict, predictor
+from cosearch.version import __version__
 from hwbench_data.cli import bench
 
 app = typer.Typer(

@@ -23,6 +23,7 @@ from cosearch.errors import ConfigError, CosearchError, DataError, RunError, com
 from cosearch.reading import MOST_BYTES, parse_json, read, require_short_lines, require_tensor_size
 from cosearch.strategies.base import Candidate, Failure
 from cosearch.strategies.objectives import Objectives
+from cosearch.version import __version__
 from cosearch.writing import PARTIAL, write_atomic, write_within, writing
 from search_spaces.decisions import Arch, Decisions
 
@@ -43,8 +44,6 @@ SQLITE = b"SQLite format 3"
 def versions() -> dict[str, str]:
     """Of Python and of what decides a run's figures."""
     from importlib.metadata import version
-
-    from cosearch import __version__
 
     packages = ("torch", "numpy", "numba", "optuna", "moocore", "scikit-learn", "pandas")
     own = {"python": platform.python_version(), "cosearch": __version__}

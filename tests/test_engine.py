@@ -21,7 +21,7 @@ import cosearch.engine
 from cosearch import evaluators, finalists, selection, source
 from cosearch.cli import main
 from cosearch.config import RunConfig
-from cosearch.costs import JointCosts, host_bytes
+from cosearch.costs import JointCosts
 from cosearch.data import load_dataset
 from cosearch.errors import ConfigError, CosearchError, RunError, StoppedError
 from cosearch.export import writing as export_writing
@@ -36,7 +36,7 @@ from cosearch.runs import RunDirectory, TrialLog, read_log, study_storage
 from cosearch.strategies import Objectives
 from cosearch.strategies.base import TURNS
 from cosearch.tables import result_tables
-from cosearch.workload import Workload
+from cosearch.workload import Workload, host_bytes
 from search_spaces.accelerators import asic
 from search_spaces.decisions import arch_key, network_key, split
 from search_spaces.joint import joined

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cosearch import __version__
 from cosearch.accuracy import AccuracySource, TrainAccuracy
 from cosearch.config import RunConfig
 from cosearch.errors import ConfigError, RunError
@@ -24,6 +23,7 @@ from cosearch.hardware.tables import AcceleratorSpace
 from cosearch.hardware.tensor import CostTensor
 from cosearch.runs import RunDirectory
 from cosearch.shortlist import Halving, Lists
+from cosearch.version import __version__
 from cosearch.workload import Layer
 
 PROBE_SECONDS = 3.0
@@ -380,9 +380,9 @@ def _require_cosearch() -> None:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     def version() -> str:
-        import cosearch
+        from cosearch import version
 
-        return cosearch.__version__
+        return version.__version__
 
     alive = [node for node in ray.nodes() if node["Alive"]]
     remote = ray.remote(num_cpus=0, max_retries=0)(version)

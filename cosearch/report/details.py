@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cosearch.accuracy import AccuracySource, PredictorAccuracy
-from cosearch.costs import AcceleratorCosts, HardwareCosts, MeasuredCosts, NetworkFront, host_bytes
+from cosearch.costs import AcceleratorCosts, HardwareCosts, MeasuredCosts, NetworkFront
 from cosearch.errors import CosearchError, RunError
 from cosearch.evaluators import start_threads
 from cosearch.hardware.pricing import RESIDENCIES, host_cost
@@ -39,6 +39,7 @@ from cosearch.strategies.auto import DEAR_SOURCES
 from cosearch.strategies.objectives import Objectives
 from cosearch.tables import where
 from cosearch.trust import require_trusted
+from cosearch.workload import host_bytes
 from search_spaces.decisions import network_key, network_of
 
 Searches = Mapping[str, Sequence[Trial]]
