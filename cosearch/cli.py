@@ -240,7 +240,7 @@ def export(
 @app.command()
 def spaces(as_json: AsJson = False) -> None:
     """List the network spaces."""
-    from cosearch.tables import print_table
+    from cosearch.terminal import print_table
     from search_spaces.networks import SPACES, find
 
     rows = []
@@ -257,7 +257,7 @@ def spaces(as_json: AsJson = False) -> None:
 @app.command()
 def devices(as_json: AsJson = False) -> None:
     """List the devices."""
-    from cosearch.tables import print_table
+    from cosearch.terminal import print_table
     from search_spaces.accelerators import ACCELERATORS, FAMILIES, find
     from search_spaces.accelerators.published import PublishedSpace
 
@@ -360,7 +360,7 @@ def doctor(
     """Say what is installed, what the machine has, and whether it works."""
     from cosearch.doctor import SELF_CHECKS, examine
     from cosearch.progress import Reporter
-    from cosearch.tables import print_table
+    from cosearch.terminal import print_table
 
     with Reporter(quiet or not self_check).phase("checking", len(SELF_CHECKS)) as phase:
         checks = examine(self_check, lambda name: phase.advance(1, name))

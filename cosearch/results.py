@@ -155,7 +155,7 @@ class Result:
         }
 
     def _repr_html_(self) -> str:
-        from cosearch.tables import html_result
+        from cosearch.words import html_result
 
         return html_result(self)
 

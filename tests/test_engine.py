@@ -35,7 +35,7 @@ from cosearch.results import Result
 from cosearch.runs import RunDirectory, TrialLog, read_log, study_storage
 from cosearch.strategies import Objectives
 from cosearch.strategies.base import TURNS
-from cosearch.tables import result_tables
+from cosearch.words import result_tables
 from cosearch.workload import Workload, host_bytes
 from search_spaces.accelerators import asic
 from search_spaces.decisions import arch_key, network_key, split

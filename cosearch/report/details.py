@@ -14,7 +14,7 @@ from cosearch.costs import AcceleratorCosts, HardwareCosts, MeasuredCosts, Netwo
 from cosearch.errors import CosearchError, RunError
 from cosearch.evaluators import start_threads
 from cosearch.hardware.pricing import RESIDENCIES, host_cost
-from cosearch.hardware.report import LayerRow, point_report
+from cosearch.hardware.report import LayerRow, point_report, where
 from cosearch.job import Job
 from cosearch.problem import Problem, fingerprint, prepare
 from cosearch.progress import Reporter
@@ -37,7 +37,6 @@ from cosearch.shortlist import Choice
 from cosearch.source import SUPERNET, accuracy_source
 from cosearch.strategies.auto import DEAR_SOURCES
 from cosearch.strategies.objectives import Objectives
-from cosearch.tables import where
 from cosearch.trust import require_trusted
 from cosearch.workload import host_bytes
 from search_spaces.decisions import network_key, network_of
