@@ -31,7 +31,7 @@ from cosearch.strategies import STRATEGIES
 from cosearch.trust import require_trusted, trust
 
 if TYPE_CHECKING:
-    from cosearch.distributed.cluster import Cluster
+    from cosearch.distributed.workers import Workers
 
 
 def run(config: RunConfig | None = None, **options: Any) -> Result:
@@ -103,7 +103,7 @@ def resume(
 
 
 def _carry_out(
-    run: RunDirectory, problem: Problem, cluster: "Cluster | None", reporter: Reporter, started: float
+    run: RunDirectory, problem: Problem, cluster: "Workers | None", reporter: Reporter, started: float
 ) -> Result:
     """All phases, in a directory that is locked.
 
@@ -203,7 +203,7 @@ def _check_training(config: RunConfig) -> None:
         registry.find("recipes", RECIPES, config.recipe)
 
 
-def _workers(config: RunConfig) -> "AbstractContextManager[Cluster | None]":
+def _workers(config: RunConfig) -> "AbstractContextManager[Workers | None]":
     """Ray, if the run asks for it.
 
     Raises: ConfigError.
@@ -213,12 +213,12 @@ def _workers(config: RunConfig) -> "AbstractContextManager[Cluster | None]":
     alone = getattr(registry.find("strategies", STRATEGIES, config.strategy), "single_process", "")
     if alone:
         raise ConfigError(f"--strategy {config.strategy} needs a single process ({alone}): run it without --ray")
-    from cosearch.distributed.cluster import connected
+    from cosearch.distributed.connection import connected
 
     return connected(config)
 
 
-def _prepared(config: RunConfig, reporter: Reporter, cluster: "Cluster | None") -> Problem:
+def _prepared(config: RunConfig, reporter: Reporter, cluster: "Workers | None") -> Problem:
     """The problem, checked, and on Ray what one evaluation takes reserved for it."""
     if cluster is None:
         return prepare(config, reporter)

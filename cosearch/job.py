@@ -11,7 +11,7 @@ from cosearch.progress import Reporter
 from cosearch.runs import RunDirectory
 
 if TYPE_CHECKING:
-    from cosearch.distributed.cluster import Cluster
+    from cosearch.distributed.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Job:
     problem: Problem
     reporter: Reporter
     deadline: float = math.inf
-    cluster: "Cluster | None" = None
+    cluster: "Workers | None" = None
 
     def require_time(self) -> None:
         """Raises: StoppedError if the time is over."""

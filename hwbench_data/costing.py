@@ -112,7 +112,7 @@ BLOCKS = 16
 
 
 class Workers(Protocol):
-    """Who prices, if not this process: `cosearch.distributed.cluster.Cluster`."""
+    """Who prices, if not this process: `cosearch.distributed.workers.Workers`."""
 
     def price(
         self,

@@ -59,7 +59,7 @@ def measure(kind: str, workers: int, evaluations: int) -> dict[str, float]:
     """One search. Start-up: until each worker has given a result; the clock starts then."""
     import ray
 
-    from cosearch.distributed.cluster import connected
+    from cosearch.distributed.connection import connected
     from cosearch.distributed.tasks import Tasks
     from cosearch.distributed.trials import Trainings
 
