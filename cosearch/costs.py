@@ -23,12 +23,13 @@ import numpy.typing as npt
 from cosearch.errors import ConfigError, DataError, HardwareError, UnknownNameError, nearest, one_line
 from cosearch.expected import ExpectedCosts
 from cosearch.export.documents import read_document
-from cosearch.hardware.accelerator import Accelerator, over_budget
+from cosearch.hardware.accelerator import Accelerator
 from cosearch.hardware.fronts import HardwareFront, NetworkCost, Pipeline
 from cosearch.hardware.limits import CONSTRAINTS, checked_limits
 from cosearch.hardware.parts import file_format
 from cosearch.hardware.published import PublishedCost, PublishedDevice
 from cosearch.hardware.report import NetworkReport, network_report
+from cosearch.hardware.resources import over_budget
 from cosearch.hardware.single import one_accelerator
 from cosearch.hardware.tensor import CostTensor, accelerator_tensor, cost_tensor, network_cost, network_pipeline
 from cosearch.reading import MOST_DIGITS, require_few_columns

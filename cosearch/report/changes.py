@@ -9,8 +9,9 @@ import numpy as np
 
 from cosearch.costs import AcceleratorCosts, JointCosts
 from cosearch.errors import CosearchError, HardwareError
-from cosearch.hardware.accelerator import Accelerator, over_budget
+from cosearch.hardware.accelerator import Accelerator
 from cosearch.hardware.fronts import NetworkCost
+from cosearch.hardware.resources import over_budget
 from cosearch.hardware.tables import EngineTable, NestSpace, SharedTable
 from cosearch.hardware.tensor import accelerator_tensor
 from cosearch.problem import Problem

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cosearch.errors import ConfigError, HardwareError
-from cosearch.hardware.accelerator import SILICON, Accelerator, Resources
+from cosearch.hardware.accelerator import Accelerator
+from cosearch.hardware.resources import SILICON, Resources
 from search_spaces.decisions import Arch, Decisions, ends
 
 
