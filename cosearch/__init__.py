@@ -4,16 +4,19 @@
 are loaded on first use.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from cosearch.errors import CosearchError
+from cosearch.version import __version__
 from cosearch.workload import Layer, Workload
 
 if TYPE_CHECKING:
-    from cosearch.engine import export_design, load, load_network, resume, run
+    from cosearch.engine import resume, run
+    from cosearch.export.writing import export_design
+    from cosearch.loading import load, load_network
     from cosearch.report.writing import compare, write_report
 
-__version__ = "0.1.0"
 __all__ = [
     "CosearchError",
     "Layer",
@@ -29,13 +32,19 @@ __all__ = [
 ]
 
 
+_HOMES = {
+    "compare": "cosearch.report.writing",
+    "export_design": "cosearch.export.writing",
+    "load": "cosearch.loading",
+    "load_network": "cosearch.loading",
+    "resume": "cosearch.engine",
+    "run": "cosearch.engine",
+    "write_report": "cosearch.report.writing",
+}
+"""Where what is loaded on first use is defined."""
+
+
 def __getattr__(name: str) -> Any:
-    if name in ("compare", "write_report"):
-        from cosearch.report import writing
-
-        return getattr(writing, name)
-    if name in __all__:
-        from cosearch import engine
-
-        return getattr(engine, name)
-    raise AttributeError(f"module 'cosearch' has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cosearch' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

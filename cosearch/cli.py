@@ -20,9 +20,10 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from cosearch import __version__, registry
+from cosearch import registry
 from cosearch.errors import CosearchError
 from cosearch.predictor_cli import predict, predictor
+from cosearch.version import __version__
 from hwbench_data.cli import bench
 
 app = typer.Typer(
@@ -162,7 +163,7 @@ def show(
     run_directory: Annotated[Path, typer.Argument(help="A finished run directory.")], as_json: AsJson = False
 ) -> None:
     """Print the tables of a finished run again; nothing is recomputed."""
-    from cosearch.engine import load_run
+    from cosearch.loading import load_run
 
     _print_result(load_run(run_directory), False, as_json)
 
@@ -226,8 +227,8 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write a design of a run as files; its network is trained first if it was not and its weights are asked for."""
-    from cosearch.engine import export_design
     from cosearch.export.design import parse_what
+    from cosearch.export.writing import export_design
 
     written = export_design(run_directory, to, trial, parse_what(what), front, quiet, trust)
     if as_json:
@@ -239,7 +240,7 @@ def export(
 @app.command()
 def spaces(as_json: AsJson = False) -> None:
     """List the network spaces."""
-    from cosearch.tables import print_table
+    from cosearch.terminal import print_table
     from search_spaces.networks import SPACES, find
 
     rows = []
@@ -256,7 +257,7 @@ def spaces(as_json: AsJson = False) -> None:
 @app.command()
 def devices(as_json: AsJson = False) -> None:
     """List the devices."""
-    from cosearch.tables import print_table
+    from cosearch.terminal import print_table
     from search_spaces.accelerators import ACCELERATORS, FAMILIES, find
     from search_spaces.accelerators.published import PublishedSpace
 
@@ -359,7 +360,7 @@ def doctor(
     """Say what is installed, what the machine has, and whether it works."""
     from cosearch.doctor import SELF_CHECKS, examine
     from cosearch.progress import Reporter
-    from cosearch.tables import print_table
+    from cosearch.terminal import print_table
 
     with Reporter(quiet or not self_check).phase("checking", len(SELF_CHECKS)) as phase:
         checks = examine(self_check, lambda name: phase.advance(1, name))

@@ -12,9 +12,10 @@ from cosearch.finalists import Trained
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.hardware.fronts import NetworkCost
 from cosearch.hardware.repricing import sensitivity
+from cosearch.job import Job
 from cosearch.problem import Problem
 from cosearch.progress import Reporter
-from cosearch.results import AT_DEFAULT, CO_SEARCH, CONV_ONLY, Design, bought
+from cosearch.results import AT_DEFAULT, CO_SEARCH, CONV_ONLY, Design, Result, bought
 from cosearch.shortlist import Choice, Designs
 from cosearch.strategies.base import Told
 from cosearch.strategies.objectives import MAXIMISED, undominated
@@ -121,6 +122,24 @@ def on_default(found: Design, problem: Problem, accelerator: Accelerator) -> Des
     costs = {"latency_ms": cost.latency_ms, "energy_mj": cost.energy_mj, **resources}
     pipeline = _pipeline(problem.costs, accelerator, found.arch)
     return replace(moved, costs=costs, pipeline=pipeline, **_mapped(cost.policies, cost))
+
+
+def result_of(
+    job: Job,
+    default: Accelerator | None,
+    found: Mapping[str, Sequence[Told]],
+    chosen: Mapping[str, Choice],
+    trained: Mapping[str, Sequence[Trained]],
+) -> Result:
+    """All that a run found, from the point of view of its search. found, chosen, trained: of each search, by name."""
+    problem = job.problem
+    designs = [design(problem, name, chosen[name], found[name], trained[name]) for name in chosen]
+    if default is not None:
+        designs += [on_default(d, problem, default) for d in designs if d.name in (CONV_ONLY, CO_SEARCH)]
+    lines = (*failures(trained), *notes(problem, found[CO_SEARCH], chosen, designs, job.reporter))
+    table = front_table(found[CO_SEARCH], problem)
+    named = problem.objectives.names, problem.costs_are, problem.config.training
+    return Result(str(job.run.path), table, tuple(designs), lines, *named)
 
 
 def notes(

@@ -20,27 +20,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cosearch.errors import ConfigError, DataError, HardwareError, UnknownNameError, nearest
-from cosearch.hardware.accelerator import Accelerator, over_budget
+from cosearch.errors import ConfigError, DataError, HardwareError, UnknownNameError, nearest, one_line
+from cosearch.expected import ExpectedCosts
+from cosearch.export.documents import read_document
+from cosearch.hardware.accelerator import Accelerator
 from cosearch.hardware.fronts import HardwareFront, NetworkCost, Pipeline
 from cosearch.hardware.limits import CONSTRAINTS, checked_limits
 from cosearch.hardware.parts import file_format
 from cosearch.hardware.published import PublishedCost, PublishedDevice
 from cosearch.hardware.report import NetworkReport, network_report
+from cosearch.hardware.resources import over_budget
 from cosearch.hardware.single import one_accelerator
 from cosearch.hardware.tensor import CostTensor, accelerator_tensor, cost_tensor, network_cost, network_pipeline
 from cosearch.reading import MOST_DIGITS, require_few_columns
 from cosearch.strategies.objectives import Objectives, derive, excess, is_known, split_limit, tightest
-from cosearch.workload import Layer, Workload, count_layers
+from cosearch.workload import Layer, Workload, count_layers, host_bytes
 from search_spaces import accelerators
 from search_spaces.accelerators.published import PublishedSpace
-from search_spaces.decisions import Arch, Decisions, arch_key, parse_arch, split
+from search_spaces.decisions import Arch, Decisions, arch_key, ends, parse_arch, split
 from search_spaces.joint import JointSpace
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cosearch.expected import ExpectedCosts
     from cosearch.hardware.tensor import Build
     from cosearch.progress import Reporter
     from predictors.arch import ArchPredictor
@@ -146,8 +148,6 @@ class AcceleratorCosts(HardwareCosts):
 
     def expected(self, limits: Mapping[str, float] | None = None) -> "ExpectedCosts":
         """What relaxed networks cost, with gradients, under limits beside the constraints."""
-        from cosearch.expected import ExpectedCosts
-
         of_hardware, others = _hardware_limits({**self.constraints, **(limits or {})})
         return ExpectedCosts(self.space, self.tensor, {**of_hardware, **others})
 
@@ -236,8 +236,7 @@ class JointCosts(HardwareCosts):
 
     @cached_property
     def sized(self) -> bool:
-        ends = ({name: options[at] for name, options in self.device.choices.items()} for at in (0, -1))
-        built = (_built(self.device, end) for end in ends)
+        built = (_built(self.device, end) for end in ends(self.device.choices))
         return any(isinstance(made, Accelerator) and made.area_mm2 is not None for made in built)
 
     def free(self) -> "JointCosts":
@@ -303,13 +302,6 @@ def _within(front: NetworkFront, limits: Mapping[str, float]) -> NetworkFront:
     return replace(front, hardware=front.hardware.take(np.flatnonzero(broken < 1e-12)))
 
 
-def host_bytes(workload: Workload) -> float:
-    """Bytes of the network's input and output, which cross the chip's boundary for every image."""
-    first, last = workload.layers[0], workload.layers[-1]
-    height, width = (first.P - 1) * first.stride[0] + 1, (first.Q - 1) * first.stride[1] + 1
-    return first.N * first.C * height * width * first.input_bits / 8 + last.output_bytes
-
-
 @dataclass(frozen=True)
 class PricedNetwork:
     """A network on the accelerator of a device that is best for an objective.
@@ -358,8 +350,6 @@ def device_to_price(device: str, accounting: str = "element") -> Any:
     """
     if Path(device).suffix != ".json" or file_format(device) != "cosearch.accelerator":
         return find_device(device, accounting)
-    from cosearch.export.documents import read_document
-
     accelerator = read_document(Path(device))
     assert isinstance(accelerator, Accelerator)
     if accounting not in ("element", accelerator.accounting):
@@ -646,7 +636,7 @@ def read_table(
     except FileNotFoundError:
         raise DataError(f"no file {str(path)!r}: check the path") from None
     except (OSError, ValueError, MemoryError, OverflowError) as error:
-        raise DataError(f"{path} is not a readable CSV file ({' '.join(str(error).split())})") from error
+        raise DataError(f"{path} is not a readable CSV file ({one_line(error)})") from error
     if not isinstance(table.index, pd.RangeIndex):
         raise DataError(f"{path} has lines with more values than columns: put archs that have commas in quotes")
     table = table.dropna(how="all")

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
+from cosearch.errors import one_line
+
 
 @dataclass(frozen=True)
 class Check:
@@ -140,7 +142,7 @@ def examine(self_check: bool = True, note: Callable[[str], Any] = lambda name: N
         try:
             ok, said = True, check()
         except Exception as error:  # whatever is broken in an installation is what is looked for here
-            ok, said = False, f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
+            ok, said = False, f"{type(error).__name__}: {one_line(error):.200}"
         found.append(Check(name, ok, said, round(time.monotonic() - started, 2)))
         note(name)
     return found

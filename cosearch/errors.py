@@ -64,6 +64,11 @@ def shown(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def one_line(error: object) -> str:
+    """What an error of somebody else's says, on one line."""
+    return " ".join(str(error).split())
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A phrase that names the closest known spelling, or all of them: ``did you mean 'zcu102'?``."""
     names = sorted(known)

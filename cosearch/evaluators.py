@@ -13,6 +13,7 @@ from math import isfinite
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
+from cosearch.config import RunConfig
 from cosearch.errors import CosearchError
 from cosearch.strategies.base import Candidate, Failure
 from search_spaces.decisions import Arch, network_of
@@ -20,6 +21,26 @@ from search_spaces.decisions import Arch, network_of
 Order = Literal["batch", "async"]
 PATIENCE_SECONDS = 10.0
 """How long nothing may come before the evaluator is asked whether anything still can."""
+PARALLEL_PIXELS = 32 * 32
+"""Images from this size on use several threads per operation; for smaller ones the threads wait for each other."""
+
+
+def start_threads(config: RunConfig, pixels: int) -> tuple[int, int]:
+    """Choose how the CPU threads are used. pixels: of one image.
+
+    Returns: how many networks to evaluate at once, and how many threads torch uses for each: 0 where it has no part.
+    """
+    if not config.trains:
+        return 1, 0
+    import torch
+
+    at_once = evaluations_at_once(config.threads, pixels)
+    torch.set_num_threads(config.threads // at_once)
+    return at_once, config.threads // at_once
+
+
+def evaluations_at_once(threads: int, pixels: int) -> int:
+    return 1 if pixels >= PARALLEL_PIXELS else threads
 
 
 @dataclass(frozen=True)

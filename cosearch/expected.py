@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from cosearch.workload import host_bytes
 from search_spaces.decisions import Arch
 
 if TYPE_CHECKING:
@@ -70,8 +71,6 @@ class ExpectedCosts:
         metric -> weight, negative for what is to be large. Limits that are broken add to the sum.
         Returns: 0 and no gradient where no accelerator runs the relaxed network.
         """
-        from cosearch.costs import host_bytes
-
         workload, counts = self._space.workload(arch), self.counts(shares)
         front = self.tensor.hardware_front(counts, workload.live_activation_bytes, host_bytes=host_bytes(workload))
         gradient = {name: np.zeros(len(share)) for name, share in shares.items()}

@@ -105,10 +105,11 @@ def inherit(run: RunDirectory, space: Any, archs: Sequence[Arch]) -> None:
     A folder of the run then holds all that a training needs, whichever process does it.
     Raises: RunError if the supernet is not trained.
     """
-    wanted = {_start_file(arch): arch for arch in archs if run.config.finalist_start == "supernet"}
-    if run.config.distil:
-        wanted[TEACHER] = space.largest()
-    wanted = {name: arch for name, arch in wanted.items() if not (run.path / name).is_file()}
+    wanted = {
+        name: space.largest() if arch is None else arch
+        for name, arch in _inherited_files(run.config, archs).items()
+        if not (run.path / name).is_file()
+    }
     if not wanted:
         return
     from cosearch.supernet.checkpoint import load
@@ -120,6 +121,20 @@ def inherit(run: RunDirectory, space: Any, archs: Sequence[Arch]) -> None:
 
 
 TEACHER = f"{FOLDER}/teacher.safetensors"
+
+
+def _inherited_files(config: RunConfig, archs: Sequence[Arch]) -> dict[str, Arch | None]:
+    """What trainings of some networks take from the supernet: file -> whose weights, None for the largest network's."""
+    files: dict[str, Arch | None] = {TEACHER: None} if config.distil else {}
+    return files | {_start_file(arch): arch for arch in archs if config.finalist_start == "supernet"}
+
+
+def read_inherited(run: RunDirectory, archs: Sequence[Arch]) -> dict[str, bytes]:
+    """The files that `inherit` wrote for some networks, by their names in the run directory.
+
+    Raises: RunError for one that is missing, or larger than any that is read.
+    """
+    return {name: run.tensor_file(name) for name in _inherited_files(run.config, archs)}
 
 
 def _start_file(arch: Arch) -> str:

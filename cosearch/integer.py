@@ -12,7 +12,8 @@ constant joins the offset.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ from torch.nn import functional as F
 
 from cosearch.blueprint import ACCUMULATOR_BITS, ACTIVATION_BITS, Conv, Linear, Norm, Pool, Sum
 from cosearch.data import Split
-from cosearch.errors import CosearchError, RunError
+from cosearch.errors import CosearchError, RunError, one_line
 from cosearch.operators.adder import add_conv2d
 from cosearch.reading import parse_json
 from cosearch.supernet import arithmetic
@@ -430,3 +431,16 @@ def from_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
         return IntegerNetwork(float(structure["input_step"]), steps, reads)
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"the integer network is damaged: {error}") from error
+
+
+@contextmanager
+def trying(network: IntegerNetwork, input_shape: Sequence[int], path: str, mend: str) -> Iterator[None]:
+    """Try a network that was read from a file on an empty image, and then whatever else is to be made of it.
+
+    Raises: RunError naming the file and its mend: steps that do not fit each other fail in any way.
+    """
+    try:
+        network(torch.zeros(1, *input_shape))
+        yield
+    except Exception as error:
+        raise RunError(f"{path} is no network ({one_line(error):.300}): {mend}") from error

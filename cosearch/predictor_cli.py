@@ -49,7 +49,7 @@ def predict(
 ) -> None:
     """Predict what networks cost on a device, with an interval, and whether they are like what was learned from."""
     from cosearch.errors import ConfigError
-    from cosearch.tables import print_table
+    from cosearch.terminal import print_table
     from predictors import shipped
     from search_spaces.decisions import parse_arch
 
@@ -290,7 +290,7 @@ def _open(file: str) -> tuple[Any, dict[str, Any]]:
 
 
 def _report(fitted: "ArchPredictor", target: str) -> None:
-    from cosearch.tables import print_table
+    from cosearch.terminal import print_table
 
     assert fitted.chosen is not None
     if fitted.scores:

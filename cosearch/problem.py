@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,16 +27,18 @@ from cosearch.costs import (
     unmeasured_choices,
 )
 from cosearch.data import Dataset, load_dataset
-from cosearch.errors import ConfigError, InfeasibleError, UnknownNameError
+from cosearch.errors import ConfigError, InfeasibleError, RunError, UnknownNameError
 from cosearch.hardware.pricing import RESIDENCIES
 from cosearch.hardware.tensor import POLICIES, Build
 from cosearch.progress import Reporter
 from cosearch.seeding import numpy_stream
+from cosearch.shortlist import Choice
 from cosearch.strategies import STRATEGIES, Objectives
 from cosearch.strategies.base import cheapest
 from cosearch.strategies.objectives import MAXIMISED, split_limit
 from search_spaces import accelerators, networks
 from search_spaces.accelerators.published import PublishedSpace
+from search_spaces.decisions import Arch, ends
 from search_spaces.joint import joined
 from search_spaces.networks.space import NetworkSpace
 
@@ -94,6 +97,25 @@ class Problem:
             return None
         return self.space.restricted("conv")
 
+    @property
+    def pixels(self) -> int:
+        """Of one image; 0 if nothing is trained."""
+        return math.prod(self.dataset.input_shape[1:]) if self.dataset is not None else 0
+
+    def choice_of(self, arch: Arch, accelerator: str) -> Choice:
+        """A network with the point of its hardware front that is an accelerator, by name.
+
+        Raises: RunError if that is not on it.
+        """
+        if not isinstance(self.costs, HardwareCosts):
+            return arch, 0
+        [front] = self.costs.fronts([arch])
+        names = (self.costs.accelerator(arch, i).name for i in range(len(front)))
+        found = next((i for i, name in enumerate(names) if name == accelerator), None)
+        if found is None:
+            raise RunError(f"{accelerator} is not on the hardware front of its network: was the device changed?")
+        return arch, found
+
 
 def prepare(config: RunConfig, reporter: Reporter, build: "Build | None" = None) -> Problem:
     """Check and load everything that can be wrong. Writes nothing.
@@ -123,7 +145,7 @@ def prepare(config: RunConfig, reporter: Reporter, build: "Build | None" = None)
     if isinstance(costs, JointCosts):
         _require_separable(config, device_name)
     _require_budget_to_follow(config)
-    costs.fronts([{name: options[-1] for name, options in space.choices.items()}])  # an unknown metric shows here
+    costs.fronts([ends(space.choices)[1]])  # an unknown metric shows here
     if isinstance(costs, JointCosts):
         _require_some_pair(space, costs, config.seed)
     else:
@@ -287,7 +309,7 @@ def _published(
     if objectives.names == Objectives().names:
         objectives = replace(objectives, names=("accuracy", *device.device.metrics))
     costs = PublishedCosts(space, device.device, objectives, config.constraints)
-    workload = space.workload({name: options[-1] for name, options in space.choices.items()})
+    workload = space.workload(ends(space.choices)[1])
     share = device.device.cost(workload).unpriced_share(workload)
     reporter.say(f"Device {device.name}: costs are by the rules of a published table ({device.device.source}).")
     reporter.say(f"There is no accelerator to search. The table leaves {share:.1%} of the operations uncharged.")

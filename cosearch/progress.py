@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cosearch.errors import shown
+from cosearch.terminal import console
 
 
 class Phase:
@@ -23,8 +24,6 @@ class Reporter:
     """Rich progress and text on standard error, so that results can be piped; silent if `quiet`."""
 
     def __init__(self, quiet: bool = False) -> None:
-        from cosearch.tables import console
-
         self.console = console(stderr=True)
         self.quiet = quiet
 

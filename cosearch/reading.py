@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from cosearch.errors import DataError
+from cosearch.errors import DataError, one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,7 +104,7 @@ def parse_yaml(text: str) -> Any:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         if "nesting depth" in str(error):  # libyaml's own limit, a thousand
             raise DataError(f"is nested deeper than {MOST_DEPTH} levels") from None
-        raise DataError(f"is not valid YAML ({' '.join(str(error).split())})") from None
+        raise DataError(f"is not valid YAML ({one_line(error)})") from None
     if _written_out(data, {}) > MOST_BYTES:
         raise DataError(f"stands for more than {MOST_BYTES:,} characters once its aliases are written out")
     return data
@@ -174,6 +174,8 @@ def require_short_lines(path: Path, most_bytes: int) -> None:
     size, line = path.stat().st_size, 0
     if size > most_bytes:
         raise DataError(f"has {size / 2**30:.1f} GiB, at most {most_bytes / 2**30:g} are read")
+    if size <= MOST_BYTES:  # no line of it is longer, and it is read once only
+        return
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             last = block.rfind(b"\n")
@@ -195,7 +197,7 @@ def npy_header(file: IO[bytes]) -> "tuple[tuple[int, ...], bool, np.dtype[Any]]"
         return read(file, max_header_size=MOST_NPY_HEADER)
     except Exception as error:
         # the header is read as Python's own text, which can go wrong in any way
-        said = " ".join(f"{type(error).__name__}: {error}".split())
+        said = one_line(f"{type(error).__name__}: {error}")
         raise DataError(f"is not a .npy file ({said:.300})") from error
 
 

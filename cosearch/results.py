@@ -155,9 +155,34 @@ class Result:
         }
 
     def _repr_html_(self) -> str:
-        from cosearch.tables import html_result
+        from cosearch.words import html_result
 
         return html_result(self)
+
+
+def write_result(run: "RunDirectory", result: Result, device: str, data: str | None, data_hash: str | None) -> None:
+    """front.csv and, last, result.json: a run with it is finished.
+
+    device, data: by name; data, data_hash: None if none was read.
+    Raises: RunError.
+    """
+    front = result.front.to_csv(index=False)
+    run.write("front.csv", front)
+    run.write_json(
+        "result.json",
+        {
+            "format": "cosearch.result",
+            "version": 1,
+            "device": device,
+            "data": data,
+            "data_hash": data_hash,
+            "objectives": list(result.objectives),
+            "costs_are": result.costs_are,
+            "front_sha256": sha256(front.encode()).hexdigest(),
+            "designs": [d.to_json() for d in result.designs],
+            "notes": list(result.notes),
+        },
+    )
 
 
 def read_outcome(run: "RunDirectory") -> dict[str, Any]:
@@ -198,8 +223,11 @@ def read_result(run: "RunDirectory") -> Result:
 
     Raises: RunError if it is not finished, or a file is damaged.
     """
+    return as_result(run, read_outcome(run))
 
-    data = read_outcome(run)
+
+def as_result(run: "RunDirectory", data: Mapping[str, Any]) -> Result:
+    """What `read_outcome` gives, with the front. Raises: RunError if front.csv is damaged, or of another result."""
     try:
         front = _read_front(run.path / "front.csv", data.get("front_sha256"), data["objectives"])
         designs = tuple(Design.from_json(design) for design in data["designs"])

@@ -23,6 +23,7 @@ from cosearch.errors import ConfigError, CosearchError, DataError, RunError, com
 from cosearch.reading import MOST_BYTES, parse_json, read, require_short_lines, require_tensor_size
 from cosearch.strategies.base import Candidate, Failure
 from cosearch.strategies.objectives import Objectives
+from cosearch.version import __version__
 from cosearch.writing import PARTIAL, write_atomic, write_within, writing
 from search_spaces.decisions import Arch, Decisions
 
@@ -43,8 +44,6 @@ SQLITE = b"SQLite format 3"
 def versions() -> dict[str, str]:
     """Of Python and of what decides a run's figures."""
     from importlib.metadata import version
-
-    from cosearch import __version__
 
     packages = ("torch", "numpy", "numba", "optuna", "moocore", "scikit-learn", "pandas")
     own = {"python": platform.python_version(), "cosearch": __version__}
@@ -265,6 +264,17 @@ class RunDirectory:
     def save_tensors(self, name: str, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str]) -> None:
         self.write(name, tensor_bytes(tensors, metadata))
 
+    def tensor_file(self, name: str) -> bytes:
+        """A tensor file as it is. Raises: RunError if it is missing, or larger than any that is read."""
+        path = self.path / name
+        try:
+            require_tensor_size(path)
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise RunError(f"{path} is missing: {self.resume_command}") from None
+        except (OSError, DataError) as error:
+            raise RunError(f"{path} is damaged ({error}): remove it and run: {self.resume_command}") from None
+
     def load_tensors(self, name: str) -> tuple[dict[str, "Tensor"], dict[str, str]] | None:
         """Tensors and metadata, or None if the file is not there.
 
@@ -299,6 +309,18 @@ def read_inputs(run: RunDirectory) -> dict[str, str] | None:
             f"{run.path / INPUTS} is damaged (expected a hash by each name): remove it and run: {run.resume_command}"
         )
     return data
+
+
+def require_same_inputs(run: RunDirectory, found: Mapping[str, str]) -> None:
+    """Raises: RunError naming what has changed since the run was started. found: hashes, by name."""
+    known = read_inputs(run)
+    if known is None:
+        return
+    changed = sorted(name for name in known.keys() | found.keys() if known.get(name) != found.get(name))
+    if changed:
+        raise RunError(
+            f"{run.path}: {', '.join(changed)} changed since this run was started: put it back, or start a new run"
+        )
 
 
 def read_log(path: Path) -> tuple[dict[str, Any], ...]:

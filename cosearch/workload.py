@@ -327,3 +327,10 @@ def distinct_layers(workloads: Iterable[Workload]) -> tuple[Layer, ...]:
         for layer in workload.layers:
             first.setdefault(layer.shape_key, layer)
     return tuple(first.values())
+
+
+def host_bytes(workload: Workload) -> float:
+    """Bytes of the network's input and output, which cross the chip's boundary for every image."""
+    first, last = workload.layers[0], workload.layers[-1]
+    height, width = (first.P - 1) * first.stride[0] + 1, (first.Q - 1) * first.stride[1] + 1
+    return first.N * first.C * height * width * first.input_bits / 8 + last.output_bytes

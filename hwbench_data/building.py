@@ -51,7 +51,7 @@ def _workers(ray: str | None) -> AbstractContextManager[Workers | None]:
     if ray is None:
         return nullcontext()
     from cosearch.config import RunConfig
-    from cosearch.distributed.cluster import connected
+    from cosearch.distributed.connection import connected
 
     return connected(RunConfig.make({"ray": ray}))
 

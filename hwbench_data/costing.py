@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from cosearch.errors import InfeasibleError
-from cosearch.workload import Layer, Workload
+from cosearch.workload import Layer, Workload, host_bytes
 from hwbench_data.store import Floats, Ints
 
 if TYPE_CHECKING:
@@ -61,8 +61,6 @@ def demands_of(
 
     example: network -> workload, asked once per demand for the bytes of its input and output.
     """
-    from cosearch.costs import host_bytes
-
     keys = np.column_stack([counts, live_bytes.astype(np.int64)])
     _, first, of = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     crossing = np.array([host_bytes(example(int(i))) for i in first])
@@ -114,7 +112,7 @@ BLOCKS = 16
 
 
 class Workers(Protocol):
-    """Who prices, if not this process: `cosearch.distributed.cluster.Cluster`."""
+    """Who prices, if not this process: `cosearch.distributed.workers.Workers`."""
 
     def price(
         self,

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cosearch import registry
-from cosearch.errors import ConfigError, CosearchError, DataError, UnknownNameError, nearest
+from cosearch.errors import ConfigError, CosearchError, DataError, UnknownNameError, nearest, one_line
 from cosearch.reading import npy_header, parse_json, parse_yaml, read, require_few_columns
 from cosearch.unpickling import load_plain
 from hwbench_data.footer import LARGEST_CELLS, LARGEST_UNPACKED, read_groups, require_small, text_bytes, unpacked
@@ -365,7 +365,7 @@ def _columns_of(path: Path, mapping: ColumnMap) -> tuple[Content, ColumnMap]:
         raise
     except Exception as error:
         # a damaged Parquet file can raise almost anything
-        said = " ".join(f"{type(error).__name__}: {error}".split())
+        said = one_line(f"{type(error).__name__}: {error}")
         raise DataError(f"{path} is not a readable {path.suffix} file ({said:.300})") from error
     if not len(table):
         raise DataError(f"{path} holds no rows")

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from cosearch.errors import DataError
+from cosearch.errors import DataError, one_line
 from cosearch.reading import parse_json, read
 from cosearch.writing import replacing, write_atomic
 from hwbench_data.footer import (
@@ -191,7 +191,7 @@ class Store:
             return _opened(self.folder / _TABLE)
         except Exception as error:
             # a damaged Parquet file can raise almost anything
-            said = " ".join(str(error).split())
+            said = one_line(error)
             raise DataError(f"{self.folder / _TABLE} is not a readable Parquet file ({said:.300})") from error
 
     @cached_property
@@ -234,7 +234,7 @@ class Store:
         return groups
 
     def _damaged(self, error: Exception) -> DataError:
-        said = " ".join(f"{type(error).__name__}: {error}".split())
+        said = one_line(f"{type(error).__name__}: {error}")
         return DataError(f"{self.folder / _TABLE} is damaged ({said:.300}): reinstall or rebuild it")
 
     def column(self, key: Key, size: int) -> Column | None:
@@ -292,7 +292,7 @@ class Store:
                 require_small(0, text_bytes(listed), LARGEST_CELLS, LARGEST_UNPACKED)
             labels = list(listed.to_pylist())
         except Exception as error:
-            said = " ".join(f"{type(error).__name__}: {error}".split())
+            said = one_line(f"{type(error).__name__}: {error}")
             raise DataError(f"{path} is not a readable list of networks ({said:.300})") from error
         strange = next((label for label in labels if not isinstance(label, str)), "")
         if strange != "":

@@ -73,6 +73,12 @@ def parse_arch(text: str, space: "Decisions") -> Arch:
     return dict(arch)
 
 
+def ends(choices: Choices) -> tuple[Arch, Arch]:
+    """The first choice of every decision, and the last."""
+    first, last = ({name: options[at] for name, options in choices.items()} for at in (0, -1))
+    return first, last
+
+
 @dataclass(frozen=True)
 class Decisions:
     """Sampling, neighbourhood and encoding over `choices`; network spaces inherit these.

@@ -24,7 +24,7 @@ from cosearch.models.onnx_file import read_report
 from cosearch.problem import fingerprint, prepare
 from cosearch.progress import Reporter
 from cosearch.results import CO_SEARCH, Result
-from cosearch.runs import RunDirectory, TrialLog
+from cosearch.runs import RunDirectory, TrialLog, require_same_inputs
 from cosearch.workload import Workload
 from search_spaces import accelerators
 from search_spaces.decisions import parse_arch
@@ -284,7 +284,6 @@ def _sign_predictor(path: Path) -> None:
 
 
 def _of_runs(run: Path, folder: Path) -> dict[str, Target]:
-    from cosearch.engine import _require_same_inputs
     from cosearch.export.design import TRAINED, _trained
     from cosearch.finalists import Training, load_trained
     from cosearch.report.facts import read_facts
@@ -342,7 +341,7 @@ def _of_runs(run: Path, folder: Path) -> dict[str, Target]:
         """As far as checks go."""
         there = RunDirectory.open(path)
         there.require_journal()
-        _require_same_inputs(there, fingerprint(prepare(there.config, Reporter(quiet=True))))
+        require_same_inputs(there, fingerprint(prepare(there.config, Reporter(quiet=True))))
 
     def replayed(path: Path) -> None:
         log = TrialLog(RunDirectory.open(path), CO_SEARCH, problem.space, problem.objectives)
@@ -350,7 +349,7 @@ def _of_runs(run: Path, folder: Path) -> dict[str, Target]:
         log.replay(strategy, recall=problem.costs.recall)
 
     def same_inputs(path: Path) -> None:
-        _require_same_inputs(RunDirectory.open(path), inputs)
+        require_same_inputs(RunDirectory.open(path), inputs)
 
     def designed(path: Path) -> None:
         cosearch.load(path / "best").cost()

@@ -224,9 +224,9 @@ def require_same(run: Path, reference: Path) -> None:
 
 def main() -> None:
     """`cosearch` with a checkpoint after every epoch of a supernet, so that short trainings are resumed midway too."""
-    from cosearch import cli, engine
+    from cosearch import cli, source
 
-    engine.CHECKPOINT_SECONDS = 0.0
+    source.CHECKPOINT_SECONDS = 0.0
     cli.main()
 
 

@@ -284,7 +284,8 @@ def test_each_package_imports_first_in_a_fresh_interpreter(package):
 def test_lazy_names_of_the_package():
     import cosearch
 
-    assert cosearch.run.__module__ == cosearch.load.__module__ == cosearch.resume.__module__ == "cosearch.engine"
+    assert cosearch.run.__module__ == cosearch.resume.__module__ == "cosearch.engine"
+    assert cosearch.load.__module__ == cosearch.load_network.__module__ == "cosearch.loading"
     with pytest.raises(AttributeError, match="no attribute 'walk'"):
         _ = cosearch.walk
 

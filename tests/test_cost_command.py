@@ -6,12 +6,12 @@ import sys
 import pytest
 
 from cosearch.cli import main
-from cosearch.costs import find_device, host_bytes, price_workload, published_cost
+from cosearch.costs import find_device, price_workload, published_cost
 from cosearch.errors import ConfigError
 from cosearch.hardware.parts import DATA
-from cosearch.tables import gap_words, policy_words
 from cosearch.tracing import read_report
-from cosearch.workload import Layer, Workload
+from cosearch.words import gap_words, policy_words
+from cosearch.workload import Layer, Workload, host_bytes
 from search_spaces.accelerators import find
 
 NETWORK = Workload(

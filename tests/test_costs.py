@@ -3,12 +3,13 @@ import json
 import numpy as np
 import pytest
 
-from cosearch.costs import AcceleratorCosts, JointCosts, MeasuredCosts, Measurements, host_bytes, read_table
+from cosearch.costs import AcceleratorCosts, JointCosts, MeasuredCosts, Measurements, read_table
 from cosearch.errors import ConfigError, DataError, InfeasibleError
 from cosearch.hardware.tensor import cost_tensor, network_cost
 from cosearch.strategies import Objectives, make
 from cosearch.strategies.base import cheapest
 from cosearch.testing import check_device
+from cosearch.workload import host_bytes
 from search_spaces.accelerators import fpga
 from search_spaces.decisions import split
 from search_spaces.joint import joined

@@ -20,12 +20,12 @@ import yaml
 from safetensors.torch import save
 
 import cosearch
+from cosearch import finalists
 from cosearch.config import RunConfig
 from cosearch.errors import DataError, RunError
 from cosearch.export.schema import FOLDER
 from cosearch.finalists import Training, load_trained, train_all
 from cosearch.report.facts import read_facts
-from cosearch.report.kept import read_details
 from cosearch.report.page import run_page
 from cosearch.runs import METADATA, RunDirectory
 from cosearch.writing import write_atomic, write_within
@@ -164,14 +164,14 @@ def test_data_that_vanishes_under_a_running_search_ends_in_one_line(options, tmp
 
     data = tmp_path / "mine.npz"
     shutil.copy(options["data"], data)
-    searches = engine._searches
+    searches = engine.searches
 
     def and_then_gone(*arguments):
         found = searches(*arguments)
         data.unlink()
         return found
 
-    monkeypatch.setattr(engine, "_searches", and_then_gone)
+    monkeypatch.setattr(engine, "searches", and_then_gone)
     with pytest.raises(cosearch.CosearchError, match=r"mine\.npz") as caught:
         cosearch.run(**{**options, "data": str(data)}, quiet=True, out=tmp_path / "run")
     assert "\n" not in str(caught.value)
@@ -445,6 +445,23 @@ def test_lines_without_end_are_refused(copy, name, size, words):
     assert (copy / name).stat().st_size == size
 
 
+def test_weights_without_end_are_not_sent_to_workers(tmp_path):
+    run = RunDirectory.create(tmp_path / "run", RunConfig(distil=True, finalist_start="supernet"))
+    archs = [{"layer1": "skip"}, {"layer1": "conv"}]
+    with pytest.raises(RunError, match=r"teacher\.safetensors is missing: cosearch resume"):
+        finalists.read_inherited(run, archs)
+    for training in (Training(arch, 0, 1) for arch in archs):
+        run.write(training.name.replace("-seed0", "-start.safetensors"), training.name)
+    run.write(finalists.TEACHER, "largest")
+    run.write("finalists/trained.safetensors", "a result is nobody's start")
+    found = finalists.read_inherited(run, archs)
+    assert [content.decode()[:10] for content in found.values()] == ["largest", "finalists/", "finalists/"]
+    assert all((run.path / name).read_bytes() == content for name, content in found.items())
+    os.truncate(run.path / finalists.TEACHER, 1 << 40)
+    with pytest.raises(RunError, match=r"teacher\.safetensors is damaged \(has 1024\.0 GiB, at most 4"):
+        finalists.read_inherited(run, archs)
+
+
 def test_a_pipe_among_the_files_of_a_run_is_refused(copy):
     """Who reads one waits for ever."""
     (copy / "log.jsonl").unlink()
@@ -479,9 +496,9 @@ def test_a_pipe_among_the_files_of_a_run_is_refused(copy):
 def test_damaged_details_of_a_report_are_as_none(copy, change):
     """They are found out again, and then the page is as before."""
     whole = json.loads((copy / "report.json").read_text())
-    assert read_details(RunDirectory.open(copy)) == whole
+    assert read_facts(copy).details == whole
     edited(copy / "report.json", change)
-    assert read_details(RunDirectory.open(copy)) is None
+    assert read_facts(copy).details is None
     page = run_page(read_facts(copy))
     assert "it has not been worked out yet" in page
     cosearch.write_report(copy, quiet=True)

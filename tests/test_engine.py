@@ -18,22 +18,25 @@ import pytest
 
 import cosearch
 import cosearch.engine
-from cosearch import evaluators, finalists
+from cosearch import evaluators, finalists, selection, source
 from cosearch.cli import main
 from cosearch.config import RunConfig
-from cosearch.costs import JointCosts, host_bytes
+from cosearch.costs import JointCosts
 from cosearch.data import load_dataset
 from cosearch.errors import ConfigError, CosearchError, RunError, StoppedError
+from cosearch.export import writing as export_writing
 from cosearch.export.schema import FOLDER
 from cosearch.hardware import Accelerator
 from cosearch.hardware.tensor import accelerator_tensor
-from cosearch.problem import can_be_tabulated
+from cosearch.loading import load_network, load_run
+from cosearch.problem import can_be_tabulated, prepare
+from cosearch.progress import Reporter
 from cosearch.results import Result
 from cosearch.runs import RunDirectory, TrialLog, read_log, study_storage
 from cosearch.strategies import Objectives
 from cosearch.strategies.base import TURNS
-from cosearch.tables import result_tables
-from cosearch.workload import Workload
+from cosearch.words import result_tables
+from cosearch.workload import Workload, host_bytes
 from search_spaces.accelerators import asic
 from search_spaces.decisions import arch_key, network_key, split
 from search_spaces.joint import joined
@@ -98,7 +101,7 @@ def train_here(run, trainings, workers, on_epochs) -> None:
 @pytest.fixture
 def table_run(options, accuracy_table, tmp_path, monkeypatch) -> dict:
     """Options of a run that trains nothing but the finalists, and those in this process."""
-    monkeypatch.setattr(cosearch.engine, "train_all", train_here)
+    monkeypatch.setattr(selection, "train_all", train_here)
     return {
         **options, "accuracy": "table", "accuracy_table": accuracy_table, "finalist_epochs": 1, "finalist_seeds": 1,
         "baselines": False, "trials": 10, "out": tmp_path / "run",
@@ -107,6 +110,20 @@ def table_run(options, accuracy_table, tmp_path, monkeypatch) -> dict:
 
 def study(path: Path | str, name: str = "co-search") -> optuna.Study:
     return optuna.load_study(study_name=name, storage=study_storage(path))
+
+
+@pytest.mark.parametrize(
+    ("few", "said"),
+    [
+        (True, "supernet 1 epoch (uniform), 1 search of 1 evaluation, 1 finalist x 1 training of 1 epoch."),
+        (False, "supernet 2 epochs (uniform), 3 searches of 100 evaluations, 3 finalists x 2 trainings of 4 epochs."),
+    ],
+)
+def test_the_plan_says_how_much_will_be_done(options, few, said):
+    small = {"baselines": False, "trials": 1, "supernet_epochs": 1, "finalist_epochs": 1, "finalist_seeds": 1}
+    large = {"trials": 120, "supernet_epochs": 2, "finalist_epochs": 4, "finalist_seeds": 2, "baselines": True}
+    problem = prepare(RunConfig.make({**options, **(small if few else large)}), Reporter(quiet=True))
+    assert cosearch.engine._plan(problem).endswith(f" on ecp5-25f. Budget: {said}")
 
 
 # -- what a run leaves behind --
@@ -468,7 +485,7 @@ def test_a_measured_device_has_no_accelerator(table_run, accuracy_table, tmp_pat
     assert command(monkeypatch, "show", str(table_run["out"]), "--json") == 0
     shown = json.loads(capsys.readouterr().out)
     assert tuple(shown["designs"][0]["cost_intervals"]["latency_ms"]) == result.finalist.cost_intervals["latency_ms"]
-    assert cosearch.engine.load_run(table_run["out"]).designs == result.designs
+    assert load_run(table_run["out"]).designs == result.designs
     cosearch.resume(table_run["out"], trials=12, quiet=True)
 
 
@@ -985,7 +1002,6 @@ def test_a_template_of_too_many_accelerators_is_searched_jointly():
 
 def test_a_bundled_table_gives_accuracies_without_training(tmp_path, monkeypatch, capsys):
     import hwbench_data
-    from cosearch.engine import load_network
     from hwbench_data.analog import installed
     from search_spaces.networks import nasbench201
 
@@ -1067,7 +1083,7 @@ def test_any_trial_exports_and_is_trained_if_need_be(finished, tmp_path, monkeyp
 
 @pytest.mark.parametrize("start", ["scratch", "supernet"])
 def test_finalists_take_from_the_supernet_what_is_asked(options, tmp_path, monkeypatch, start):
-    monkeypatch.setattr(cosearch.engine, "train_all", train_here)
+    monkeypatch.setattr(selection, "train_all", train_here)
     small = {"trials": 6, "finalist_epochs": 1, "finalist_seeds": 1, "out": tmp_path / "run"}
     asked = {"finalist_start": start, "distil": start == "supernet", "finalist_simulated_epochs": 1}
     result = cosearch.run(**{**options, **asked, **small})
@@ -1088,7 +1104,7 @@ def test_finalists_take_from_the_supernet_what_is_asked(options, tmp_path, monke
 
 
 def test_candidates_for_the_finalist_compete_in_short_trainings(options, tmp_path, monkeypatch):
-    monkeypatch.setattr(cosearch.engine, "train_all", train_here)
+    monkeypatch.setattr(selection, "train_all", train_here)
     small = {"trials": 12, "finalist_epochs": 6, "finalist_candidates": 3, "finalist_seeds": 1, "baselines": False}
     result = cosearch.run(**{**options, **small, "out": tmp_path / "run"})
     done = [json.loads(path.read_text()) for path in (tmp_path / "run/finalists").glob("*.json")]
@@ -1162,7 +1178,7 @@ def test_other_tools_files_are_written_on_request(finished, tmp_path, monkeypatc
 )
 def test_exports_that_cannot_be(finished, tmp_path, monkeypatch, capsys, arguments, words):
     """Nothing is priced to find it out."""
-    monkeypatch.setattr(cosearch.engine, "prepare", lambda *_: pytest.fail("it was prepared"))
+    monkeypatch.setattr(export_writing, "prepare", lambda *_: pytest.fail("it was prepared"))
     out = tmp_path / "out"
     assert command(monkeypatch, "export", finished.path, "--to", str(out), *arguments) == 2
     assert words in capsys.readouterr().err
@@ -1176,7 +1192,7 @@ def test_an_export_overwrites_no_other_design(finished, tmp_path, monkeypatch, c
     cosearch.export_design(finished.path, out, what=designs)
     before = contents(out)
     cosearch.export_design(finished.path, out, what=designs)
-    monkeypatch.setattr(cosearch.engine, "prepare", lambda *_: pytest.fail("it was prepared"))
+    monkeypatch.setattr(export_writing, "prepare", lambda *_: pytest.fail("it was prepared"))
     for to, words in (
         (out, "holds another design (network.json is of another network)"),
         (Path(finished.path) / "best", "is inside of a run directory"),
@@ -1224,7 +1240,7 @@ def test_the_main_job_twice_leaves_the_same_bytes(tmp_path):
 
 def test_another_thread_count_begins_the_same(options, tmp_path, monkeypatch):
     """Sums in another order: images large enough that torch shares an operation among its threads."""
-    monkeypatch.setattr(cosearch.engine, "train_all", train_here)
+    monkeypatch.setattr(selection, "train_all", train_here)
     few = np.load(options["data"])
     np.savez(tmp_path / "large.npz", x=few["x"].repeat(4, axis=1).repeat(4, axis=2), y=few["y"])
     small = {"trials": 8, "supernet_epochs": 2, "finalist_epochs": 1, "finalist_seeds": 1, "baselines": False}
@@ -1244,7 +1260,7 @@ def test_labels_at_random_score_at_chance_and_true_ones_do_not(options, tmp_path
     same run with the true labels shows that there was something to know."""
     from scipy.stats import binom
 
-    monkeypatch.setattr(cosearch.engine, "train_all", train_here)
+    monkeypatch.setattr(selection, "train_all", train_here)
     few = np.load(options["data"])
     labels = {"true": few["y"], "random": np.random.default_rng(0).permutation(few["y"])}
     small = {"trials": 8, "finalist_epochs": 30, "finalist_seeds": 3, "baselines": False}
@@ -1269,7 +1285,7 @@ def test_labels_at_random_score_at_chance_and_true_ones_do_not(options, tmp_path
 
 def test_the_test_images_decide_nothing_and_are_opened_last(options, tmp_path, monkeypatch):
     """Other test images, wrongly labelled: every choice, score and weight before the end is the same, byte for byte."""
-    monkeypatch.setattr(cosearch.engine, "train_all", train_here)
+    monkeypatch.setattr(selection, "train_all", train_here)
     few = np.load(options["data"])
     x, y = few["x"], few["y"]
     tests = {"true": (x[330:], y[330:]), "false": (1 - x[330:], (y[330:] + 1) % 10)}
@@ -1325,7 +1341,7 @@ def test_a_supernet_that_diverges_begins_again_slower_and_the_run_goes_on(option
         return replace(recipe, settings=replace(recipe.settings, learning_rate=rates[-1]))
 
     monkeypatch.setattr(recipes, "of_run", too_fast)
-    monkeypatch.setattr(cosearch.engine, "train_all", train_here)
+    monkeypatch.setattr(selection, "train_all", train_here)
     small = {"trials": 6, "finalist_epochs": 1, "finalist_seeds": 1, "baselines": False}
     result = cosearch.run(**{**options, **small, "out": tmp_path / "run"})
     log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
@@ -1355,7 +1371,7 @@ def test_a_supernet_that_always_diverges_stops_and_its_last_good_checkpoint_is_k
         return replace(recipe, step=step, rate=rate)
 
     monkeypatch.setattr(recipes, "of_run", spoilt)
-    monkeypatch.setattr(cosearch.engine, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(source, "CHECKPOINT_SECONDS", 0.0)
     out = tmp_path / "run"
     with pytest.raises(CosearchError) as caught:
         cosearch.run(**{**options, "supernet_epochs": 3, "out": out})
@@ -1383,7 +1399,7 @@ def test_a_finalist_that_diverges_is_said_and_the_others_count(options, tmp_path
         trained(network, split, replace(recipe, learning_rate=rate), seed, *rest)
 
     monkeypatch.setattr(training, "train_network", too_fast)
-    monkeypatch.setattr(cosearch.engine, "train_all", train_here)
+    monkeypatch.setattr(selection, "train_all", train_here)
     small = {"trials": 6, "finalist_epochs": 2, "finalist_seeds": 3, "baselines": False}
     result = cosearch.run(**{**options, **small, "out": tmp_path / "run"})
     assert len(result.finalist.integer_accuracies) == 2

@@ -62,7 +62,7 @@ class Shuffled:
 
 
 def search(log: TrialLog, evaluator: Shuffled, order: Any, trials: int, die_after: int = 10**9) -> list[Candidate]:
-    """The loop of `cosearch.engine` on a toy; it ends without a word after so many results."""
+    """The loop of `cosearch.search` on a toy; it ends without a word after so many results."""
     strategy: Any = make("evolutionary", SPACE, COSTS, OBJECTIVES, 3, batch=1 if order == "async" else 4)
     pending = Pending(evaluator, order, 4)
     resumed = log.replay(strategy)

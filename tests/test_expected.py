@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cosearch.costs import AcceleratorCosts, host_bytes
+from cosearch.costs import AcceleratorCosts
 from cosearch.expected import ExpectedCosts, layer_costs
 from cosearch.hardware.pricing import RESIDENCIES
 from cosearch.hardware.sweep import grid
@@ -16,6 +16,7 @@ from cosearch.hardware.tensor import cost_tensor
 from cosearch.strategies import Objectives
 from cosearch.strategies.differentiable import Descent, most_probable
 from cosearch.strategies.shares import softmax
+from cosearch.workload import host_bytes
 from search_spaces.accelerators import fpga
 from search_spaces.networks import lowrank
 from tests import tiny_space

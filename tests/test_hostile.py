@@ -31,10 +31,10 @@ from cosearch import unpickling
 from cosearch.config import read_yaml
 from cosearch.costs import read_table
 from cosearch.data import load_dataset
-from cosearch.engine import load_run
 from cosearch.errors import CosearchError, DataError
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.hardware.parts import load_device
+from cosearch.loading import load_run
 from cosearch.models.onnx_file import read_report
 from cosearch.reading import parse_json, parse_yaml, require_few_columns
 from cosearch.unpickling import load_plain

@@ -6,7 +6,8 @@ import optuna
 import pytest
 
 from cosearch.config import RunConfig
-from cosearch.errors import RunError
+from cosearch.errors import DataError, RunError
+from cosearch.reading import require_short_lines
 from cosearch.report.trials import read_trials
 from cosearch.runs import RunDirectory, TrialLog, study_storage
 from cosearch.strategies import Candidate, Failure, Objectives, make
@@ -119,3 +120,11 @@ def test_a_report_reads_no_damaged_trial(run, change):
     with pytest.raises(RunError, match=r"study\.db is damaged") as caught:
         read_trials(run.path, OBJECTIVES.names)
     assert "\n" not in str(caught.value)
+
+
+def test_files_too_short_for_a_long_line_are_not_read_for_it(tmp_path, monkeypatch):
+    (tmp_path / "log.jsonl").write_text("{}\n")
+    monkeypatch.setattr(type(tmp_path), "open", lambda *_: pytest.fail("it was read"))
+    require_short_lines(tmp_path / "log.jsonl", 1 << 30)
+    with pytest.raises(DataError, match=r"has 0\.0 GiB, at most"):
+        require_short_lines(tmp_path / "log.jsonl", 2)

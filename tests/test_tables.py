@@ -9,7 +9,8 @@ import pytest
 from cosearch.costs import device_to_price, price_workload
 from cosearch.errors import CosearchError, shown
 from cosearch.progress import Reporter
-from cosearch.tables import console, print_layers, print_table
+from cosearch.tables import print_layers
+from cosearch.terminal import console, print_table
 from cosearch.workload import Workload
 
 NASTY = ("[/red]", "[bold]a", "\x1b[31mred", "\x1b]0;title\x07", "a\x08b", "\u202egnp", "\udce9", ":bomb:", "tab\there")

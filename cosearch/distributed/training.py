@@ -16,7 +16,7 @@ from cosearch.distributed.cluster import Cluster, Share
 from cosearch.distributed.trials import Report, Trials
 from cosearch.errors import CosearchError
 from cosearch.evaluators import PATIENCE_SECONDS
-from cosearch.finalists import FOLDER, Trained, Training, load_trained, require_same_data, train
+from cosearch.finalists import Trained, Training, load_trained, read_inherited, require_same_data, train
 from cosearch.problem import load_data_and_space
 from cosearch.reading import parse_json
 from cosearch.runs import LOG, RunDirectory
@@ -43,7 +43,7 @@ def train_all(
     open_trainings = [t for t in trainings if load_trained(run, t) is None]
     if not open_trainings:
         return
-    share, stored = _share(cluster, run), _stored(cluster, run, {})
+    share, stored = _share(cluster, run), _stored(cluster, run, open_trainings, {})
     epochs: list[int] = []
     with Trials(cluster, share, _train, stored, 1, epochs.append) as trials:
         pending = {trials.submit_job(training) for training in _longest_first(open_trainings)}
@@ -67,7 +67,7 @@ def halve(
     """
     found = {training.name: load_trained(run, training) for training in trainings}
     known = {name: trained.integer_accuracy for name, trained in found.items() if trained is not None}
-    stored = _stored(cluster, run, known)
+    stored = _stored(cluster, run, trainings, known)
     epochs: list[int] = []
     values: queue.SimpleQueue[Files] = queue.SimpleQueue()
 
@@ -88,10 +88,10 @@ def _share(cluster: Cluster, run: RunDirectory) -> Share:
     return Share(run.config.ray_cpus or 1.0, cluster.share.gpus)
 
 
-def _stored(cluster: Cluster, run: RunDirectory, scores: dict[str, float]) -> Any:
+def _stored(cluster: Cluster, run: RunDirectory, trainings: Sequence[Training], scores: dict[str, float]) -> Any:
     """What all trainings share. scores: that are known, by the name of the training."""
     config = run.config.model_copy(update={"torch_device": cluster.share.device})
-    inherited = {str(f.relative_to(run.path)): f.read_bytes() for f in (run.path / FOLDER).glob("*.safetensors")}
+    inherited = read_inherited(run, [training.arch for training in trainings])
     dataset, space = load_data_and_space(config)
     require_same_data(run, dataset)
     return cluster.store((config, dataset, space, inherited, scores))

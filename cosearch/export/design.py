@@ -16,7 +16,7 @@ import numpy as np
 
 from cosearch.blueprint import Blueprint
 from cosearch.costs import HardwareCosts, NetworkFront
-from cosearch.errors import ConfigError, CosearchError, RunError, nearest
+from cosearch.errors import ConfigError, RunError, nearest
 from cosearch.export.network import NetworkDescription
 from cosearch.export.network_mapping import NetworkMapping
 from cosearch.finalists import Training
@@ -193,10 +193,8 @@ _DOCUMENTS: dict[str, Callable[[Problem, Choice], Any]] = {
 
 
 def _trained(run: RunDirectory, blueprint: Blueprint, training: Training, what: Sequence[str]) -> dict[str, bytes]:
-    import torch
-
     from cosearch.export.onnx_model import float_model, integer_model
-    from cosearch.integer import from_tensors
+    from cosearch.integer import from_tensors, trying
 
     weights, integers = (_tensors(run, f"{training.name}{kind}.safetensors") for kind in ("", ".integer"))
     contents: dict[str, bytes] = {}
@@ -206,17 +204,10 @@ def _trained(run: RunDirectory, blueprint: Blueprint, training: Training, what: 
     if "onnx" in what:
         network = _network_of(blueprint, weights[0], training)
         image, classes = blueprint.input_shape, blueprint.classifier.out_channels
-        try:
-            found = from_tensors(*integers)
-            found(torch.zeros(1, *image))  # ONNX's checker passes weights of more channels than there are
+        found, path = from_tensors(*integers), f"{run.path / training.name}.integer.safetensors"
+        # ONNX's checker has errors of its own, and passes weights of more channels than there are
+        with trying(found, image, path, f"remove {training.name}.json and run: {run.resume_command}"):
             integer = integer_model(found, image, classes)
-        except CosearchError:
-            raise
-        except Exception as error:  # ONNX's checker has errors of its own
-            raise RunError(
-                f"{run.path / training.name}.integer.safetensors is no network ({' '.join(str(error).split()):.300}): "
-                f"remove {training.name}.json and run: {run.resume_command}"
-            ) from error
         for name, model in (("model", float_model(network)), ("model_int8", integer)):
             contents[f"{name}.onnx"] = model.SerializeToString(deterministic=True)
     if "integers" in what:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cosearch.costs import host_bytes
 from cosearch.errors import HardwareError
 from cosearch.export.schema import check
 from cosearch.hardware import split
@@ -21,7 +20,7 @@ from cosearch.hardware.report import LayerRow
 from cosearch.hardware.single import one_accelerator
 from cosearch.hardware.tables import tables_of
 from cosearch.notebook import html_table
-from cosearch.workload import Layer, Workload
+from cosearch.workload import Layer, Workload, host_bytes
 
 FORMAT = "cosearch.network_mapping"
 VECTOR = "vector"

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cosearch.errors import RunError
+from cosearch.errors import RunError, one_line
 
 FOLDER = Path(__file__).with_name("schemas")
 
@@ -49,4 +49,4 @@ def check(data: Mapping[str, Any], name: str) -> None:
     error = best_match(_validator(name).iter_errors(data))
     if error is not None:
         place = ".".join(str(part) for part in error.absolute_path) or "the document"
-        raise RunError(f"{place:.200}: {' '.join(error.message.split()):.200} (schema {name})")
+        raise RunError(f"{place:.200}: {one_line(error.message):.200} (schema {name})")

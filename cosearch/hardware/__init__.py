@@ -5,17 +5,9 @@ Descriptions (`Accelerator`, `Engine`, `MemoryLevel`, `load_device`) import noth
 
 from typing import TYPE_CHECKING, Any
 
-from cosearch.hardware.accelerator import (
-    Accelerator,
-    Axis,
-    Engine,
-    Mapspace,
-    MemoryLevel,
-    Resources,
-    Tiling,
-    UnitEnergies,
-)
+from cosearch.hardware.accelerator import Accelerator, Axis, Engine, Mapspace, MemoryLevel, Tiling, UnitEnergies
 from cosearch.hardware.parts import Part, UnitCost, load_device, part_names
+from cosearch.hardware.resources import Resources
 from cosearch.hardware.technology import Technology, resized
 
 if TYPE_CHECKING:

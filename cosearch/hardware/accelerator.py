@@ -7,18 +7,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from numbers import Real
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from cosearch.errors import HardwareError
+from cosearch.hardware.closedform import ClosedForm, form_from_json
+from cosearch.hardware.resources import Resources, check_name
 from cosearch.hardware.sparsity import ZEROS, seen, time_share
 from cosearch.notebook import html_table
 from cosearch.reading import parse_json
 from cosearch.workload import KINDS, SPARSITIES, Layer
-from cosearch.writing import FORMULA
-
-if TYPE_CHECKING:
-    from cosearch.hardware.closedform import ClosedForm
 
 Tensor = Literal["W", "I", "O"]
 Dataflow = Literal["weight-stationary", "output-stationary"]
@@ -61,46 +58,10 @@ def _check_costs(of: str, thing: Any, keys: tuple[str, ...]) -> None:
             raise HardwareError(f"{of}: {key}={value!r}, expected a finite number, 0 or more")
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What a design takes or a part offers: FPGA resources, each a count, and silicon area in um2 for ASICs."""
-
-    lut: int = 0
-    ff: int = 0
-    dsp: int = 0
-    bram: int = 0
-    uram: int = 0
-    area_um2: int = 0
-
-    def __add__(self, other: "Resources") -> "Resources":
-        return Resources(*(a + b for a, b in zip(self.counts, other.counts, strict=True)))
-
-    @property
-    def counts(self) -> tuple[int, ...]:
-        return tuple(_counts_of(self))
-
-    def fits(self, budget: "Resources") -> bool:
-        return all(need <= have for need, have in zip(self.counts, budget.counts, strict=True))
-
-
 BITSERIAL_LANES = 32
 """Lanes of a bit-serial element."""
 BITSERIAL_BITS = 8
 """The widest operands that a bit-serial element takes."""
-RESOURCES: tuple[str, ...] = tuple(f.name for f in fields(Resources))
-_counts_of = attrgetter(*RESOURCES)
-SILICON = Resources(area_um2=2**62)
-"""As much as one likes, and nothing of an FPGA."""
-
-
-def over_budget(needed: Resources, budget: Resources) -> str:
-    """What does not fit, empty if everything does."""
-    over = [
-        f"{getattr(needed, name):,} of {getattr(budget, name):,} {name.upper()}"
-        for name in RESOURCES
-        if getattr(needed, name) > getattr(budget, name)
-    ]
-    return f"does not fit: {', '.join(over)}" if over else ""
 
 
 @dataclass(frozen=True)
@@ -289,7 +250,7 @@ class Engine:
     packing_bits: int = 0
     zeros: Zeros = "compute"
     patterns: tuple[str, ...] = ()
-    form: "ClosedForm | None" = None
+    form: ClosedForm | None = None
     fill_and_drain: bool = False
 
     def columns(self, layer: Layer) -> int:
@@ -321,15 +282,6 @@ class Engine:
             raise HardwareError(f"engine {self.name!r}: patterns={self.patterns!r}, expected some of {SPARSITIES}")
         if self.windowed and self.dataflow != "weight-stationary":
             raise HardwareError(f"engine {self.name!r}: only a weight-stationary engine can be windowed")
-
-
-def check_name(what: str, name: Any) -> None:
-    """Raises: HardwareError for a name that front.csv cannot hold without harm."""
-    if not isinstance(name, str) or not name.isprintable() or name.startswith(FORMULA):
-        raise HardwareError(
-            f"{what} {name!r:.80}: expected a name of printable characters that does not begin with =, +, - or @, as "
-            "formulas do"
-        )
 
 
 @dataclass(frozen=True)
@@ -499,8 +451,6 @@ def _engine(data: Mapping[str, Any]) -> Engine:
         space = Mapspace(tuple(Axis(**a) for a in space["axes"]), tuple(Tiling(**t) for t in space["tiled"]))
     form = data.get("form")
     if form is not None:
-        from cosearch.hardware.closedform import form_from_json
-
         form = form_from_json(form)
     levels = tuple(MemoryLevel(**_decode(level)) for level in data["levels"])
     return Engine(

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cosearch.hardware import split
-from cosearch.hardware.accelerator import RESOURCES, Accelerator
+from cosearch.hardware.accelerator import Accelerator
 from cosearch.hardware.hull import gap
 from cosearch.hardware.nest import weighted
 from cosearch.hardware.pricing import RESIDENCIES
+from cosearch.hardware.resources import RESOURCES
 from cosearch.hardware.single import best
 from cosearch.hardware.tables import AcceleratorSpace, Floats, Ints
 from cosearch.workload import Layer

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 
 from cosearch.errors import ConfigError, nearest
-from cosearch.hardware.accelerator import RESOURCES
+from cosearch.hardware.resources import RESOURCES
 from cosearch.hardware.tables import AcceleratorSpace, NestSpace
 
 METRICS: tuple[str, ...] = ("latency_ms", "energy_mj", "edp", "area_mm2", *RESOURCES)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cosearch.errors import DataError, HardwareError, UnknownNameError, nearest
-from cosearch.hardware.accelerator import RESOURCES, Resources, check_name
+from cosearch.hardware.resources import RESOURCES, Resources, check_name
 from cosearch.reading import parse_json, parse_yaml, read
 
 DATA = Path(__file__).parent / "data"

@@ -1,9 +1,11 @@
 """What each layer of a network does on one accelerator: mapping, cycles, energy split, distance to the bounds."""
 
+from collections import Counter
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from cosearch.hardware.pricing import RESIDENCIES, Residency, columns, vector_co
 from cosearch.hardware.single import best, mapspace_size
 from cosearch.hardware.tables import tables_of
 from cosearch.hardware.tensor import VECTOR_KINDS, network_cost, network_pipeline
+from cosearch.notebook import html_table
 from cosearch.workload import Layer, Workload
 
 
@@ -62,9 +65,8 @@ class LayerReport(Sequence[LayerRow]):
         return self.rows[place]
 
     def _repr_html_(self) -> str:
-        from cosearch.tables import html_layers
-
-        return html_layers(self)
+        lines = (*LAYER_NOTES, layers_total(self))
+        return html_table(*layers_table(self)) + "".join(f"<p>{escape(line)}</p>" for line in lines)
 
 
 @dataclass(frozen=True)
@@ -215,3 +217,85 @@ def _vector_row(layer: Layer, accelerator: Accelerator, residency: Residency, le
         compulsory_mj=least.energy_mj,
         mapspace=0,
     )
+
+
+LAYER_NOTES = (
+    "Best of: how many mappings the mapspace of this layer has; shown is the best of all of them under the network's "
+    "policy, exactly.",
+    "Mapping: memory levels by their initials, loops outermost first, after | what runs in parallel.",
+)
+
+
+def layers_table(report: LayerReport) -> tuple[str, Sequence[str], Sequence[Sequence[str]]]:
+    """Title, columns and one row per layer; all figures are modelled."""
+    columns = (
+        "layer",
+        "kind",
+        "MMACs",
+        "cycles",
+        "uJ",
+        "energy split",
+        "use",
+        "x roof",
+        "bound",
+        "best of",
+        "engine: mapping",
+    )
+    table = [
+        (
+            row.layer.name,
+            row.layer.kind,
+            f"{row.layer.macs / 1e6:.3g}",
+            f"{row.cycles:,.0f}",
+            f"{row.energy_mj * 1e3:.3g}",
+            _split(row.energy_pj),
+            f"{row.utilisation:.0%}",
+            f"{row.latency_ms / row.roofline_ms:.2f}" if row.roofline_ms else "-",
+            row.bound,
+            f"{row.mapspace:,}" if row.mapspace else "-",
+            where(row),
+        )
+        for row in report
+    ]
+    return f"{report.workload.name} on {report.accelerator.name}", columns, table
+
+
+def layers_total(report: LayerReport) -> str:
+    """Operations, weights, latency and energy of all layers."""
+    energy: Counter[str] = Counter()
+    for row in report:
+        energy.update(row.energy_pj)
+    millions = report.workload.macs / 1e6
+    operations = f"{millions:.3g}" if millions < 100 else f"{millions:,.1f}"
+    return (
+        f"{operations} MMACs, {report.workload.weight_count / 1e6:.3g} M weights; modelled: "
+        f"{sum(row.latency_ms for row in report):.4g} ms, {sum(row.energy_mj for row in report):.4g} mJ "
+        f"({_split(energy, len(energy))})"
+    )
+
+
+def where(row: LayerRow) -> str:
+    """Engine and mapping; of a layer on two engines each one's output channels and mapping."""
+    if row.parts:
+        return "; ".join(f"{part.kind} {part.K}: {_compact(mapping)}" for part, mapping in row.parts)
+    return f"{row.engine}: {_compact(row.mapping)}" if row.mapping else row.engine
+
+
+def _split(energy_pj: Dict[str, float], most: int = 2) -> str:
+    """The largest shares of an energy: ``static 79%, compute 12%``."""
+    total = sum(energy_pj.values()) or 1.0
+    largest = sorted(energy_pj.items(), key=lambda item: -item[1])[:most]
+    return ", ".join(f"{name} {value / total:.0%}" for name, value in largest)
+
+
+def _compact(mapping: Mapping) -> str:
+    """Levels with loops, outermost first: ``wb P2|K16 acc C2R3|S3C8``; after the bar, loops that run in parallel."""
+    parts = []
+    for level in reversed(mapping.levels):
+        words = level.level.split("_")
+        name = words[0][:3] if len(words) == 1 else "".join(word[0] for word in words)
+        loops = "".join(f"{dim}{bound}" for dim, bound in reversed(level.temporal) if bound > 1)
+        parallel = "".join(f"{dim}{bound}" for dim, bound in level.spatial if bound > 1)
+        if loops or parallel:
+            parts.append(f"{name} {loops}" + (f"|{parallel}" if parallel else ""))
+    return " ".join(parts)

@@ -9,16 +9,7 @@ import numpy as np
 
 from cosearch.errors import HardwareError
 from cosearch.hardware import split
-from cosearch.hardware.accelerator import (
-    RESOURCES,
-    Accelerator,
-    Engine,
-    MemoryLevel,
-    Resources,
-    engine_of,
-    hierarchy,
-    room_bits,
-)
+from cosearch.hardware.accelerator import Accelerator, Engine, MemoryLevel, engine_of, hierarchy, room_bits
 from cosearch.hardware.array import Bounds, edge, enumerate_tiles, footprints, mapping_of, unrollings
 from cosearch.hardware.compose import compose, composes
 from cosearch.hardware.mapping import DIMS, RELEVANT, Mapping, loop_bounds
@@ -45,6 +36,7 @@ from cosearch.hardware.pricing import (
     mapping_energy_pj,
     traffic,
 )
+from cosearch.hardware.resources import RESOURCES, Resources
 from cosearch.hardware.tables import (
     UNLIMITED_BITS,
     EngineTable,

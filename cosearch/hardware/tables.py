@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosearch.errors import HardwareError
-from cosearch.hardware.accelerator import RESOURCES, Accelerator, Engine, Resources, UnitEnergies
+from cosearch.hardware.accelerator import Accelerator, Engine, UnitEnergies
+from cosearch.hardware.resources import RESOURCES, Resources
 from cosearch.hardware.sparsity import seen
 from cosearch.workload import Layer
 

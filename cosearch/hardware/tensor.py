@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cosearch.errors import HardwareError, InfeasibleError
 from cosearch.hardware import split, tensorfiles
-from cosearch.hardware.accelerator import RESOURCES, Accelerator, refusal
+from cosearch.hardware.accelerator import Accelerator, refusal
 from cosearch.hardware.combine import Candidate, Options, Problem, Solution, solve, undominated_rows
 from cosearch.hardware.fronts import HardwareFront, NetworkCost, Pipeline
 from cosearch.hardware.hull import outer_corners
@@ -40,6 +40,7 @@ from cosearch.hardware.pricing import (
     memory_ms,
     vector_costs,
 )
+from cosearch.hardware.resources import RESOURCES
 from cosearch.hardware.single import best, one_accelerator, too_small
 from cosearch.hardware.split import PairTable
 from cosearch.hardware.tables import AcceleratorSpace, EngineTable, Floats, Ints, NestSpace, Prices, SharedTable

@@ -7,16 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from cosearch.costs import AcceleratorCosts, JointCosts, host_bytes
+from cosearch.costs import AcceleratorCosts, JointCosts
 from cosearch.errors import CosearchError, HardwareError
-from cosearch.hardware.accelerator import Accelerator, over_budget
+from cosearch.hardware.accelerator import Accelerator
 from cosearch.hardware.fronts import NetworkCost
+from cosearch.hardware.resources import over_budget
 from cosearch.hardware.tables import EngineTable, NestSpace, SharedTable
 from cosearch.hardware.tensor import accelerator_tensor
 from cosearch.problem import Problem
 from cosearch.shortlist import Choice
 from cosearch.strategies.objectives import product
-from cosearch.workload import distinct_layers
+from cosearch.workload import distinct_layers, host_bytes
 from search_spaces.decisions import OF_ACCELERATOR, Arch, arch_key, network_key
 
 MOST_EVALUATED = 64

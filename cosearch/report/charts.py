@@ -14,7 +14,7 @@ from cosearch.report.shell import chart
 from cosearch.report.trials import Trial
 from cosearch.results import AT_DEFAULT
 from cosearch.strategies.objectives import MAXIMISED, split_limit
-from cosearch.tables import USUAL
+from cosearch.words import USUAL
 
 LOOKS: tuple[tuple[str, str, str], ...] = (
     ("c0", "circle", ""),

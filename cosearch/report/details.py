@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from cosearch.accuracy import AccuracySource, PredictorAccuracy
-from cosearch.costs import AcceleratorCosts, HardwareCosts, MeasuredCosts, NetworkFront, host_bytes
+from cosearch.costs import AcceleratorCosts, HardwareCosts, MeasuredCosts, NetworkFront
 from cosearch.errors import CosearchError, RunError
+from cosearch.evaluators import start_threads
 from cosearch.hardware.pricing import RESIDENCIES, host_cost
-from cosearch.hardware.report import LayerRow, point_report
-from cosearch.problem import Problem
+from cosearch.hardware.report import LayerRow, point_report, where
+from cosearch.job import Job
+from cosearch.problem import Problem, fingerprint, prepare
 from cosearch.progress import Reporter
 from cosearch.report.changes import (
     Change,
@@ -29,11 +31,14 @@ from cosearch.report.kept import FILE, FORMAT, VERSION, key_of
 from cosearch.report.searching import Matrix, entries
 from cosearch.report.sequential import beside_sequential
 from cosearch.report.trials import Trial, read_trials
-from cosearch.runs import STUDY, RunDirectory
+from cosearch.results import read_result
+from cosearch.runs import STUDY, RunDirectory, require_same_inputs
 from cosearch.shortlist import Choice
+from cosearch.source import SUPERNET, accuracy_source
 from cosearch.strategies.auto import DEAR_SOURCES
 from cosearch.strategies.objectives import Objectives
-from cosearch.tables import where
+from cosearch.trust import require_trusted
+from cosearch.workload import host_bytes
 from search_spaces.decisions import network_key, network_of
 
 Searches = Mapping[str, Sequence[Trial]]
@@ -68,6 +73,22 @@ def find_details(
     }
     run.write_json(FILE, data)
     return data
+
+
+def find_again(run: RunDirectory, reporter: Reporter, trusted: bool = False) -> None:
+    """`find_details` of a finished run, from its files. trusted: whether code that they name may be imported.
+
+    Raises: RunError if the inputs changed since, or code is not trusted; other CosearchErrors if they are gone.
+    """
+    require_trusted(run.path, run.config, trusted)
+    problem = prepare(run.config, reporter)
+    require_same_inputs(run, fingerprint(problem))
+    accuracy = None
+    if run.config.accuracy != "supernet" or (run.path / SUPERNET).is_file():
+        start_threads(run.config, problem.pixels)
+        accuracy = accuracy_source(Job(run, problem, Reporter(quiet=True)))
+    finalist = read_result(run).finalist
+    find_details(run, problem, problem.choice_of(finalist.arch, finalist.accelerator), accuracy, reporter)
 
 
 def _space(problem: Problem) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from cosearch.hardware.accelerator import Accelerator
 from cosearch.reading import parse_json, read
 from cosearch.report.kept import read_details
 from cosearch.report.trials import Trial, read_trials
-from cosearch.results import Design, Result, read_outcome, read_result
+from cosearch.results import Design, Result, as_result, read_outcome
 from cosearch.runs import STUDY, RunDirectory, read_inputs, read_log
 
 FINISHED, GOING_ON, STOPPED = "finished", "going on", "stopped"
@@ -36,7 +36,7 @@ class Trained:
 class Facts:
     """state: one of the three above; result and details are None until it is finished.
 
-    details: see `cosearch.report.details`; None if they could not be found out, and no_details says why.
+    details: see `cosearch.report.details`; None if they are not known, and no_details says why, if it was tried.
     trained: for good, accuracies on the test images; in_heats: in a halving's first heat, on the validation images.
     device, data, data_hash: of result.json. inputs: hashes of what the run depends on.
     """
@@ -53,11 +53,11 @@ class Facts:
     data: str | None
     data_hash: str | None
     details: dict[str, Any] | None
-    no_details: str
     accelerator: Accelerator | None
     classes: tuple[str, ...]
     trained: tuple[Trained, ...]
     in_heats: tuple[Trained, ...]
+    no_details: str = ""
 
     @property
     def name(self) -> str:
@@ -78,8 +78,8 @@ class Facts:
         return {entry["study"]: (entry["strategy"], entry["why"]) for entry in entries}
 
 
-def read_facts(path: Path, no_details: str = "") -> Facts:
-    """Read a run. no_details: why its details could not be found out, if so.
+def read_facts(path: Path) -> Facts:
+    """Read a run.
 
     Raises: RunError if it is no run directory, or a file of it is damaged.
     """
@@ -101,12 +101,11 @@ def read_facts(path: Path, no_details: str = "") -> Facts:
         searches=searches,
         log=log,
         inputs=read_inputs(run) or {},
-        result=read_result(run) if finished else None,
+        result=as_result(run, outcome) if finished else None,
         device=str(outcome.get("device", run.config.device)),
         data=outcome.get("data", run.config.data if run.config.trains else None),
         data_hash=outcome.get("data_hash"),
-        details=read_details(run) if finished else None,
-        no_details=no_details,
+        details=read_details(run, objectives) if finished else None,
         accelerator=_accelerator(path / "best" / "accelerator.json") if finished else None,
         classes=read_network(run).classes if finished and network.is_file() else (),
         trained=tuple(_trained(trainings, "test")),

@@ -7,7 +7,7 @@ from typing import Any
 from cosearch.errors import DataError, RunError
 from cosearch.export.schema import check
 from cosearch.reading import parse_json, read
-from cosearch.results import MOST_FRONT_BYTES, read_outcome
+from cosearch.results import MOST_FRONT_BYTES
 from cosearch.runs import RunDirectory
 
 FILE = "report.json"
@@ -23,12 +23,11 @@ def key_of(run: RunDirectory) -> str:
     return digest.hexdigest()
 
 
-def read_details(run: RunDirectory) -> dict[str, Any] | None:
+def read_details(run: RunDirectory, objectives: Sequence[str]) -> dict[str, Any] | None:
     """What is kept for the result of a finished run; None if there is nothing, of another result or version, or hurt.
 
-    Raises: RunError if the result itself is damaged.
+    objectives: of the result.
     """
-    objectives = read_outcome(run)["objectives"]
     try:
         data = read(run.path / FILE, parse_json)
         if (data["format"], data["version"], data["of"]) != (FORMAT, VERSION, key_of(run)):

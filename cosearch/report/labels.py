@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cosearch.strategies.objectives import MAXIMISED, UNITS
-from cosearch.tables import number
+from cosearch.words import number
 
 TITLES: dict[str, str] = {
     "accuracy": "accuracy",

@@ -42,7 +42,7 @@ from cosearch.results import AT_DEFAULT, RANDOM, Design, Result
 from cosearch.runs import dashboard_command
 from cosearch.shortlist import takes_knee
 from cosearch.strategies.objectives import split_limit
-from cosearch.tables import USUAL, accelerator_words, cost_of, number, pipeline_words
+from cosearch.words import USUAL, accelerator_words, cost_of, number, pipeline_words
 from search_spaces.decisions import network_key, network_of
 
 FRONT_ROWS = 200

@@ -24,7 +24,7 @@ from cosearch.report.shell import Section, bullets, chart, code, page, paragraph
 from cosearch.results import CO_SEARCH, CONV_ONLY, RANDOM, Design
 from cosearch.runs import STUDY
 from cosearch.strategies.objectives import MAXIMISED
-from cosearch.tables import USUAL, number
+from cosearch.words import USUAL, number
 
 OF_NO_MATTER = frozenset(
     {"seed", "out", "quiet", "minutes", "threads", "torch_device", "ray", "ray_cpus", "ray_gpus", "ray_order"}

@@ -11,7 +11,7 @@ from cosearch.report.labels import percent, plural, title
 from cosearch.report.markup import Markup, fold, join, table
 from cosearch.report.shell import Section, paragraph
 from cosearch.results import AT_DEFAULT, CO_SEARCH, CONV_ONLY, RANDOM, Design, Result, accuracy_difference
-from cosearch.tables import gap_words, policy_words
+from cosearch.words import gap_words, policy_words
 from search_spaces.decisions import arch_key
 
 LEAST_FOR_RANKS = 8

@@ -1,14 +1,15 @@
 """Making the pages and putting them where they belong."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cosearch.errors import CosearchError
-from cosearch.report.facts import FINISHED, read_facts, state_of
+from cosearch.report.facts import FINISHED, Facts, read_facts
 from cosearch.report.kept import read_details
 from cosearch.report.page import run_page
 from cosearch.report.several import Comparison, comparison, several_page
-from cosearch.runs import RunDirectory, read_log
+from cosearch.runs import RunDirectory
 from cosearch.writing import write_atomic
 
 FILE = "report.html"
@@ -20,26 +21,31 @@ def write_report(path: Path | str, quiet: bool = False, trusted: bool = False) -
     trusted: whether code that the directory names may be imported for that, see `cosearch.trust`.
     Returns: the file. Raises: RunError if it is no run directory, or a file of it is damaged.
     """
-    run = RunDirectory.open(Path(path))
-    no_details = ""
-    if state_of(run, read_log(run.path)) == FINISHED and read_details(run) is None:
-        from cosearch.engine import find_report_details
+    facts = read_facts(Path(path))
+    if facts.state == FINISHED and facts.details is None:
         from cosearch.progress import Reporter
+        from cosearch.report.details import find_again
 
+        run = RunDirectory.open(facts.path)
         try:
-            find_report_details(run, Reporter(quiet), trusted)
+            find_again(run, Reporter(quiet), trusted)
+            facts = replace(facts, details=read_details(run, facts.objectives))
         except CosearchError as error:  # what is known without is worth a page
-            no_details = str(error)
-    return write_page(run.path, no_details)
+            facts = replace(facts, no_details=str(error))
+    return _write(facts)
 
 
-def write_page(run: Path, no_details: str = "") -> Path:
-    """Make report.html of what is in a run directory. no_details: why the rest could not be found out, if so.
+def write_page(run: Path) -> Path:
+    """Make report.html of what is in a run directory.
 
     Returns: the file. Raises: RunError.
     """
-    write_atomic(run / FILE, run_page(read_facts(run, no_details)))
-    return run / FILE
+    return _write(read_facts(run))
+
+
+def _write(facts: Facts) -> Path:
+    write_atomic(facts.path / FILE, run_page(facts))
+    return facts.path / FILE
 
 
 def read_several(paths: Sequence[Path | str]) -> Comparison:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from cosearch.errors import ConfigError, InfeasibleError
 from cosearch.seeding import numpy_stream
 from cosearch.strategies.objectives import Objectives, as_cost, as_number, excess, is_known, product, split_limit
-from search_spaces.decisions import Arch, Decisions, arch_key, network_key, network_of
+from search_spaces.decisions import Arch, Decisions, arch_key, ends, network_key, network_of
 
 
 class Front(Protocol):
@@ -379,7 +379,7 @@ def cheapest(space: Decisions, costs: Costs, metric: str | None = None) -> Arch 
             return False, float(front.metric(wanted).min())
         return True, _excess(free.fronts([arch])[0], costs.constraints)
 
-    arch = {name: options[-1] for name, options in space.choices.items()}
+    arch = ends(space.choices)[1]
     best = badness(arch)
     for _ in range(3):
         before = best

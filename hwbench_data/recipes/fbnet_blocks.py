@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cosearch.costs import host_bytes
-from cosearch.workload import INPUT, Layer, Workload, count_layers, distinct_layers
+from cosearch.workload import INPUT, Layer, Workload, count_layers, distinct_layers, host_bytes
 from hwbench_data.costing import Demands, Device, gap_of
 from hwbench_data.fbnet import keys as composition
 from hwbench_data.measuring import Measurement, measure

@@ -19,17 +19,16 @@ from typing import TYPE_CHECKING, Any
 from cosearch.errors import ConfigError, CosearchError, DataError, HardwareError, UnknownNameError, nearest
 from cosearch.hardware.accelerator import (
     ACCOUNTINGS,
-    SILICON,
     Accelerator,
     Accounting,
     Axis,
     Engine,
     Mapspace,
     MemoryLevel,
-    Resources,
     Tiling,
 )
 from cosearch.hardware.parts import UnitCost, read_costs
+from cosearch.hardware.resources import SILICON, Resources
 from cosearch.hardware.technology import Technology, memories_um2, silicon_costs
 from cosearch.reading import parse_json, read
 from cosearch.workload import Layer

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cosearch.errors import ConfigError, HardwareError
-from cosearch.hardware.accelerator import SILICON, Accelerator, Resources
-from search_spaces.decisions import Arch, Decisions
+from cosearch.hardware.accelerator import Accelerator
+from cosearch.hardware.resources import SILICON, Resources
+from search_spaces.decisions import Arch, Decisions, ends
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,13 @@ class BuiltSpace(Decisions):
 
     def describe(self) -> dict[str, Any]:
         """What is known of what decides costs here: the decisions, and the accelerators of first and last choices."""
-        ends = [{name: options[at] for name, options in self.choices.items()} for at in (0, -1)]
         return {
             "space": "built",
             "name": self.name,
             "choices": {name: list(options) for name, options in self.choices.items()},
             "runs": list(self.runs),
             "budget": list(self.budget.counts),
-            "ends": [_digest_of(self.build, end) for end in ends],
+            "ends": [_digest_of(self.build, end) for end in ends(self.choices)],
         }
 
 

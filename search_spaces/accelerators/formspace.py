@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from cosearch.hardware.accelerator import SILICON, Accelerator, Engine, MemoryLevel, Resources, UnitEnergies
+from cosearch.hardware.accelerator import Accelerator, Engine, MemoryLevel, UnitEnergies
 from cosearch.hardware.closedform import ClosedForm, unit_costs
 from cosearch.hardware.parts import UnitCost, read_costs
+from cosearch.hardware.resources import SILICON, Resources
 from cosearch.workload import Layer
 
 if TYPE_CHECKING:

@@ -22,16 +22,15 @@ from cosearch.hardware.accelerator import (
     BITSERIAL_LANES,
     DATAFLOWS,
     FABRICS,
-    RESOURCES,
     Accelerator,
     Accounting,
     Engine,
     MemoryLevel,
-    Resources,
     UnitEnergies,
     Zeros,
 )
 from cosearch.hardware.parts import Part, UnitCost, load_device
+from cosearch.hardware.resources import RESOURCES, Resources
 from cosearch.hardware.sparsity import ZEROS
 
 if TYPE_CHECKING:

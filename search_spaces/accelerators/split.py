@@ -6,8 +6,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from cosearch.errors import ConfigError
-from cosearch.hardware.accelerator import Accelerator, Accounting, Resources
+from cosearch.hardware.accelerator import Accelerator, Accounting
 from cosearch.hardware.parts import Part, UnitCost, load_device
+from cosearch.hardware.resources import Resources
 from cosearch.hardware.sparsity import ZEROS
 from search_spaces.accelerators import fpga
 

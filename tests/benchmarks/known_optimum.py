@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from cosearch.config import RunConfig
-from cosearch.costs import host_bytes
 from cosearch.hardware.pricing import RESIDENCIES
 from cosearch.hardware.tensor import CostTensor, cost_tensor, identity_of, keeps
 from cosearch.runs import RunDirectory, TrialLog
 from cosearch.strategies import Objectives, make
 from cosearch.strategies.known import Part, Values
 from cosearch.strategies.objectives import undominated
+from cosearch.workload import host_bytes
 from cosearch.writing import cache_folder
 from search_spaces import networks
 from search_spaces.accelerators import asic, fpga

@@ -59,7 +59,7 @@ def measure(kind: str, workers: int, evaluations: int) -> dict[str, float]:
     """One search. Start-up: until each worker has given a result; the clock starts then."""
     import ray
 
-    from cosearch.distributed.cluster import connected
+    from cosearch.distributed.connection import connected
     from cosearch.distributed.tasks import Tasks
     from cosearch.distributed.trials import Trainings
 
@@ -84,7 +84,7 @@ def measure(kind: str, workers: int, evaluations: int) -> dict[str, float]:
 
 
 def _search(log: TrialLog, evaluator: Any, workers: int, evaluations: int) -> dict[str, float]:
-    """The loop of `cosearch.engine`, results in any order.
+    """The loop of `cosearch.search`, results in any order.
 
     Returns: when every worker had given a result; of so many results after that, wall seconds and processor ms each, of
     this process and of Tune's.

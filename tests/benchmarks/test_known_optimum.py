@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cosearch.costs import host_bytes
 from cosearch.hardware import tensor, tensorfiles
 from cosearch.hardware.pricing import RESIDENCIES
+from cosearch.workload import host_bytes
 from hwbench_data.analog import accuracies, installed
 from search_spaces import networks
 from search_spaces.accelerators import fpga

@@ -29,7 +29,9 @@ import cosearch
 import cosearch.engine
 from cosearch import finalists
 from cosearch.config import RunConfig
-from cosearch.distributed.cluster import Cluster, Share, connected
+from cosearch.distributed.cluster import Share
+from cosearch.distributed.connection import connected
+from cosearch.distributed.workers import Workers
 from cosearch.errors import ConfigError, RunError
 from cosearch.runs import study_storage
 from tests import tiny_space
@@ -105,8 +107,8 @@ def options(few_digits: Path, table: Path, tmp_path: Path) -> dict[str, Any]:
 
 def use_source(monkeypatch: pytest.MonkeyPatch, wrap: Any) -> None:
     """Evaluate by another accuracy source, made of the one that the run would have."""
-    original = cosearch.engine._accuracy_source
-    monkeypatch.setattr(cosearch.engine, "_accuracy_source", lambda *given: wrap(original(*given)))
+    original = cosearch.engine.accuracy_source
+    monkeypatch.setattr(cosearch.engine, "accuracy_source", lambda *given: wrap(original(*given)))
 
 
 def trials_of(run: Path) -> list[optuna.trial.FrozenTrial]:
@@ -131,7 +133,7 @@ def test_by_batch_a_search_on_ray_is_the_one_in_this_process(machines, options, 
     cosearch.run(**same, ray="auto", ray_order="batch")
     for name in ("front.csv", "best/network.json", "best/accelerator.json", "best/weights.safetensors"):
         assert (options["out"] / name).read_bytes() == (tmp_path / "here" / name).read_bytes(), name
-    assert cosearch.engine.load_run(options["out"]).designs == cosearch.engine.load_run(tmp_path / "here").designs
+    assert cosearch.load(options["out"]).designs == cosearch.load(tmp_path / "here").designs
     assert not ray.is_initialized()
 
 
@@ -146,7 +148,7 @@ def test_through_a_client_trainings_are_trials_of_tune_too(machines, options, tm
 def test_tune_halves_candidates_as_this_process_does(machines, options, tmp_path, monkeypatch):
     """The same short trainings, decided by Tune's scheduler alone; from half of their results it goes on."""
     trained: list[Any] = []
-    monkeypatch.setattr(Cluster, "train_all", _noting(Cluster.train_all, trained))
+    monkeypatch.setattr(Workers, "train_all", _noting(Workers.train_all, trained))
     same = {**options, "finalist_candidates": 3, "finalist_epochs": 6, "finalist_seeds": 1, "trials": 12}
     cosearch.run(**{**same, "out": tmp_path / "here"})
     cosearch.run(**same, ray="auto", ray_order="batch", batch=4)
@@ -327,7 +329,7 @@ def refused(options: dict[str, Any], **ray_options: Any) -> str:
 
 
 def test_no_cluster_at_an_address_is_said_within_ten_seconds(options, monkeypatch):
-    from cosearch.distributed.cluster import _answering
+    from cosearch.distributed.connection import _answering
 
     started = time.monotonic()
     with pytest.raises(ConfigError, match=r"no Ray answers at ray://127.0.0.1:1 within 3 s.*--ray-client-server-port"):
@@ -353,7 +355,7 @@ def test_something_else_at_the_address_is_no_ray(options):
 @pytest.mark.parametrize("deaths", [3, 4])
 def test_a_client_server_that_dies_in_its_fork_is_asked_for_again(monkeypatch, deaths, said):
     """As Ray's proxy says it."""
-    from cosearch.distributed.cluster import _start
+    from cosearch.distributed.connection import _start
 
     calls: list[str] = []
 
@@ -390,7 +392,7 @@ def guarded(code: str) -> Iterator[int]:
 
 
 def test_a_cluster_that_asks_for_a_token_is_named_where_there_is_none(tmp_path, monkeypatch):
-    from cosearch.distributed.cluster import _auth_mode, _authenticating
+    from cosearch.distributed.connection import _auth_mode, _authenticating
 
     monkeypatch.setenv("HOME", str(tmp_path))
     with guarded("UNAUTHENTICATED") as port:
@@ -403,7 +405,7 @@ def test_a_cluster_that_asks_for_a_token_is_named_where_there_is_none(tmp_path, 
 
 @pytest.mark.parametrize("code", ["UNIMPLEMENTED", "NOT_FOUND"])
 def test_a_server_that_is_not_of_ray_is_refused(options, code):
-    from cosearch.distributed.cluster import _auth_mode
+    from cosearch.distributed.connection import _auth_mode
 
     with guarded(code) as port:
         address = f"ray://127.0.0.1:{port}"
@@ -415,7 +417,7 @@ def test_a_server_that_is_not_of_ray_is_refused(options, code):
 
 
 def test_a_server_that_is_not_well_is_told_from_one_that_is_not_of_ray():
-    from cosearch.distributed.cluster import _auth_mode
+    from cosearch.distributed.connection import _auth_mode
 
     with guarded("UNAVAILABLE") as port, pytest.raises(ConfigError, match=r"is open, but does not answer within 5 s"):
         _auth_mode("auto", f"127.0.0.1:{port}")
@@ -492,7 +494,7 @@ def test_how_often_a_share_fits_a_node(share, resources, times):
 
 
 def test_folders_that_killed_processes_left_are_removed():
-    from cosearch.distributed.cluster import _temporary_folder
+    from cosearch.distributed.connection import _temporary_folder
 
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
@@ -544,7 +546,7 @@ def test_a_value_is_stored_once(machines):
     with connected(RunConfig(ray="auto")) as cluster:
         value = {"weights": np.zeros(1000)}
         assert cluster.store(value) is cluster.store(value)
-        assert isinstance(cluster, Cluster)
+        assert isinstance(cluster, Workers)
 
 
 def test_sigterm_stays_ours(machines):

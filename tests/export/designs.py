@@ -5,14 +5,13 @@ from functools import cache
 
 import numpy as np
 
-from cosearch.costs import host_bytes
 from cosearch.export.network import NetworkDescription
 from cosearch.export.network_mapping import NetworkMapping
 from cosearch.hardware.accelerator import Accelerator
 from cosearch.hardware.pricing import RESIDENCIES
 from cosearch.hardware.report import point_report
 from cosearch.hardware.tensor import cost_tensor
-from cosearch.workload import Layer, Workload
+from cosearch.workload import Layer, Workload, host_bytes
 from search_spaces import accelerators
 from tests import tiny_space
 

@@ -12,11 +12,10 @@ import pandas as pd
 import pytest
 
 import hwbench_data
-from cosearch.costs import host_bytes
 from cosearch.errors import DataError
 from cosearch.hardware import accelerator_tensor, joint_front
 from cosearch.hardware.closedform import unit_costs
-from cosearch.workload import Layer, count_layers
+from cosearch.workload import Layer, count_layers, host_bytes
 from hwbench_data import fbnet as composed
 from hwbench_data import library
 from hwbench_data.building import build_table, compare

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import cosearch
-import cosearch.engine
+from cosearch import selection
 from tests import tiny_space
 from tests.test_engine import train_here
 
@@ -35,7 +35,7 @@ def made(tmp_path_factory):
     """A folder for runs; their finalists are trained in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COSEARCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(cosearch.engine, "train_all", train_here)
+        patch.setattr(selection, "train_all", train_here)
         yield tmp_path_factory.mktemp("runs")
 
 

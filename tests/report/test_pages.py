@@ -16,15 +16,13 @@ import pytest
 from scipy.stats import kendalltau
 
 import cosearch
-import cosearch.engine
 from cosearch.cli import main
-from cosearch.engine import load_run
 from cosearch.errors import RunError
+from cosearch.loading import load_run
 from cosearch.report import writing
 from cosearch.report.charts import edge, energy_parts, front_points, scaled
 from cosearch.report.curves import moves
 from cosearch.report.facts import FINISHED, GOING_ON, STOPPED, read_facts
-from cosearch.report.kept import read_details
 from cosearch.report.page import change_of, command, run_page
 from cosearch.report.searching import front_of
 from cosearch.report.several import attained, by_run, comparison, curves_over_runs, grouped, several_page
@@ -138,7 +136,7 @@ def test_the_page_says_what_show_says(finished, capsys):
 
 
 def test_layers_and_transfer_sum_to_what_the_finalist_costs(finished):
-    described = read_details(RunDirectory.open(finished))["finalist"]
+    described = read_facts(finished).details["finalist"]
     costs = load_run(finished).finalist.costs
     for name in ("latency_ms", "energy_mj"):
         total = sum(row[name] for row in described["layers"]) + described["host"][name]
@@ -157,7 +155,7 @@ def test_one_change_at_a_time_costs_what_a_fresh_pricing_says(finished):
     from cosearch.progress import Reporter
 
     run = RunDirectory.open(finished)
-    changes = read_details(run)["changes"]
+    changes = read_facts(finished).details["changes"]
     problem = prepare(run.config, Reporter(quiet=True))
     finalist = load_run(finished).finalist
     accelerator = Accelerator.from_json(json.loads((finished / "best/accelerator.json").read_text()))
@@ -205,13 +203,13 @@ def test_a_class_named_like_a_script_stays_text(finished):
 
 def test_trust_tells_what_is_measured_and_what_is_not(finished):
     text = page_of(finished).text
-    units = read_details(RunDirectory.open(finished))["device"]["unit_costs"]
+    units = read_facts(finished).details["device"]["unit_costs"]
     said = re.search(r"(\d+) measured, (\d+) published, (\d+) modelled", text)
     assert sum(map(int, said.groups())) == len(units)
     assert int(said[1]) == sum(unit["status"] == "measured" for unit in units)
     assert "rank correlation not measured in this run" in text
     assert "--finalist-candidates 8 trains enough for one" in text
-    rows = {row["search"]: row for row in read_details(RunDirectory.open(finished))["sequential"]["rows"]}
+    rows = {row["search"]: row for row in read_facts(finished).details["sequential"]["rows"]}
     assert set(rows) == {"co-search", "random search"}
     assert f"random search, all 12 evaluations: {rows['random search']['ratio']:.2f}x" in text
     mean, low, high = rows["random search"]["interval"]
@@ -243,6 +241,13 @@ def test_reproduce_names_seed_versions_and_data(finished):
     assert "--max-latency-ms 0.2" in command(config)
 
 
+def test_a_page_reads_and_checks_its_result_once(finished, monkeypatch):
+    checked = []
+    monkeypatch.setattr("cosearch.export.schema.check", lambda data, name: checked.append(name))
+    run_page(read_facts(finished))
+    assert checked == ["result"]
+
+
 def test_details_are_found_once_and_again_when_the_result_is_another(finished, tmp_path, monkeypatch):
     path = tmp_path / "copy"
     shutil.copytree(finished, path)
@@ -251,7 +256,7 @@ def test_details_are_found_once_and_again_when_the_result_is_another(finished, t
         raise AssertionError("nothing is to be computed")
 
     with monkeypatch.context() as patch:
-        patch.setattr("cosearch.engine.find_report_details", forbidden)
+        patch.setattr("cosearch.report.details.find_again", forbidden)
         write_report(path, quiet=True)
     before = (path / "report.json").read_text()
     (path / "report.json").write_text(before.replace(json.loads(before)["of"], "0" * 64))

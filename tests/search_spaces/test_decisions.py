@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cosearch.errors import ConfigError
-from search_spaces.decisions import Decisions, arch_key, parse_arch
+from search_spaces.decisions import Decisions, arch_key, ends, parse_arch
 
 SPACE = Decisions({"op": ("conv", "shift", "add"), "kernel": (3, 5), "scale": (0.5, 1.0, 1.5), "fixed": ("x",)})
 spaces = st.dictionaries(
@@ -66,6 +66,13 @@ def test_crossover_takes_each_decision_from_a_parent(space, seed):
     child = space.crossover(a, b, rng)
     assert all(child[name] in (a[name], b[name]) for name in space.choices)
     assert space.crossover(a, a, rng) == a
+
+
+def test_the_ends_of_a_space_are_its_first_and_last_choices():
+    space = Decisions({"depth": (2, 3, 4), "kind": ("conv",), "skip": (True, False)})
+    first, last = ends(space.choices)
+    assert first == space.decode([0, 0, 0]) == {"depth": 2, "kind": "conv", "skip": True}
+    assert last == space.decode([2, 0, 1])
 
 
 def test_sampling_is_uniform():

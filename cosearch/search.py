@@ -1,0 +1,124 @@
+"""The searches of a run: ask a strategy, have its networks evaluated, record each result and tell it."""
+
+from typing import TYPE_CHECKING, Any
+
+from cosearch.errors import CosearchError, InfeasibleError
+from cosearch.evaluators import Evaluation, Evaluator, Pending
+from cosearch.job import Job
+from cosearch.problem import Problem
+from cosearch.results import CO_SEARCH, CONV_ONLY, RANDOM
+from cosearch.runs import TrialLog
+from cosearch.strategies import make
+from cosearch.strategies.base import TURNS, Candidate, Failure, Told
+
+if TYPE_CHECKING:
+    from cosearch.strategies.differentiable import Gradient
+
+
+def searches(job: Job, evaluator: Evaluator, gradient: "Gradient | None" = None) -> dict[str, list[Told]]:
+    """The search, and the baselines at equal accuracy evaluations: name -> everything evaluated.
+
+    gradient: of the supernet's loss by a network's decisions, for strategies that follow it.
+    Raises: InfeasibleError if the search has nothing to propose; StoppedError; CosearchError if all evaluations fail.
+    """
+    problem = job.problem
+    strategy = problem.config.strategy
+    plans = {CO_SEARCH: (problem.space, strategy)}
+    if problem.config.baselines:
+        if problem.conv_only is not None:
+            plans[CONV_ONLY] = (problem.conv_only, strategy)
+        plans[RANDOM] = (problem.space, "random")
+    found = {}
+    for name, (space, strategy) in plans.items():
+        try:
+            found[name] = _search(job, name, space, strategy, evaluator, gradient)
+        except InfeasibleError as error:
+            if name == CO_SEARCH:
+                raise
+            job.reporter.say(f"{name}: {error}")  # a baseline that the limits rule out is no reason to lose the search
+    return found
+
+
+def _search(
+    job: Job, name: str, space: Any, strategy_name: str, evaluator: Evaluator, gradient: "Gradient | None"
+) -> list[Told]:
+    """One search, of the whole space or of a part of it: everything it evaluated, in order."""
+    config = job.problem.config
+    trials = min(config.trials, space.network_space.size)
+    results = TURNS * trials if space.joint else trials
+    strategy = _strategy(job, name, space, strategy_name, trials, gradient)
+    history = strategy.history
+    log = TrialLog(job.run, name, space, job.problem.objectives)
+    pending = Pending(evaluator, config.order, config.group)
+    with job.reporter.phase(f"{name}: {strategy_name}", trials) as phase:
+        for candidate in log.replay(strategy, phase.advance, getattr(job.problem.costs, "recall", None)):
+            pending.submit(candidate)
+        while len(history.told) < results:
+            wanted = pending.wanted(len(history.told), results)
+            try:
+                for candidate in strategy.ask(wanted) if wanted else []:
+                    if candidate.accuracy is None and history.evaluated + pending.evaluations == trials:
+                        results = len(history.told) + len(pending)
+                        break
+                    pending.submit(candidate)
+            except InfeasibleError as error:
+                if not history.told and not pending:
+                    raise
+                job.reporter.say(f"{name}: {error}")
+                results = len(history.told) + len(pending)
+                job.run.log("exhausted", study=name, trials=results)
+            for candidate, evaluation in pending.results():
+                asked = history.next_number if config.order == "async" else None
+                outcome = _recorded(job.problem, log, candidate, evaluation, asked)
+                if asked is not None:
+                    job.run.log("told", study=name, number=candidate.number, asked=asked, node=evaluation.node)
+                strategy.tell(candidate, outcome)
+                best = max((t.accuracy or 0.0) for t in history.told)
+                phase.advance(int(candidate.accuracy is None), f"best accuracy {best:.4f}")
+            job.require_time()
+    if not any(t.accuracy is not None for t in history.told):
+        raise CosearchError(
+            f"all {len(history.told)} evaluations of {name} failed: see the trials in {job.run.path}/study.db"
+        )
+    return list(history.told)
+
+
+def _strategy(job: Job, name: str, space: Any, strategy_name: str, trials: int, gradient: "Gradient | None") -> Any:
+    """What proposes the networks of a search. trials: evaluations that it has."""
+    config = job.problem.config
+    options: dict[str, Any] = {}
+    if strategy_name == "auto":
+        options = {"trials": trials, "source": config.accuracy}
+    elif strategy_name == "differentiable":
+        options = {"gradient": gradient}
+    costs: Any = job.problem.costs  # a network of a sub-space is priced as a network of the whole
+    strategy: Any = make(
+        strategy_name, space, costs, job.problem.objectives, config.seed, batch=config.group, **options
+    )
+    why = strategy.why if strategy_name == "auto" else ""
+    if why:
+        job.reporter.say(f"{name}: strategy auto chose {why}")
+    job.run.log("search", study=name, strategy=strategy_name, why=why)
+    return strategy
+
+
+def _recorded(
+    problem: Problem, log: TrialLog, candidate: Candidate, evaluation: Evaluation, asked: int | None
+) -> dict[str, float] | Failure:
+    """What came of a candidate, once it is in the study: what was measured, with what is known of its point.
+
+    asked: as `TrialLog.add` takes it.
+    """
+    costs: Any = problem.costs
+    arch, point = candidate.arch, candidate.point
+    outcome: dict[str, float] | Failure
+    if isinstance(evaluation.accuracy, Failure):
+        outcome = evaluation.accuracy
+    else:
+        [front] = costs.fronts([arch])
+        known = {name: float(front.metric(name)[point]) for name in problem.objectives.costs}
+        outcome = {"accuracy": evaluation.accuracy, **known}
+    device = costs.accelerator(arch, point).name if hasattr(costs, "accelerator") else None
+    record = costs.record(arch) if hasattr(costs, "record") else None
+    log.add(candidate, outcome, device, problem.config.accuracy, evaluation.seconds, asked, record)
+    return outcome
