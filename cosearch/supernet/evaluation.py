@@ -8,11 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cosearch.blueprint import Blueprint, Step
+from cosearch.blueprint import Blueprint, Conv, Step
 from cosearch.supernet.blocks import Values, calibrating, run_steps, set_simulation, start
 from cosearch.supernet.elastic import Supernet
 
 Precision = Literal["fp32", "bf16"]
+CPU_VALUES = 3 << 20
+"""Of a layer, computed at once where a CPU measures: they stay in its caches, and memory is used again."""
 
 
 def evaluate(
@@ -37,7 +39,8 @@ def evaluate(
     labels = labels.to(device)
     asked = list(blueprints)
     found = [math.nan] * len(asked)
-    begun = [[start(x) for x in data.to(device).split(batch_size)] for data in (calibration, images)]
+    sizes = batch_size, _measured_at_once(asked, batch_size, device)
+    begun = [[start(x) for x in data.to(device).split(n)] for data, n in zip((calibration, images), sizes, strict=True)]
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         ahead = [_Branch(list(range(len(asked))), 0, *begun)] if asked else []
         while ahead:
@@ -49,6 +52,10 @@ def evaluate(
                 for values in branch.calibration:
                     run_steps(steps, branch.at, values, last_reader, network.compute)
             set_simulation(network, simulate)
+            if simulate:
+                for step in steps:
+                    if isinstance(step, Conv):
+                        network.unit(step.name).hold()
             for values in branch.images:
                 run_steps(steps, branch.at, values, last_reader, network.compute)
             finished = [i for i in branch.networks if len(asked[i].steps) == end]
@@ -59,6 +66,17 @@ def evaluate(
                     found[i] = right if bool(torch.isfinite(logits).all()) else math.nan
             ahead += branch.onward(asked, end)
     return found
+
+
+def _measured_at_once(blueprints: Sequence[Blueprint], batch_size: int, device: torch.device) -> int:
+    """How many images. Unlike those of calibration it decides no result."""
+    if device.type != "cpu":
+        return batch_size
+    largest = max(
+        (step.out_channels * math.prod(step.size) for blueprint in blueprints for step in blueprint.convolutions),
+        default=1,
+    )
+    return max(1, min(batch_size, CPU_VALUES // largest))
 
 
 @dataclass
