@@ -344,7 +344,8 @@ def _accuracy_source(run: RunDirectory, problem: Problem, reporter: Reporter, de
     assert dataset is not None
     device = torch_device(config.torch_device)
     if config.accuracy == "supernet":
-        return SupernetAccuracy(space, _trained_supernet(run, problem, device, reporter, deadline), dataset, device)
+        supernet = _trained_supernet(run, problem, device, reporter, deadline)
+        return SupernetAccuracy(space, supernet, dataset, device, config.precision)
     return TrainAccuracy(space, dataset, config.finalist_epochs, config.seed, device)
 
 

@@ -27,7 +27,8 @@ from cosearch.errors import ConfigError, CosearchError, RunError, StoppedError
 from cosearch.export.schema import FOLDER
 from cosearch.hardware import Accelerator
 from cosearch.hardware.tensor import accelerator_tensor
-from cosearch.problem import can_be_tabulated
+from cosearch.problem import can_be_tabulated, prepare
+from cosearch.progress import Reporter
 from cosearch.results import Result
 from cosearch.runs import RunDirectory, TrialLog, read_log, study_storage
 from cosearch.strategies import Objectives
@@ -110,6 +111,15 @@ def study(path: Path | str, name: str = "co-search") -> optuna.Study:
 
 
 # -- what a run leaves behind --
+
+
+def test_networks_are_evaluated_in_the_precision_of_the_run(monkeypatch):
+    quiet = Reporter(quiet=True)
+    problem = prepare(RunConfig.make({**SMALL, "precision": "bf16"}), quiet)
+    supernet = problem.space.network_space.supernet(0)
+    monkeypatch.setattr(cosearch.engine, "_trained_supernet", lambda *_: supernet)
+    source = cosearch.engine._accuracy_source(None, problem, quiet, float("inf"))
+    assert source.precision == "bf16"
 
 
 def test_the_run_directory_holds_what_it_promises_and_no_pickle(finished):

@@ -33,7 +33,8 @@ def evaluate(
     once for all of them: up to a step, a network's values and statistics depend on the steps before it alone.
 
     calibration: N x C x H x W, for batch-norm statistics and ranges. images: M x C x H x W; labels: M.
-    precision: bf16 runs convolutions in bfloat16. simulate: weights and activations as 8-bit hardware has them.
+    precision: bf16 runs convolutions in bfloat16, additions stay in single precision. simulate: weights and activations
+    as 8-bit hardware has them; bfloat16 does not hold their values exactly.
     """
     device = supernet.classifier.weight.device
     labels = labels.to(device)
@@ -64,7 +65,9 @@ def evaluate(
                 right = float((logits.argmax(1) == labels).sum()) / len(labels)
                 for i in finished:
                     found[i] = right if bool(torch.isfinite(logits).all()) else math.nan
-            ahead += branch.onward(asked, end)
+            # the branch of the fewest networks next: while others wait, one branch's networks halve each time, and
+            # so few hold values at once
+            ahead += sorted(branch.onward(asked, end), key=lambda branch: -len(branch.networks))
     return found
 
 
