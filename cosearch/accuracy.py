@@ -1,7 +1,7 @@
 """Where accuracy comes from during a search: a supernet, a table, a predictor, or stand-alone training."""
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -9,6 +9,9 @@ from cosearch.costs import Measurements
 from cosearch.data import Dataset
 from cosearch.errors import ConfigError
 from search_spaces.decisions import Arch, arch_key
+
+if TYPE_CHECKING:
+    from cosearch.supernet.evaluation import Precision
 
 SOURCES: dict[str, str] = {
     "supernet": "sub-networks of one weight-sharing network, batch-norm re-calibrated, arithmetic simulated in 8 bits",
@@ -31,12 +34,18 @@ class AccuracySource(Protocol):
 
 
 class SupernetAccuracy:
-    """Cuts the sub-network out, re-calibrates it on training images and evaluates it on the validation images."""
+    """Cuts the sub-network out, re-calibrates it on training images and evaluates it on the validation images.
 
-    def __init__(self, space: Any, supernet: Any, dataset: Dataset, device: str = "cpu") -> None:
+    precision: as `cosearch.supernet.evaluation.evaluate`'s.
+    """
+
+    def __init__(
+        self, space: Any, supernet: Any, dataset: Dataset, device: str = "cpu", precision: "Precision" = "fp32"
+    ) -> None:
         import torch
 
         self.space, self.supernet, self.dataset, self.device = space, supernet, dataset, device
+        self.precision = precision
         self.images = len(dataset.validation)
         # spread over the training images, which may be sorted by class
         spread = np.linspace(0, len(dataset.train) - 1, min(CALIBRATION_IMAGES, len(dataset.train))).astype(int)
@@ -47,16 +56,24 @@ class SupernetAccuracy:
 
     def to(self, device: str) -> "SupernetAccuracy":
         """The same on another device; the supernet moves there."""
-        return SupernetAccuracy(self.space, self.supernet.to(device), self.dataset, device)
+        return SupernetAccuracy(self.space, self.supernet.to(device), self.dataset, device, self.precision)
 
     def __call__(self, arch: Arch) -> float:
+        [accuracy] = self.many([arch])
+        return accuracy
+
+    def many(self, archs: Sequence[Arch]) -> list[float]:
+        """Of each network what it has alone. Of networks that differ in one choice what they begin with runs once."""
         from cosearch.supernet.evaluation import evaluate
 
-        key = arch_key(arch)
-        if key not in self._known:
-            blueprint = self.space.blueprint(arch)
-            [self._known[key]] = evaluate(self.supernet, [blueprint], self._calibration, self._images, self._labels)
-        return self._known[key]
+        keys = [arch_key(arch) for arch in archs]
+        unknown = {key: arch for key, arch in zip(keys, archs, strict=True) if key not in self._known}
+        if unknown:
+            blueprints = [self.space.blueprint(arch) for arch in unknown.values()]
+            data = self._calibration, self._images, self._labels
+            found = evaluate(self.supernet, blueprints, *data, self.precision)
+            self._known.update(zip(unknown, found, strict=True))
+        return [self._known[key] for key in keys]
 
     def gradient(self, arch: Arch) -> tuple[float, dict[str, float]]:
         """Cross-entropy of a sub-network on validation images, weights frozen, and its derivative by each gate.

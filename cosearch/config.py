@@ -104,6 +104,11 @@ class RunConfig(BaseModel):
     )
     guided: bool = Field(False, description="Train networks that meet the limits more often than others.")
     supernet_epochs: int = Field(90, ge=1, le=100_000, description="Epochs of supernet training.")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32",
+        description="Convolutions when the supernet's networks are evaluated: fp32, or bf16, which does not hold the "
+        "simulated 8-bit values exactly and is slower on a CPU.",
+    )
     finalist_epochs: int = Field(30, ge=1, le=100_000, description="Epochs of each finalist's stand-alone training.")
     finalist_start: Literal["scratch", "supernet"] = Field(
         "scratch", description="Finalists start from fresh weights, or from those that the supernet has for them."

@@ -37,7 +37,7 @@ def accuracy_source(job: Job) -> AccuracySource:
     assert dataset is not None
     device = torch_device(config.torch_device)
     if config.accuracy == "supernet":
-        return SupernetAccuracy(space, _trained_supernet(job, device), dataset, device)
+        return SupernetAccuracy(space, _trained_supernet(job, device), dataset, device, config.precision)
     return TrainAccuracy(space, dataset, config.finalist_epochs, config.seed, device)
 
 

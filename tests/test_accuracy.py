@@ -1,4 +1,4 @@
-"""What the supernet says of a network beside its accuracy: the slopes of its gates."""
+"""The supernet as a source of accuracies: many at once, in either precision, and the slopes of a network's gates."""
 
 import numpy as np
 import pytest
@@ -57,3 +57,40 @@ def test_a_network_is_evaluated_once_and_as_the_supernet_evaluates_it(source, mo
     calibration = data.train.x[np.linspace(0, len(data.train) - 1, 256).astype(int)]
     tensors = [torch.from_numpy(part) for part in (calibration, data.validation.x, data.validation.y)]
     assert [first] == evaluate(source.supernet, [source.space.blueprint(arch)], *tensors)
+
+
+def test_many_networks_have_the_accuracies_of_each_and_are_evaluated_once(source, monkeypatch):
+    from cosearch.supernet import evaluation
+
+    calls = []
+    evaluate = evaluation.evaluate
+    monkeypatch.setattr(evaluation, "evaluate", lambda *how: calls.append(len(how[1])) or evaluate(*how))
+    archs = [source.space.sample(np.random.default_rng(i)) for i in range(4)]
+    fresh = SupernetAccuracy(source.space, source.supernet, source.dataset)
+    together = fresh.many([*archs, archs[0]])
+    assert calls == [4]
+    assert fresh.many(archs) == together[:4]
+    assert [source(arch) for arch in [*archs, archs[0]]] == together
+    assert calls == [4, 1, 1, 1, 1]
+    assert fresh.many([]) == []
+
+
+def test_precision_reaches_the_arithmetic(source, monkeypatch):
+    from cosearch.supernet.blocks import Network
+
+    seen = []
+    compute = Network.compute
+    monkeypatch.setattr(
+        Network, "compute", lambda self, step, values: seen.append((y := compute(self, step, values)).dtype) or y
+    )
+    arch = {"layer1": "conv_k3_e1", "layer2": "shift_k3_e1", "layer3": "conv_k5_e6"}
+    half = SupernetAccuracy(source.space, source.supernet, source.dataset, precision="bf16")
+    assert 0 <= half(arch) <= 1
+    assert set(seen) == {torch.bfloat16}
+    seen.clear()
+    half.to("cpu")(arch)
+    assert set(seen) == {torch.bfloat16}
+    seen.clear()
+    source(arch)
+    assert set(seen) <= {torch.float32}
+    assert seen

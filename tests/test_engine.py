@@ -28,6 +28,7 @@ from cosearch.export import writing as export_writing
 from cosearch.export.schema import FOLDER
 from cosearch.hardware import Accelerator
 from cosearch.hardware.tensor import accelerator_tensor
+from cosearch.job import Job
 from cosearch.loading import load_network, load_run
 from cosearch.problem import can_be_tabulated, prepare
 from cosearch.progress import Reporter
@@ -127,6 +128,14 @@ def test_the_plan_says_how_much_will_be_done(options, few, said):
 
 
 # -- what a run leaves behind --
+
+
+def test_networks_are_evaluated_in_the_precision_of_the_run(monkeypatch):
+    quiet = Reporter(quiet=True)
+    problem = prepare(RunConfig.make({**SMALL, "precision": "bf16"}), quiet)
+    supernet = problem.space.network_space.supernet(0)
+    monkeypatch.setattr(source, "_trained_supernet", lambda *_: supernet)
+    assert source.accuracy_source(Job(None, problem, quiet)).precision == "bf16"
 
 
 def test_the_run_directory_holds_what_it_promises_and_no_pickle(finished):

@@ -7,9 +7,11 @@ the input's is clip(W - X, -1, 1). Follow the layer by a batch norm: its outputs
 Training recipe that reaches the accuracies of tests/operators/test_training.py: `scale_add_gradients` between
 backward() and the optimiser's step (SGD, momentum 0.9, cosine from 0.05), weights from N(0, 1).
 
-float32 tensors on a CPU run in the numba kernels of `_add_kernels`; every other dtype or device runs in plain torch.
-Memory: the kernels need at most 256 KiB or one row band per thread beside input, output and weight; the plain form
-blocks over output channels and needs three to four times `BLOCK_BYTES`, or one output channel, of temporaries.
+float32 tensors on a CPU run in numba kernels, of `_add_kernels` or, where channels are last in memory and a layer is
+pointwise or depthwise, of `_add_last_kernels`; every other dtype or device runs in plain torch.
+Memory: the kernels need at most 256 KiB, one row band or 16 channels of an image per thread beside input, output and
+weight; the plain form blocks over output channels and needs three to four times `BLOCK_BYTES`, or one output channel,
+of temporaries.
 """
 
 from collections.abc import Callable, Iterable
@@ -125,10 +127,16 @@ def _in_kernel(x: Tensor) -> bool:
 def _forward(x: Tensor, weight: Tensor, sizes: _Sizes) -> Tensor:
     if not _in_kernel(x):
         return plain_add_conv2d(x, weight, sizes.stride, sizes.padding, sizes.dilation, sizes.groups)
-    from cosearch.operators import _add_kernels
+    from cosearch.operators import _add_kernels, _add_last_kernels
 
     geometry = sizes.geometry(x, weight)
-    y = torch.empty(geometry.n, geometry.k, geometry.p, geometry.q)
+    shape = geometry.n, geometry.k, geometry.p, geometry.q
+    if x.is_contiguous(memory_format=torch.channels_last) and _add_last_kernels.fits(geometry):
+        y = torch.empty(shape, memory_format=torch.channels_last)
+        last = (value.detach().permute(0, 2, 3, 1).numpy() for value in (x, y))
+        _add_last_kernels.forward(next(last), _array(weight), next(last), geometry, torch.get_num_threads())
+        return y
+    y = torch.empty(shape)
     _add_kernels.forward(_array(x), _array(weight), y.numpy(), geometry, torch.get_num_threads())
     return y
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cosearch.accuracy import AccuracySource, PredictorAccuracy
+from cosearch.accuracy import AccuracySource, PredictorAccuracy, SupernetAccuracy
 from cosearch.costs import AcceleratorCosts, HardwareCosts, MeasuredCosts, NetworkFront
 from cosearch.errors import CosearchError, RunError
 from cosearch.evaluators import start_threads
@@ -204,13 +204,18 @@ def _changes(
     steps = accelerator_steps(problem, finalist)
     found: list[Change] = []
     with reporter.phase("report: one choice at a time", len(asked) + len(steps)) as phase:
-        for other in asked:
-            assert accuracy is not None
-            try:
-                known[network_key(other)] = float(accuracy(network_of(other)))
-            except CosearchError as error:
-                phase.advance(0, str(error)[:40])  # a network that cannot be evaluated is left without an accuracy
-            phase.advance(1)
+        if isinstance(accuracy, SupernetAccuracy):  # they begin as the finalist does, and that runs once
+            together = accuracy.many([network_of(other) for other in asked])
+            known.update(zip(map(network_key, asked), together, strict=True))
+            phase.advance(len(asked))
+        else:
+            for other in asked:
+                assert accuracy is not None
+                try:
+                    known[network_key(other)] = float(accuracy(network_of(other)))
+                except CosearchError as error:
+                    phase.advance(0, str(error)[:40])  # a network that cannot be evaluated is left without an accuracy
+                phase.advance(1)
         for step in steps:
             found.append(accelerator_change(problem, arch, step))
             phase.advance(1)

@@ -66,6 +66,17 @@ def pool(step: Pool, x: Tensor) -> Tensor:
     return F.avg_pool2d(x, step.kernel, step.stride, padding, ceil_mode=True, count_include_pad=False)
 
 
+def extremes(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the largest of B x C x H x W; NaN if any is."""
+    low, high = torch.aminmax(x.detach().permute(0, 2, 3, 1))  # as it lies in memory: torch would copy it otherwise
+    return low, high
+
+
+def largest_magnitude(x: Tensor) -> Tensor:
+    low, high = extremes(x)
+    return torch.maximum(-low, high)
+
+
 class Watched(nn.Module):
     """Something whose outputs' range is seen while calibrating, and rounded to 8 bits in simulate mode."""
 
@@ -78,19 +89,19 @@ class Watched(nn.Module):
 
     def watch(self, y: Tensor, signed: bool) -> Tensor:
         if self.observe:
-            self.amax = torch.maximum(self.amax, y.detach().abs().amax())
+            self.amax = torch.maximum(self.amax, largest_magnitude(y))
         return quantise_symmetric(y, self.amax, 8, signed) if self.simulate else y
 
     def fuses(self, x: Tensor) -> bool:
         """Whether values are only to be rounded, and a faster way knows how."""
         return self.simulate and not (self.observe or self.training) and can_fuse(x)
 
-    def normalise(self, x: Tensor, bn: nn.BatchNorm2d, relu: bool) -> Tensor:
-        """Batch-norm, ReLU if there is one, and what `watch` does. May overwrite x."""
+    def normalise(self, x: Tensor, bn: nn.BatchNorm2d, relu: bool, bias: Tensor | None = None) -> Tensor:
+        """Batch-norm of x + bias (of each channel), ReLU if there is one, and what `watch` does. May overwrite x."""
         if self.fuses(x):
-            return normalised(x, bn, self.amax, signed=not relu)
-        y = bn(x)
-        return self.watch(F.relu(y) if relu else y, signed=not relu)
+            return normalised(x, bn, self.amax, not relu, bias)
+        y = bn(x if bias is None else x + bias.view(1, -1, 1, 1))
+        return self.watch(F.relu(y, inplace=not torch.is_grad_enabled()) if relu else y, signed=not relu)
 
     def reset_ranges(self) -> None:
         self.amax.zero_()
@@ -115,6 +126,9 @@ class Normalise(Watched):
         return self.normalise(x.clone() if self.simulate else x, self.bn, relu=True)  # others may read x
 
 
+Held = tuple[list[tuple[Conv, Tensor]], Tensor | None]
+
+
 class Unit(Watched):
     """operator -> batch-norm -> ReLU (or ReLU first). In `simulate` mode weights and outputs are rounded to 8 bits."""
 
@@ -132,6 +146,7 @@ class Unit(Watched):
         # seen while calibrating: the least and largest input of an adder, the largest values inside a chain
         self.register_buffer("entry_range", torch.zeros(2))
         self.register_buffer("middle", torch.zeros(len(shapes) - 1))
+        self._held: Held | None = None  # what `hold` keeps
 
     @property
     def op(self) -> str:
@@ -148,32 +163,43 @@ class Unit(Watched):
         x = F.relu(x) if step.relu == "before" else x
         if self.observe:
             self._observe_entry(x)
-        y = self.simulated(x) if self.simulate else arithmetic.compute(step, x, list(self.weights))
-        return self.normalise(y, self.bn, relu=step.relu == "after")
+        y, bias = self.simulated(x) if self.simulate else (arithmetic.compute(step, x, list(self.weights)), None)
+        return self.normalise(y, self.bn, step.relu == "after", bias)
 
     def _observe_entry(self, x: Tensor) -> None:
         if self.step.op == "add":
-            low, high = torch.aminmax(x.detach())
+            low, high = extremes(x)
             self.entry_range = torch.stack([self.entry_range[0].minimum(low), self.entry_range[1].maximum(high)])
         for i, (stage, weight) in enumerate(arithmetic.stages(self.step, list(self.weights))[: len(self.middle)]):
             x = F.conv2d(x, weight.detach(), None, stage.stride)
-            self.middle[i] = torch.maximum(self.middle[i], x.detach().abs().amax())
+            self.middle[i] = torch.maximum(self.middle[i], largest_magnitude(x))
 
-    def simulated(self, x: Tensor) -> Tensor:
-        """The operator with the weights that the hardware has, as `cosearch.integer` writes them."""
+    def simulated(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The operator with the weights that the hardware has, and the bias that it adds to it."""
+        held, bias = self._held or self.held()
         if self.step.op == "add":
-            weight = self.weight
-            signed, amax = bool(self.entry_range[0] < 0), self.entry_range.abs().amax()
-            held = weight.clamp(-amax if signed else torch.zeros_like(amax), amax)
-            y = arithmetic.compute(self.step, x, [quantise_symmetric(held, amax, 8, signed)])
-            return y - (weight - held).abs().sum((1, 2, 3)).view(1, -1, 1, 1)
-        for i, (stage, dense) in enumerate(arithmetic.stages(self.step, list(self.weights))):
-            held = arithmetic.held_weight(stage, dense)
-            x = F.conv2d(x, held, None, stage.stride, stage.kernel // 2, 1, stage.groups)
+            return arithmetic.compute(self.step, x, [held[0][1]]), bias
+        for i, (stage, weight) in enumerate(held):
+            x = F.conv2d(x, weight, None, stage.stride, stage.kernel // 2, 1, stage.groups)
             x = x.contiguous(memory_format=torch.channels_last)
             if i < len(self.middle):
                 x = quantise_symmetric(x, self.middle[i], 8, signed=True)
-        return x
+        return x, bias
+
+    def held(self) -> Held:
+        """The stages with the weights that the hardware has, as `cosearch.integer` writes them, and the bias if any."""
+        if self.step.op == "add":
+            weight = self.weight
+            signed, amax = bool(self.entry_range[0] < 0), self.entry_range.abs().amax()
+            clipped = weight.clamp(-amax if signed else torch.zeros_like(amax), amax)
+            bias = -(weight - clipped).abs().sum((1, 2, 3))
+            return [(self.step, quantise_symmetric(clipped, amax, 8, signed))], bias
+        stages = arithmetic.stages(self.step, list(self.weights))
+        return [(stage, arithmetic.held_weight(stage, dense)) for stage, dense in stages], None
+
+    def hold(self) -> None:
+        """From here on simulate with today's weights and ranges, whatever becomes of them."""
+        self._held = self.held()
 
     def reset_ranges(self) -> None:
         super().reset_ranges()

@@ -8,11 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cosearch.blueprint import Blueprint, Step
+from cosearch.blueprint import Blueprint, Conv, Step
 from cosearch.supernet.blocks import Values, calibrating, run_steps, set_simulation, start
 from cosearch.supernet.elastic import Supernet
 
 Precision = Literal["fp32", "bf16"]
+CPU_VALUES = 3 << 20
+"""Of a layer, computed at once where a CPU measures: they stay in its caches, and memory is used again."""
 
 
 def evaluate(
@@ -31,13 +33,15 @@ def evaluate(
     once for all of them: up to a step, a network's values and statistics depend on the steps before it alone.
 
     calibration: N x C x H x W, for batch-norm statistics and ranges. images: M x C x H x W; labels: M.
-    precision: bf16 runs convolutions in bfloat16. simulate: weights and activations as 8-bit hardware has them.
+    precision: bf16 runs convolutions in bfloat16, additions stay in single precision. simulate: weights and activations
+    as 8-bit hardware has them; bfloat16 does not hold their values exactly.
     """
     device = supernet.classifier.weight.device
     labels = labels.to(device)
     asked = list(blueprints)
     found = [math.nan] * len(asked)
-    begun = [[start(x) for x in data.to(device).split(batch_size)] for data in (calibration, images)]
+    sizes = batch_size, _measured_at_once(asked, batch_size, device)
+    begun = [[start(x) for x in data.to(device).split(n)] for data, n in zip((calibration, images), sizes, strict=True)]
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         ahead = [_Branch(list(range(len(asked))), 0, *begun)] if asked else []
         while ahead:
@@ -49,6 +53,10 @@ def evaluate(
                 for values in branch.calibration:
                     run_steps(steps, branch.at, values, last_reader, network.compute)
             set_simulation(network, simulate)
+            if simulate:
+                for step in steps:
+                    if isinstance(step, Conv):
+                        network.unit(step.name).hold()
             for values in branch.images:
                 run_steps(steps, branch.at, values, last_reader, network.compute)
             finished = [i for i in branch.networks if len(asked[i].steps) == end]
@@ -57,8 +65,21 @@ def evaluate(
                 right = float((logits.argmax(1) == labels).sum()) / len(labels)
                 for i in finished:
                     found[i] = right if bool(torch.isfinite(logits).all()) else math.nan
-            ahead += branch.onward(asked, end)
+            # the branch of the fewest networks next: while others wait, one branch's networks halve each time, and
+            # so few hold values at once
+            ahead += sorted(branch.onward(asked, end), key=lambda branch: -len(branch.networks))
     return found
+
+
+def _measured_at_once(blueprints: Sequence[Blueprint], batch_size: int, device: torch.device) -> int:
+    """How many images. Unlike those of calibration it decides no result."""
+    if device.type != "cpu":
+        return batch_size
+    largest = max(
+        (step.out_channels * math.prod(step.size) for blueprint in blueprints for step in blueprint.convolutions),
+        default=1,
+    )
+    return max(1, min(batch_size, CPU_VALUES // largest))
 
 
 @dataclass

@@ -37,30 +37,32 @@ def can_fuse(x: Tensor) -> bool:
     )
 
 
-def normalised(x: Tensor, bn: nn.BatchNorm2d, amax: Tensor, signed: bool) -> Tensor:
-    """What batch-norm in evaluation, ReLU (unless signed) and rounding to 8 bits make of B x C x H x W.
+def normalised(x: Tensor, bn: nn.BatchNorm2d, amax: Tensor, signed: bool, bias: Tensor | None = None) -> Tensor:
+    """What batch-norm in evaluation, ReLU (unless signed) and rounding to 8 bits make of x + bias.
 
-    Overwrites x, and returns it.
+    x: B x C x H x W, overwritten and returned. bias: C.
     """
     assert bn.running_var is not None
     assert bn.running_mean is not None
     gain = bn.weight / torch.sqrt(bn.running_var + bn.eps)
-    return _scaled(x, gain, bn.bias - bn.running_mean * gain, amax, signed)
+    bias = torch.zeros_like(gain) if bias is None else bias
+    return _scaled(x, bias, gain, bn.bias - bn.running_mean * gain, amax, signed)
 
 
 def rounded(x: Tensor, amax: Tensor, signed: bool) -> Tensor:
     """`quantise_symmetric` to 8 bits where `can_fuse` holds. Overwrites x, and returns it."""
     ones = torch.ones(x.shape[1])
-    return _scaled(x, ones, torch.zeros_like(ones), amax, signed)
+    zeros = torch.zeros_like(ones)
+    return _scaled(x, zeros, ones, zeros, amax, signed)
 
 
-def _scaled(x: Tensor, gain: Tensor, offset: Tensor, amax: Tensor, signed: bool) -> Tensor:
+def _scaled(x: Tensor, bias: Tensor, gain: Tensor, offset: Tensor, amax: Tensor, signed: bool) -> Tensor:
     low, high = _levels(8, signed)
     step = float(_step(amax, high))
     flat = x.permute(0, 2, 3, 1).reshape(-1).numpy()  # a view: the channels are last
     channels = x.shape[1]
     kernel = _compiled()
-    constants = gain.numpy(), offset.numpy(), np.array([1 / step, step, low, high], np.float32)
+    constants = bias.numpy(), gain.numpy(), offset.numpy(), np.array([1 / step, step, low, high], np.float32)
     run(
         lambda start, stop: kernel(flat[start * channels : stop * channels], *constants),
         len(flat) // channels,
@@ -74,18 +76,18 @@ ROUND = np.float32(1.5 * 2**23)
 """Adding and subtracting it rounds a number far below it to the nearest integer, halves to even."""
 
 
-def _rounded(values, gain, offset, scale):  # type: ignore[no-untyped-def]
+def _rounded(values, bias, gain, offset, scale):  # type: ignore[no-untyped-def]
     """values: pixels x channels, flat; overwritten."""
     inverse, step, low, high = scale[0], scale[1], scale[2], scale[3]
     channels = len(gain)
     for pixel in range(len(values) // channels):
         base = pixel * channels
         for c in range(channels):
-            level = (values[base + c] * gain[c] + offset[c]) * inverse
+            level = ((values[base + c] + bias[c]) * gain[c] + offset[c]) * inverse
             level = min(max(level, low), high)
             values[base + c] = ((level + ROUND) - ROUND) * step
 
 
 @cache
 def _compiled() -> Callable[..., Any]:
-    return compile_kernel(_rounded, FLOATS, FLOATS, FLOATS, FLOATS)
+    return compile_kernel(_rounded, FLOATS, FLOATS, FLOATS, FLOATS, FLOATS)

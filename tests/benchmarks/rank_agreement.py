@@ -4,7 +4,9 @@
 where it stopped; several may run at once with other ``--seeds``. After the 64 it goes on with more networks of the same
 pool, for the `shiftadd` table. ``... longer`` trains the 64 once more, for longer. ``... supernet`` trains one supernet
 per recipe and sharing with an equal budget of CPU seconds and evaluates all those networks. ``... speed`` times a path
-in the supernet beside the same network alone. ``... gather`` puts everything into
+in the supernet beside the same network alone, and evaluations; elapsed times it keeps only if nothing else runs when it
+starts, and takes them when it is given again then. ``... precision --recipes NAME --budget N`` sets evaluation in
+bfloat16 beside that in single precision. ``... gather`` puts everything into
 hwbench_data/recipes/shiftadd_trained.json, from which the table is built too; what that file holds is not trained
 again. ``... table --recipes NAME --budget N`` evaluates all networks of the table with that supernet, for
 hwbench_data/recipes/shiftadd_supernet.json; several may share it with other ``--part``s. ``... report`` gathers and
@@ -13,9 +15,11 @@ writes docs/benchmarks/supernet.md.
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -37,7 +41,7 @@ from cosearch.strategies import Objectives
 from cosearch.supernet import recipes
 from cosearch.supernet.blocks import Network
 from cosearch.supernet.elastic import Supernet
-from cosearch.supernet.evaluation import evaluate
+from cosearch.supernet.evaluation import Precision, evaluate
 from cosearch.supernet.training import (
     Recipe,
     accuracy,
@@ -147,8 +151,9 @@ def read_study(folder: Path, space: Any, content_hash: str) -> dict[str, Any]:
     for file in sorted(folder.glob("supernet-*.json")):
         record = json.loads(file.read_text(encoding="utf-8"))
         study.setdefault("supernets", {})[file.stem.removeprefix("supernet-")] = record
-    if (folder / "speed.json").exists():
-        study["speed"] = json.loads((folder / "speed.json").read_text(encoding="utf-8"))
+    for name in ("speed", "precision"):
+        if (folder / f"{name}.json").exists():
+            study[name] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     return study
 
 
@@ -405,46 +410,143 @@ def _timed(runs: Sequence[Callable[[], None]]) -> list[float]:
     return found
 
 
-def evaluation_seconds(precision: Any, count: int = 6, repeats: int = 3) -> dict[str, float]:
-    """CPU seconds to cut out, calibrate (256 images) and measure (1,000 images of 16x16) one sub-network, one thread.
+EVALUATED: dict[str, tuple[Precision, int]] = {
+    "fp32, one thread": ("fp32", 1),
+    "fp32, two threads": ("fp32", 2),
+    "bf16, one thread": ("bf16", 1),
+}
+QUIET_LOAD = 0.5
+"""Elapsed times are kept where the load average of the last minute is below it."""
 
-    Of sampled networks and of the largest of additions alone; least of the repeats.
+
+def evaluation_seconds(
+    precision: Precision, threads: int, quiet: bool, count: int = 12, repeats: int = 3
+) -> dict[str, Any]:
+    """Seconds to cut out, calibrate (256 images) and measure (1,000 images of 16x16) one sub-network.
+
+    Of sampled networks and of the largest of additions alone; least of the repeats. Processor and, if quiet, elapsed.
     """
     space = networks.find("shiftadd")((1, 16, 16), 10)
     supernet = space.supernet(0)
     images = torch.randn(1000, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     labels = torch.zeros(1000, dtype=torch.long)
+    clocks = {"processor": time.process_time, **({"elapsed": time.perf_counter} if quiet else {})}
 
-    def seconds(arch: Any) -> float:
+    def seconds(arch: Any) -> dict[str, float]:
         blueprint, times = space.blueprint(arch), []
         for _ in range(repeats):
-            started = time.process_time()
+            started = {name: clock() for name, clock in clocks.items()}
             evaluate(supernet, [blueprint], images[:256], images, labels, precision)
-            times.append(time.process_time() - started)
-        return min(times)
+            times.append({name: clock() - started[name] for name, clock in clocks.items()})
+        return {name: min(found[name] for found in times) for name in clocks}
 
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     sampled = [seconds(space.sample(numpy_stream(0, "speed", i))) for i in range(count)]
-    return {"mean": float(np.mean(sampled)), "most": max(sampled), "additions alone": seconds(space.largest("add"))}
+    additions = seconds(space.largest("add"))
+    torch.set_num_threads(before)
+    return {
+        name: {
+            "mean": float(np.mean([found[name] for found in sampled])),
+            "most": max(found[name] for found in sampled),
+            "additions alone": additions[name],
+        }
+        for name in clocks
+    }
 
 
-def speed(folder: Path) -> None:
-    """Time what is not timed yet; kept as it comes."""
+def together_seconds(repeats: int = 3) -> dict[str, Any]:
+    """CPU seconds of a network evaluated singly and with others in one call, one thread, 256 and 1,000 16x16 images."""
+    space = networks.find("shiftadd")((1, 16, 16), 10)
+    supernet = space.supernet(0)
+    images = torch.randn(1000, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    labels = torch.zeros(1000, dtype=torch.long)
+    base, *sampled = [space.sample(numpy_stream(0, "together", i)) for i in range(17)]
+    changed = [{**base, name: option} for name, options in space.choices.items() for option in options[:3]]
+
+    def seconds(groups: Sequence[Sequence[Arch]]) -> float:
+        started = time.process_time()
+        for group in groups:
+            evaluate(supernet, [space.blueprint(arch) for arch in group], images[:256], images, labels)
+        return (time.process_time() - started) / sum(map(len, groups))
+
+    asked = {
+        "drawn at random, four in a call": (sampled, 4),
+        "one choice of a network changed, all in a call": (changed, 99),
+    }
+    found = {}
+    for name, (archs, size) in asked.items():
+        ways = [[arch] for arch in archs], [archs[i : i + size] for i in range(0, len(archs), size)]
+        least = [min(times) for times in zip(*([seconds(way) for way in ways] for _ in range(repeats)), strict=True)]
+        found[name] = {"networks": len(archs), "singly": least[0], "together": least[1]}
+    return found
+
+
+def speed(folder: Path, published: dict[str, Any]) -> None:
+    """Time what is not timed yet, nor published; kept as it comes."""
+    quiet = os.getloadavg()[0] < QUIET_LOAD
     file = folder / "speed.json"
     space = networks.find("shiftadd")((1, 8, 8), 10)
+    record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else published
+    evaluations = record.setdefault("evaluation seconds", {})
+    for name, how in EVALUATED.items():
+        if name not in evaluations or (quiet and "elapsed" not in evaluations[name]):
+            evaluations[name] = evaluation_seconds(*how, quiet)
+            write_atomic(file, to_json(record))
+            print(f"evaluation, {name}: {evaluations[name]}", flush=True)
+    if "together" not in record:
+        record["together"] = together_seconds()
+        write_atomic(file, to_json(record))
+        print(f"together: {record['together']}", flush=True)
     named = ["uniform/separate", "uniform/heterogeneous", "uniform/separate/kernels"]
     named += [f"{recipe}/separate" for recipe in recipes.RECIPES if recipe != "uniform"]
-    record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     for name in named:
         if name not in record.setdefault("path ratio", {}):
             ratio, paths = path_ratio(space, name)
             record["path ratio"][name] = {"ratio": ratio, "networks": paths}
             write_atomic(file, to_json(record))
             print(f"{name}: a path takes {ratio:.2f} times the network alone ({paths} networks)", flush=True)
-    for precision in ("fp32", "bf16"):
-        if precision not in record.setdefault("evaluation seconds", {}):
-            record["evaluation seconds"][precision] = found = evaluation_seconds(precision)
-            write_atomic(file, to_json(record))
-            print(f"evaluation, {precision}: {found}", flush=True)
+
+
+# -- precision --
+
+
+def _tau_of(a: Floats, b: Floats, kept: npt.NDArray[np.int64]) -> float:
+    return tau(a[kept], b[kept])
+
+
+def precision(folder: Path, name: str, budget: int) -> None:
+    """How the study's networks are ranked in bfloat16 beside single precision, and in what time, by one supernet."""
+    dataset, space = load()
+    supernet, record = load_supernet(folder, name, budget, space)
+    study = read_study(folder, space, dataset.content_hash)
+    blueprints = [space.blueprint(entry["arch"]) for entry in study["networks"][:NETWORKS]]
+    spread = np.linspace(0, len(dataset.train) - 1, CALIBRATION).astype(int)
+    calibration, images = torch.from_numpy(dataset.train.x[spread]), torch.from_numpy(dataset.validation.x)
+    labels, rows = torch.from_numpy(dataset.validation.y), []
+    kinds: tuple[Precision, ...] = ("fp32", "bf16")
+    for simulate in (True, False):
+        values: list[Floats] = []
+        seconds = []
+        for kind in kinds:
+            started = time.process_time()
+            values.append(np.array(evaluate(supernet, blueprints, calibration, images, labels, kind, simulate)))
+            seconds.append((time.process_time() - started) / len(blueprints))
+        error = jackknife(partial(_tau_of, *values), len(blueprints))
+        apart = np.abs(values[0] - values[1])
+        rows.append(
+            {
+                "simulate": simulate,
+                "tau": tau(*values),
+                "error": error,
+                "mean": float(apart.mean()),
+                "most": float(apart.max()),
+                "seconds": seconds,
+            }
+        )
+        print(rows[-1], flush=True)
+    found = {"name": record["name"], "paths": record["paths"], "networks": len(blueprints), "rows": rows}
+    write_atomic(folder / "precision.json", to_json(found))
 
 
 # -- the report --
@@ -544,6 +646,8 @@ def report(study: dict[str, Any]) -> str:
     ]
     if "speed" in study:
         lines += speed_lines(study["speed"])
+    if "precision" in study:
+        lines += precision_lines(study["precision"])
     return "\n".join(lines)
 
 
@@ -729,28 +833,78 @@ def speed_lines(record: dict[str, Any]) -> list[str]:
         *(f"| {name} | {entry['ratio']:.2f} | {entry['networks']} |" for name, entry in record["path ratio"].items()),
         "",
         *(evaluation_lines(record["evaluation seconds"]) if "evaluation seconds" in record else []),
+        *(together_lines(record["together"]) if "together" in record else []),
     ]
 
 
-def evaluation_lines(seconds: dict[str, Any]) -> list[str]:
+def evaluation_lines(found: dict[str, Any]) -> list[str]:
+    def row(name: str, clock: str) -> str:
+        cells = (f"{found[name][clock][key]:.2f}" for key in ("mean", "most", "additions alone"))
+        return f"| {name} | {clock} | {' | '.join(cells)} |"
+
+    busy = [name for name, entry in found.items() if "elapsed" not in entry]
     return [
-        "A sub-network cut out, calibrated on 256 and measured on 1,000 images of 16x16, in 8-bit simulation: CPU",
-        "seconds of one thread, of six sampled networks and of the largest of additions alone (on two free cores the",
-        "clock shows between half of it and all; other work ran meanwhile, under which CPU seconds nearly double):",
-        "",
-        "| precision | mean, s | most, s | additions alone, s |",
-        "| --- | --- | --- | --- |",
+        "A sub-network cut out, calibrated on 256 and measured on 1,000 images of 16x16, in 8-bit simulation: seconds",
+        "of twelve sampled networks and of the largest of additions alone, least of three repeats.",
         *(
-            f"| {name} | {found['mean']:.2f} | {found['most']:.2f} | {found['additions alone']:.2f} |"
-            for name, found in seconds.items()
+            [
+                "Other work ran on the machine meanwhile, under which processor seconds grow; elapsed ones are",
+                f"therefore not given ({'; '.join(busy)}): `... speed` takes them on a quiet machine.",
+            ]
+            if busy
+            else []
         ),
+        "",
+        "| precision, threads | seconds | mean | most | additions alone |",
+        "| --- | --- | --- | --- | --- |",
+        *(row(name, clock) for name, entry in found.items() for clock in entry),
+        "",
+    ]
+
+
+def together_lines(found: dict[str, Any]) -> list[str]:
+    return [
+        "Networks of one call share the steps with which they begin. Seconds of CPU for each network, as above:",
+        "",
+        "| networks | how many | singly | together |",
+        "| --- | --- | --- | --- |",
+        *(f"| {k} | {v['networks']} | {v['singly']:.2f} | {v['together']:.2f} |" for k, v in found.items()),
+        "",
+        "What a search proposes at once is evaluated singly, a network on each thread (images below 32x32); the",
+        "report's table of single changes and the `shiftadd` table are evaluated together.",
+        "",
+    ]
+
+
+def precision_lines(found: dict[str, Any]) -> list[str]:
+    return [
+        "## bfloat16",
+        "",
+        f"The study's {found['networks']} networks in the supernet {found['name']}, {found['paths']} networks run,",
+        "with convolutions in bfloat16 and in single precision (`--precision`); additions always have single precision.",
+        "",
+        "| arithmetic | tau between the two | accuracies apart, mean | most | CPU s of a network, fp32 | bf16 |",
+        "| --- | --- | --- | --- | --- | --- |",
+        *(
+            f"| {'8 bits simulated, as in a search' if row['simulate'] else 'floating point'} "
+            f"| {row['tau']:.2f} +- {row['error']:.2f} | {row['mean']:.4f} | {row['most']:.4f} "
+            f"| {row['seconds'][0]:.2f} | {row['seconds'][1]:.2f} |"
+            for row in found["rows"]
+        ),
+        "",
+        "Eight significant bits hold few of the rounded values, each a whole number of steps, exactly: bfloat16 rounds",
+        "what the simulation has rounded once more, elsewhere. And the pass that rounds together with batch-norm takes",
+        "single precision only. So on a CPU fp32 is the default and the faster one; bf16 is meant for GPUs, where it",
+        "is not timed.",
         "",
     ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("standalone", "longer", "supernet", "table", "speed", "gather", "report"))
+    parser.add_argument(
+        "step", choices=("standalone", "longer", "supernet", "table", "speed", "precision", "gather", "report")
+    )
     parser.add_argument("--out", type=Path, default=Path("runs") / "rank-agreement")
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="so that several processes can share them")
     parser.add_argument("--recipes", default=",".join(RECIPES_COMPARED), help="RECIPE/SHARING, comma-separated")
@@ -769,7 +923,10 @@ def main() -> None:
         part, parts = map(int, arguments.part.split("/"))
         evaluate_table(arguments.out, arguments.recipes, arguments.budget, part, parts)
     elif arguments.step == "speed":
-        speed(arguments.out)
+        study = json.loads(STUDY.read_text(encoding="utf-8")) if STUDY.exists() else {}
+        speed(arguments.out, study.get("speed", {}))
+    elif arguments.step == "precision":
+        precision(arguments.out, arguments.recipes, arguments.budget)
     else:
         dataset, space = load()
         study = read_study(arguments.out, space, dataset.content_hash)

@@ -80,6 +80,48 @@ def test_kernels_equal_plain_torch_on_any_geometry(data: st.DataObject) -> None:
         assert torch.allclose(got.double(), want, rtol=1e-5, atol=1e-5 + 1e-6 * scale)
 
 
+LAST_SHAPES = [  # as SHAPES; those whose channels-last form has a kernel of its own
+    (2, 66, 2, 3, 65, (1, 1), (1, 1), (0, 0), (1, 1), 1),
+    (1, 3, 1, 1, 8, (1, 1), (1, 1), (0, 0), (1, 1), 1),  # fewer pixels than a kernel holds
+    (4, 8, 4, 4, 8, (3, 3), (1, 1), (1, 1), (1, 1), 8),
+    (3, 21, 9, 6, 21, (5, 3), (2, 3), (2, 0), (1, 2), 21),
+    (1, 40, 70, 61, 40, (3, 3), (1, 1), (1, 1), (1, 1), 40),  # a plane of all channels would not fit the scratch
+    (70, 16, 2, 2, 16, (5, 5), (1, 1), (2, 2), (1, 1), 16),  # many images in a unit, the last ones fewer
+]
+
+
+def _last(x: torch.Tensor) -> torch.Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("shape", LAST_SHAPES, ids=str)
+def test_channels_last_kernels_equal_the_triple_loop(shape: tuple) -> None:
+    x, weight, how = _operands(shape)
+    y, dx, dw, gradient = _with_gradients(_last(x), weight, how)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    expected = adder(x.double().numpy(), weight.double().numpy(), gradient.double().numpy(), *how)
+    for got, want in zip((y, dx, dw), expected, strict=True):
+        np.testing.assert_allclose(got.numpy(), want, rtol=2e-5, atol=2e-5 * (1 + np.abs(want).max()))
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.data())
+def test_channels_last_kernels_give_the_same_bits(data: st.DataObject) -> None:
+    def draw(low: int, high: int) -> int:
+        return data.draw(st.integers(low, high))
+
+    n, k, depthwise = draw(1, 9), draw(8, 50), data.draw(st.booleans())
+    kernel, stride, padding, dilation = (
+        ((draw(1, top), draw(1, top)) if depthwise else (least, least))
+        for top, least in ((5, 1), (3, 1), (3, 0), (2, 1))
+    )
+    reach = [d * (size - 1) + 1 for d, size in zip(dilation, kernel, strict=True)]
+    h, w = (draw(max(1, reach[i] - 2 * padding[i]), 14) for i in range(2))
+    c, groups = (k, k) if depthwise else (draw(1, 50), 1)
+    x, weight, how = _operands((n, c, h, w, k, kernel, stride, padding, dilation, groups))
+    assert torch.equal(add_conv2d(_last(x), weight, *how), add_conv2d(x, weight, *how))
+
+
 def test_row_bands_of_a_large_map_join_without_a_seam() -> None:
     shape = (1, 40, 70, 61, 6, (3, 3), (1, 1), (1, 1), (1, 1), 1)
     x, weight, how = _operands(shape)
@@ -135,13 +177,17 @@ def test_plain_forms_gradient_passes_gradcheck() -> None:
     assert torch.autograd.gradcheck(lambda a, b: plain_add_conv2d(a, b, 2, 1, 1, 2), (x, weight))
 
 
+@pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("shape", SHAPES[:10], ids=str)
-def test_results_do_not_depend_on_the_number_of_threads(shape: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_do_not_depend_on_the_number_of_threads(
+    shape: tuple, last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from cosearch.operators import _simd
 
     monkeypatch.setattr(_simd, "SMALL_WORK", 0)
     n, c, *rest = shape
     x, weight, how = _operands((n * 16, c, *rest))
+    x = _last(x) if last else x
     before = torch.get_num_threads()
     results = []
     for threads in (1, 2, 3):
@@ -246,6 +292,14 @@ def test_odd_memory_layouts_and_empty_batches() -> None:
     assert torch.equal(add_conv2d(x.to(memory_format=torch.channels_last), weight), expected)
     assert torch.equal(add_conv2d(x.transpose(2, 3).contiguous().transpose(2, 3), weight), expected)
     assert add_conv2d(x[:0], weight).shape == (0, 4, 3, 3)
+
+
+def test_a_nan_in_the_input_shows_in_a_channels_last_output() -> None:
+    x = torch.zeros(1, 16, 4, 4)
+    x[0, 1, 2, 2] = float("nan")
+    found = add_conv2d(_last(x), torch.ones(16, 16, 1, 1)).isnan()
+    assert torch.equal(found, x.isnan().any(1, keepdim=True).expand(1, 16, 4, 4))
+    assert torch.equal(add_conv2d(_last(x), torch.ones(16, 1, 1, 1), groups=16).isnan(), x.isnan())
 
 
 def test_a_nan_in_the_input_shows_in_the_output_and_gradient() -> None:

@@ -25,16 +25,23 @@ def norm(seed: int, channels: int) -> nn.BatchNorm2d:
 
 
 @torch.no_grad()
-@given(seed=st.integers(0, 10_000), channels=st.integers(2, 40), signed=st.booleans(), share=st.floats(0.1, 2.0))
+@given(
+    seed=st.integers(0, 10_000),
+    channels=st.integers(2, 40),
+    signed=st.booleans(),
+    biased=st.booleans(),
+    share=st.floats(0.1, 2.0),
+)
 @settings(max_examples=60, deadline=None)
-def test_one_pass_is_the_three_steps(seed, channels, signed, share):
+def test_one_pass_is_the_three_steps(seed, channels, signed, biased, share):
     """Up to the rounding of the affine map: where it falls on the other side of a half, the result is a level off."""
     x, bn = images(seed, channels), norm(seed, channels)
-    y = bn(x)
+    bias = torch.randn(channels, generator=torch.Generator().manual_seed(seed)) if biased else None
+    y = bn(x if bias is None else x + bias.view(1, -1, 1, 1))
     y = y if signed else F.relu(y)
     amax = y.abs().amax() * share  # values beyond the range are clipped
     expected = quantise_symmetric(y, amax, 8, signed)
-    found = normalised(x, bn, amax, signed)
+    found = normalised(x, bn, amax, signed, bias)
     assert found is x
     level = amax.clamp_min(1e-8) / (127 if signed else 255)  # ReLU may leave nothing but zeros
     off = (found - expected).abs() / level
