@@ -8,7 +8,7 @@ from scipy.stats import t as student
 from predictors.base import Arrays, Floats, Predictor
 from predictors.robust import FREEDOM
 
-PENALTIES = tuple(10.0**p for p in np.arange(-3, 3.01, 0.5))
+PENALTIES = tuple(10.0**p for p in range(-3, 4))
 STEPS = 20
 LEAST = 0.05
 """Errors of less than this part of the mean latency are no smaller for it."""

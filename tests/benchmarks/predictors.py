@@ -238,13 +238,16 @@ def shipped() -> str:
                 scores.append([ours, spearman(ridge, y[rest]), got.ridge_share])
             mean = np.mean(scores, 0)
             figures.append([mean[0], mean[1], mean[0] - mean[1]])
-            rows.append([device, f"{mean[0]:.3f}", f"{mean[1]:.3f}", f"{mean[0] - mean[1]:+.4f}", f"{mean[2]:.0%}"])
+            error = np.std(np.subtract(*np.transpose(scores)[:2]), ddof=1) / np.sqrt(DRAWS)
+            shown = (f"{mean[0]:.3f}", f"{mean[1]:.3f}", f"{mean[0] - mean[1]:+.4f}", f"{error:.4f}", f"{mean[2]:.0%}")
+            rows.append([device, *shown])
             print(n, *rows[-1], flush=True)
         means = [f"**{value:.4f}**" for value in np.mean(figures, 0)]
         least = np.min(figures, 0)[2]
-        head = ["device", "shipped pool, adapted", "ridge on counts", "difference", "share of the ridge"]
+        head = ["device", "shipped pool, adapted", "ridge on counts", "difference", "its standard error",
+                "share of the ridge"]  # fmt: skip
         parts.append(
-            f"### {n} samples\n\n{table(head, [*rows, ['**mean**', *means, '']])}\n\nLeast difference: {least:+.4f}."
+            f"### {n} samples\n\n{table(head, [*rows, ['**mean**', *means, '', '']])}\n\nLeast difference: {least:+.4f}."
         )
     return (
         f"## What ships: the pool of {', '.join(pool.devices)}, adapted to measured devices\n\nNone of the 13 "

@@ -92,6 +92,8 @@ def _shipped(text: str) -> Iterator[Row]:
         below = [row for row in devices if number(row[3]) < 0]
         least, name = min((number(row[3]), row[0]) for row in devices)
         told = f"below on {len(below)} of {len(devices)}, {least:+.4f} at the least ({name})"
+        surely = sum(number(row[3]) < -2 * number(row[4]) for row in below)
+        told += f"; by more than two standard errors on {surely}"
         yield f"{n} samples and what ships: no device below ridge on counts, which is used instead", told, not below
 
 
