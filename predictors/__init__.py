@@ -18,6 +18,7 @@ PREDICTORS: dict[str, str] = {
     "mlp": "predictors.neural:NeuralEnsemble",
     "pool": "predictors.pool:DevicePool",
     "pooled": "predictors.pool:PooledPredictor",
+    "relative": "predictors.relative:Relative",
     "ridge": "predictors.linear:Ridge",
     "robust": "predictors.robust:Robust",
 }

@@ -89,7 +89,7 @@ def candidates(space: Any, positive: bool, pool: DevicePool | None = None) -> li
         seen = (f"counts@{view}", f"one_hot@{view}")
         parts = (*workload, *seen) if view == "effective" else seen
         out.append(Candidate("ridge", parts, shrunk=seen[1:]))
-        out.append(Candidate("robust", parts, shrunk=seen[1:]))
+        out.append(Candidate("relative", parts, shrunk=seen[1:]))
         out.append(Candidate("additive", parts, shrunk=seen[1:]))
         out.append(Candidate("gp", parts, shrunk=seen[1:]))
     if workload and not cell:  # a cell's modelled costs are sums over its counts

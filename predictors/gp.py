@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
-from scipy.linalg.blas import dtrmm, strmm
+from scipy.linalg.blas import dgemm, dtrmm, sgemm, strmm
 from scipy.optimize import minimize
 
 from cosearch.errors import DataError
@@ -21,7 +21,7 @@ JITTER = 1e-6
 PRIOR_STD = (1.5, 1.0, 1.5)
 """Standard deviations of the log-normal priors of signal variances, length scales and noise: few samples need them."""
 NOISE_MEDIAN = 1e-2
-ROWS_AT_ONCE = 256
+ROWS_AT_ONCE = 512
 SINGLE_NOISE = 5e-3
 """With more noise than this, as a part of the targets' variance, variances are computed in single precision."""
 MOST_RESTORED = 16_384
@@ -94,7 +94,11 @@ class GaussianProcess(Predictor):
         """[n, n] with the noise on its diagonal."""
         self._stretch()
         n = len(self._X)
-        kernel = self._kernel(self._X, np.empty((n, n)), np.empty((n, n)))
+        kernel = np.empty((n, n))
+        self._matern(self._X, kernel, np.empty((n, n)))
+        kernel *= np.exp(self._theta[1])
+        if self._along is not None:
+            kernel += self._X @ self._along
         kernel[np.diag_indices(n)] += np.exp(self._theta[-1]) + JITTER
         return kernel
 
@@ -105,7 +109,9 @@ class GaussianProcess(Predictor):
         """
         factor = np.linalg.cholesky(kernel)
         inverse = np.asfortranarray(solve_triangular(factor, np.eye(len(kernel)), lower=True, check_finite=False))
-        self._whitener = inverse.astype(np.float32) if np.exp(self._theta[-1]) > SINGLE_NOISE else inverse
+        kind = np.float32 if np.exp(self._theta[-1]) > SINGLE_NOISE else np.float64
+        self._whitener = inverse.astype(kind, copy=False)
+        self._along_cast = self._along.astype(kind, copy=False) if self._along is not None else None
 
     def _widths(self, d: int) -> None:
         groups = self.groups if self.groups is not None else [list(range(d))]
@@ -128,21 +134,18 @@ class GaussianProcess(Predictor):
         for columns, scale in zip(self._columns, np.exp(-2.0 * self._theta[2:-1]), strict=True):
             stretch[columns] = np.sqrt(5.0 * scale / len(columns))
         self._stretches = stretch
-        self._near = self._X * stretch
-        self._along = np.exp(self._theta[0]) / self._X.shape[1] * self._X if self.linear else None
+        near = self._X * stretch
+        # (x, |x|^2, 1) times a column of these is a squared distance
+        self._near = np.column_stack([-2.0 * near, np.ones(len(near)), (near * near).sum(1)]).T
+        slope = np.exp(self._theta[0]) / self._X.shape[1]
+        self._along = np.ascontiguousarray(slope * self._X.T) if self.linear else None
 
-    def _kernel(self, A: Floats, out: Floats, spare: Floats) -> Floats:
-        """k(A, samples) in out, [a, n] as spare is: fresh arrays of this size take longer than what is done to them."""
+    def _matern(self, A: Floats, out: Floats, spare: Floats) -> None:
+        """The Matern part between A and the samples for a variance of one in out, [a, n] as spare is."""
         near = A * self._stretches
-        np.matmul(near, -2.0 * self._near.T, out=out)
-        out += (near * near).sum(1)[:, None]
-        out += (self._near * self._near).sum(1)
-        np.maximum(out, 0.0, out=out)
+        np.matmul(np.column_stack([near, (near * near).sum(1), np.ones(len(near))]), self._near, out=out)
+        np.abs(out, out=out)  # of equal rows rounding leaves what may be below zero
         _matern52(out, spare)
-        out *= np.exp(self._theta[1])
-        if self._along is not None:
-            out += np.matmul(A, self._along.T, out=spare)
-        return out
 
     def _predict(self, X: Floats) -> tuple[Floats, Floats]:
         mean, std = np.empty(len(X)), np.empty(len(X))
@@ -152,6 +155,7 @@ class GaussianProcess(Predictor):
 
         def some(start: int) -> None:
             rows = slice(start, start + ROWS_AT_ONCE)
+            # fresh arrays of this size take longer than what is done to them
             arrays = (
                 unused.pop() if unused else tuple(np.empty(shape, kind) for kind in (float, float, single_or_double))
             )
@@ -166,19 +170,25 @@ class GaussianProcess(Predictor):
                 list(several.map(some, starts))
         return mean, std
 
-    def _predict_block(self, X: Floats, cross: Floats, spare: Floats, half: npt.NDArray[Any]) -> tuple[Floats, Floats]:
-        """So few rows that the kernel between them and the samples stays in the cache. The last three: [rows, n]."""
-        noise = float(np.exp(self._theta[-1]))
-        self._kernel(X, cross, spare)
-        prior = np.full(len(X), np.exp(self._theta[1]))
-        if self._along is not None:
-            prior += np.exp(self._theta[0]) / X.shape[1] * (X * X).sum(1)
-        half[:] = cross
-        # W is triangular, so its product takes half as long; BLAS reads columns, so it is that of the transposes
-        multiply = strmm if half.dtype == np.float32 else dtrmm
-        whitened = multiply(1.0, self._whitener, half.T, lower=1, overwrite_b=1).T
+    def _predict_block(self, X: Floats, near: Floats, spare: Floats, cross: npt.NDArray[Any]) -> tuple[Floats, Floats]:
+        """So few rows that the kernel between them and the samples stays in the cache. The last three: [rows, n].
+
+        The mean is of double precision, the kernel that variances are made of as the whitener is.
+        """
+        linear, matern, noise = np.exp(self._theta[[0, 1, -1]])
+        self._matern(X, near, spare)
+        mean, prior = near @ (matern * self._weights), np.full(len(X), matern)
+        np.multiply(near, matern, out=cross, casting="same_kind")
+        # BLAS reads columns, so its products are those of the transposes
+        add, multiply = (sgemm, strmm) if cross.dtype == np.float32 else (dgemm, dtrmm)
+        if self._along is not None and self._along_cast is not None:
+            mean += X @ (self._along @ self._weights)
+            prior += linear / X.shape[1] * (X * X).sum(1)
+            add(1.0, self._along_cast.T, X.astype(cross.dtype).T, beta=1.0, c=cross.T, overwrite_c=1)
+        # W is triangular, so its product takes half as long
+        whitened = multiply(1.0, self._whitener, cross.T, lower=1, overwrite_b=1).T
         taken = np.einsum("rn,rn->r", whitened, whitened)
-        return cross @ self._weights, np.sqrt(np.maximum(prior - taken, 1e-12) + noise)
+        return mean, np.sqrt(np.maximum(prior - taken, 1e-12) + noise)
 
     def _arrays(self) -> Arrays:
         return {"X": self._X, "theta": self._theta, "weights": self._weights}
@@ -194,7 +204,7 @@ class GaussianProcess(Predictor):
 def _matern52(squared: Floats, spare: Floats) -> None:
     """In place (1 + r + r^2/3) exp(-r) with r^2 = squared: prediction spends its time here. spare: as large."""
     r = np.sqrt(squared, out=spare)
-    squared /= 3.0
+    squared *= 1.0 / 3.0
     squared += r
     squared += 1.0
     squared *= np.exp(np.negative(r, out=r), out=r)

@@ -12,6 +12,8 @@ from predictors.base import Arrays, Floats, Predictor
 
 TREES, ROUNDS, RATE, DEPTH, MEMBERS = 200, 150, 0.1, 4, 5
 BLOCK = 256
+FEW_NODES = 63
+"""Trees of at most so many are run by asking all of their nodes, larger ones by walking down."""
 
 
 class _Trees(Predictor):
@@ -51,8 +53,18 @@ class _Trees(Predictor):
 
     def _members(self, X: Floats) -> Floats:
         """[m, members] what each member says."""
-        # scikit-learn grew the trees on single precision, and compares so
-        return _descend(X.astype(np.float32), *self._grown, self._member, int(self._member[-1]) + 1)
+        members, grown = int(self._member[-1]) + 1, self._grown
+        single = X.astype(np.float32)  # on which scikit-learn grew the trees, and compares
+        ends = np.append(grown.roots[1:], np.int32(len(grown.child)))
+        most = int((ends - grown.roots).max())
+        if most > FEW_NODES:
+            return _descend(single, *grown, self._member, members)
+        blocks = -(-len(X) // BLOCK)
+        padded = np.zeros((blocks * BLOCK, X.shape[1]), dtype=np.float32)
+        padded[: len(X)] = single
+        columns = np.ascontiguousarray(padded.reshape(blocks, BLOCK, -1).transpose(0, 2, 1))
+        said = _ask(columns, *grown[:-1], ends, most, self._member, members)
+        return np.asarray(said.transpose(0, 2, 1).reshape(-1, members)[: len(X)])
 
     def _predict(self, X: Floats) -> tuple[Floats, Floats]:
         each = self._members(X)
@@ -157,8 +169,8 @@ class Boosting(_Trees):
 
 
 class _Grown(NamedTuple):
-    """Nodes level by level, the right child after the left one: a row is at `child` plus whether it is over the
-    threshold. Leaves lead to themselves. feature, threshold, child, value: [nodes]; roots, depth: [trees]."""
+    """Nodes tree by tree and level by level, the right child after the left one: a row is at `child` plus whether it is
+    over the threshold. Leaves lead to themselves. feature, threshold, child, value: [nodes]; roots, depth: [trees]."""
 
     feature: npt.NDArray[np.int32]
     threshold: npt.NDArray[np.float32]
@@ -234,4 +246,45 @@ def _descend(
                     at[i] = child[node] + np.int32(rows[i, feature[node]] > threshold[node])
             for i in range(len(rows)):
                 out[first + i, member[t]] += value[at[i]]
+    return out
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def _ask(
+    columns: npt.NDArray[np.float32],
+    feature: npt.NDArray[np.int32],
+    threshold: npt.NDArray[np.float32],
+    child: npt.NDArray[np.int32],
+    value: Floats,
+    roots: npt.NDArray[np.int32],
+    ends: npt.NDArray[np.int32],
+    most: int,
+    member: npt.NDArray[np.int32],
+    members: int,
+) -> Floats:  # pragma: no cover
+    """[blocks, members, BLOCK] what `_descend` gives, of columns [blocks, d, BLOCK]. ends: [trees] after the last node.
+
+    From the leaves up each node takes over what one of its children says, for a block of rows at once: nothing is
+    looked up, so that processors do eight or sixteen rows in a step. It pays where a row's path is most of the nodes.
+    """
+    out = np.zeros((len(columns), members, BLOCK))
+    for block in prange(len(columns)):
+        said = np.empty((most, BLOCK))
+        for t in range(len(roots)):
+            root = roots[t]
+            for node in range(ends[t] - 1, root - 1, -1):
+                here, below = said[node - root], child[node] - root
+                if child[node] == node:
+                    leaf = value[node]
+                    for i in range(BLOCK):
+                        here[i] = leaf
+                else:
+                    left, right = said[below], said[below + 1]
+                    column, limit = columns[block, feature[node]], threshold[node]
+                    for i in range(BLOCK):
+                        low, high = left[i], right[i]
+                        here[i] = high if column[i] > limit else low
+            total = out[block, member[t]]
+            for i in range(BLOCK):
+                total[i] += said[0, i]
     return out

@@ -287,6 +287,29 @@ def test_a_row_on_a_threshold_goes_where_it_goes_in_scikit_learn():
     np.testing.assert_array_equal(model._members(rows)[:, 0], tree.predict(rows))
 
 
+def test_small_trees_say_the_same_when_all_of_their_nodes_are_asked(monkeypatch):
+    """Rows of several blocks, the last one not full, some of them on a threshold; one tree is a leaf."""
+    from sklearn.tree import DecisionTreeRegressor
+
+    from predictors.trees import BLOCK, FEW_NODES, Boosting
+
+    rng = np.random.default_rng(3)
+    rows, y = rng.random((400, 2)).astype(np.float32), rng.random(400)
+    grown = [[DecisionTreeRegressor(max_depth=d, random_state=d).fit(rows, y) for d in (1, 5)] for _ in range(2)]
+    grown[1].append(DecisionTreeRegressor().fit(rows, np.full(400, 0.25)))
+    model = Boosting()
+    model._keep(grown, 1.0, 0.0)
+    assert 31 < grown[0][1].tree_.node_count <= FEW_NODES
+    assert grown[1][-1].tree_.node_count == 1
+    limits = [t.tree_.threshold[t.tree_.feature == 0].astype(np.float32) for t in grown[0]]
+    asked = np.vstack([rng.random((2 * BLOCK + 5, 2)), [[limit, 0.5] for limit in np.concatenate(limits)]])
+    expected = np.array([sum(t.predict(asked.astype(np.float32)) for t in member) for member in grown]).T
+    np.testing.assert_allclose(model._members(asked), expected, rtol=1e-14)
+    here = model._members(asked)
+    monkeypatch.setattr("predictors.trees.FEW_NODES", 0)
+    np.testing.assert_array_equal(model._members(asked), here)
+
+
 def test_many_rows_of_a_gp_are_predicted_in_parts_and_in_single_precision(monkeypatch):
     from predictors.gp import SINGLE_NOISE, GaussianProcess
 
