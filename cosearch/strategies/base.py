@@ -10,6 +10,7 @@ import numpy.typing as npt
 from cosearch.errors import ConfigError, InfeasibleError
 from cosearch.seeding import numpy_stream
 from cosearch.strategies.objectives import Objectives, as_cost, as_number, excess, is_known, product, split_limit
+from cosearch.strategies.objectives import derive as derived
 from search_spaces.decisions import Arch, Decisions, arch_key, ends, network_key, network_of
 
 
@@ -135,6 +136,8 @@ class History:
     ) -> None:
         if not isinstance(batch, int | np.integer) or batch < 1:
             raise ConfigError(f"batch={batch!r}: expected a whole number, at least 1")
+        if not isinstance(seed, int | np.integer) or seed < 0:
+            raise ConfigError(f"seed={seed!r:.80}: expected a whole number, at least 0")
         self.space, self.costs, self.objectives, self.seed, self.name = space, costs, objectives, seed, name
         self.batch = batch
         self._canonical = getattr(space, "canonical", None) if merge else None
@@ -280,14 +283,19 @@ class History:
             raise ConfigError(
                 f"the result of trial {number} is {result!r}: expected objective -> value, or a Failure"[:300]
             )
-        lacking = [name for name in self.measured if name not in result]
+        told = result
+
+        def value(name: str) -> Any:
+            if name in told:
+                return (as_number if name == "accuracy" else as_cost)(f"{name} of trial {number}", told[name])
+            with np.errstate(divide="ignore"):  # a latency of zero makes an infinite throughput, which is a failure
+                return derived(name, lambda part: np.float64(value(part)))
+
+        lacking = [name for name in self.measured if not is_known(name, told)]
         if lacking:
             raise ConfigError(f"the result of trial {number} lacks {', '.join(lacking)}: tell it too")
-        names = [name for name in dict.fromkeys((*self.measured, "accuracy")) if name in result]
-        values = {
-            name: (as_number if name == "accuracy" else as_cost)(f"{name} of trial {number}", result[name])
-            for name in names
-        }
+        names = dict.fromkeys((*self.measured, *(["accuracy"] if "accuracy" in told else [])))
+        values = {name: float(value(name)) for name in names}
         accuracy = values.get("accuracy", 0.0)
         if np.isfinite(accuracy) and not -ROUNDING <= accuracy <= 1 + ROUNDING:
             raise ConfigError(f"accuracy of trial {number} is {accuracy:g}: expected a fraction, 0 to 1")
@@ -415,8 +423,11 @@ def require_space(space: Any) -> Decisions:
     raise ConfigError(f"a space is a Decisions object or a dict of choices, got {type(space).__name__}")
 
 
-def _options(name: str, options: Any) -> tuple[Any, ...]:
+def _options(name: Any, options: Any) -> tuple[Any, ...]:
     """The choices of one decision, in order. A string is one choice, a set has no order: neither is meant."""
+    if not isinstance(name, str):
+        raise ConfigError(f"decision {name!r:.80} is no text: expected names of decisions")
     if isinstance(options, str | bytes | Mapping | set | frozenset) or not hasattr(options, "__iter__"):
         raise ConfigError(f"decision {name!r} has choices {options!r}: expected a list or a tuple of them"[:300])
-    return tuple(options)
+    # an array's items as plain numbers, which can be written down
+    return tuple(options.tolist() if isinstance(options, np.ndarray) else options)

@@ -881,7 +881,7 @@ def precision_lines(found: dict[str, Any]) -> list[str]:
         "## bfloat16",
         "",
         f"The study's {found['networks']} networks in the supernet {found['name']}, {found['paths']} networks run,",
-        "with convolutions in bfloat16 and in single precision (`--precision`); additions always have single precision.",
+        "with convolutions in bfloat16 and in single precision (`--precision`); additions have always the latter.",
         "",
         "| arithmetic | tau between the two | accuracies apart, mean | most | CPU s of a network, fp32 | bf16 |",
         "| --- | --- | --- | --- | --- | --- |",

@@ -253,6 +253,7 @@ def test_a_warm_start_is_told_as_an_arch():
         ({"depth": (1, "1")}, "each once"),
         ({"depth": (1, 1.0)}, "each once"),
         ({"depth": ()}, "expected at least one"),
+        ({1: (1, 2)}, "decision 1 is no text: expected names of decisions"),
     ],
 )
 def test_spaces_that_are_none(space, match):
@@ -271,3 +272,34 @@ def test_objectives_by_their_names_and_questions_that_make_no_sense():
     for n in (-1, 2.5, "two"):
         with pytest.raises(ConfigError, match=r"ask\(.*expected how many"):
             named.ask(n)
+
+
+def test_choices_from_an_array_are_plain_numbers():
+    """So that a network can be written down."""
+    [candidate] = make("random", {"width": np.array([8, 16]), "rate": np.array([0.1, 0.2])}).ask()
+    assert [type(choice) for choice in candidate.arch.values()] == [int, float]
+
+
+@pytest.mark.parametrize("seed", ["0", None, 1.0, -1])
+def test_seeds_that_are_none(seed):
+    with pytest.raises(ConfigError, match=r"seed=.*: expected a whole number, at least 0"):
+        make("random", SPACE, seed=seed)
+
+
+def test_what_follows_from_results_need_not_be_told():
+    """The product of measured latency and energy is what a limit on it needs; said itself, that counts."""
+    objectives = Objectives(("accuracy", "throughput_fps"), constraints={"max_edp": 5.0})
+    strategy = make("random", SPACE, None, objectives)
+    told = {"accuracy": 0.5, "latency_ms": 4.0, "energy_mj": 2.0}
+    for result in (told, {**told, "edp": 5.0, "throughput_fps": 400.0}, {**told, "latency_ms": 0.0}):
+        [candidate] = strategy.ask()
+        strategy.tell(candidate, result)
+    first, second, third = strategy.history.told
+    assert [t.front.metric("throughput_fps").item() for t in (first, second)] == [250.0, 400.0]
+    assert [first.excess, second.excess] == pytest.approx([0.6, 0.0])
+    assert third.failed  # no throughput is infinite
+    [candidate] = strategy.ask()
+    with pytest.raises(ConfigError, match="lacks edp"):
+        strategy.tell(candidate, {"accuracy": 0.5, "latency_ms": 4.0})
+    with pytest.raises(ConfigError, match="energy_mj of trial 3 is 'low': expected a number"):
+        strategy.tell(candidate, {**told, "energy_mj": "low"})
