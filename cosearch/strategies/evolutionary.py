@@ -197,7 +197,7 @@ def operator_spaces(space: Decisions) -> list[Decisions]:
         return [space]
     names = tuple(space.operators)
     subsets = [subset for size in range(1, len(names)) for subset in combinations(names, size)]
-    return [space, *(space.restricted(*subset) for subset in subsets)]
+    return [space, *(space.restricted(*subset) for subset in subsets if space.offers(*subset))]
 
 
 def into(restricted: Decisions, arch: Arch, rng: np.random.Generator) -> Arch:

@@ -221,8 +221,9 @@ def progressive(
         return dict(choices)
 
     def before_epoch(epoch: int) -> None:
-        if 0 < epoch < third and narrower.get(epoch) in space.operators:
-            sort_channels(supernet, space.blueprint(space.largest(narrower[epoch])))
+        operator = narrower.get(epoch)
+        if 0 < epoch < third and operator in space.operators and space.offers(operator):
+            sort_channels(supernet, space.blueprint(space.largest(operator)))
         if epoch == second:
             for unit in elastic_units(supernet):
                 inherit_gains(unit)

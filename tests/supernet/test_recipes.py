@@ -64,6 +64,18 @@ def test_a_recipe_resumes_bit_for_bit_from_any_epoch(few, tmp_path, name, hetero
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
+@pytest.mark.parametrize(
+    "made_of", [tiny_space.uneven(), TINY.restricted("shift", "add"), TINY.restricted("add")], ids=lambda s: s.name
+)
+def test_a_recipe_needs_no_operator_in_every_layer(few, name, made_of):
+    recipe = recipes.make(name, made_of, made_of.supernet(0), 0, Recipe(6))
+    before = [parameter.detach().clone() for parameter in recipe.supernet.parameters()]
+    train(recipe, few, 0, 6)
+    moved = [not torch.equal(a, b) for a, b in zip(before, recipe.supernet.parameters(), strict=True)]
+    assert sum(moved) > 0.9 * len(moved)
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
 def test_a_recipe_learns_and_equal_epochs_are_equal_work(digits, name):
     recipe = made(name, epochs=6)
     runs = []
@@ -174,7 +186,7 @@ def test_progressive_stages_have_exactly_the_stated_gradients_and_choices(few):
     drawn: list[str] = []
 
     class Spy:
-        choices, operators, largest = TINY.choices, TINY.operators, TINY.largest
+        choices, operators, largest, offers = TINY.choices, TINY.operators, TINY.largest, TINY.offers
 
         @staticmethod
         def blueprint(arch):

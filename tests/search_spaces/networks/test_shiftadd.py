@@ -9,6 +9,7 @@ from cosearch.macro import BlockChoice, down
 from cosearch.workload import Workload
 from search_spaces.networks import find
 from search_spaces.networks.shiftadd import macro, space
+from tests import tiny_space
 
 SHAPES = [(1, 8, 8), (3, 16, 16), (3, 32, 32), (1, 28, 28), (3, 64, 64), (3, 224, 224), (1, 8, 224), (3, 31, 17)]
 sized = pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "x".join(map(str, s)))
@@ -106,6 +107,18 @@ def test_the_restricted_space_is_a_part_of_the_whole():
         assert {layer.shape_key for layer in part.layer_table()} <= rows
     with pytest.raises(ConfigError, match="expected some of conv, shift, add"):
         made.restricted("fft")
+
+
+def test_a_decision_need_not_have_every_operator():
+    made = tiny_space.uneven()
+    assert [made.offers(op) for op in made.operators] == [False, False, False]
+    assert made.offers("conv", "add")
+    assert made.restricted("conv", "add").choices["layer2"] == ("add_k3_e1",)
+    assert made.largest() == {"layer1": "conv_k5_e6", "layer2": "shift_k3_e1", "layer3": "shift_k3_e1"}
+    with pytest.raises(ConfigError, match="decision 'layer2' has no choice of conv"):
+        made.largest("conv")
+    assert made.restricted("shift", "conv").restricted("shift", "conv").largest() == made.largest()
+    assert tiny_space.space().restricted("add").largest() == dict.fromkeys(made.choices, "add_k3_e1")
 
 
 @settings(max_examples=30, deadline=None)
