@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cosearch.blueprint import Conv
 from cosearch.errors import ConfigError, UnknownNameError
 from cosearch.macro import BlockChoice, down
 from cosearch.workload import Workload
@@ -172,3 +175,17 @@ def test_the_registry_finds_it():
     assert find("shiftadd") is space
     with pytest.raises(UnknownNameError, match="did you mean 'shiftadd'"):
         find("shift-add")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"kernel": 4}, "step 'a' has kernel 4: expected an odd one"),
+        ({"kernel": 0}, "step 'a' has kernel 0: expected an odd one"),
+        ({"op": "convv"}, "step 'a': unknown operator 'convv': did you mean 'conv'"),
+    ],
+)
+def test_convolutions_that_cannot_be(wrong, words):
+    with pytest.raises(ConfigError, match=words) as caught:
+        replace(Conv("a", "conv", -1, 8, 8, (4, 4), 3), **wrong)
+    assert "\n" not in str(caught.value)
