@@ -193,7 +193,7 @@ class Similar:
 
 def operator_spaces(space: Decisions) -> list[Decisions]:
     """The space, and its sub-spaces of one and of several operators, if it knows operators."""
-    if not hasattr(space, "restricted") or not hasattr(space, "operators"):
+    if not hasattr(space, "restricted") or not hasattr(space, "operators") or not hasattr(space, "offers"):
         return [space]
     names = tuple(space.operators)
     subsets = [subset for size in range(1, len(names)) for subset in combinations(names, size)]
