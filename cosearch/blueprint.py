@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from cosearch.errors import ConfigError
+from cosearch.errors import ConfigError, nearest
 from cosearch.workload import INPUT, Kind, Layer, Sparsity, Workload
 
 ACTIVATION_BITS = 8
@@ -56,7 +56,10 @@ Relu = Literal["before", "after", "none"]
 
 @dataclass(frozen=True)
 class Conv:
-    """Operator and batch-norm, with "same" padding. size: (height, width) of the output. relu: where it is applied."""
+    """Operator and batch-norm, with "same" padding. size: (height, width) of the output. relu: where it is applied.
+
+    Raises: ConfigError for an unknown operator, or a kernel without a centre.
+    """
 
     name: str
     op: str
@@ -68,6 +71,12 @@ class Conv:
     stride: int = 1
     groups: int = 1
     relu: Relu = "after"
+
+    def __post_init__(self) -> None:
+        if self.op not in OPERATORS:
+            raise ConfigError(f"step {self.name!r}: unknown operator {self.op!r}: {nearest(str(self.op), OPERATORS)}")
+        if self.kernel % 2 != 1:
+            raise ConfigError(f"step {self.name!r} has kernel {self.kernel}: expected an odd one, which has a centre")
 
     @property
     def reads(self) -> tuple[int, ...]:

@@ -92,8 +92,9 @@ class Problem:
 
     @cached_property
     def conv_only(self) -> Any | None:
-        """The same space restricted to convolutions, if that leaves something out."""
-        if self.space.operators == ("conv",) or "conv" not in self.space.operators:
+        """The same space restricted to convolutions, if that leaves something out, and something in every decision."""
+        operators = self.space.operators
+        if operators == ("conv",) or "conv" not in operators or not self.space.offers("conv"):
             return None
         return self.space.restricted("conv")
 

@@ -52,6 +52,9 @@ class JointSpace(NetworkSpace):
         choices = {**networks.choices, **{n: o for n, o in self.choices.items() if n not in self.networks.choices}}
         return replace(self, choices=choices, name=networks.name, networks=networks)
 
+    def offers(self, *operators: str) -> bool:
+        return self.networks.offers(*operators)
+
     def largest(self, *operators: str) -> Arch:
         """The largest network, on the accelerator of first choices."""
         first = {name: options[0] for name, options in self.choices.items() if name not in self.networks.choices}

@@ -78,3 +78,9 @@ def test_too_few_images_for_a_batch_are_refused_before_anything_is_trained(tmp_p
 def test_a_run_that_names_no_recipe_takes_the_one_for_its_budget(few_digits, options, recipe):
     assert RunConfig.make(options).recipe == options.get("recipe", "auto")
     assert prepared(few_digits, **options).config.recipe == recipe
+
+
+def test_networks_of_convolutions_alone_are_a_baseline_where_every_layer_can_be_one(few_digits):
+    whole, uneven = (prepared(few_digits, space=f"tests.tiny_space:{name}") for name in ("space", "uneven"))
+    assert whole.conv_only.operators == ("conv",)
+    assert uneven.conv_only is None

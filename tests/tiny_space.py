@@ -15,6 +15,14 @@ def space(input_shape: tuple[int, int, int] = (1, 8, 8), num_classes: int = 10) 
     return MacroSpace(choices, "tiny", macro, "one of four")
 
 
+def uneven(input_shape: tuple[int, int, int] = (1, 8, 8), num_classes: int = 10) -> MacroSpace:
+    """No operator is in all of its layers."""
+    whole = space(input_shape, num_classes)
+    first, *others = whole.choices
+    parts = {first: ("conv_k3_e1", "conv_k5_e6", "skip"), **{name: ("shift_k3_e1", "add_k3_e1") for name in others}}
+    return replace(whole, choices=parts, name="uneven")
+
+
 def without_choices(input_shape: tuple[int, int, int], num_classes: int) -> MacroSpace:
     """One of its layers has no choice."""
     whole = space(input_shape, num_classes)

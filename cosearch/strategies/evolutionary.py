@@ -193,11 +193,11 @@ class Similar:
 
 def operator_spaces(space: Decisions) -> list[Decisions]:
     """The space, and its sub-spaces of one and of several operators, if it knows operators."""
-    if not hasattr(space, "restricted") or not hasattr(space, "operators"):
+    if not hasattr(space, "restricted") or not hasattr(space, "operators") or not hasattr(space, "offers"):
         return [space]
     names = tuple(space.operators)
     subsets = [subset for size in range(1, len(names)) for subset in combinations(names, size)]
-    return [space, *(space.restricted(*subset) for subset in subsets)]
+    return [space, *(space.restricted(*subset) for subset in subsets if space.offers(*subset))]
 
 
 def into(restricted: Decisions, arch: Arch, rng: np.random.Generator) -> Arch:

@@ -202,7 +202,8 @@ def progressive(
     importance, so that narrow blocks begin with the best (Once-for-all). The learning rate anneals in each stage anew,
     and additions start from the batch-norm gains that convolutions have learned (both our choice).
     """
-    second, third = (round(settings.epochs * i / 3) for i in (1, 2))
+    # the last stage has an epoch at least: without it nothing would train what the second leaves as it is
+    second, third = (min(round(settings.epochs * i / 3), settings.epochs - 1) for i in (1, 2))
     narrower = {math.ceil(second / 2): "conv"}
     if not supernet.heterogeneous:  # else additions take the order of what they share
         narrower[math.ceil((second + third) / 2)] = "add"
@@ -221,8 +222,9 @@ def progressive(
         return dict(choices)
 
     def before_epoch(epoch: int) -> None:
-        if 0 < epoch < third and narrower.get(epoch) in space.operators:
-            sort_channels(supernet, space.blueprint(space.largest(narrower[epoch])))
+        operator = narrower.get(epoch)
+        if 0 < epoch < third and operator in space.operators and space.offers(operator):
+            sort_channels(supernet, space.blueprint(space.largest(operator)))
         if epoch == second:
             for unit in elastic_units(supernet):
                 inherit_gains(unit)
@@ -458,7 +460,7 @@ def gumbel(space: Any, supernet: Supernet, seed: int, settings: Recipe, within: 
         temperature = TEMPERATURE * COOLING ** (epoch - begin)
         arch, gates = logits.draw(temperature, torch_stream(seed, "gumbel", epoch, index))
         blueprint = space.blueprint(arch)
-        if index % 2 == 0:
+        if (epoch + index) % 2 == 0:  # of one batch in an epoch too, each has its turn
             return backward(supernet, x, y, blueprint, settings)[0]
         gated = {name: gates[decision] for name, decision in gated_steps(blueprint, list(gates)).items()}
         loss = F.cross_entropy(supernet(x, blueprint, gates=gated), y, label_smoothing=settings.label_smoothing)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from cosearch.blueprint import OPERATORS, Blueprint
 from cosearch.errors import ConfigError
 from cosearch.workload import Layer, Workload, count_layers, distinct_layers
-from search_spaces.decisions import Arch, Decisions, arch_key
+from search_spaces.decisions import Arch, Choice, Decisions, arch_key
 
 if TYPE_CHECKING:
     from cosearch.supernet.blocks import Network
@@ -90,27 +90,34 @@ class NetworkSpace(Decisions, ABC):
                 raise ConfigError(f"operator {operator!r}: expected some of {', '.join(self.operators)}")
         if set(operators) == set(self.operators):
             return self
-        kept = {
-            name: tuple(c for c in options if (op := str(c).split("_")[0]) not in OPERATORS or op in operators)
-            for name, options in self.choices.items()
-        }
+        kept = {name: _of(options, operators) for name, options in self.choices.items()}
         for name, options in kept.items():
-            if not [option for option in options if option != "skip"]:
+            if not _filled(options):
                 raise ConfigError(f"decision {name!r} has no choice of {', '.join(operators)}")
         return replace(self, choices=kept, name="-".join((self.name, *operators)))
+
+    def offers(self, *operators: str) -> bool:
+        """Whether every decision has a choice of one of these operators, as `restricted` needs."""
+        return all(_filled(_of(options, operators)) for options in self.choices.values())
 
     def largest(self, *operators: str) -> Arch:
         """The network whose every decision takes the choice of one operator with most operations.
 
-        operators: which take turns from decision to decision; conv alone if none is given.
+        operators: which take turns from decision to decision. If none is given, conv alone, and where a decision has
+        no conv whatever it has.
+        Raises: ConfigError for an operator that is given and that some decision does not have.
         """
-        parts = [self.restricted(operator) for operator in operators or ("conv",)] if self.operators else [self]
-        base = {name: options[0] for name, options in parts[0].choices.items()}
+        if operators and self.operators:
+            parts = [self.restricted(operator).choices for operator in operators]
+        else:
+            convs = {name: _of(options, ("conv",)) for name, options in self.choices.items()}
+            parts = [{name: convs[name] if _filled(convs[name]) else options for name, options in self.choices.items()}]
+        base = {name: options[0] for name, options in parts[0].items()}
 
         def operations(name: str, option: object) -> int:
             return self.workload({**base, name: option}).macs
 
-        offered = {name: parts[i % len(parts)].choices[name] for i, name in enumerate(self.choices)}
+        offered = {name: parts[i % len(parts)][name] for i, name in enumerate(self.choices)}
         return {name: max(options, key=lambda o: operations(name, o)) for name, options in offered.items()}
 
     def layer_table(self) -> tuple[Layer, ...]:
@@ -124,3 +131,12 @@ class NetworkSpace(Decisions, ABC):
         """
         rows = [count_layers(self.workload(arch), layers) for arch in archs]
         return np.array(rows, dtype=np.int64).reshape(len(archs), len(layers))
+
+
+def _of(options: Sequence[Choice], operators: Sequence[str]) -> tuple[Choice, ...]:
+    """The choices of some operators, and those that have none."""
+    return tuple(c for c in options if (op := str(c).split("_")[0]) not in OPERATORS or op in operators)
+
+
+def _filled(options: Sequence[Choice]) -> bool:
+    return any(option != "skip" for option in options)

@@ -12,6 +12,7 @@ from cosearch.strategies.base import cheapest
 from cosearch.strategies.evolutionary import Similar, into, operator_spaces
 from search_spaces.decisions import Decisions
 from search_spaces.networks import shiftadd
+from tests import tiny_space
 from tests.strategies.synthetic import OBJECTIVES, SPACE, Costs, accuracy, hypervolume, latency
 
 NAMES = sorted(set(STRATEGIES) - {"auto"})
@@ -313,6 +314,8 @@ def test_the_first_networks_of_evolution_cover_every_subset_of_operators():
     assert {"conv"} in used
     assert {"shift"} in used
     assert {"add"} in used
+    parts = operator_spaces(tiny_space.uneven())[1:]
+    assert [set(s.operators) for s in parts] == [{"conv", "shift"}, {"conv", "add"}]  # what every layer has some of
 
 
 def test_a_network_moved_into_other_operators_keeps_its_shape():

@@ -64,6 +64,18 @@ def test_a_recipe_resumes_bit_for_bit_from_any_epoch(few, tmp_path, name, hetero
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
+@pytest.mark.parametrize(
+    "made_of", [tiny_space.uneven(), TINY.restricted("shift", "add"), TINY.restricted("add")], ids=lambda s: s.name
+)
+def test_a_recipe_needs_no_operator_in_every_layer(few, name, made_of):
+    recipe = recipes.make(name, made_of, made_of.supernet(0), 0, Recipe(6))
+    before = [parameter.detach().clone() for parameter in recipe.supernet.parameters()]
+    train(recipe, few, 0, 6)
+    moved = [not torch.equal(a, b) for a, b in zip(before, recipe.supernet.parameters(), strict=True)]
+    assert sum(moved) > 0.9 * len(moved)
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
 def test_a_recipe_learns_and_equal_epochs_are_equal_work(digits, name):
     recipe = made(name, epochs=6)
     runs = []
@@ -174,7 +186,7 @@ def test_progressive_stages_have_exactly_the_stated_gradients_and_choices(few):
     drawn: list[str] = []
 
     class Spy:
-        choices, operators, largest = TINY.choices, TINY.operators, TINY.largest
+        choices, operators, largest, offers = TINY.choices, TINY.operators, TINY.largest, TINY.offers
 
         @staticmethod
         def blueprint(arch):
@@ -200,6 +212,16 @@ def test_progressive_stages_have_exactly_the_stated_gradients_and_choices(few):
         assert not [n for n in moved[epoch] if "layer" in n and (".linear" in n or n.endswith(("conv", "shift")))]
         assert "units.stem.weights.linear.0" in moved[epoch]
     assert any("adder" in n for e in range(4, 8) for n in moved[e])
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4])
+def test_progressive_training_of_few_epochs_ends_with_all_weights(few, epochs):
+    recipe = made("progressive", epochs=epochs)
+    optimizer = train(recipe, few, 0, epochs - 1)
+    before = [parameter.detach().clone() for parameter in recipes.multiplying_parameters(recipe.supernet)]
+    train(recipe, few, epochs - 1, epochs, optimizer)
+    after = recipes.multiplying_parameters(recipe.supernet)
+    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 def test_progressive_rates_anneal_in_each_stage():
@@ -308,6 +330,20 @@ def test_logits_prefer_the_choice_that_can_learn(few):
     moved = torch.cat([p.detach().flatten() for p in recipe.state.parameters()])
     assert bool((moved != 0).any())
     assert all(float(p.sum()) == pytest.approx(1.0) for p in recipe.state.probabilities().values())
+
+
+def test_logits_and_weights_take_turns_in_epochs_of_one_batch_too(digits):
+    recipe, one = made("gumbel", epochs=8), Split(digits.train.x[:64], digits.train.y[:64])
+    optimizer, moved = train(recipe, one, 0, 4), []
+    for epoch in range(4, 8):
+        before = [[p.detach().clone() for p in module.parameters()] for module in (recipe.supernet, recipe.state)]
+        train(recipe, one, epoch, epoch + 1, optimizer)
+        after = [module.parameters() for module in (recipe.supernet, recipe.state)]
+        changes = (
+            (not torch.equal(a, b) for a, b in zip(*pair, strict=True)) for pair in zip(before, after, strict=True)
+        )
+        moved.append(tuple(map(any, changes)))
+    assert moved == [(True, False), (False, True)] * 2
 
 
 def test_architecture_logits_that_are_spoilt_are_not_saved(few):

@@ -11,12 +11,17 @@ from cosearch.supernet.blocks import calibrate
 from cosearch.testing import check_network_space
 from search_spaces.networks import SPACES, find
 from search_spaces.networks.shiftadd import macro_space
+from tests import tiny_space
 from tests.references import integer_network
 
 
 @pytest.mark.parametrize("name", SPACES)
 def test_conformance(name):
     check_network_space(find(name)((1, 8, 8), 5), archs=2)
+
+
+def test_a_space_whose_layers_have_different_operators_conforms():
+    check_network_space(tiny_space.uneven(), archs=2)
 
 
 @pytest.mark.parametrize("operator", OPERATORS)

@@ -1,14 +1,18 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cosearch.blueprint import Conv
 from cosearch.errors import ConfigError, UnknownNameError
 from cosearch.macro import BlockChoice, down
 from cosearch.workload import Workload
 from search_spaces.networks import find
 from search_spaces.networks.shiftadd import macro, space
+from tests import tiny_space
 
 SHAPES = [(1, 8, 8), (3, 16, 16), (3, 32, 32), (1, 28, 28), (3, 64, 64), (3, 224, 224), (1, 8, 224), (3, 31, 17)]
 sized = pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "x".join(map(str, s)))
@@ -108,6 +112,18 @@ def test_the_restricted_space_is_a_part_of_the_whole():
         made.restricted("fft")
 
 
+def test_a_decision_need_not_have_every_operator():
+    made = tiny_space.uneven()
+    assert [made.offers(op) for op in made.operators] == [False, False, False]
+    assert made.offers("conv", "add")
+    assert made.restricted("conv", "add").choices["layer2"] == ("add_k3_e1",)
+    assert made.largest() == {"layer1": "conv_k5_e6", "layer2": "shift_k3_e1", "layer3": "shift_k3_e1"}
+    with pytest.raises(ConfigError, match="decision 'layer2' has no choice of conv"):
+        made.largest("conv")
+    assert made.restricted("shift", "conv").restricted("shift", "conv").largest() == made.largest()
+    assert tiny_space.space().restricted("add").largest() == dict.fromkeys(made.choices, "add_k3_e1")
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32))
 def test_nothing_is_larger_than_the_largest(seed):
@@ -159,3 +175,17 @@ def test_the_registry_finds_it():
     assert find("shiftadd") is space
     with pytest.raises(UnknownNameError, match="did you mean 'shiftadd'"):
         find("shift-add")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"kernel": 4}, "step 'a' has kernel 4: expected an odd one"),
+        ({"kernel": 0}, "step 'a' has kernel 0: expected an odd one"),
+        ({"op": "convv"}, "step 'a': unknown operator 'convv': did you mean 'conv'"),
+    ],
+)
+def test_convolutions_that_cannot_be(wrong, words):
+    with pytest.raises(ConfigError, match=words) as caught:
+        replace(Conv("a", "conv", -1, 8, 8, (4, 4), 3), **wrong)
+    assert "\n" not in str(caught.value)
