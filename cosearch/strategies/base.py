@@ -289,7 +289,7 @@ class History:
             if name in told:
                 return (as_number if name == "accuracy" else as_cost)(f"{name} of trial {number}", told[name])
             with np.errstate(divide="ignore"):  # a latency of zero makes an infinite throughput, which is a failure
-                return derived(name, lambda part: np.float64(value(part)))
+                return float(derived(name, lambda part: np.asarray(value(part), dtype=float)))
 
         lacking = [name for name in self.measured if not is_known(name, told)]
         if lacking:
