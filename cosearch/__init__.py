@@ -4,7 +4,6 @@
 are loaded on first use.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from cosearch.errors import CosearchError
@@ -32,19 +31,16 @@ __all__ = [
 ]
 
 
-_HOMES = {
-    "compare": "cosearch.report.writing",
-    "export_design": "cosearch.export.writing",
-    "load": "cosearch.loading",
-    "load_network": "cosearch.loading",
-    "resume": "cosearch.engine",
-    "run": "cosearch.engine",
-    "write_report": "cosearch.report.writing",
-}
-"""Where what is loaded on first use is defined."""
-
-
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    home: Any
+    if name in ("resume", "run"):
+        from cosearch import engine as home
+    elif name in ("load", "load_network"):
+        from cosearch import loading as home
+    elif name == "export_design":
+        from cosearch.export import writing as home
+    elif name in ("compare", "write_report"):
+        from cosearch.report import writing as home
+    else:
         raise AttributeError(f"module 'cosearch' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(home, name)

@@ -185,11 +185,11 @@ def test_the_list_that_cannot_be_written_is_no_reason_to_fail(tmp_path, monkeypa
 
 def test_best_gives_what_making_it_again_gives(theirs, tmp_path, monkeypatch):
     """The files that need no code, beside those of the long way, for other tools too."""
-    from cosearch import engine
+    from cosearch.export import writing
 
     run = theirs / "run"
     short = cosearch.export_design(run, tmp_path / "short", what=EVERYTHING)
-    monkeypatch.setattr(engine, "recorded_files", lambda *_: None)
+    monkeypatch.setattr(writing, "recorded_files", lambda *_: None)
     long = cosearch.export_design(run, tmp_path / "long", what=EVERYTHING, trusted=True)
     assert [f.relative_to(tmp_path / "short") for f in short] == [f.relative_to(tmp_path / "long") for f in long]
     for one, other in zip(short, long, strict=True):

@@ -9,7 +9,6 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -242,9 +241,9 @@ def _require_cosearch() -> None:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     def version() -> str:
-        # of another installation, of which no other name of ours is known
-        found: str = import_module("cosearch").__version__
-        return found
+        from cosearch import version
+
+        return version.__version__
 
     alive = [node for node in ray.nodes() if node["Alive"]]
     remote = ray.remote(num_cpus=0, max_retries=0)(version)
