@@ -4,13 +4,14 @@ The linear part is what ridge regression sees, so that ten samples already extra
 not additive. Columns may be split into groups with a length scale each.
 """
 
-from collections.abc import Sequence
+import ctypes
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import cho_factor, cho_solve, solve_triangular
-from scipy.linalg.blas import dgemm, dtrmm, sgemm, strmm
+from scipy.linalg import cho_factor, cho_solve, cython_blas, solve_triangular
 from scipy.optimize import minimize
 
 from cosearch.errors import DataError
@@ -179,15 +180,12 @@ class GaussianProcess(Predictor):
         self._matern(X, near, spare)
         mean, prior = near @ (matern * self._weights), np.full(len(X), matern)
         np.multiply(near, matern, out=cross, casting="same_kind")
-        # BLAS reads columns, so its products are those of the transposes
-        add, multiply = (sgemm, strmm) if cross.dtype == np.float32 else (dgemm, dtrmm)
         if self._along is not None and self._along_cast is not None:
             mean += X @ (self._along @ self._weights)
             prior += linear / X.shape[1] * (X * X).sum(1)
-            add(1.0, self._along_cast.T, X.astype(cross.dtype).T, beta=1.0, c=cross.T, overwrite_c=1)
-        # W is triangular, so its product takes half as long
-        whitened = multiply(1.0, self._whitener, cross.T, lower=1, overwrite_b=1).T
-        taken = np.einsum("rn,rn->r", whitened, whitened)
+            cross += X.astype(cross.dtype) @ self._along_cast
+        _times_triangle(cross, self._whitener)
+        taken = np.einsum("rn,rn->r", cross, cross)
         return mean, np.sqrt(np.maximum(prior - taken, 1e-12) + noise)
 
     def _arrays(self) -> Arrays:
@@ -199,6 +197,47 @@ class GaussianProcess(Predictor):
             raise DataError(f"a Gaussian process of {len(self._X):,} samples, at most {MOST_RESTORED:,} are restored")
         self._widths(self._X.shape[1])
         self._whiten(self._kernel_of_samples())
+
+
+def _times_triangle(rows: npt.NDArray[Any], triangle: npt.NDArray[Any]) -> None:
+    """rows = rows W' in place; rows: [r, n] C-contiguous; W: [n, n] lower triangular, Fortran-contiguous; of one type.
+
+    A triangular product takes half as long as a plain one. BLAS reads columns, so it is that of the transposes.
+    """
+    single, (r, n) = rows.dtype == np.float32, rows.shape
+    assert triangle.dtype == rows.dtype
+    assert triangle.shape == (n, n)
+    assert rows.flags.c_contiguous
+    assert triangle.flags.f_contiguous
+    number = ctypes.c_float if single else ctypes.c_double
+    height, width, one = ctypes.c_int(n), ctypes.c_int(r), number(1.0)
+    by = ctypes.byref
+    _blas("strmm" if single else "dtrmm")(
+        b"L",
+        b"L",
+        b"N",
+        b"N",
+        by(height),
+        by(width),
+        by(one),
+        triangle.ctypes.data,
+        by(height),
+        rows.ctypes.data,
+        by(height),
+    )
+
+
+@lru_cache
+def _blas(name: str) -> Callable[..., None]:
+    """A routine of scipy's BLAS that lets other threads run: those of scipy.linalg.blas hold the interpreter's lock."""
+    capsule = cython_blas.__pyx_capi__[name]
+    api = ctypes.pythonapi
+    api.PyCapsule_GetName.restype, api.PyCapsule_GetName.argtypes = ctypes.c_char_p, [ctypes.py_object]
+    api.PyCapsule_GetPointer.restype = ctypes.c_void_p
+    api.PyCapsule_GetPointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
+    address = api.PyCapsule_GetPointer(capsule, api.PyCapsule_GetName(capsule))
+    letters, pointers = [ctypes.c_char_p] * 4, [ctypes.c_void_p] * 7
+    return ctypes.CFUNCTYPE(None, *letters, *pointers)(address)
 
 
 def _matern52(squared: Floats, spare: Floats) -> None:

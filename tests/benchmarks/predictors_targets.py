@@ -31,12 +31,7 @@ LIMITS = """Of what is missed:
   (200 to 211) the least are -0.0009 (titanx_256) and -0.0003 (titanx_1), and the means +0.0143 and +0.0063. Twelve
   other rules were compared on these, among them the ridge alone wherever its leave-one-out error is less, stacking by
   these errors, at least half of the ridge, three quarters of it: with 10 samples each is below on 1 to 5 devices, and
-  those that are by 0.0003 or less give up 0.003 to 0.010 of the mean.
-- Predictions in 0.2 s: elapsed times are those of a machine that others use. A Gaussian process of 1,000 samples takes
-  0.28 s of the processor (0.34 s before), the blend 0.36 s (0.45 s), boosting 0.06 s (0.11 s), so half of that on two
-  idle cores. Three fifths of the first are the product of 15,625 x 1,000 x 1,000 that variances need, half of it left
-  out as zeros, in single precision at the speed that the processor adds; with eigenvectors of the kernel a third of it
-  would do on smooth targets, but not on rough ones, and single precision cannot tell what is left over."""
+  those that are by 0.0003 or less give up 0.003 to 0.010 of the mean."""
 
 Row = tuple[str, str, bool]
 """What was asked, what was measured, whether it is met."""

@@ -310,6 +310,20 @@ def test_small_trees_say_the_same_when_all_of_their_nodes_are_asked(monkeypatch)
     np.testing.assert_array_equal(model._members(asked), here)
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_a_triangular_product_is_the_plain_one(kind):
+    from predictors.gp import _times_triangle
+
+    rng = np.random.default_rng(1)
+    triangle = np.asfortranarray(np.tril(rng.normal(size=(7, 7))).astype(kind))
+    rows = rng.normal(size=(5, 7)).astype(kind)
+    expected = rows.astype(float) @ triangle.T.astype(float)
+    part = np.vstack([rows, rows])
+    _times_triangle(part[:5], triangle)
+    np.testing.assert_allclose(part[:5], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(part[5:], rows)
+
+
 def test_many_rows_of_a_gp_are_predicted_in_parts_and_in_single_precision(monkeypatch):
     from predictors.gp import SINGLE_NOISE, GaussianProcess
 
