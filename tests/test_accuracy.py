@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cosearch.accuracy import SupernetAccuracy
+from cosearch.accuracy import GRADIENT_IMAGES, SupernetAccuracy
 from cosearch.data import load_dataset
 from cosearch.supernet.recipes import gated_steps
 from tests import tiny_space
@@ -24,7 +24,7 @@ def test_slopes_of_gates_are_finite_differences_of_the_loss(source):
     loss, slopes = source.gradient(arch)
     assert set(slopes) == set(arch)
     blueprint = space.blueprint(arch)
-    spread = np.linspace(0, source.images - 1, 128).astype(int)
+    spread = np.linspace(0, source.images - 1, GRADIENT_IMAGES).astype(int)
 
     def at(decision: str, gate: float) -> float:
         steps = {s: torch.tensor(gate) for s, d in gated_steps(blueprint, list(arch)).items() if d == decision}
