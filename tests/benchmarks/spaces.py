@@ -1,7 +1,7 @@
 """Every network space on every kind of device, on digits: what a whole run takes and finds.
 
 ``python -m tests.benchmarks.spaces [--spaces a,b] [--devices x,y] [--small] [--out FOLDER]`` runs ``cosearch run``
-once per pair with seed 0, with its defaults or with the small budgets of `SMALL`, and writes docs/benchmarks/spaces.md.
+once per pair with seed 0, and writes docs/benchmarks/spaces_default.md, or spaces.md with the small budgets of `SMALL`.
 Pairs whose record is there already are not run again.
 """
 
@@ -21,7 +21,7 @@ from cosearch.writing import write_atomic
 from search_spaces.networks import SPACES
 from tests.benchmarks.machine import stamp
 
-REPORT = Path(__file__).parents[2] / "docs" / "benchmarks" / "spaces.md"
+DOCS = Path(__file__).parents[2] / "docs" / "benchmarks"
 DEVICES = ("fpga", "eyeriss", "tpu-ws")
 SMALL = {"trials": 8, "supernet-epochs": 3, "finalist-epochs": 3, "finalist-seeds": 1}
 """Budgets of a look whether everything works; the defaults are 200, 90, 30 and 3."""
@@ -101,9 +101,10 @@ def main() -> None:
         for device in arguments.devices.split(","):
             lines.append(row(space, device, *record_of(space, device, arguments.small, arguments.known, arguments.out)))
             print(lines[-1], flush=True)
-    REPORT.parent.mkdir(parents=True, exist_ok=True)
-    REPORT.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(f"written to {REPORT} after {time.monotonic() - started:.0f} s")
+    report = DOCS / ("spaces.md" if arguments.small else "spaces_default.md")
+    DOCS.mkdir(parents=True, exist_ok=True)
+    report.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"written to {report} after {time.monotonic() - started:.0f} s")
 
 
 if __name__ == "__main__":
