@@ -133,8 +133,8 @@ def _forward(x: Tensor, weight: Tensor, sizes: _Sizes) -> Tensor:
     shape = geometry.n, geometry.k, geometry.p, geometry.q
     if x.is_contiguous(memory_format=torch.channels_last) and _add_last_kernels.fits(geometry):
         y = torch.empty(shape, memory_format=torch.channels_last)
-        last = (value.detach().permute(0, 2, 3, 1).numpy() for value in (x, y))
-        _add_last_kernels.forward(next(last), _array(weight), next(last), geometry, torch.get_num_threads())
+        x_last, y_last = (value.detach().permute(0, 2, 3, 1).numpy() for value in (x, y))
+        _add_last_kernels.forward(x_last, _array(weight), y_last, geometry, torch.get_num_threads())
         return y
     y = torch.empty(shape)
     _add_kernels.forward(_array(x), _array(weight), y.numpy(), geometry, torch.get_num_threads())

@@ -419,6 +419,15 @@ QUIET_LOAD = 0.5
 """Elapsed times are kept where the load average of the last minute is below it."""
 
 
+def evaluated_space() -> tuple[Any, Callable[[Sequence[Blueprint], Precision], list[float]]]:
+    """A space of 16x16 images, and what calibrates its networks on 256 of 1,000 images and measures them on all."""
+    space = networks.find("shiftadd")((1, 16, 16), 10)
+    supernet = space.supernet(0)
+    images = torch.randn(1000, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    labels = torch.zeros(1000, dtype=torch.long)
+    return space, lambda blueprints, precision: evaluate(supernet, blueprints, images[:256], images, labels, precision)
+
+
 def evaluation_seconds(
     precision: Precision, threads: int, quiet: bool, count: int = 12, repeats: int = 3
 ) -> dict[str, Any]:
@@ -426,17 +435,14 @@ def evaluation_seconds(
 
     Of sampled networks and of the largest of additions alone; least of the repeats. Processor and, if quiet, elapsed.
     """
-    space = networks.find("shiftadd")((1, 16, 16), 10)
-    supernet = space.supernet(0)
-    images = torch.randn(1000, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    labels = torch.zeros(1000, dtype=torch.long)
+    space, measure = evaluated_space()
     clocks = {"processor": time.process_time, **({"elapsed": time.perf_counter} if quiet else {})}
 
     def seconds(arch: Any) -> dict[str, float]:
         blueprint, times = space.blueprint(arch), []
         for _ in range(repeats):
             started = {name: clock() for name, clock in clocks.items()}
-            evaluate(supernet, [blueprint], images[:256], images, labels, precision)
+            measure([blueprint], precision)
             times.append({name: clock() - started[name] for name, clock in clocks.items()})
         return {name: min(found[name] for found in times) for name in clocks}
 
@@ -457,17 +463,14 @@ def evaluation_seconds(
 
 def together_seconds(repeats: int = 3) -> dict[str, Any]:
     """CPU seconds of a network evaluated singly and with others in one call, one thread, 256 and 1,000 16x16 images."""
-    space = networks.find("shiftadd")((1, 16, 16), 10)
-    supernet = space.supernet(0)
-    images = torch.randn(1000, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    labels = torch.zeros(1000, dtype=torch.long)
+    space, measure = evaluated_space()
     base, *sampled = [space.sample(numpy_stream(0, "together", i)) for i in range(17)]
     changed = [{**base, name: option} for name, options in space.choices.items() for option in options[:3]]
 
     def seconds(groups: Sequence[Sequence[Arch]]) -> float:
         started = time.process_time()
         for group in groups:
-            evaluate(supernet, [space.blueprint(arch) for arch in group], images[:256], images, labels)
+            measure([space.blueprint(arch) for arch in group], "fp32")
         return (time.process_time() - started) / sum(map(len, groups))
 
     asked = {
