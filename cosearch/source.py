@@ -16,7 +16,7 @@ from cosearch.runs import read_log
 from search_spaces.decisions import Arch
 
 CHECKPOINT_SECONDS = 30.0
-"""A supernet's training is saved after the epoch in which this much time has passed since the last time."""
+"""A supernet's training is saved after the step in which this much time has passed since the last time."""
 MOST_HALVINGS = 4
 """Of a supernet's learning rate, when its training diverges."""
 SUPERNET, LAST_GOOD = "supernet.safetensors", "supernet.diverged.safetensors"
@@ -74,8 +74,8 @@ def _train_supernet(job: Job, device: str, slower: float) -> Any:
     Raises: DivergedError, and StoppedError when time is up.
     """
     from cosearch.supernet import recipes
-    from cosearch.supernet.checkpoint import restore, save
-    from cosearch.supernet.training import train_supernet_epoch
+    from cosearch.supernet.checkpoint import restore, save, steps_begun
+    from cosearch.supernet.training import require_finite_supernet, supernet_steps, train_supernet_epoch
 
     run, problem = job.run, job.problem
     config, space, dataset = problem.config, problem.space.network_space, problem.dataset
@@ -86,10 +86,25 @@ def _train_supernet(job: Job, device: str, slower: float) -> Any:
     done, optimizer = restore(run, recipe, space.name)
     if optimizer is None:
         return recipe.supernet
-    saved = time.monotonic()
+    begun = steps_begun(run, optimizer, done, supernet_steps(recipe, dataset.train))
+    saved, epoch = time.monotonic(), done
+
+    def on_step(taken: int) -> None:
+        nonlocal saved
+        now = time.monotonic()
+        if now > min(job.deadline, saved + CHECKPOINT_SECONDS):
+            require_finite_supernet(recipe, optimizer, f"step {taken} of epoch {epoch + 1} of {settings.epochs}")
+            save(run, recipe, optimizer, space.name, epoch)
+            saved = now
+        if now > job.deadline:  # as it was when it was saved
+            raise job.out_of_time()
+
     with job.reporter.phase("training the supernet", settings.epochs, done) as phase:
         for epoch in range(done, settings.epochs):
-            loss = train_supernet_epoch(recipe, optimizer, dataset.train, config.seed, epoch, dataset.mirror, device)
+            first = begun if epoch == done else 0
+            loss = train_supernet_epoch(
+                recipe, optimizer, dataset.train, config.seed, epoch, dataset.mirror, device, first, on_step
+            )
             phase.advance(1, f"loss {loss:.3f}")
             now = time.monotonic()
             if epoch + 1 == settings.epochs or now > min(job.deadline, saved + CHECKPOINT_SECONDS):

@@ -223,7 +223,7 @@ def require_same(run: Path, reference: Path) -> None:
 
 
 def main() -> None:
-    """`cosearch` with a checkpoint after every epoch of a supernet, so that short trainings are resumed midway too."""
+    """`cosearch` with a checkpoint after every step of a supernet, so that short trainings are resumed midway too."""
     from cosearch import cli, source
 
     source.CHECKPOINT_SECONDS = 0.0

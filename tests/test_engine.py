@@ -1361,6 +1361,39 @@ def test_a_supernet_that_diverges_begins_again_slower_and_the_run_goes_on(option
     assert 0 < result.finalist.accuracy <= 1
 
 
+def test_minutes_stop_a_supernet_within_an_epoch_and_it_ends_as_without_them(finished, options, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(StoppedError, match="stopped by --minutes"):
+        cosearch.run(**options, minutes=1e-6, out=out)
+    _, described = RunDirectory.open(out).load_tensors("supernet.safetensors")
+    assert (described["epoch"], described["step"]) == ("0", "1")
+    result = cosearch.resume(out)
+    for name in ("supernet.safetensors", "front.csv"):
+        assert (out / name).read_bytes() == (Path(finished.path) / name).read_bytes(), name
+    assert result.finalist.arch == finished.finalist.arch
+
+
+def test_weights_that_are_spoilt_within_an_epoch_are_not_saved(options, tmp_path, monkeypatch):
+    from cosearch.supernet import recipes
+
+    made = recipes.of_run
+
+    def spoilt(*given):
+        recipe = made(*given)
+
+        def after_step(epoch):
+            recipe.supernet.classifier.bias.data.fill_(float("inf"))
+
+        return replace(recipe, after_step=after_step)
+
+    monkeypatch.setattr(recipes, "of_run", spoilt)
+    monkeypatch.setattr(source, "CHECKPOINT_SECONDS", 0.0)
+    out = tmp_path / "run"
+    with pytest.raises(CosearchError, match="a weight became infinite or NaN in step 1 of epoch 1 of 5"):
+        cosearch.run(**options, out=out)
+    assert not (out / "supernet.safetensors").exists()
+
+
 def test_a_supernet_that_always_diverges_stops_and_its_last_good_checkpoint_is_kept(options, tmp_path, monkeypatch):
     from cosearch.supernet import recipes
 

@@ -1,4 +1,4 @@
-"""The supernet's checkpoint in a run directory: weights, optimiser, what the recipe has learned, and the epoch.
+"""The supernet's checkpoint in a run directory: weights, optimiser, what the recipe has learned, epoch and step.
 
 Training needs no generator state: whatever it draws comes from streams named by seed, epoch and step.
 """
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 FILE = "supernet.safetensors"
 VERSION = "3"
 OPTIMIZER, STATE = "optimizer.", "recipe."
+MOST_DIGITS = 9
+"""Of a number of epochs or steps."""
 _Optimizer = SGD | torch.optim.Optimizer
 _Parts = Iterator[tuple[str, nn.Module, _Optimizer | None]]
 
@@ -33,13 +35,13 @@ def save(run: "RunDirectory", recipe: SupernetRecipe, optimizer: SGD, space: str
             state = learner.state.get(parameter, {}) if learner is not None else {}
             entries = {entry: value for entry, value in state.items() if isinstance(value, Tensor)}
             tensors |= {f"{OPTIMIZER}{prefix}{entry}.{name}": value for entry, value in entries.items()}
-    run.save_tensors(FILE, tensors, {**_identity(recipe, space), "epoch": str(epoch)})
+    run.save_tensors(FILE, tensors, {**_identity(recipe, space), "epoch": str(epoch), "step": str(optimizer.steps)})
 
 
 def restore(run: "RunDirectory", recipe: SupernetRecipe, space: str) -> tuple[int, SGD] | tuple[int, None]:
     """Load the checkpoint if there is one. Returns: epochs done, and the optimizer that trains those that are left.
 
-    None if none is.
+    None if none is. The optimizer knows its steps, of which some may be of an epoch that is not done.
 
     Raises: RunError if it is of another space, recipe, length of training or version; it says both.
     """
@@ -56,6 +58,8 @@ def restore(run: "RunDirectory", recipe: SupernetRecipe, space: str) -> tuple[in
     learned = {name: tensors.pop(name) for name in list(tensors) if name.startswith(OPTIMIZER)}
     done = _epochs_done(run, metadata, recipe.settings.epochs)
     optimizer = make_optimizer(recipe.supernet, recipe.settings) if done < recipe.settings.epochs else None
+    if optimizer is not None:
+        optimizer.steps = _steps_taken(run, metadata)
     for prefix, module, learner in _parts(recipe, optimizer):
         own = {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
         try:
@@ -65,23 +69,40 @@ def restore(run: "RunDirectory", recipe: SupernetRecipe, space: str) -> tuple[in
                 f"{run.path / FILE} does not fit the supernet of {space}: {str(error).splitlines()[0]}"
             ) from None
         if learner is not None and not _restore_optimizer(module, learner, learned, OPTIMIZER + prefix):
-            raise RunError(
-                f"{run.path / FILE} is damaged (what its optimizer remembers does not fit the weights): remove it and "
-                f"run: {run.resume_command}"
-            )
+            raise _damaged(run, "what its optimizer remembers does not fit the weights")
     return (done, optimizer) if optimizer is not None else (done, None)
 
 
 def _epochs_done(run: "RunDirectory", metadata: dict[str, str], epochs: int) -> int:
     """Raises: RunError."""
     said = metadata.get("epoch", "")
-    done = int(said) if said.isdecimal() and len(said) < 10 else -1
+    done = int(said) if said.isdecimal() and len(said) <= MOST_DIGITS else -1
     if not 0 <= done <= epochs:
-        raise RunError(
-            f"{run.path / FILE} is damaged (trained for {said!r:.50} of {epochs} epochs): remove it and run: "
-            f"{run.resume_command}"
-        )
+        raise _damaged(run, f"trained for {said!r:.50} of {epochs} epochs")
     return done
+
+
+def _damaged(run: "RunDirectory", why: str) -> RunError:
+    return RunError(f"{run.path / FILE} is damaged ({why}): remove it and run: {run.resume_command}")
+
+
+def _steps_taken(run: "RunDirectory", metadata: dict[str, str]) -> int:
+    """Raises: RunError."""
+    said = metadata.get("step", "0")  # older checkpoints were of whole epochs
+    if not said.isdecimal() or len(said) > MOST_DIGITS:
+        raise _damaged(run, f"{said!r:.50} steps")
+    return int(said)
+
+
+def steps_begun(run: "RunDirectory", optimizer: SGD, done: int, per_epoch: int) -> int:
+    """Steps that a restored optimizer has taken of the epoch after `done` others, of so many steps each.
+
+    Raises: RunError if that is more than the epoch has.
+    """
+    begun = max(0, optimizer.steps - done * per_epoch)
+    if begun >= per_epoch:
+        raise _damaged(run, f"{optimizer.steps} steps, of {per_epoch} an epoch, in {done} epochs")
+    return begun
 
 
 def load(run: "RunDirectory", space: Any) -> Supernet:

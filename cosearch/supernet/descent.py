@@ -17,13 +17,14 @@ class SGD:
     """Steps with Nesterov momentum: the arithmetic of `torch.optim.SGD(foreach=True, nesterov=True)`, bit for bit.
 
     param_groups: dicts of ``params``, ``lr``, ``weight_decay`` and what else a caller gave, as torch's.
-    state: parameter -> ``momentum_buffer``, once it had a gradient.
+    state: parameter -> ``momentum_buffer``, once it had a gradient. steps: how many were taken.
     """
 
     def __init__(self, groups: Iterable[Mapping[str, Any]], lr: float, momentum: float) -> None:
         """lr: of groups that have none of their own."""
         self.param_groups: list[dict[str, Any]] = [{"lr": lr, **group} for group in groups]
         self.momentum = momentum
+        self.steps = 0
         self.state: dict[Tensor, dict[str, Tensor]] = defaultdict(dict)
 
     def zero_grad(self) -> None:
@@ -34,6 +35,7 @@ class SGD:
 
     @torch.no_grad()
     def step(self) -> None:
+        self.steps += 1
         for group in self.param_groups:
             moved = [parameter for parameter in group["params"] if parameter.grad is not None]
             momenta = [self.state[parameter].get("momentum_buffer") for parameter in moved]

@@ -51,7 +51,8 @@ class SupernetRecipe:
 
     step: (x, y, epoch, step) runs the step's networks, leaves their gradients in the supernet and returns the loss.
     paths: networks in a step; an epoch has that many times fewer steps, so that equal epochs are equal work.
-    rate: (settings, step, steps in all) -> learning rate. before_epoch, after_backward, after_step: hooks (epoch).
+    rate: (settings, step, steps in all) -> learning rate. before_epoch, after_backward, after_step: hooks (epoch);
+    resume: takes the place of before_epoch where training goes on within an epoch.
     state, optimizer: what is learned beside the weights, and by what; both go into the checkpoint.
     """
 
@@ -62,6 +63,7 @@ class SupernetRecipe:
     paths: int = 1
     rate: Callable[[Recipe, int, int], float] = rate_at
     before_epoch: Hook = nothing
+    resume: Hook = nothing
     after_backward: Hook = nothing
     after_step: Hook = nothing
     state: nn.Module = field(default_factory=nn.Module)
@@ -332,13 +334,16 @@ def prune(space: Any, supernet: Supernet, seed: int, settings: Recipe, within: W
             state.bird.settled(small_gains(supernet, PRUNED)) or epoch >= settings.epochs // 3
         ):
             state.start.fill_(epoch)
+        if int(state.start) >= 0:
+            period, begins, _ = pruning_phase(epoch, int(state.start), settings.epochs)
+            if begins:
+                zero_smallest(prunable(supernet), PRUNED * (period + 1) / PRUNE_PERIODS)
+        hold_zeros(epoch)
+
+    def hold_zeros(epoch: int) -> None:
+        """What is zero stays zero, if it shall; a restored checkpoint knows it by the zeros themselves."""
         masks.clear()
-        if int(state.start) < 0:
-            return
-        period, begins, masked = pruning_phase(epoch, int(state.start), settings.epochs)
-        if begins:
-            zero_smallest(prunable(supernet), PRUNED * (period + 1) / PRUNE_PERIODS)
-        if masked:  # what is zero stays zero; a restored checkpoint knows it by the zeros themselves
+        if int(state.start) >= 0 and pruning_phase(epoch, int(state.start), settings.epochs)[2]:
             masks.extend((weight, (weight.detach() != 0).to(weight.dtype)) for weight in prunable(supernet))
 
     @torch.no_grad()
@@ -349,7 +354,14 @@ def prune(space: Any, supernet: Supernet, seed: int, settings: Recipe, within: W
     sampler = _sampler(sampling.uniform(space, seed), within)
     step = follow(space, supernet, sampler, settings)
     return SupernetRecipe(
-        "prune", supernet, settings, step, before_epoch=before_epoch, after_step=after_step, state=state
+        "prune",
+        supernet,
+        settings,
+        step,
+        before_epoch=before_epoch,
+        resume=hold_zeros,
+        after_step=after_step,
+        state=state,
     )
 
 

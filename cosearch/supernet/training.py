@@ -7,6 +7,7 @@ as if it had not been interrupted.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -239,18 +240,21 @@ def train_supernet_epoch(
     epoch: int,
     mirror: bool = False,
     device: str = "cpu",
+    first: int = 0,
+    on_step: Callable[[int], None] | None = None,
 ) -> float:
     """One epoch of a recipe: as many networks run as there are batches, so that every recipe's epoch is equal work.
 
+    first: steps of the epoch that were taken before. on_step: called with the number that are taken, between steps.
     Returns: the mean loss. Raises: DivergedError if it is not finite, DataError for fewer images than a batch.
     """
     supernet, settings = recipe.supernet.train(), recipe.settings
     adders = supernet.adder_parameters()
-    per_epoch = max(1, steps_per_epoch(split, settings) // recipe.paths)
-    total, rate = torch.zeros((), device=device), 0.0
-    recipe.before_epoch(epoch)
+    per_epoch = supernet_steps(recipe, split)
+    total = torch.zeros((), device=device)
+    (recipe.resume if first else recipe.before_epoch)(epoch)
     images = batches(split, settings, mirror, derive(seed, "supernet"), epoch, device)
-    for i, (x, y) in zip(range(per_epoch), images, strict=False):  # the other images' turn comes in other epochs
+    for i, (x, y) in enumerate(islice(images, first, per_epoch), first):  # other images' turn comes in other epochs
         rate = recipe.rate(settings, epoch * per_epoch + i, settings.epochs * per_epoch)
         set_rate(optimizer, rate)
         optimizer.zero_grad()
@@ -261,9 +265,21 @@ def train_supernet_epoch(
         optimizer.step()
         recipe.after_step(epoch)
         total += loss
-    learned = [*supernet.parameters(), *recipe.state.parameters()]
-    require_finite_values("a weight", learned, f"epoch {epoch + 1} of the supernet", rate)
-    return float(total) / per_epoch
+        if on_step is not None and i + 1 < per_epoch:
+            on_step(i + 1)
+    require_finite_supernet(recipe, optimizer, f"epoch {epoch + 1}")
+    return float(total) / (per_epoch - first)
+
+
+def supernet_steps(recipe: "SupernetRecipe", split: Split) -> int:
+    """Steps in an epoch of a recipe."""
+    return max(1, steps_per_epoch(split, recipe.settings) // recipe.paths)
+
+
+def require_finite_supernet(recipe: "SupernetRecipe", optimizer: SGD, where: str) -> None:
+    """Raises: DivergedError if what a recipe learns is not finite."""
+    learned = [*recipe.supernet.parameters(), *recipe.state.parameters()]
+    require_finite_values("a weight", learned, f"{where} of the supernet", optimizer.param_groups[0]["lr"])
 
 
 @torch.no_grad()

@@ -13,10 +13,10 @@ from cosearch.data import Split
 from cosearch.errors import UnknownNameError
 from cosearch.runs import RunDirectory
 from cosearch.supernet import recipes, sampling
-from cosearch.supernet.checkpoint import restore, save
+from cosearch.supernet.checkpoint import restore, save, steps_begun
 from cosearch.supernet.elastic import ElasticUnit
 from cosearch.supernet.sharing import SHARED_RATE, LaplaceTransform, Transformed, laplace_distance, limit_gradient
-from cosearch.supernet.training import DivergedError, Recipe, make_optimizer, train_supernet_epoch
+from cosearch.supernet.training import DivergedError, Recipe, make_optimizer, supernet_steps, train_supernet_epoch
 from search_spaces.networks.shiftadd import space
 from tests import tiny_space
 
@@ -59,6 +59,47 @@ def test_a_recipe_resumes_bit_for_bit_from_any_epoch(few, tmp_path, name, hetero
         assert done == first
         train(recipe, few, first, last, optimizer)
         save(parts, recipe, optimizer, "tiny", last)
+    file = "supernet.safetensors"
+    assert (whole.path / file).read_bytes() == (parts.path / file).read_bytes()
+
+
+class StoppedHereError(Exception):
+    """Training that is stopped between two steps of an epoch."""
+
+
+@pytest.mark.parametrize(
+    ("name", "heterogeneous"), [*itertools.product(recipes.RECIPES, (False,)), ("progressive", True)]
+)
+def test_a_recipe_resumes_bit_for_bit_within_every_epoch(digits, tmp_path, name, heterogeneous):
+    split, settings = Split(digits.train.x[:192], digits.train.y[:192]), Recipe(8, batch_size=16)
+    whole, parts = (RunDirectory.create(tmp_path / part, RunConfig()) for part in ("whole", "parts"))
+
+    def fresh() -> recipes.SupernetRecipe:
+        return recipes.make(name, TINY, TINY.supernet(0, heterogeneous), 0, settings)
+
+    straight = fresh()
+    per_epoch = supernet_steps(straight, split)
+    assert per_epoch > 1
+    save(whole, straight, train(straight, split, 0, 8), "tiny", 8)
+    for epoch in range(8):
+        recipe = fresh()
+        done, optimizer = restore(parts, recipe, "tiny")
+        assert (done, steps_begun(parts, optimizer, done, per_epoch)) == (epoch, 0)
+        stop = per_epoch // 2
+
+        def between(taken: int, at=stop, recipe=recipe, optimizer=optimizer, epoch=epoch) -> None:
+            if taken == at:
+                save(parts, recipe, optimizer, "tiny", epoch)
+                raise StoppedHereError
+
+        with pytest.raises(StoppedHereError):
+            train_supernet_epoch(recipe, optimizer, split, 0, epoch, on_step=between)
+        recipe = fresh()
+        done, optimizer = restore(parts, recipe, "tiny")
+        first = steps_begun(parts, optimizer, done, per_epoch)
+        assert (done, first) == (epoch, stop)
+        train_supernet_epoch(recipe, optimizer, split, 0, epoch, first=first)
+        save(parts, recipe, optimizer, "tiny", epoch + 1)
     file = "supernet.safetensors"
     assert (whole.path / file).read_bytes() == (parts.path / file).read_bytes()
 

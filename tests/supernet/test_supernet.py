@@ -19,7 +19,7 @@ from cosearch.macro import BlockChoice, Macro
 from cosearch.runs import RunDirectory
 from cosearch.supernet import arithmetic
 from cosearch.supernet.blocks import Network, calibrate, set_simulation
-from cosearch.supernet.checkpoint import load, restore, save
+from cosearch.supernet.checkpoint import load, restore, save, steps_begun
 from cosearch.supernet.elastic import ElasticUnit, Supernet
 from cosearch.supernet.recipes import sandwich, uniform
 from cosearch.supernet.training import (
@@ -577,6 +577,29 @@ def test_a_checkpoint_of_an_epoch_that_cannot_be_is_refused(tmp_path, epoch):
     with pytest.raises(RunError, match=r"supernet\.safetensors is damaged \(trained for .* of 4 epochs\)") as caught:
         restore(run, recipe, "tiny")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("step", ["", "-1", "two", "1.5", "9" * 5000, "30"])  # 30 is a whole third epoch
+def test_a_checkpoint_of_a_step_that_cannot_be_is_refused(tmp_path, step):
+    run, recipe = checkpointed(tmp_path)
+    tensors, described = run.load_tensors("supernet.safetensors")
+    run.save_tensors("supernet.safetensors", tensors, {**described, "step": step})
+
+    def resumed() -> int:
+        done, optimizer = restore(run, recipe, "tiny")
+        return steps_begun(run, optimizer, done, per_epoch=10)
+
+    with pytest.raises(RunError, match=r"supernet\.safetensors is damaged \('?.* steps") as caught:
+        resumed()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_that_says_no_step_is_of_whole_epochs(tmp_path):
+    run, recipe = checkpointed(tmp_path)
+    tensors, described = run.load_tensors("supernet.safetensors")
+    run.save_tensors("supernet.safetensors", tensors, {k: v for k, v in described.items() if k != "step"})
+    done, optimizer = restore(run, recipe, "tiny")
+    assert (done, steps_begun(run, optimizer, done, per_epoch=10)) == (2, 0)
 
 
 def test_a_checkpoint_whose_optimizer_remembers_other_weights_is_refused(tmp_path):
