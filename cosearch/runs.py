@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -446,6 +447,8 @@ class TrialLog:
             distributions=self._distributions,
             user_attrs=attributes,
         )
+        if trial.datetime_complete is not None:  # when it began, as the dashboard shows it
+            trial.datetime_start = trial.datetime_complete - timedelta(seconds=seconds)
         with study_of(self._run), _whole_lines(self._run / STUDY):
             self.study.add_trial(trial)
 

@@ -36,6 +36,7 @@ def test_optuna_reads_objectives_by_name_with_arch_source_and_time(run):
     assert second.state == optuna.trial.TrialState.FAIL
     assert "supernet" in str(first.user_attrs)
     assert "chip" in str(first.user_attrs)
+    assert [trial.duration.total_seconds() for trial in study.trials] == pytest.approx([0.25, 0.5])
 
 
 def test_what_was_recorded_is_told_again(run):
