@@ -3,6 +3,7 @@
 Per space, device and metric one `ArchPredictor`, and per space and metric the `DevicePool` of all its devices.
 """
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -244,6 +245,13 @@ def _pool(networks: _Bundled, metric: str, folder: Path) -> Path:
     return path
 
 
-if __name__ == "__main__":
-    for file in build():
+def _main() -> None:
+    """The command; an option that it does not know is refused before a file is written."""
+    parser = argparse.ArgumentParser(prog="python -m predictors.shipped", description=__doc__)
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the files go; without it, the package's own")
+    for file in build(parser.parse_args().folder):
         print(file, read_card(file).get("score", ""))
+
+
+if __name__ == "__main__":
+    _main()

@@ -7,6 +7,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from predictors import shipped
+from predictors.storage import read_card
 from search_spaces.networks.nasbench201 import cell
 
 SINGLE = [entry for entry in shipped.available() if entry[1] != shipped.POOL]
@@ -32,3 +33,17 @@ def test_the_measured_processor_is_ranked_on_networks_unlike_its_samples():
     _, card = shipped.predictor("nasbench201", "cpu-x86", "latency_ms")
     assert card["tested_on"] > 2000
     assert card["score"]["kendall_tau"] > 0.9 > card["floor"]["ridge on operator counts"]["kendall_tau"]
+
+
+def test_a_file_that_ships_is_what_its_command_makes_today(tmp_path):
+    made = read_card(shipped._train(shipped._cells(), "ecp5-85f", "energy_mj", tmp_path))
+    ships = read_card(shipped.FOLDER / "nasbench201--ecp5-85f--energy_mj.safetensors")
+    assert made["label"] == ships["label"] and made["score"] == pytest.approx(ships["score"], abs=1e-3)
+    assert {**made, "date": ""}.keys() == {**ships, "date": ""}.keys()
+
+
+def test_an_unknown_option_is_refused_before_a_file_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["shipped", "--folder", str(tmp_path), "--what"])
+    with pytest.raises(SystemExit):
+        shipped._main()
+    assert not list(tmp_path.iterdir())
