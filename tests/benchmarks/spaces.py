@@ -19,7 +19,7 @@ from cosearch.errors import RunError
 from cosearch.runs import to_json
 from cosearch.writing import write_atomic
 from search_spaces.networks import SPACES
-from tests.benchmarks.machine import stamp
+from tests.benchmarks.machine import commit, stamp
 
 DOCS = Path(__file__).parents[2] / "docs" / "benchmarks"
 DEVICES = ("fpga", "eyeriss", "tpu-ws")
@@ -30,7 +30,7 @@ Record = dict[str, Any]
 
 
 def run_pair(space: str, device: str, small: bool, folder: Path) -> Record:
-    """One run in a process of its own: exit status, error, seconds by the clock and of the processors."""
+    """One run in a process of its own: commit, exit status, error, seconds by the clock and of the processors."""
     options = [text for name, value in SMALL.items() for text in (f"--{name}", str(value))] if small else []
     command = ["run", "--space", space, "--device", device, *options, "--out", str(folder), "--quiet"]
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
@@ -42,6 +42,7 @@ def run_pair(space: str, device: str, small: bool, folder: Path) -> Record:
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
+        "commit": commit(),
         "status": done.returncode,
         "error": done.stderr.strip().splitlines()[-1] if done.returncode and done.stderr.strip() else "",
         "seconds": time.monotonic() - started,
@@ -84,6 +85,13 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     options = " ".join(f"--{name} {value}" for name, value in SMALL.items()) if arguments.small else "no other option"
+    rows, commits = [], set()
+    for space in arguments.spaces.split(","):
+        for device in arguments.devices.split(","):
+            record, folder = record_of(space, device, arguments.small, arguments.known, arguments.out)
+            rows.append(row(space, device, record, folder))
+            commits |= {record["commit"]} if record else set()
+            print(rows[-1], flush=True)
     lines = [
         "# Every space on every kind of device",
         "",
@@ -93,14 +101,12 @@ def main() -> None:
         f"while other work ran. Made by `python -m tests.benchmarks.spaces{' --small' * arguments.small}`.",
         "",
         stamp(),
+        f"Commits of the runs: {', '.join(sorted(commits)) or 'none'}.",
         "",
         "| space | device | CPU s | by the clock | accuracy, % | latency, us | energy, uJ | accelerator |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        *rows,
     ]
-    for space in arguments.spaces.split(","):
-        for device in arguments.devices.split(","):
-            lines.append(row(space, device, *record_of(space, device, arguments.small, arguments.known, arguments.out)))
-            print(lines[-1], flush=True)
     report = DOCS / ("spaces.md" if arguments.small else "spaces_default.md")
     DOCS.mkdir(parents=True, exist_ok=True)
     report.write_text("\n".join(lines) + "\n", encoding="utf-8")

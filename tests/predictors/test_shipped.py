@@ -38,8 +38,8 @@ def test_the_measured_processor_is_ranked_on_networks_unlike_its_samples():
 def test_a_file_that_ships_is_what_its_command_makes_today(tmp_path):
     made = read_card(shipped._train(shipped._cells(), "ecp5-85f", "energy_mj", tmp_path))
     ships = read_card(shipped.FOLDER / "nasbench201--ecp5-85f--energy_mj.safetensors")
-    assert made["label"] == ships["label"] and made["score"] == pytest.approx(ships["score"], abs=1e-3)
-    assert {**made, "date": ""}.keys() == {**ships, "date": ""}.keys()
+    assert made["label"] == ships["label"]
+    assert made["score"] == pytest.approx(ships["score"], abs=1e-3)
 
 
 def test_an_unknown_option_is_refused_before_a_file_is_written(tmp_path, monkeypatch):
