@@ -39,7 +39,10 @@ def predict(
     device: Annotated[str, typer.Option(help="A device with a predictor that ships, or a predictor file.")] = "",
     arch: Annotated[
         list[str] | None,
-        typer.Option(help="JSON object or name=choice pairs joined by ';'. May be repeated.", show_default=False),
+        typer.Option(
+            help="JSON object, name=choice pairs joined by ';', a cell's index or notation. May be repeated.",
+            show_default=False,
+        ),
     ] = None,
     target: Annotated[
         str | None, typer.Option(help="What to predict; a file's own, or latency_ms.", show_default=False)
@@ -66,7 +69,7 @@ def predict(
     else:
         model, card = shipped.predictor(space or "nasbench201", device, target or "latency_ms")
     if not arch:
-        raise ConfigError("--arch is missing: a JSON object, or name=choice pairs joined by ';'")
+        raise ConfigError("--arch is missing: a JSON object, name=choice pairs joined by ';', or the index of a cell")
     archs = [parse_arch(text, model.space) for text in arch]
     mean, std = model.predict(archs)
     low, high = model.interval(archs, coverage)

@@ -10,7 +10,6 @@ from typing import Any
 from cosearch.errors import ConfigError, CosearchError, DataError, UnknownNameError, nearest
 from cosearch.writing import write_atomic
 from hwbench_data.measuring import Measurement, Protocol, machine, measure, network_models
-from hwbench_data.networks import Cells
 from search_spaces import networks
 from search_spaces.decisions import Arch, parse_arch
 
@@ -44,7 +43,7 @@ def measure_file(
     if archs.resolve() in (out.resolve(), card.resolve()):
         raise ConfigError(f"--out {out}: its files would replace {archs}, which names the networks: write elsewhere")
     found: Any = networks.find(space)((3, int(sizes[0]), int(sizes[1])), 10)
-    wanted = read_archs(archs, space, found)
+    wanted = read_archs(archs, found)
     protocol = Protocol(core=core)
     results: list[Measurement] = []
     try:
@@ -74,7 +73,7 @@ def _row(result: Measurement) -> tuple[Any, ...]:
     return (result.name, *shown, result.runs, result.dropped, "measured" if result.measured else "refused")
 
 
-def read_archs(path: Path, space: str, found: Any) -> list[Arch]:
+def read_archs(path: Path, found: Any) -> list[Arch]:
     """One network a line: for nasbench201 an index or the published notation, for all JSON or ``name=choice;...``.
 
     Raises: DataError naming the line.
@@ -88,16 +87,9 @@ def read_archs(path: Path, space: str, found: Any) -> list[Arch]:
         if not line.strip():
             continue
         try:
-            archs.append(_arch(line.strip(), space, found))
+            archs.append(parse_arch(line, found))
         except (CosearchError, ValueError) as error:
             raise DataError(f"{path}, line {number}: {error}") from error
     if not archs:
         raise DataError(f"{path} names no networks: expected one a line")
     return archs
-
-
-def _arch(text: str, space: str, found: Any) -> Arch:
-    cells = Cells()
-    if space == "nasbench201" and (text.isdecimal() or text.startswith("|")):
-        return cells.arch(cells.index(text))
-    return parse_arch(text, found)

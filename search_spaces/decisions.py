@@ -57,11 +57,15 @@ def parse_pairs(text: str) -> Arch:
 
 
 def parse_arch(text: str, space: "Decisions") -> Arch:
-    """An arch of a space from a JSON object or from pairs, whose choices go by their spelling.
+    """An arch of a space from a JSON object, a name that it has in the field (`Decisions.published`), or pairs, whose
+    choices go by their spelling.
 
     Raises: ConfigError.
     """
-    if not text.lstrip().startswith("{"):
+    text = text.strip()
+    if (published := space.published(text)) is not None:
+        arch = published
+    elif not text.startswith("{"):
         spelled = {name: {str(option): option for option in options} for name, options in space.choices.items()}
         arch = {name: spelled.get(name, {}).get(choice, choice) for name, choice in parse_pairs(text).items()}
     else:
@@ -112,6 +116,13 @@ class Decisions:
 
     def __len__(self) -> int:
         return self.size
+
+    def published(self, text: str) -> Arch | None:
+        """The arch with a name that is used outside cosearch, such as an index or a notation; None if it is none.
+
+        Raises: ConfigError if it is meant for one and wrong.
+        """
+        return None
 
     @cached_property
     def joint(self) -> bool:

@@ -11,7 +11,7 @@ from cosearch.errors import ConfigError, CosearchError, DataError, UnknownNameEr
 from predictors import shipped
 from predictors.storage import load, read_card
 from search_spaces.networks import find
-from search_spaces.networks.nasbench201 import cell
+from search_spaces.networks.nasbench201 import cell, to_string
 
 SPACE = find("nasbench201")()
 PRICE = {"none": 0.1, "skip_connect": 0.2, "nor_conv_1x1": 1.0, "nor_conv_3x3": 2.5, "avg_pool_3x3": 0.6}
@@ -44,7 +44,7 @@ def test_networks_to_measure_are_named(tmp_path):
 
     chosen = run("predictor", "choose", "-n", "12").splitlines()
     (tmp_path / "archs.txt").write_text("\n".join(chosen))
-    archs = read_archs(tmp_path / "archs.txt", "nasbench201", SPACE)
+    archs = read_archs(tmp_path / "archs.txt", SPACE)
     assert len({json.dumps(SPACE.canonical(arch)) for arch in archs}) == 12
     assert (
         chosen
@@ -338,3 +338,15 @@ def test_no_pool_for_another_space():
     assert shipped.known_pool(find("shiftadd")(), "latency_ms") is None
     assert shipped.known_pool(SPACE, "weight_kg") is None
     assert shipped.known_pool(find("nasbench201")((3, 64, 64), 10), "latency_ms") is None
+
+
+def test_cells_may_be_named_as_tables_of_the_field_do(tmp_path):
+    """By index or notation, on the command line and in a file."""
+    named = ["7", to_string(cell(7)), json.dumps(cell(7))]
+    said = json.loads(run("predict", "--device", "cpu-x86", "--json", *(w for n in named for w in ("--arch", n))))
+    assert [network["arch"] for network in said["networks"]] == 3 * [cell(7)]
+    assert len({network["latency_ms"] for network in said["networks"]}) == 1
+    rows = [f"{i if i % 2 else to_string(cell(i))},{cost(cell(i)):.6g}" for i in range(20)]
+    (tmp_path / "board.csv").write_text("\n".join(["arch,latency_ms", *rows]))
+    run("predictor", "train", tmp_path / "board.csv", "--model", "ridge", "-o", tmp_path / "p")
+    assert read_card(tmp_path / "p")["samples"] == 20

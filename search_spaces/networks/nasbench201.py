@@ -197,6 +197,12 @@ class NasBench201Space(NetworkSpace):
     def description(self) -> str:
         return "NAS-Bench-201 cells; each of six edges: none, skip, 1x1 or 3x3 convolution, or 3x3 average pooling"
 
+    def published(self, text: str) -> Arch | None:
+        """A cell by its published index or notation."""
+        if text.isdecimal() and len(text) <= len(str(SIZE)):
+            return cell(int(text))
+        return from_string(text) if text.startswith("|") else None
+
     def blueprint(self, arch: Arch) -> Blueprint:
         """The effective cell, 15 times, and what is around it."""
         return _stack(effective(arch), self.input_shape, self.num_classes)

@@ -202,7 +202,7 @@ def test_wrong_requests(tmp_path: Path) -> None:
     ):
         archs.write_text(text)
         with pytest.raises(DataError, match=match):
-            read_archs(archs, "nasbench201", SPACE)
+            read_archs(archs, SPACE)
     archs.write_text("1\n")
     for options, match in (
         (("gpu",), "cannot measure on 'gpu'"),

@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -7,6 +8,8 @@ from hypothesis import strategies as st
 
 from cosearch.errors import ConfigError
 from search_spaces.decisions import Decisions, arch_key, ends, parse_arch
+from search_spaces.networks import find
+from search_spaces.networks.nasbench201 import cell, to_string
 
 SPACE = Decisions({"op": ("conv", "shift", "add"), "kernel": (3, 5), "scale": (0.5, 1.0, 1.5), "fixed": ("x",)})
 spaces = st.dictionaries(
@@ -148,3 +151,24 @@ def test_text_that_is_no_arch_is_refused(text, said):
     assert parse_arch(ARCH, SPACE) == {"op": "conv", "kernel": 3, "scale": 0.5, "fixed": "x"}
     with pytest.raises(ConfigError, match=said):
         parse_arch(text, SPACE)
+
+
+@pytest.mark.parametrize("index", [0, 1234, 15624])
+def test_cells_are_read_by_index_and_by_notation(index):
+    """As tables of NAS-Bench-201 name them; in a file of measurements too."""
+    space = find("nasbench201")()
+    assert parse_arch(f" {index} ", space) == parse_arch(to_string(cell(index)), space) == cell(index)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("15625", "networks 0 to 15624"), ("9" * 5000, "expected name=choice pairs"), ("|none~0|", "expected |op~0|")],
+)
+def test_names_of_no_cell_are_refused(text, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        parse_arch(text, find("nasbench201")())
+
+
+def test_other_spaces_have_no_indices():
+    with pytest.raises(ConfigError, match="expected name=choice pairs"):
+        parse_arch("12", find("shiftadd")())
