@@ -1339,7 +1339,7 @@ def test_the_confusion_matrix_of_the_exported_model_has_the_reported_accuracy(fi
 # -- trainings that diverge --
 
 
-def test_a_supernet_that_diverges_begins_again_slower_and_the_run_goes_on(options, tmp_path, monkeypatch):
+def test_a_supernet_that_diverges_stops_and_begins_again_slower_on_resume(options, tmp_path, monkeypatch):
     from cosearch.supernet import recipes
 
     made, rates = recipes.of_run, []
@@ -1352,7 +1352,11 @@ def test_a_supernet_that_diverges_begins_again_slower_and_the_run_goes_on(option
     monkeypatch.setattr(recipes, "of_run", too_fast)
     monkeypatch.setattr(selection, "train_all", train_here)
     small = {"trials": 6, "finalist_epochs": 1, "finalist_seeds": 1, "baselines": False}
-    result = cosearch.run(**{**options, **small, "out": tmp_path / "run"})
+    with pytest.raises(CosearchError, match="there was no checkpoint yet: begin again at half the learning rate with: "):
+        cosearch.run(**{**options, **small, "out": tmp_path / "run"})
+    assert not (tmp_path / "run/supernet.safetensors").exists()
+    assert len(rates) == 1
+    result = cosearch.resume(tmp_path / "run")
     log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     [diverged] = [line for line in log if line["event"] == "diverged"]
     assert diverged["reason"].startswith("training diverged: ")
@@ -1394,17 +1398,21 @@ def test_weights_that_are_spoilt_within_an_epoch_are_not_saved(options, tmp_path
     assert not (out / "supernet.safetensors").exists()
 
 
-def test_a_supernet_that_always_diverges_stops_and_its_last_good_checkpoint_is_kept(options, tmp_path, monkeypatch):
+def diverging(monkeypatch, epoch_of: int, step_of: int, times: int) -> list[float]:
+    """Supernets' losses are NaN in a step of an epoch, so many times. Returns: the learning rates of all steps."""
     from cosearch.supernet import recipes
 
-    made, rates = recipes.of_run, []
+    made, rates, left = recipes.of_run, [], [times]
 
     def spoilt(*given):
         recipe = made(*given)
 
         def step(x, y, epoch, index):
             loss = recipe.step(x, y, epoch, index)
-            return loss * float("nan") if epoch == 1 and index == 1 else loss
+            if (epoch, index) == (epoch_of, step_of) and left[0]:
+                left[0] -= 1
+                return loss * float("nan")
+            return loss
 
         def rate(settings, step, steps):
             rates.append(recipe.rate(settings, step, steps))
@@ -1413,22 +1421,56 @@ def test_a_supernet_that_always_diverges_stops_and_its_last_good_checkpoint_is_k
         return replace(recipe, step=step, rate=rate)
 
     monkeypatch.setattr(recipes, "of_run", spoilt)
+    return rates
+
+
+def test_a_supernet_that_always_diverges_stops_and_its_last_good_checkpoint_is_kept(options, tmp_path, monkeypatch):
+    rates = diverging(monkeypatch, epoch_of=1, step_of=1, times=99)
     monkeypatch.setattr(source, "CHECKPOINT_SECONDS", 0.0)
-    out = tmp_path / "run"
-    with pytest.raises(CosearchError) as caught:
-        cosearch.run(**{**options, "supernet_epochs": 3, "out": out})
-    rate = f"{rates[-1]:.3g}"
-    assert str(caught.value).startswith(
-        f"training diverged: the loss became nan in step 2 of epoch 2 of 3 of the supernet at learning rate {rate}, "
-        "as at 4 higher rates: "
-    )
-    assert str(caught.value).endswith(f"; its last good checkpoint is {out / 'supernet.safetensors'}")
-    assert "\n" not in str(caught.value)
-    assert rates[-1] * 16 == pytest.approx(rates[len(rates) // 5 - 1])
-    for name in ("supernet.safetensors", "supernet.diverged.safetensors"):  # of the last training and of that before
-        tensors, described = RunDirectory.open(out).load_tensors(name)
+    out, stopped_at, halved = tmp_path / "run", [], 0
+    for halved in range(3):
+        with pytest.raises(CosearchError) as caught:
+            if halved:
+                cosearch.resume(out)
+            else:
+                cosearch.run(**{**options, "supernet_epochs": 3, "out": out})
+        stopped_at.append(rates[-1])
+        repeated = f", as it did at {halved} higher rates: are the images of a usual scale? Else try another --recipe"
+        assert str(caught.value) == (
+            "training diverged: the loss became nan in step 2 of epoch 2 of 3 of the supernet at learning rate "
+            f"{rates[-1]:.3g}{repeated if halved else ''}; the last good checkpoint is kept in "
+            f"{out / 'supernet.safetensors'}: go on from it at half the learning rate with: cosearch resume {out}"
+        )
+        tensors, described = RunDirectory.open(out).load_tensors("supernet.safetensors")
         assert described["epoch"] == "1"
         assert all(np.isfinite(value.numpy()).all() for value in tensors.values())
+    assert stopped_at == pytest.approx([stopped_at[0] / 2**i for i in range(3)])
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e9], ids=["saved after every step", "never saved before"])
+def test_a_supernet_that_diverged_goes_on_from_what_was_kept(options, tmp_path, monkeypatch, capsys, seconds):
+    """On the command line: one line, exit status 2, and what the line says works, however fast the machine is."""
+    rates = diverging(monkeypatch, epoch_of=1, step_of=1, times=1)
+    monkeypatch.setattr(source, "CHECKPOINT_SECONDS", seconds)
+    monkeypatch.setattr(selection, "train_all", train_here)
+    small = {"supernet_epochs": 3, "trials": 6, "finalist_epochs": 1, "finalist_seeds": 1}
+    given = {**options, **small, "out": tmp_path / "run"}
+    del given["quiet"]
+    flags = [text for name, value in given.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    assert command(monkeypatch, "run", "--quiet", "--no-baselines", *flags) == 2
+    said = one_line(capsys)
+    assert "diverged: the loss became nan in step 2 of epoch 2 of 3 of the supernet at learning rate" in said
+    assert said.endswith(f"go on from it at half the learning rate with: cosearch resume {tmp_path / 'run'}")
+    run = RunDirectory.open(tmp_path / "run")
+    _, described = run.load_tensors("supernet.safetensors")
+    per_epoch = int(described["step"])  # of one epoch
+    assert described["epoch"] == "1"
+    before = list(rates)
+    rates.clear()
+    assert command(monkeypatch, "resume", "--quiet", str(run.path)) == 0
+    assert len(rates) == 2 * per_epoch
+    assert rates[:2] == pytest.approx([rate / 2 for rate in before[per_epoch : per_epoch + 2]])
+    assert len(study(run.path).trials) == 6
 
 
 def test_a_finalist_that_diverges_is_said_and_the_others_count(options, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ Training needs no generator state: whatever it draws comes from streams named by
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,7 +28,28 @@ _Optimizer = SGD | torch.optim.Optimizer
 _Parts = Iterator[tuple[str, nn.Module, _Optimizer | None]]
 
 
-def save(run: "RunDirectory", recipe: SupernetRecipe, optimizer: SGD, space: str, epoch: int) -> None:
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint's file holds."""
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+
+    @property
+    def untrained(self) -> bool:
+        """Whether it is of before the first step."""
+        return self.metadata["step"] == "0"
+
+    def copied(self) -> "Checkpoint":
+        """With values that training does not change."""
+        return Checkpoint({name: value.detach().clone() for name, value in self.tensors.items()}, self.metadata)
+
+    def write(self, run: "RunDirectory") -> None:
+        run.save_tensors(FILE, self.tensors, self.metadata)
+
+
+def checkpoint(recipe: SupernetRecipe, optimizer: SGD, space: str, epoch: int) -> Checkpoint:
+    """After so many epochs. Its tensors are those that training goes on with."""
     tensors: dict[str, Tensor] = {}
     for prefix, module, learner in _parts(recipe, optimizer):
         tensors |= {prefix + name: value for name, value in module.state_dict().items()}
@@ -35,7 +57,11 @@ def save(run: "RunDirectory", recipe: SupernetRecipe, optimizer: SGD, space: str
             state = learner.state.get(parameter, {}) if learner is not None else {}
             entries = {entry: value for entry, value in state.items() if isinstance(value, Tensor)}
             tensors |= {f"{OPTIMIZER}{prefix}{entry}.{name}": value for entry, value in entries.items()}
-    run.save_tensors(FILE, tensors, {**_identity(recipe, space), "epoch": str(epoch), "step": str(optimizer.steps)})
+    return Checkpoint(tensors, {**_identity(recipe, space), "epoch": str(epoch), "step": str(optimizer.steps)})
+
+
+def save(run: "RunDirectory", recipe: SupernetRecipe, optimizer: SGD, space: str, epoch: int) -> None:
+    checkpoint(recipe, optimizer, space, epoch).write(run)
 
 
 def restore(run: "RunDirectory", recipe: SupernetRecipe, space: str) -> tuple[int, SGD] | tuple[int, None]:
