@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jsonschema
@@ -1352,7 +1353,7 @@ def test_a_supernet_that_diverges_stops_and_begins_again_slower_on_resume(option
     monkeypatch.setattr(recipes, "of_run", too_fast)
     monkeypatch.setattr(selection, "train_all", train_here)
     small = {"trials": 6, "finalist_epochs": 1, "finalist_seeds": 1, "baselines": False}
-    with pytest.raises(CosearchError, match="there was no checkpoint yet: begin again at half the learning rate with: "):
+    with pytest.raises(CosearchError, match="no checkpoint yet: begin again at half the learning rate with: "):
         cosearch.run(**{**options, **small, "out": tmp_path / "run"})
     assert not (tmp_path / "run/supernet.safetensors").exists()
     assert len(rates) == 1
@@ -1429,15 +1430,13 @@ def test_a_supernet_that_always_diverges_stops_and_its_last_good_checkpoint_is_k
     monkeypatch.setattr(source, "CHECKPOINT_SECONDS", 0.0)
     out, stopped_at, halved = tmp_path / "run", [], 0
     for halved in range(3):
+        go = partial(cosearch.resume, out) if halved else partial(cosearch.run, **options, out=out)
         with pytest.raises(CosearchError) as caught:
-            if halved:
-                cosearch.resume(out)
-            else:
-                cosearch.run(**{**options, "supernet_epochs": 3, "out": out})
+            go()
         stopped_at.append(rates[-1])
         repeated = f", as it did at {halved} higher rates: are the images of a usual scale? Else try another --recipe"
         assert str(caught.value) == (
-            "training diverged: the loss became nan in step 2 of epoch 2 of 3 of the supernet at learning rate "
+            "training diverged: the loss became nan in step 2 of epoch 2 of 5 of the supernet at learning rate "
             f"{rates[-1]:.3g}{repeated if halved else ''}; the last good checkpoint is kept in "
             f"{out / 'supernet.safetensors'}: go on from it at half the learning rate with: cosearch resume {out}"
         )

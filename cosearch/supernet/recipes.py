@@ -201,14 +201,17 @@ def progressive(
     """NASA's PGP in three equal stages: convolutions and shifts; additions join, the others' weights stand; all.
 
     In the first half of the first two stages only the widest expansions; before the others join, channels are sorted by
-    importance, so that narrow blocks begin with the best (Once-for-all). The learning rate anneals in each stage anew,
+    importance, so that narrow blocks begin with the best (Once-for-all): in each layer by what it has, of additions
+    that join a second time, and where a butterfly shares them not at all (`sort_channels`). The learning rate anneals in each stage anew,
     and additions start from the batch-norm gains that convolutions have learned (both our choice).
     """
     # the last stage has an epoch at least: without it nothing would train what the second leaves as it is
     second, third = (min(round(settings.epochs * i / 3), settings.epochs - 1) for i in (1, 2))
-    narrower = {math.ceil(second / 2): "conv"}
+    narrower = {math.ceil(second / 2): {n: _convolving(options) for n, options in space.choices.items()}}
     if not supernet.heterogeneous:  # else additions take the order of what they share
-        narrower[math.ceil((second + third) / 2)] = "add"
+        narrower[math.ceil((second + third) / 2)] = {
+            name: added for name, options in space.choices.items() if (added := sampling.joining(options))
+        }
 
     def stage(epoch: int) -> int:
         return (epoch >= second) + (epoch >= third)
@@ -224,9 +227,9 @@ def progressive(
         return dict(choices)
 
     def before_epoch(epoch: int) -> None:
-        operator = narrower.get(epoch)
-        if 0 < epoch < third and operator in space.operators and space.offers(operator):
-            sort_channels(supernet, space.blueprint(space.largest(operator)))
+        if 0 < epoch < third and (joining := narrower.get(epoch)):
+            largest = space.largest_of({**space.choices, **joining})
+            sort_channels(supernet, space.blueprint(largest), joining)
         if epoch == second:
             for unit in elastic_units(supernet):
                 inherit_gains(unit)
@@ -251,6 +254,12 @@ def progressive(
         before_epoch=before_epoch,
         after_backward=after_backward,
     )
+
+
+def _convolving(options: Sequence[Choice]) -> Sequence[Choice]:
+    """Of the choices that progressive training begins with the convolutions, if there are any."""
+    first = sampling.without_additions(options)
+    return [option for option in first if str(option).split("_")[0] == "conv"] or first
 
 
 def elastic_units(supernet: Supernet) -> list[ElasticUnit]:

@@ -105,8 +105,14 @@ def without_additions(options: Sequence[Choice]) -> Sequence[Choice]:
     return kept if any(option != "skip" for option in kept) else options
 
 
+def joining(options: Sequence[Choice]) -> Sequence[Choice]:
+    """The additions, where there is something else without them."""
+    first = without_additions(options)
+    return [option for option in options if option not in first]
+
+
 def widest(options: Sequence[Choice]) -> Sequence[Choice]:
     """The choices of the largest expansion (`..._e6`), and those that have none."""
-    found = {option: int(match[1]) for option in options if (match := re.search(r"_e(\d+)$", str(option)))}
+    found = {option: int(match[1]) for option in options if (match := re.search(r"_e(\d+)(_|$)", str(option)))}
     top = max(found.values(), default=0)
     return [option for option in options if found.get(option, top) == top]

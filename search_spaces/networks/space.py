@@ -1,7 +1,7 @@
 """What every network space gives to the search, derived from one method: the blueprint of an arch."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
@@ -112,13 +112,16 @@ class NetworkSpace(Decisions, ABC):
         else:
             convs = {name: _of(options, ("conv",)) for name, options in self.choices.items()}
             parts = [{name: convs[name] if _filled(convs[name]) else options for name, options in self.choices.items()}]
-        base = {name: options[0] for name, options in parts[0].items()}
+        return self.largest_of({name: parts[i % len(parts)][name] for i, name in enumerate(self.choices)})
 
-        def operations(name: str, option: object) -> int:
+    def largest_of(self, among: Mapping[str, Sequence[Choice]]) -> Arch:
+        """The network whose every decision takes, of some of its choices, the first with most operations."""
+        base = {name: options[0] for name, options in among.items()}
+
+        def operations(name: str, option: Choice) -> int:
             return self.workload({**base, name: option}).macs
 
-        offered = {name: parts[i % len(parts)][name] for i, name in enumerate(self.choices)}
-        return {name: max(options, key=lambda o: operations(name, o)) for name, options in offered.items()}
+        return {name: max(options, key=lambda o: operations(name, o)) for name, options in among.items()}
 
     def layer_table(self) -> tuple[Layer, ...]:
         """The distinct layers of all networks of the space."""

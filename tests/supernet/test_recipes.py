@@ -227,7 +227,7 @@ def test_progressive_stages_have_exactly_the_stated_gradients_and_choices(few):
     drawn: list[str] = []
 
     class Spy:
-        choices, operators, largest, offers = TINY.choices, TINY.operators, TINY.largest, TINY.offers
+        choices, largest_of = TINY.choices, TINY.largest_of
 
         @staticmethod
         def blueprint(arch):
