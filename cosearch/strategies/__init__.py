@@ -6,6 +6,7 @@ from typing import Any
 from cosearch import registry
 from cosearch.errors import ConfigError
 from cosearch.strategies.base import Candidate, Costs, Failure, Front, Strategy, require_space
+from cosearch.strategies.found import Found
 from cosearch.strategies.known import Known, KnownCosts, Limited
 from cosearch.strategies.objectives import Objectives, is_known, split_limit
 
@@ -22,7 +23,7 @@ STRATEGIES: dict[str, str] = {
     "reinforce": "cosearch.strategies.reinforce:Reinforce",
 }
 
-__all__ = ["STRATEGIES", "Candidate", "Costs", "Failure", "Front", "Objectives", "Strategy", "make"]
+__all__ = ["STRATEGIES", "Candidate", "Costs", "Failure", "Found", "Front", "Objectives", "Strategy", "make"]
 
 
 def make(

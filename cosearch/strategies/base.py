@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,9 @@ from cosearch.seeding import numpy_stream
 from cosearch.strategies.objectives import Objectives, as_cost, as_number, excess, is_known, product, split_limit
 from cosearch.strategies.objectives import derive as derived
 from search_spaces.decisions import Arch, Decisions, arch_key, ends, network_key, network_of
+
+if TYPE_CHECKING:
+    from cosearch.strategies.found import Found
 
 
 class Front(Protocol):
@@ -103,6 +106,12 @@ class Strategy(Protocol):
     def ask(self, n: int = 1) -> list[Candidate]: ...
 
     def tell(self, candidate: Candidate | Arch, result: Mapping[str, float] | Failure) -> None: ...
+
+    def front(self) -> "list[Found]":
+        """The results that meet all limits and that no other beats, best first objective first."""
+
+    def knee(self) -> "Found":
+        """Of the front the one to take where no objective comes before the others."""
 
 
 TURNS = 8
