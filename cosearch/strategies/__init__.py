@@ -47,7 +47,8 @@ def make(
     if objectives is None:
         objectives = Objectives()
     wanted = objectives if isinstance(objectives, Objectives) else Objectives(_names(objectives))
-    priced: Costs = KnownCosts(decisions, costs or {}) if costs is None or isinstance(costs, Mapping) else costs
+    named = (*wanted.costs, *(split_limit(limit)[1] for limit in wanted.constraints))
+    priced: Costs = KnownCosts(decisions, costs or {}, named) if costs is None or isinstance(costs, Mapping) else costs
     if not hasattr(priced, "fronts"):
         raise ConfigError(f"costs are {type(costs).__name__}: expected a dict, cost -> function or array, or `Costs`")
     known = getattr(priced, "metrics", None)

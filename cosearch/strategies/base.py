@@ -359,7 +359,8 @@ class History:
         if self.space.joint and not self._either:
             self._either = True
             return self.fresh_sample(rng)
-        advice = "lower --trials" if self.seen else "loosen one"
+        none = "loosen one" if self.costs.constraints else "none that was tried can be built"
+        advice = "lower --trials" if self.seen else none
         raise InfeasibleError(
             f"no further network meets the constraints after {len(self.seen)} of {self.space.size}: {advice}"
         )
