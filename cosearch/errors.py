@@ -69,6 +69,12 @@ def one_line(error: object) -> str:
     return " ".join(str(error).split())
 
 
+def described(error: BaseException) -> str:
+    """An error of somebody else's by its class and what it says, on one line."""
+    said = one_line(error)
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A phrase that names the closest known spelling, or all of them: ``did you mean 'zcu102'?``."""
     names = sorted(known)

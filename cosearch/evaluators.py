@@ -14,9 +14,9 @@ from types import TracebackType
 from typing import Literal, Protocol, Self
 
 from cosearch.config import RunConfig
-from cosearch.errors import CosearchError
+from cosearch.errors import CosearchError, described
 from cosearch.strategies.base import Candidate, Failure
-from search_spaces.decisions import Arch, network_of
+from search_spaces.decisions import Arch, arch_key, network_of
 
 Order = Literal["batch", "async"]
 PATIENCE_SECONDS = 10.0
@@ -97,13 +97,18 @@ def _use_threads(inside: int) -> None:
 
 
 def evaluate(accuracy: Callable[[Arch], float], arch: Arch, node: str = "") -> Evaluation:
-    """An evaluation that fails or gives no number is a result like any other; the search goes on."""
+    """An evaluation that fails or gives no number is a result like any other; the search goes on.
+
+    Raises: CosearchError that names the network, for what is no failure of its own but of the code that evaluates it.
+    """
     started = time.monotonic()
     found: float | Failure
     try:
         found = accuracy(arch)
     except CosearchError as error:
         found = Failure(str(error))
+    except Exception as error:
+        raise CosearchError(f"the evaluation of {arch_key(arch)} raised {described(error)}") from error
     if not isinstance(found, Failure) and not isfinite(found):
         found = Failure(f"accuracy is {found}")
     return Evaluation(found, time.monotonic() - started, node)

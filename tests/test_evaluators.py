@@ -169,3 +169,12 @@ def test_threads_evaluate_at_once_and_failures_are_results() -> None:
         found = [threads.submit(Candidate(i, {})).result().accuracy for i in range(3)]
     assert found == [0.5, Failure("the loss became nan"), Failure("accuracy is nan")]
     assert evaluate(lambda _: 0.25, {}, "there").node == "there"
+
+
+def test_an_evaluation_that_raises_names_its_network() -> None:
+    def accuracy(arch: dict[str, str]) -> float:
+        raise ZeroDivisionError("two\nlines")
+
+    with pytest.raises(CosearchError, match=r"^the evaluation of a=1,b=x raised ZeroDivisionError: two lines$") as got:
+        evaluate(accuracy, {"b": "x", "a": "1"})
+    assert isinstance(got.value.__cause__, ZeroDivisionError)

@@ -6,6 +6,7 @@ from typing import Any
 from cosearch import registry
 from cosearch.errors import ConfigError
 from cosearch.strategies.base import Candidate, Costs, Failure, Front, Strategy, require_space
+from cosearch.strategies.found import Found
 from cosearch.strategies.known import Known, KnownCosts, Limited
 from cosearch.strategies.objectives import Objectives, is_known, split_limit
 
@@ -22,7 +23,7 @@ STRATEGIES: dict[str, str] = {
     "reinforce": "cosearch.strategies.reinforce:Reinforce",
 }
 
-__all__ = ["STRATEGIES", "Candidate", "Costs", "Failure", "Front", "Objectives", "Strategy", "make"]
+__all__ = ["STRATEGIES", "Candidate", "Costs", "Failure", "Found", "Front", "Objectives", "Strategy", "make"]
 
 
 def make(
@@ -46,7 +47,8 @@ def make(
     if objectives is None:
         objectives = Objectives()
     wanted = objectives if isinstance(objectives, Objectives) else Objectives(_names(objectives))
-    priced: Costs = KnownCosts(decisions, costs or {}) if costs is None or isinstance(costs, Mapping) else costs
+    named = (*wanted.costs, *(split_limit(limit)[1] for limit in wanted.constraints))
+    priced: Costs = KnownCosts(decisions, costs or {}, named) if costs is None or isinstance(costs, Mapping) else costs
     if not hasattr(priced, "fronts"):
         raise ConfigError(f"costs are {type(costs).__name__}: expected a dict, cost -> function or array, or `Costs`")
     known = getattr(priced, "metrics", None)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,9 @@ from cosearch.seeding import numpy_stream
 from cosearch.strategies.objectives import Objectives, as_cost, as_number, excess, is_known, product, split_limit
 from cosearch.strategies.objectives import derive as derived
 from search_spaces.decisions import Arch, Decisions, arch_key, ends, network_key, network_of
+
+if TYPE_CHECKING:
+    from cosearch.strategies.found import Found
 
 
 class Front(Protocol):
@@ -103,6 +106,12 @@ class Strategy(Protocol):
     def ask(self, n: int = 1) -> list[Candidate]: ...
 
     def tell(self, candidate: Candidate | Arch, result: Mapping[str, float] | Failure) -> None: ...
+
+    def front(self) -> "list[Found]":
+        """The results that meet all limits and that no other beats, best first objective first."""
+
+    def knee(self) -> "Found":
+        """Of the front the one to take where no objective comes before the others."""
 
 
 TURNS = 8
@@ -350,7 +359,8 @@ class History:
         if self.space.joint and not self._either:
             self._either = True
             return self.fresh_sample(rng)
-        advice = "lower --trials" if self.seen else "loosen one"
+        none = "loosen one" if self.costs.constraints else "none that was tried can be built"
+        advice = "lower --trials" if self.seen else none
         raise InfeasibleError(
             f"no further network meets the constraints after {len(self.seen)} of {self.space.size}: {advice}"
         )

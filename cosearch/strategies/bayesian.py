@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from cosearch.errors import DataError
-from cosearch.strategies.base import Candidate, Costs, Failure, History, Told
+from cosearch.strategies.base import Costs, History, Measured, Told
 from cosearch.strategies.improvement import Floats, areas_beyond, expected_gain, volume_below_zero
 from cosearch.strategies.objectives import (
     COUNTED,
@@ -26,6 +26,7 @@ from cosearch.strategies.objectives import (
     undominated,
 )
 from cosearch.strategies.pool import ENUMERABLE, Pool, features, make_pool, minimised, whole_space
+from cosearch.strategies.proposer import Proposer
 from predictors.gp import GaussianProcess
 from search_spaces.decisions import Arch, Decisions
 
@@ -50,7 +51,7 @@ class Belief:
     std: Floats
 
 
-class Bayesian:
+class Bayesian(Proposer):
     """candidates: (first number of a group, results before it) -> the networks to choose among, instead of its own."""
 
     def __init__(
@@ -64,18 +65,11 @@ class Bayesian:
         candidates: Callable[[int, Sequence[Told]], list[Arch]] | None = None,
         name: str = "bayesian",
     ) -> None:
-        self.history = History(space, costs, objectives, seed, name, batch, merge)
-        self.batch = batch
+        super().__init__(History(space, costs, objectives, seed, name, batch, merge))
         self._own_candidates = candidates
         self._models: dict[tuple[str, int], GaussianProcess] = {}
         self._features: dict[str, Floats] = {}
         self._pool: tuple[int, Pool] | None = None
-
-    def ask(self, n: int = 1) -> list[Candidate]:
-        return self.history.ask(n, self.propose)
-
-    def tell(self, candidate: Candidate | Arch, result: Mapping[str, float] | Failure) -> None:
-        self.history.tell(candidate, result)
 
     def propose(self, number: int) -> Arch:
         """The network of a trial."""
@@ -332,7 +326,8 @@ def measured_value(told: Told, name: str) -> float:
     if name == "accuracy":
         assert told.accuracy is not None
         return told.accuracy
-    return float(told.front.metric(name)[0])
+    assert isinstance(told.front, Measured)  # its network may have no point, where a limit on what is known is broken
+    return told.front.values[name]
 
 
 def target(name: str, value: float) -> float:

@@ -28,10 +28,11 @@ from typing import Any
 import numpy as np
 
 from cosearch.errors import DataError
-from cosearch.strategies.base import Candidate, Costs, Failure, Told
+from cosearch.strategies.base import Costs, Told
 from cosearch.strategies.bayesian import JOINT_POOL, Bayesian, measured_value, target
 from cosearch.strategies.improvement import Floats
 from cosearch.strategies.objectives import MAXIMISED, Objectives
+from cosearch.strategies.proposer import Proposer
 from cosearch.strategies.shares import Shares, draw, shares_of, softmax
 from search_spaces.decisions import Arch, Decisions
 
@@ -68,7 +69,7 @@ class Relaxed:
     steps: tuple[Step, ...]
 
 
-class Differentiable:
+class Differentiable(Proposer):
     def __init__(
         self,
         space: Decisions,
@@ -82,21 +83,14 @@ class Differentiable:
         self._search = Bayesian(
             space, costs, objectives, seed, batch, merge, candidates=self._drawn, name="differentiable"
         )
-        self.history = self._search.history
-        self.batch = batch
+        super().__init__(self._search.history)
         expected = getattr(costs, "expected", None)
         self._expected: Any = expected() if expected is not None else None
         self._gradient = gradient
         self._effects_of = Effects(space)
         self._relaxed: dict[int, Relaxed] = {}
 
-    def ask(self, n: int = 1) -> list[Candidate]:
-        return self.history.ask(n, self._propose)
-
-    def tell(self, candidate: Candidate | Arch, result: Mapping[str, float] | Failure) -> None:
-        self._search.tell(candidate, result)
-
-    def _propose(self, number: int) -> Arch:
+    def propose(self, number: int) -> Arch:
         """The most probable network of each run first, then what the refinement chooses among those drawn."""
         if self._gradient is not None and number < len(LAMBDAS):
             arch = most_probable(self.history.space, self._at(0).logits[number])

@@ -11,15 +11,16 @@ Source: Deb et al. 2002; ageing of Real et al. 2019; Pareto local search of Paqu
 fronts and screening are our own.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
 
 from cosearch.errors import ConfigError
-from cosearch.strategies.base import ATTEMPTS, Candidate, Costs, Failure, History, Told, broken
+from cosearch.strategies.base import ATTEMPTS, Costs, History, Told, broken
 from cosearch.strategies.objectives import ERROR_OFFSET, Matrix, Objectives, crowding, ranks, undominated
+from cosearch.strategies.proposer import Proposer
 from search_spaces.decisions import Arch, Decisions, network_of
 
 POPULATION = 20
@@ -35,7 +36,7 @@ POINTS_PER_NETWORK = 16
 """A front is thinned to this many points for ranking: more change the rank of few networks and cost time."""
 
 
-class Evolutionary:
+class Evolutionary(Proposer):
     """age: parents are among so many latest results, None: among all.
 
     Raises: ConfigError for an age that is no whole number of at least 2.
@@ -53,21 +54,14 @@ class Evolutionary:
     ) -> None:
         if age is not None and (not isinstance(age, int | np.integer) or age < 2):
             raise ConfigError(f"age={age!r}: expected of how many latest results parents are, a whole number above 1")
+        super().__init__(History(space, costs, objectives, seed, "evolutionary", batch, merge))
         self.age = age
-        self.history = History(space, costs, objectives, seed, "evolutionary", batch, merge)
-        self.batch = batch
         self._parents: tuple[int, int, list[Told], list[Told]] = (-1, -1, [], [])
         self._spaces = operator_spaces(space)
         self._points: dict[int, Matrix] = {}
         self._similar = Similar()
 
-    def ask(self, n: int = 1) -> list[Candidate]:
-        return self.history.ask(n, self._propose)
-
-    def tell(self, candidate: Candidate | Arch, result: Mapping[str, float] | Failure) -> None:
-        self.history.tell(candidate, result)
-
-    def _propose(self, number: int) -> Arch:
+    def propose(self, number: int) -> Arch:
         history = self.history
         rng = history.stream(number)
         known = sorted(history.known(number), key=lambda t: t.candidate.number)

@@ -1,6 +1,6 @@
 """Costs that a user knows: functions or arrays instead of an accelerator space, and limits on any costs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cosearch.errors import ConfigError, nearest
+from cosearch.errors import ConfigError, described, nearest
 from cosearch.strategies.base import Costs, Front
 from cosearch.strategies.objectives import UNITS, as_cost, derive, excess, is_known, split_limit
 from search_spaces.decisions import Arch, Decisions, arch_key, split
@@ -57,12 +57,13 @@ class Part:
 class KnownCosts:
     """Costs of the networks of a space as functions or arrays; one point per network.
 
+    wanted: what objectives and limits are of; what follows from the costs is among them.
     Raises: ConfigError for a cost that is none, or an array that does not fit the space.
     """
 
     constraints: Mapping[str, float]
 
-    def __init__(self, space: Decisions, values: Mapping[str, Known]) -> None:
+    def __init__(self, space: Decisions, values: Mapping[str, Known], wanted: Iterable[str] = ()) -> None:
         self.space, self.constraints = space, {}
         self._functions: dict[str, Callable[[Arch], float]] = {}
         for name, value in values.items():
@@ -70,6 +71,7 @@ class KnownCosts:
                 costs = [n for n in UNITS if n != "accuracy"]
                 raise ConfigError(f"unknown cost {name!r}: {nearest(name, costs)}")
             self._functions[name] = self._function(name, value) if callable(value) else self._lookup(name, value)
+        self._derived = [name for name in wanted if name not in values and is_known(name, values)]
         self._fronts: dict[str, Values] = {}
 
     def _function(self, name: str, given: Callable[..., float]) -> Callable[[Arch], float]:
@@ -100,7 +102,10 @@ class KnownCosts:
         return tuple(self._functions)
 
     def fronts(self, archs: Sequence[Arch]) -> list[Values]:
-        """Raises: ConfigError if a function gives no finite number."""
+        """A network that has an infinite cost cannot be built: it has no point.
+
+        Raises: ConfigError if a function fails, or gives no number.
+        """
         return [self._front(arch) for arch in archs]
 
     def free(self) -> "KnownCosts":
@@ -109,14 +114,23 @@ class KnownCosts:
     def _front(self, arch: Arch) -> Values:
         key = arch_key(arch)
         if key not in self._fronts:
-            found = {
-                name: as_cost(f"the cost {name} of {key}", function(arch)) for name, function in self._functions.items()
-            }
-            for name, value in found.items():
-                if not np.isfinite(value):
-                    raise ConfigError(f"the cost {name} of {key} is {value}: expected a number")
-            self._fronts[key] = Values({name: np.array([value]) for name, value in found.items()})
+            found = {name: self._cost(name, arch, key) for name in self._functions}
+            with np.errstate(divide="ignore"):  # a latency of zero makes an infinite throughput
+                found |= {name: float(derive(name, lambda part: np.asarray(found[part]))) for name in self._derived}
+            points = int(all(map(np.isfinite, found.values())))
+            self._fronts[key] = Values({name: np.full(points, value) for name, value in found.items()}, points)
         return self._fronts[key]
+
+    def _cost(self, name: str, arch: Arch, key: str) -> float:
+        what = f"the cost {name} of {key}"
+        try:
+            value = self._functions[name](arch)
+        except Exception as error:
+            raise ConfigError(f"{what} is not known: its function raised {described(error)}") from error
+        cost = as_cost(what, value)
+        if np.isnan(cost):
+            raise ConfigError(f"{what} is nan: expected a number, or infinity for a network that cannot be")
+        return cost
 
 
 class Limited:

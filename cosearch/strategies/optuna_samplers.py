@@ -7,12 +7,13 @@ limits on what is measured is the samplers' own constraint.
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from cosearch.seeding import derive
-from cosearch.strategies.base import Candidate, Costs, Failure, History, Told, broken
+from cosearch.strategies.base import Costs, History, Told, broken
 from cosearch.strategies.objectives import Objectives, product
+from cosearch.strategies.proposer import Proposer
 from search_spaces.decisions import Arch, Decisions
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ REPEATS = 20
 """Proposals that are thrown away before a random network is taken."""
 
 
-class OptunaStrategy:
+class OptunaStrategy(Proposer):
     def __init__(
         self,
         make_sampler: Callable[[int], "optuna.samplers.BaseSampler"],
@@ -38,8 +39,7 @@ class OptunaStrategy:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.history = History(space, costs, objectives, seed, name, batch)
-        self.batch = batch
+        super().__init__(History(space, costs, objectives, seed, name, batch))
         self._make_sampler = make_sampler
         self._distributions: dict[str, optuna.distributions.BaseDistribution] = {
             key: optuna.distributions.CategoricalDistribution(options) for key, options in space.choices.items()
@@ -47,13 +47,7 @@ class OptunaStrategy:
         self._limited = bool(self.history.measured_limits or objectives.min_accuracy)
         self._trials: dict[int, optuna.trial.FrozenTrial] = {}
 
-    def ask(self, n: int = 1) -> list[Candidate]:
-        return self.history.ask(n, self._propose)
-
-    def tell(self, candidate: Candidate | Arch, result: Mapping[str, float] | Failure) -> None:
-        self.history.tell(candidate, result)
-
-    def _propose(self, number: int) -> Arch:
+    def propose(self, number: int) -> Arch:
         import optuna
 
         sampler = self._make_sampler(derive(self.history.seed, self.history.name, number) % 2**32)

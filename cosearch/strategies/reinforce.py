@@ -8,13 +8,14 @@ bonus keeps policies from settling early. Source: Williams 1992; layer-wise use 
 policy per weight, are our own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from cosearch.strategies.base import ATTEMPTS, Candidate, Costs, Failure, History, Told, broken
+from cosearch.strategies.base import ATTEMPTS, Costs, History, Told, broken
 from cosearch.strategies.objectives import Objectives, product
+from cosearch.strategies.proposer import Proposer
 from cosearch.strategies.shares import draw, shares_of, softmax
 from search_spaces.decisions import Arch, Decisions
 
@@ -25,23 +26,16 @@ LEARNING_RATE = 0.3
 ENTROPY = 0.01
 
 
-class Reinforce:
+class Reinforce(Proposer):
     def __init__(self, space: Decisions, costs: Costs, objectives: Objectives, seed: int = 0, batch: int = 1) -> None:
-        self.history = History(space, costs, objectives, seed, "reinforce", batch)
-        self.batch = batch
+        super().__init__(History(space, costs, objectives, seed, "reinforce", batch))
         both = "accuracy" in objectives.names and objectives.costs
         self._weights = np.linspace(0.0, 1.0, POLICIES) if both else np.array([0.0 if not objectives.costs else 1.0])
         self._logits = [{n: np.zeros(len(o)) for n, o in space.choices.items()} for _ in self._weights]
         self._learned: set[int] = set()
         self._next: int | None = None  # first number of the group from before which nothing was learned yet
 
-    def ask(self, n: int = 1) -> list[Candidate]:
-        return self.history.ask(n, self._propose)
-
-    def tell(self, candidate: Candidate | Arch, result: Mapping[str, float] | Failure) -> None:
-        self.history.tell(candidate, result)
-
-    def _propose(self, number: int) -> Arch:
+    def propose(self, number: int) -> Arch:
         rng = self.history.stream(number)
         if number < WARM_UP:
             return self.history.fresh_sample(rng)

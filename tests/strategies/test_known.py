@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from cosearch.errors import ConfigError
-from cosearch.strategies import Candidate, Objectives, make
+from cosearch.errors import ConfigError, InfeasibleError
+from cosearch.strategies import STRATEGIES, Candidate, Objectives, make
 from search_spaces.decisions import Decisions
 
 SPACE = {"depth": (1, 2, 3, 4, 5, 6), "width": (8, 16, 24, 32, 48, 64), "kernel": (1, 3, 5, 7)}
@@ -303,3 +303,73 @@ def test_what_follows_from_results_need_not_be_told():
         strategy.tell(candidate, {"accuracy": 0.5, "latency_ms": 4.0})
     with pytest.raises(ConfigError, match="energy_mj of trial 3 is 'low': expected a number"):
         strategy.tell(candidate, {**told, "energy_mj": "low"})
+
+
+every = pytest.mark.parametrize("name", sorted(STRATEGIES))
+
+
+@pytest.mark.parametrize(("name", "form"), [*((name, "function") for name in sorted(STRATEGIES)), ("random", "array")])
+def test_what_costs_infinitely_much_is_never_proposed(name, form):
+    """A third of the space can be built; one that cannot may be told, and teaches its accuracy."""
+
+    def cost(arch):
+        return np.inf if arch["kernel"] > 3 or arch["depth"] > 4 else latency(arch)
+
+    costs = cost if form == "function" else np.array([cost(Decisions(SPACE).decode(p)) for p in np.ndindex(6, 6, 4)])
+    strategy = make(name, SPACE, {"latency_ms": costs}, BOTH, 0)
+    strategy.tell({"depth": 6, "width": 64, "kernel": 7}, {"accuracy": 0.94})
+    found = search(strategy, 4 if name == "optuna-gp" else 12)  # whose model takes seconds
+    assert all(np.isfinite(cost(arch)) for arch in found)
+    assert max(f.values["accuracy"] for f in strategy.front()) == max(map(accuracy, found)) < 0.94
+
+
+@every
+def test_where_everything_costs_infinitely_much_there_is_nothing_to_propose(name):
+    strategy = make(name, SPACE, {"latency_ms": lambda arch: np.inf}, BOTH, 0)
+    with pytest.raises(InfeasibleError, match="after 0 of 144: none that was tried can be built"):
+        strategy.ask()
+
+
+@every
+def test_a_throughput_that_would_be_infinite_cannot_be(name):
+    costs = {"latency_ms": lambda arch: 0.0 if arch["depth"] < 4 else latency(arch)}
+    with np.errstate(all="raise", under="ignore"):
+        found = search(make(name, SPACE, costs, ("accuracy", "throughput_fps"), 0), 8)
+    assert all(arch["depth"] > 3 for arch in found)
+
+
+SLOW = [{"depth": depth, "width": width, "kernel": 7} for depth in (4, 5, 6) for width in (48, 64)]
+
+
+@every
+def test_a_warm_start_beyond_a_known_limit_whose_other_cost_was_measured(name):
+    objectives = Objectives(("accuracy", "energy_mj"), constraints={"max_latency_ms": 2.0})
+    strategy = make(name, SPACE, {"latency_ms": latency}, objectives, 0)
+    for arch in SLOW:
+        assert latency(arch) > 2.0
+        strategy.tell(arch, {"accuracy": 0.9, "energy_mj": 1.0})
+    for _ in range(8):
+        [candidate] = strategy.ask()
+        assert latency(candidate.arch) <= 2.0
+        strategy.tell(candidate, {"accuracy": accuracy(candidate.arch), "energy_mj": latency(candidate.arch) ** 0.5})
+    assert all(f.values["latency_ms"] <= 2.0 for f in strategy.front())
+
+
+def test_a_cost_function_that_fails_names_its_network():
+    def cost(arch):
+        return {8: 1.0}[arch["width"]]
+
+    strategy, named = make("random", SPACE, {"latency_ms": cost}, BOTH, 0), "the cost latency_ms of depth=6,kernel=7,"
+    with pytest.raises(ConfigError, match=rf"{named}width=64 .* raised KeyError: 64$") as caught:
+        strategy.tell(ARCHS[-1], {"accuracy": 0.5})
+    assert isinstance(caught.value.__cause__, KeyError)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cost_function_of_both_sides_that_fails_names_them():
+    def cost(network, accelerator):
+        raise InfeasibleError("two\nlines")  # which is not to be taken for a space that is exhausted
+
+    space = {"width": (8, 16), "accelerator.rows": (2,)}
+    with pytest.raises(ConfigError, match=r"of accelerator\.rows=2,width=(8|16) .* raised InfeasibleError: two lines$"):
+        make("random", space, {"latency_ms": cost}, BOTH, 0).ask()
