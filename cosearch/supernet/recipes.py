@@ -202,8 +202,8 @@ def progressive(
 
     In the first half of the first two stages only the widest expansions; before the others join, channels are sorted by
     importance, so that narrow blocks begin with the best (Once-for-all): in each layer by what it has, of additions
-    that join a second time, and where a butterfly shares them not at all (`sort_channels`). The learning rate anneals in each stage anew,
-    and additions start from the batch-norm gains that convolutions have learned (both our choice).
+    that join a second time, and where a butterfly shares them not at all (`sort_channels`). The learning rate anneals
+    in each stage anew, and additions start from the batch-norm gains that convolutions have learned (both our choice).
     """
     # the last stage has an epoch at least: without it nothing would train what the second leaves as it is
     second, third = (min(round(settings.epochs * i / 3), settings.epochs - 1) for i in (1, 2))
