@@ -73,15 +73,18 @@ class Reinforce(Proposer):
         """[n] what a weight makes of each network, accuracy and cost scaled to their ranges."""
         objectives = self.history.objectives
         accuracy = np.array([np.nan if t.failed else t.accuracy or 0.0 for t in known])
-        costs = [product({n: t.front.metric(n) for n in objectives.costs}) if objectives.costs else np.zeros(1)
-                 for t in known]  # fmt: skip
-        least = np.array(
-            [cost.min() if len(cost) and not t.failed else np.nan for t, cost in zip(known, costs, strict=True)]
-        )
+        least = np.array([self._least(t) for t in known])
         value = (1 - weight) * scaled(accuracy) - weight * scaled(least)
         excess = np.array([broken(objectives, t) for t in known])
         # a value is at least -1: what breaks a limit comes after what does not, and nothing but by how far counts then
         return np.where(np.isfinite(value), np.where(excess > 0, -1.0 - excess, value), -np.inf)
+
+    def _least(self, told: Told) -> float:
+        """The least product of costs on a network's hardware front; NaN if there is none, or it failed."""
+        if told.failed or not len(told.front):
+            return np.nan
+        names = self.history.objectives.costs
+        return float(product({n: told.front.metric(n) for n in names}).min()) if names else 0.0
 
 
 def step(policy: dict[str, npt.NDArray[np.float64]], space: Decisions, arch: Arch, advantage: float) -> None:

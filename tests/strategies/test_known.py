@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cosearch.errors import ConfigError, InfeasibleError
-from cosearch.strategies import STRATEGIES, Candidate, Objectives, make
+from cosearch.strategies import STRATEGIES, Candidate, Failure, Objectives, make
 from search_spaces.decisions import Decisions
 
 SPACE = {"depth": (1, 2, 3, 4, 5, 6), "width": (8, 16, 24, 32, 48, 64), "kernel": (1, 3, 5, 7)}
@@ -373,3 +373,14 @@ def test_a_cost_function_of_both_sides_that_fails_names_them():
     space = {"width": (8, 16), "accelerator.rows": (2,)}
     with pytest.raises(ConfigError, match=r"of accelerator\.rows=2,width=(8|16) .* raised InfeasibleError: two lines$"):
         make("random", space, {"latency_ms": cost}, BOTH, 0).ask()
+
+
+@every
+def test_a_failure_where_costs_are_measured_too(name):
+    """It has no costs; the search goes on."""
+    strategy = make(name, SPACE, None, BOTH, 0)
+    for number in range({"reinforce": 24, "optuna-gp": 6}.get(name, 12)):
+        [candidate] = strategy.ask()
+        values = {"accuracy": accuracy(candidate.arch), "latency_ms": latency(candidate.arch)}
+        strategy.tell(candidate, Failure("died") if number % 4 == 1 else values)
+    assert strategy.front()
