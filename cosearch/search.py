@@ -7,9 +7,9 @@ from cosearch.evaluators import Evaluation, Evaluator, Pending
 from cosearch.job import Job
 from cosearch.problem import Problem
 from cosearch.results import CO_SEARCH, CONV_ONLY, RANDOM
-from cosearch.runs import TrialLog
 from cosearch.strategies import make
 from cosearch.strategies.base import TURNS, Candidate, Failure, Told
+from cosearch.strategies.study import TrialLog
 
 if TYPE_CHECKING:
     from cosearch.strategies.differentiable import Gradient
@@ -48,7 +48,7 @@ def _search(
     results = TURNS * trials if space.joint else trials
     strategy = _strategy(job, name, space, strategy_name, trials, gradient)
     history = strategy.history
-    log = TrialLog(job.run, name, space, job.problem.objectives)
+    log = TrialLog(job.run.path, name, space, job.problem.objectives)
     pending = Pending(evaluator, config.order, config.group)
     with job.reporter.phase(f"{name}: {strategy_name}", trials) as phase:
         for candidate in log.replay(strategy, phase.advance, getattr(job.problem.costs, "recall", None)):

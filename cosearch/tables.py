@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cosearch.results import Result
-from cosearch.runs import dashboard_command
+from cosearch.strategies.study import dashboard_command
 from cosearch.terminal import as_table, console
 from cosearch.words import (
     accelerator_words,

@@ -24,7 +24,7 @@ from cosearch.models.onnx_file import read_report
 from cosearch.problem import fingerprint, prepare
 from cosearch.progress import Reporter
 from cosearch.results import CO_SEARCH, Result
-from cosearch.runs import RunDirectory, TrialLog, require_same_inputs
+from cosearch.runs import RunDirectory, require_same_inputs
 from cosearch.workload import Workload
 from search_spaces import accelerators
 from search_spaces.decisions import parse_arch
@@ -290,6 +290,7 @@ def _of_runs(run: Path, folder: Path) -> dict[str, Target]:
     from cosearch.report.page import run_page
     from cosearch.report.several import comparison, several_page, to_json
     from cosearch.strategies import make
+    from cosearch.strategies.study import TrialLog
     from cosearch.supernet import checkpoint
     from cosearch.tables import print_comparison, print_result
 
@@ -344,7 +345,7 @@ def _of_runs(run: Path, folder: Path) -> dict[str, Target]:
         require_same_inputs(there, fingerprint(prepare(there.config, Reporter(quiet=True))))
 
     def replayed(path: Path) -> None:
-        log = TrialLog(RunDirectory.open(path), CO_SEARCH, problem.space, problem.objectives)
+        log = TrialLog(RunDirectory.open(path).path, CO_SEARCH, problem.space, problem.objectives)
         strategy = make("random", problem.space, problem.costs, problem.objectives, 0, batch=4)
         log.replay(strategy, recall=problem.costs.recall)
 

@@ -20,7 +20,7 @@ import onnx
 import yaml
 from safetensors import safe_open
 
-from cosearch.runs import study_storage
+from cosearch.strategies.study import study_storage
 
 REPRODUCIBLE = (
     "front.csv",

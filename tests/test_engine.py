@@ -34,9 +34,10 @@ from cosearch.loading import load_network, load_run
 from cosearch.problem import can_be_tabulated, prepare
 from cosearch.progress import Reporter
 from cosearch.results import Result
-from cosearch.runs import RunDirectory, TrialLog, read_log, study_storage
+from cosearch.runs import RunDirectory, read_log
 from cosearch.strategies import Objectives
 from cosearch.strategies.base import TURNS
+from cosearch.strategies.study import TrialLog, study_storage
 from cosearch.words import result_tables
 from cosearch.workload import Workload, host_bytes
 from search_spaces.accelerators import asic

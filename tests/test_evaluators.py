@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from cosearch.config import RunConfig
 from cosearch.errors import CosearchError
 from cosearch.evaluators import Evaluation, Pending, Threads, evaluate
-from cosearch.runs import RunDirectory, TrialLog
+from cosearch.runs import RunDirectory
 from cosearch.strategies import Objectives, make
 from cosearch.strategies.base import Candidate, Failure
+from cosearch.strategies.study import TrialLog
 from search_spaces.decisions import Decisions
 
 SPACE = Decisions({f"d{i}": tuple("abcd") for i in range(6)})
@@ -90,7 +91,7 @@ def run_directory(tmp_path: Path) -> RunDirectory:
 
 
 def open_log(run: RunDirectory) -> TrialLog:
-    return TrialLog(run, "co-search", SPACE, OBJECTIVES)
+    return TrialLog(run.path, "co-search", SPACE, OBJECTIVES)
 
 
 def networks(log: TrialLog) -> list[dict[str, str]]:

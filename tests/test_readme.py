@@ -73,15 +73,27 @@ def test_command_line_then_python(folder, environment):
     assert "latency_ms" in printed
 
 
+def program(mark: str) -> str:
+    found = re.search(rf"<!-- {mark} -->\n```python\n(.*?)```\n", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
 def test_accelerators_of_ones_own(folder, environment):
-    marked = re.search(
-        r"<!-- accelerators of one's own -->\n```python\n(.*?)```\n", (ROOT / "README.md").read_text(), re.DOTALL
-    )
-    assert marked is not None
-    (folder / "my_arrays.py").write_text(marked[1])
+    (folder / "my_arrays.py").write_text(program("accelerators of one's own"))
     printed = run([sys.executable, "my_arrays.py"], folder, environment)
     assert "accelerator.size" in printed
     assert "not exhaustively" in (folder / "runs" / "arrays" / "result.json").read_text()
+
+
+def test_a_search_that_is_kept(folder, environment):
+    """Run again it has nothing left to evaluate, and says the same."""
+    (folder / "my_tuning.py").write_text(text := program("a search that is kept"))
+    printed = run([sys.executable, "my_tuning.py"], folder, environment)
+    assert printed.count("'depth'") > 2
+    assert text.count("# here your training\n") == 1
+    (folder / "my_tuning.py").write_text(text.replace("# here your training", "\n    raise SystemExit(1)"))
+    assert run([sys.executable, "my_tuning.py"], folder, environment) == printed
 
 
 def test_own_space_and_device(folder, environment):

@@ -9,8 +9,9 @@ from cosearch.config import RunConfig
 from cosearch.errors import DataError, RunError
 from cosearch.reading import require_short_lines
 from cosearch.report.trials import read_trials
-from cosearch.runs import RunDirectory, TrialLog, study_storage
+from cosearch.runs import RunDirectory
 from cosearch.strategies import Candidate, Failure, Objectives, make
+from cosearch.strategies.study import TrialLog, study_storage
 from search_spaces.decisions import Decisions
 
 SPACE = Decisions({"a": (0, 1, 2), "b": ("x", "y")})
@@ -20,7 +21,7 @@ OBJECTIVES = Objectives(("accuracy", "latency_ms"))
 @pytest.fixture
 def run(tmp_path):
     directory = RunDirectory.create(tmp_path / "run", RunConfig())
-    log = TrialLog(directory, "co-search", SPACE, OBJECTIVES)
+    log = TrialLog(directory.path, "co-search", SPACE, OBJECTIVES)
     log.add(Candidate(0, {"a": 1, "b": "x"}, 0), {"accuracy": 0.5, "latency_ms": 2.0}, "chip", "supernet", 0.25)
     log.add(Candidate(1, {"a": 2, "b": "y"}, 0), Failure("accuracy is nan"), None, "supernet", 0.5)
     return directory
@@ -41,7 +42,7 @@ def test_optuna_reads_objectives_by_name_with_arch_source_and_time(run):
 
 def test_what_was_recorded_is_told_again(run):
     strategy = make("random", SPACE, {"latency_ms": lambda arch: 2.0}, OBJECTIVES, 0)
-    TrialLog(run, "co-search", SPACE, OBJECTIVES).replay(strategy)
+    TrialLog(run.path, "co-search", SPACE, OBJECTIVES).replay(strategy)
     assert [t.candidate.arch for t in strategy.history.told] == [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]
     assert [t.failed for t in strategy.history.told] == [False, True]
 
@@ -51,7 +52,7 @@ def test_a_study_of_another_space_is_refused(run, choices):
     other = Decisions(choices)
     strategy = make("random", other, {"latency_ms": lambda arch: 2.0}, OBJECTIVES, 0)
     with pytest.raises(RunError) as caught:
-        TrialLog(run, "co-search", other, OBJECTIVES).replay(strategy)
+        TrialLog(run.path, "co-search", other, OBJECTIVES).replay(strategy)
     assert "\n" not in str(caught.value)
 
 
@@ -61,7 +62,7 @@ def test_a_trial_that_is_not_of_cosearch_is_refused(run):
     )
     strategy = make("random", SPACE, {"latency_ms": lambda arch: 2.0}, OBJECTIVES, 0)
     with pytest.raises(RunError, match=r"trial 2 of .*study.db names no network"):
-        TrialLog(run, "co-search", SPACE, OBJECTIVES).replay(strategy)
+        TrialLog(run.path, "co-search", SPACE, OBJECTIVES).replay(strategy)
 
 
 def change_first_trial(run, **changes):
@@ -98,7 +99,7 @@ def test_a_damaged_study_is_refused_in_one_line(run, change, words):
     change_first_trial(run, **change)
     strategy = make("random", SPACE, {"latency_ms": lambda arch: 2.0}, OBJECTIVES, 0)
     with pytest.raises(RunError, match=r"study\.db") as caught:
-        TrialLog(run, "co-search", SPACE, OBJECTIVES).replay(strategy, recall=lambda arch, front: None)
+        TrialLog(run.path, "co-search", SPACE, OBJECTIVES).replay(strategy, recall=lambda arch, front: None)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -108,7 +109,7 @@ def test_a_damaged_front_is_priced_again(run, front):
     change_first_trial(run, front=front)
     strategy = make("random", SPACE, {"latency_ms": lambda arch: 2.0}, OBJECTIVES, 0)
     recalled = []
-    TrialLog(run, "co-search", SPACE, OBJECTIVES).replay(strategy, recall=lambda *known: recalled.append(known))
+    TrialLog(run.path, "co-search", SPACE, OBJECTIVES).replay(strategy, recall=lambda *known: recalled.append(known))
     assert recalled == []
     assert len(strategy.history.told) == 2
 

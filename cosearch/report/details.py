@@ -32,11 +32,12 @@ from cosearch.report.searching import Matrix, entries
 from cosearch.report.sequential import beside_sequential
 from cosearch.report.trials import Trial, read_trials
 from cosearch.results import read_result
-from cosearch.runs import STUDY, RunDirectory, require_same_inputs
+from cosearch.runs import RunDirectory, require_same_inputs
 from cosearch.shortlist import Choice
 from cosearch.source import SUPERNET, accuracy_source
 from cosearch.strategies.auto import DEAR_SOURCES
 from cosearch.strategies.objectives import Objectives
+from cosearch.strategies.study import STUDY
 from cosearch.trust import require_trusted
 from cosearch.workload import host_bytes
 from search_spaces.decisions import network_key, network_of

@@ -18,7 +18,8 @@ from cosearch.reading import parse_json, read
 from cosearch.report.kept import read_details
 from cosearch.report.trials import Trial, read_trials
 from cosearch.results import Design, Result, as_result, read_outcome
-from cosearch.runs import STUDY, RunDirectory, read_inputs, read_log
+from cosearch.runs import RunDirectory, read_inputs, read_log
+from cosearch.strategies.study import STUDY
 
 FINISHED, GOING_ON, STOPPED = "finished", "going on", "stopped"
 

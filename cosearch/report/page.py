@@ -39,9 +39,9 @@ from cosearch.report.picture import picture
 from cosearch.report.shell import Section, bullets, code, meter, page, paragraph, tiles
 from cosearch.report.trust import trust
 from cosearch.results import AT_DEFAULT, RANDOM, Design, Result
-from cosearch.runs import dashboard_command
 from cosearch.shortlist import takes_knee
 from cosearch.strategies.objectives import split_limit
+from cosearch.strategies.study import dashboard_command
 from cosearch.words import USUAL, accelerator_words, cost_of, number, pipeline_words
 from search_spaces.decisions import network_key, network_of
 

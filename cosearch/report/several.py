@@ -22,8 +22,8 @@ from cosearch.report.page import command
 from cosearch.report.searching import Matrix, attainment, difference_interval, front_of, mean_interval
 from cosearch.report.shell import Section, bullets, chart, code, page, paragraph
 from cosearch.results import CO_SEARCH, CONV_ONLY, RANDOM, Design
-from cosearch.runs import STUDY
 from cosearch.strategies.objectives import MAXIMISED
+from cosearch.strategies.study import STUDY
 from cosearch.words import USUAL, number
 
 OF_NO_MATTER = frozenset(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cosearch.runs import STUDY, study_of, study_storage
+from cosearch.strategies.study import STUDY, study_of, study_storage
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Search strategies under one ask/tell contract. A new strategy is one file here and one line below."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from cosearch import registry
@@ -32,6 +33,7 @@ def make(
     costs: Costs | Mapping[str, Known] | None = None,
     objectives: Objectives | Sequence[str] | None = None,
     seed: int = 0,
+    study: Path | str | None = None,
     **options: Any,
 ) -> Strategy:
     """A strategy over a space.
@@ -39,8 +41,11 @@ def make(
     space: a network space or a dict of choices. costs: what networks cost, for free: accelerators (`Costs`), or cost ->
     function of the arch or array; objectives that are not among them are measured and told with the accuracy.
     objectives: or just their names.
+    study: a folder for its study.db, to which every result is written at once. The strategy of an earlier process, made
+    the same way, goes on from there: what had been asked and not told is asked first, alone.
     options: of the strategy; all know `batch`, the number of networks that are evaluated at once.
-    Raises: UnknownNameError with the nearest name; ConfigError for something that is no space, or an unknown option.
+    Raises: UnknownNameError with the nearest name; ConfigError for something that is no space, or an unknown option;
+    RunError for a study of another search, or that cannot be read or written.
     """
     factory = registry.find("strategies", STRATEGIES, name)
     decisions = require_space(space)
@@ -63,6 +68,10 @@ def make(
         if "unexpected keyword" not in str(error):
             raise
         raise ConfigError(f"strategy {name!r} has no such option: {error}") from error
+    if study is not None:
+        from cosearch.strategies.kept import keep
+
+        keep(strategy, Path(study), options)
     return strategy
 
 

@@ -16,6 +16,10 @@ MOST_MODELLED = 2_000
 """Results beyond which a Gaussian process takes longer than most evaluations."""
 
 
+PLANNING = ("trials", "source")
+"""Options by which a strategy is chosen, and nothing else."""
+
+
 def choose(size: int, trials: int | None, source: str, joint: bool = False) -> tuple[str, str]:
     """(name of the strategy, why). size: networks in the space; trials: evaluations planned, if known.
 

@@ -1,5 +1,6 @@
 """What all strategies share: candidates, failures, and sampling of networks whose hardware meets the constraints."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -114,6 +115,9 @@ class Strategy(Protocol):
         """Of the front the one to take where no objective comes before the others."""
 
 
+Record = Callable[[Told, Mapping[str, float] | Failure, bool], None]
+"""Takes a result before its history does, what was measured, and whether it is a warm start."""
+
 TURNS = 8
 """In a joint space, groups of proposals from one that takes evaluations to the next."""
 ROUNDING = 1e-6
@@ -159,6 +163,9 @@ class History:
         self._again: list[Arch] = []  # networks whose turn it is on another accelerator; none if that of new ones is
         self._either = False  # there is nothing left of those whose turn it is
         self._warm: set[int] = set()  # those told as an arch
+        self.left: list[Candidate] = []  # what an earlier process had asked and not told; it is asked first
+        self.record: Record | None = None
+        self.asked_at: dict[int, float] = {}  # by the monotonic clock, in seconds, of those without a result
         self._origin = 0  # groups are counted from behind the warm starts that come before all else
         known = getattr(costs, "metrics", None)
         limited = [split_limit(limit)[1] for limit in objectives.constraints]
@@ -236,12 +243,16 @@ class History:
     def candidate(self, arch: Arch) -> Candidate:
         """Number and record a network as asked, on the point of its front with the least product of costs."""
         [front] = self.costs.fronts([arch])
-        columns = {name: front.metric(name) for name in self.objectives.costs if name not in self.measured}
-        point = int(np.argmin(product(columns))) if columns else 0
-        made = Candidate(self.next_number, arch, point, self.accuracy_of(arch) if self.space.joint else None)
+        accuracy = self.accuracy_of(arch) if self.space.joint else None
+        made = Candidate(self.next_number, arch, self.point(front), accuracy)
         self.next_number += 1
         self._see(made)
         return made
+
+    def point(self, front: Front) -> int:
+        """The point of a hardware front that its network is recorded with: the least product of known costs."""
+        columns = {name: front.metric(name) for name in self.objectives.costs if name not in self.measured}
+        return int(np.argmin(product(columns))) if columns else 0
 
     def _see(self, candidate: Candidate) -> None:
         self.seen.setdefault(self.key(candidate.arch), candidate.arch)
@@ -266,14 +277,18 @@ class History:
                 f"trial {candidate.number} has a result already: tell each once, and a network that was evaluated "
                 "again as an arch"
             )
-        values = {} if isinstance(result, Failure) else self._values(candidate, result)
-        failed = isinstance(result, Failure) or not all(np.isfinite(value) for value in values.values())
+        outcome = result if isinstance(result, Failure) else self._outcome(candidate, result)
+        failed = isinstance(outcome, Failure)
+        values = {} if isinstance(outcome, Failure) else outcome
         [front] = self.costs.fronts([candidate.arch])
         costs = {name: value for name, value in values.items() if name != "accuracy"}
-        if costs and not failed:
+        if costs:
             front = Measured(front, costs)
-        accuracy = None if failed else values.get("accuracy")
-        broken = 0.0 if failed else float(excess({k: v for k, v in values.items()}, self.measured_limits))
+        accuracy = values.get("accuracy")
+        broken = 0.0 if failed else float(excess(values, self.measured_limits))
+        told = Told(candidate, accuracy, front, failed, broken)
+        if self.record is not None:
+            self.record(told, outcome, warm)
         self._see(candidate)
         self._accuracies.setdefault(self.network_key(candidate.arch), (candidate.number, accuracy))
         if warm:
@@ -281,10 +296,19 @@ class History:
             self._origin += candidate.number == self._origin
         self._numbers.add(candidate.number)
         self.next_number = max(self.next_number, candidate.number + 1)
-        self.told.append(Told(candidate, accuracy, front, failed, broken))
+        self.left = [other for other in self.left if other.number != candidate.number]
+        self.asked_at.pop(candidate.number, None)
+        self.told.append(told)
+
+    def _outcome(self, candidate: Candidate, result: Mapping[str, float]) -> dict[str, float] | Failure:
+        """What was measured, from what a caller told; a failure if something is not finite."""
+        values = self._values(candidate, result)
+        for name, value in values.items():
+            if not np.isfinite(value):
+                return Failure(f"{name} is {value}")
+        return values
 
     def _values(self, candidate: Candidate, result: Mapping[str, float]) -> dict[str, float]:
-        """What was measured, from what a caller told."""
         number = candidate.number
         if isinstance(result, Mapping) and candidate.accuracy is not None:
             result = {"accuracy": candidate.accuracy, **result}
@@ -327,11 +351,15 @@ class History:
     def ask(self, n: int, propose: Callable[[int], Arch]) -> list[Candidate]:
         """Up to n candidates, `propose(number)` giving each its network; fewer if the space is exhausted.
 
+        What an earlier process had asked and not told comes first, alone: what is new may depend on its results.
         Raises: InfeasibleError if there is not even one; ConfigError if n is no count.
         """
         if not isinstance(n, int | np.integer) or n < 0:
             raise ConfigError(f"ask({n!r}): expected how many candidates, a whole number")
-        made: list[Candidate] = []
+        made, self.left = self.left[:n], self.left[n:]
+        self.asked_at |= dict.fromkeys((candidate.number for candidate in made), time.monotonic())
+        if made:
+            return made
         for _ in range(n):
             self._take_turn()
             try:
@@ -341,6 +369,7 @@ class History:
                     raise
                 break
             made.append(self.candidate(arch))
+            self.asked_at[made[-1].number] = time.monotonic()
         return made
 
     def fresh_sample(self, rng: np.random.Generator) -> Arch:
@@ -440,4 +469,5 @@ def _options(name: Any, options: Any) -> tuple[Any, ...]:
     if isinstance(options, str | bytes | Mapping | set | frozenset) or not hasattr(options, "__iter__"):
         raise ConfigError(f"decision {name!r} has choices {options!r}: expected a list or a tuple of them"[:300])
     # an array's items as plain numbers, which can be written down
-    return tuple(options.tolist() if isinstance(options, np.ndarray) else options)
+    listed = options.tolist() if isinstance(options, np.ndarray) else options
+    return tuple(option.item() if isinstance(option, np.generic) else option for option in listed)

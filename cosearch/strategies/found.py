@@ -1,7 +1,7 @@
 """What was found so far: the front of all results that meet the limits, and its knee."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -57,4 +57,4 @@ def _found(told: Told, point: int, objectives: Objectives) -> Found:
     limited = (split_limit(limit)[1] for limit in objectives.constraints)
     names = dict.fromkeys((*objectives.names, *limited, "accuracy"))
     values = {n: float(_column(told, n)[point]) for n in names if n != "accuracy" or told.accuracy is not None}
-    return Found(replace(told.candidate, point=point), values)
+    return Found(Candidate(told.candidate.number, told.candidate.arch, point), values)

@@ -14,6 +14,7 @@ from cosearch.seeding import derive
 from cosearch.strategies.base import Costs, History, Told, broken
 from cosearch.strategies.objectives import Objectives, product
 from cosearch.strategies.proposer import Proposer
+from cosearch.strategies.study import parameter
 from search_spaces.decisions import Arch, Decisions
 
 if TYPE_CHECKING:
@@ -41,8 +42,9 @@ class OptunaStrategy(Proposer):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         super().__init__(History(space, costs, objectives, seed, name, batch))
         self._make_sampler = make_sampler
+        self._choices = {name: {parameter(o): o for o in options} for name, options in space.choices.items()}
         self._distributions: dict[str, optuna.distributions.BaseDistribution] = {
-            key: optuna.distributions.CategoricalDistribution(options) for key, options in space.choices.items()
+            name: optuna.distributions.CategoricalDistribution(tuple(known)) for name, known in self._choices.items()
         }
         self._limited = bool(self.history.measured_limits or objectives.min_accuracy)
         self._trials: dict[int, optuna.trial.FrozenTrial] = {}
@@ -57,7 +59,7 @@ class OptunaStrategy(Proposer):
         study.add_trials([self._trial(t, type(sampler).__name__) for t in told if not t.failed and len(t.front)])
         for _ in range(REPEATS):
             trial = study.ask(self._distributions)
-            arch = dict(trial.params)
+            arch = {name: self._choices[name][value] for name, value in trial.params.items()}
             if self.history.admissible(arch):
                 return arch
         return self.history.fresh_sample(self.history.stream(number))
@@ -73,7 +75,7 @@ class OptunaStrategy(Proposer):
             values = [(told.accuracy or 0.0) if n == "accuracy" else float(columns[n][point]) for n in objectives.names]
             self._trials[number] = create_trial(
                 values=values,
-                params=told.candidate.arch,
+                params={name: parameter(choice) for name, choice in told.candidate.arch.items()},
                 distributions=self._distributions,
                 # genetic samplers select parents among trials of a generation, which they note when they propose
                 system_attrs={f"{sampler}:generation": number // POPULATION, **self._constraint(told)},

@@ -22,10 +22,11 @@ import numpy as np
 from cosearch.config import RunConfig
 from cosearch.hardware.pricing import RESIDENCIES
 from cosearch.hardware.tensor import CostTensor, cost_tensor, identity_of, keeps
-from cosearch.runs import RunDirectory, TrialLog
+from cosearch.runs import RunDirectory
 from cosearch.strategies import Objectives, make
 from cosearch.strategies.known import Part, Values
 from cosearch.strategies.objectives import undominated
+from cosearch.strategies.study import TrialLog
 from cosearch.workload import host_bytes
 from cosearch.writing import cache_folder
 from search_spaces import networks
@@ -378,7 +379,7 @@ def overhead(problem: str, name: str, trials: int) -> dict[str, float]:
     wall, cpu = [], []
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory.create(Path(folder) / "run", RunConfig.make({"space": "nasbench201"}))
-        log = TrialLog(run, name, space, Objectives())
+        log = TrialLog(run.path, name, space, Objectives())
         for _ in range(trials):
             started, worked = time.monotonic(), time.process_time()
             [candidate] = strategy.ask()

@@ -20,9 +20,10 @@ import numpy as np
 
 from cosearch.config import RunConfig
 from cosearch.evaluators import Pending
-from cosearch.runs import RunDirectory, TrialLog, study_storage
+from cosearch.runs import RunDirectory
 from cosearch.strategies import Objectives, make
 from cosearch.strategies.base import Candidate
+from cosearch.strategies.study import TrialLog, study_storage
 from search_spaces.decisions import Arch, Decisions
 from tests.benchmarks.machine import stamp
 
@@ -74,7 +75,7 @@ def measure(kind: str, workers: int, evaluations: int) -> dict[str, float]:
         chosen = Tasks if kind == "tasks" else Trainings
         with connected(RunConfig(ray="local")) as cluster, chosen(cluster, Sleeper(), 1) as evaluator:
             run = RunDirectory.create(folder / "run", RunConfig())
-            log = TrialLog(run, "co-search", SPACE, OBJECTIVES)
+            log = TrialLog(run.path, "co-search", SPACE, OBJECTIVES)
             figures = _search(log, evaluator, workers, evaluations)
     finally:
         ray.shutdown()

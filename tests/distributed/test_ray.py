@@ -33,7 +33,7 @@ from cosearch.distributed.cluster import Share
 from cosearch.distributed.connection import connected
 from cosearch.distributed.workers import Workers
 from cosearch.errors import ConfigError, RunError
-from cosearch.runs import study_storage
+from cosearch.strategies.study import study_storage
 from tests import tiny_space
 from tests.distributed import sources
 from tests.killing import trials_in

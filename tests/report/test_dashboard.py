@@ -45,10 +45,8 @@ def ask(port: int, path: str, server: subprocess.Popen) -> dict:
             time.sleep(0.2)
 
 
-def test_the_printed_command_shows_the_objectives_by_name(finished, monkeypatch, capsys):
-    words = printed_command(finished, monkeypatch, capsys)
-    assert words[0] == "optuna-dashboard"
-    assert shlex.join(words) in html.unescape(write_report(finished, quiet=True).read_text(encoding="utf-8"))
+def shown_by(words: list[str]) -> dict[str, dict]:
+    """Study -> what the command shows of it in a browser."""
     if importlib.util.find_spec("optuna_dashboard") is None:
         pytest.skip("optuna-dashboard is not installed: pip install optuna-dashboard")
     with socket.socket() as free:
@@ -58,13 +56,20 @@ def test_the_printed_command_shows_the_objectives_by_name(finished, monkeypatch,
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         studies = ask(port, "studies", server)["study_summaries"]
-        searches = read_facts(finished).searches
-        assert {study["study_name"] for study in studies} == set(searches)
-        [joint] = [study for study in studies if study["study_name"] == "co-search"]
-        shown = ask(port, f"studies/{joint['study_id']}", server)
+        return {study["study_name"]: ask(port, f"studies/{study['study_id']}", server) for study in studies}
     finally:
         server.terminate()
         server.communicate(timeout=60)
+
+
+def test_the_printed_command_shows_the_objectives_by_name(finished, monkeypatch, capsys):
+    words = printed_command(finished, monkeypatch, capsys)
+    assert words[0] == "optuna-dashboard"
+    assert shlex.join(words) in html.unescape(write_report(finished, quiet=True).read_text(encoding="utf-8"))
+    searches = read_facts(finished).searches
+    studies = shown_by(words)
+    assert set(studies) == set(searches)
+    shown = studies["co-search"]
     assert shown["objective_names"] == ["accuracy", "latency_ms", "energy_mj"]
     assert len(shown["trials"]) == len(searches["co-search"])
     for trial, ours in zip(shown["trials"], searches["co-search"], strict=True):

@@ -5,7 +5,7 @@ import json
 import optuna
 
 import cosearch
-from cosearch.runs import study_storage
+from cosearch.strategies.study import study_storage
 from tests import tiny_space
 
 
