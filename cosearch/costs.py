@@ -9,7 +9,7 @@ import io
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -82,6 +82,9 @@ class HardwareCosts(ABC):
     space: of the networks, with the decisions of accelerators if these are searched too; device: of the accelerators.
     """
 
+    fixed: tuple[str, ...] = ("params", "macs")
+    """Costs that are the same all over a front."""
+
     def __init__(
         self, space: Any, device: Any, objectives: Objectives, constraints: Mapping[str, float] | None = None
     ) -> None:
@@ -91,6 +94,16 @@ class HardwareCosts(ABC):
         wanted = tuple("latency_ms" if n == "throughput_fps" else n for n in objectives.costs)
         hardware = tuple(n for n in dict.fromkeys(wanted) if n not in ("params", "macs"))
         self.hardware_objectives = hardware or ("latency_ms", "energy_mj")
+
+    def require_searched(self, names: Iterable[str]) -> None:
+        """Raises: ConfigError if a network's best accelerators in one of some costs may not be on its front."""
+        kept = (*self.fixed, *self.hardware_objectives)
+        lacking = [name for name in dict.fromkeys(names) if is_known(name, self.metrics) and not is_known(name, kept)]
+        if lacking:
+            raise ConfigError(
+                f"the costs keep the accelerators that are best in {', '.join(self.hardware_objectives)}, not in "
+                f"{', '.join(lacking)}: make the costs with the objectives and the limits of the search"
+            )
 
     @property
     def resources(self) -> tuple[str, ...]:
@@ -224,6 +237,8 @@ class JointCosts(HardwareCosts):
     The front of an arch is of its accelerator alone; it has a point for every mapping policy that no other beats.
     Raises: ConfigError for an objective or a constraint that accelerators do not have.
     """
+
+    fixed = (*HardwareCosts.fixed, *RESOURCES, "area_mm2")
 
     def __init__(
         self, space: JointSpace, objectives: Objectives, constraints: Mapping[str, float] | None = None

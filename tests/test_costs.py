@@ -6,6 +6,7 @@ import pytest
 from cosearch.costs import AcceleratorCosts, JointCosts, MeasuredCosts, Measurements, read_table
 from cosearch.errors import ConfigError, DataError, InfeasibleError
 from cosearch.hardware.tensor import cost_tensor, network_cost
+from cosearch.report.trials import read_trials
 from cosearch.strategies import Objectives, make
 from cosearch.strategies.base import cheapest
 from cosearch.testing import check_device
@@ -255,6 +256,57 @@ def test_a_limit_on_anything_leaves_the_points_that_meet_it_and_no_others(tensor
         meets = (values >= limit) if side == "min" else (values <= limit)
         assert ((kept >= limit * (1 - 1e-12)) if side == "min" else (kept <= limit)).all()
         assert (len(kept) > 0) == meets.any()
+
+
+@pytest.mark.parametrize(
+    ("made_for", "searched", "words"),
+    [
+        (("latency_ms", "energy_mj"), Objectives(("accuracy", "lut", "edp")), "not in lut: make"),
+        (("latency_ms",), Objectives(("accuracy", "edp", "throughput_fps")), "not in edp: make"),
+        (("edp",), Objectives(("accuracy", "latency_ms")), "not in latency_ms: make"),
+        (("energy_mj",), Objectives(("accuracy", "energy_mj"), constraints={"max_bram": 9.0}), "not in bram: make"),
+        (("latency_ms", "energy_mj"), Objectives(("accuracy", "edp"), constraints={"min_throughput_fps": 9.0}), ""),
+        (("dsp",), Objectives(("accuracy", "params", "dsp"), constraints={"max_macs": 1e9}), ""),
+    ],
+)
+def test_fronts_that_were_made_for_other_objectives_are_refused(tensor, made_for, searched, words):
+    """They lack designs: of the least in another cost, or within a limit on it."""
+    costs = AcceleratorCosts(SPACE, tensor, Objectives(made_for))
+    if not words:
+        make("random", SPACE, costs, searched).ask()
+        return
+    with pytest.raises(ConfigError, match=words):
+        make("random", SPACE, costs, searched)
+
+
+def test_what_fronts_made_for_other_objectives_lack(tensor):
+    [least, other] = [
+        min(c.fronts([arch])[0].metric("lut").min() for arch in archs(3))
+        for c in (AcceleratorCosts(SPACE, tensor, Objectives(names)) for names in (("lut",), ("latency_ms",)))
+    ]
+    assert least < other
+
+
+def test_of_a_limit_of_the_search_the_accelerator_is_that_of_the_point(tensor, tmp_path):
+    """The limit cuts fronts of costs that do not know it; what is left is counted anew."""
+    names = ("accuracy", "latency_ms", "lut")
+    costs = AcceleratorCosts(SPACE, tensor, Objectives(names))
+    [arch] = archs(1)
+    free = costs.front(arch)
+    bound = float(np.sort(free.metric("lut"))[-2])
+    assert free.metric("lut")[0] > bound  # the first point goes, and the others move up
+    strategy = make("random", SPACE, costs, Objectives(names, constraints={"max_lut": bound}), study=tmp_path)
+    strategy.tell(arch, {"accuracy": 0.5})
+    [[trial]] = read_trials(tmp_path, ())[1].values()
+    within = strategy.history.costs
+    [front] = within.fronts([arch])
+    chosen = {within.accelerator(arch, at).name: at for at in range(len(front))}
+    assert len(chosen) == len(free) - 1
+    for name, at in chosen.items():
+        accelerator = within.accelerator(arch, at)
+        assert accelerator.name == name
+        assert accelerator.resources.lut == front.metric("lut")[at] <= bound
+    assert trial.values["lut"] == front.metric("lut")[chosen[trial.accelerator]]
 
 
 def test_a_given_device_derives_and_limits_like_an_accelerator():

@@ -44,8 +44,9 @@ def make(
     study: a folder for its study.db, to which every result is written at once. The strategy of an earlier process, made
     the same way, goes on from there: what had been asked and not told is asked first, alone.
     options: of the strategy; all know `batch`, the number of networks that are evaluated at once.
-    Raises: UnknownNameError with the nearest name; ConfigError for something that is no space, or an unknown option;
-    RunError for a study of another search, or that cannot be read or written.
+    Raises: UnknownNameError with the nearest name; ConfigError for something that is no space, an unknown option, or
+    costs that were made for other objectives; RunError for a study of another search, or that cannot be read or
+    written.
     """
     factory = registry.find("strategies", STRATEGIES, name)
     decisions = require_space(space)
@@ -56,6 +57,8 @@ def make(
     priced: Costs = KnownCosts(decisions, costs or {}, named) if costs is None or isinstance(costs, Mapping) else costs
     if not hasattr(priced, "fronts"):
         raise ConfigError(f"costs are {type(costs).__name__}: expected a dict, cost -> function or array, or `Costs`")
+    if hasattr(priced, "require_searched"):
+        priced.require_searched(named)
     known = getattr(priced, "metrics", None)
     limits = {
         limit: value

@@ -151,6 +151,12 @@ class Limited:
         return self.costs.free()
 
     @property
+    def accelerator(self) -> Any:
+        """(arch, point of its front) -> accelerator, if the costs know it."""
+        inner: Any = getattr(self.costs, "accelerator", None)
+        return None if inner is None else lambda arch, point: inner(arch, int(self._index(arch)[point]))
+
+    @property
     def expected(self) -> Any:
         """What relaxed networks cost, if the costs know it."""
         inner = getattr(self.costs, "expected", None)
@@ -161,3 +167,9 @@ class Limited:
             return front
         broken = excess({split_limit(name)[1]: front.metric(split_limit(name)[1]) for name in self.limits}, self.limits)
         return Part(front, np.flatnonzero(broken == 0))
+
+    def _index(self, arch: Arch) -> npt.NDArray[np.intp]:
+        """[points] where those of an arch's front are on the whole one."""
+        [front] = self.fronts([arch])
+        assert isinstance(front, Part)  # none is empty to begin with that has a point
+        return front.index
