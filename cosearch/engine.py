@@ -18,7 +18,7 @@ from cosearch.errors import ConfigError, DataError, RunError, StoppedError, comm
 from cosearch.evaluators import Threads, evaluations_at_once, start_threads
 from cosearch.export.design import WHAT, design_files, write_files
 from cosearch.job import Job
-from cosearch.problem import Problem, fingerprint, prepare
+from cosearch.problem import Problem, fair_updates, fingerprint, prepare
 from cosearch.progress import Reporter
 from cosearch.reading import parse_yaml
 from cosearch.results import CO_SEARCH, Result, write_result
@@ -233,8 +233,13 @@ def _plan(problem: Problem) -> str:
     """The phase budget, in steps: what will be done, before it is."""
     config = problem.config
     count = 1 + config.baselines * (1 + (problem.conv_only is not None))
+    recipe = config.recipe
+    if config.accuracy == "supernet" and recipe == "fair":
+        assert problem.dataset is not None
+        updates, networks = fair_updates(config, problem.dataset, problem.space.network_space)
+        recipe = f"fair: {_counted(updates, 'update')}, each of {networks} networks"
     source = (
-        f"supernet {_counted(config.supernet_epochs, 'epoch')} ({config.recipe})"
+        f"supernet {_counted(config.supernet_epochs, 'epoch')} ({recipe})"
         if config.accuracy == "supernet"
         else f"{config.accuracy} accuracies"
     )

@@ -137,6 +137,8 @@ def prepare(config: RunConfig, reporter: Reporter, build: "Build | None" = None)
         dataset, space = load_data_and_space(config)
         _require_batches(config, dataset)
         config = _with_recipe(config, dataset, space)
+        if config.recipe == "fair" and config.accuracy == "supernet":
+            fair_updates(config, dataset, space)
         if config.accuracy_table is not None:
             known = _known_accuracy(config.accuracy_table, config.accuracy, space, len(dataset.validation))
     else:
@@ -188,6 +190,25 @@ def _with_recipe(config: RunConfig, dataset: Dataset, space: NetworkSpace) -> Ru
     epochs = config.supernet_epochs
     networks = epochs * steps_per_epoch(dataset.train, supernet_recipe(epochs))
     return config.model_copy(update={"recipe": automatic(space.operators, networks)})
+
+
+def fair_updates(config: RunConfig, dataset: Dataset, space: NetworkSpace) -> tuple[int, int]:
+    """How many updates recipe fair makes of a supernet's weights, and how many networks each of them takes.
+
+    Raises: ConfigError if the training is too short for one.
+    """
+    from cosearch.supernet.sampling import widest_decision
+    from cosearch.supernet.training import steps_per_epoch, supernet_recipe
+
+    batches, each = steps_per_epoch(dataset.train, supernet_recipe(1)), widest_decision(space)
+    updates = config.supernet_epochs * batches // each
+    if not updates:
+        raise ConfigError(
+            f"--recipe fair: an update takes {each} networks, one a batch, and {config.supernet_epochs} epochs have "
+            f"{config.supernet_epochs * batches} batches: give at least --supernet-epochs {-(-each // batches)}, or "
+            "another recipe"
+        )
+    return updates, each
 
 
 def _require_separable(config: RunConfig, device: str) -> None:

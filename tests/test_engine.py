@@ -1379,6 +1379,22 @@ def test_minutes_stop_a_supernet_within_an_epoch_and_it_ends_as_without_them(fin
     assert result.finalist.arch == finished.finalist.arch
 
 
+def test_minutes_stop_a_fair_training_between_two_networks_of_an_update(options, tmp_path, monkeypatch):
+    monkeypatch.setattr(selection, "train_all", train_here)
+    small = {"recipe": "fair", "trials": 6, "finalist_epochs": 1, "finalist_seeds": 1, "baselines": False}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    cosearch.run(**{**options, **small, "out": whole})
+    with pytest.raises(StoppedError, match="stopped by --minutes"):
+        cosearch.run(**{**options, **small, "minutes": 1e-6, "out": parts})
+    tensors, described = RunDirectory.open(parts).load_tensors("supernet.safetensors")
+    assert (described["epoch"], described["step"]) == ("0", "1")
+    assert int(tensors["recipe.updates"]) == 0  # the update comes after five networks
+    assert "gradient.units.stem.weights.linear.0" in tensors
+    cosearch.resume(parts)
+    for name in ("supernet.safetensors", "front.csv"):
+        assert (parts / name).read_bytes() == (whole / name).read_bytes(), name
+
+
 def test_weights_that_are_spoilt_within_an_epoch_are_not_saved(options, tmp_path, monkeypatch):
     from cosearch.supernet import recipes
 

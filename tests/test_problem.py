@@ -5,7 +5,7 @@ import pytest
 
 from cosearch.config import RunConfig
 from cosearch.errors import ConfigError, CosearchError, DataError, InfeasibleError
-from cosearch.problem import prepare
+from cosearch.problem import fair_updates, prepare
 from cosearch.progress import Reporter
 from tests import tiny_space
 
@@ -78,6 +78,18 @@ def test_too_few_images_for_a_batch_are_refused_before_anything_is_trained(tmp_p
 def test_a_run_that_names_no_recipe_takes_the_one_for_its_budget(few_digits, options, recipe):
     assert RunConfig.make(options).recipe == options.get("recipe", "auto")
     assert prepared(few_digits, **options).config.recipe == recipe
+
+
+def test_a_training_too_short_for_one_fair_update_is_refused(few_digits):
+    """Of the hybrid space: 79 networks, one a batch."""
+    options = {"space": "hybrid", "recipe": "fair"}
+    batches = len(prepared(few_digits).dataset.train) // 64
+    least = -(-79 // batches)
+    said = f"an update takes 79 networks, .* {least - 1} epochs have {(least - 1) * batches} batches: .* {least}, or "
+    with pytest.raises(ConfigError, match=said):
+        prepared(few_digits, supernet_epochs=least - 1, **options)
+    made = prepared(few_digits, supernet_epochs=least, **options)
+    assert fair_updates(made.config, made.dataset, made.space) == (1, 79)
 
 
 def test_networks_of_convolutions_alone_are_a_baseline_where_every_layer_can_be_one(few_digits):

@@ -1,5 +1,7 @@
 """The supernet's checkpoint in a run directory: weights, optimiser, what the recipe has learned, epoch and step.
 
+Where a recipe's update takes several steps, the gradients that wait for it too.
+
 Training needs no generator state: whatever it draws comes from streams named by seed, epoch and step.
 """
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 FILE = "supernet.safetensors"
 VERSION = "3"
-OPTIMIZER, STATE = "optimizer.", "recipe."
+OPTIMIZER, STATE, GRADIENT = "optimizer.", "recipe.", "gradient."
 MOST_DIGITS = 9
 """Of a number of epochs or steps."""
 _Optimizer = SGD | torch.optim.Optimizer
@@ -50,7 +52,8 @@ class Checkpoint:
 
 def checkpoint(recipe: SupernetRecipe, optimizer: SGD, space: str, epoch: int) -> Checkpoint:
     """After so many epochs. Its tensors are those that training goes on with."""
-    tensors: dict[str, Tensor] = {}
+    parameters = recipe.supernet.named_parameters()
+    tensors = {GRADIENT + name: value.grad for name, value in parameters if value.grad is not None}
     for prefix, module, learner in _parts(recipe, optimizer):
         tensors |= {prefix + name: value for name, value in module.state_dict().items()}
         for name, parameter in module.named_parameters():
@@ -82,11 +85,8 @@ def restore(run: "RunDirectory", recipe: SupernetRecipe, space: str) -> tuple[in
             f"{run.path / FILE} is of {_words(found)}; this run is {_words(expected)}: remove it or restore config.yaml"
         )
     learned = {name: tensors.pop(name) for name in list(tensors) if name.startswith(OPTIMIZER)}
-    done = _epochs_done(run, metadata, recipe.settings.epochs)
-    optimizer = make_optimizer(recipe.supernet, recipe.settings) if done < recipe.settings.epochs else None
-    if optimizer is not None:
-        optimizer.steps = _steps_taken(run, metadata)
-    for prefix, module, learner in _parts(recipe, optimizer):
+    waiting = {name: tensors.pop(name) for name in list(tensors) if name.startswith(GRADIENT)}
+    for prefix, module, _ in _parts(recipe, None):
         own = {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
         try:
             module.load_state_dict(own)
@@ -94,9 +94,17 @@ def restore(run: "RunDirectory", recipe: SupernetRecipe, space: str) -> tuple[in
             raise RunError(
                 f"{run.path / FILE} does not fit the supernet of {space}: {str(error).splitlines()[0]}"
             ) from None
+    done = _epochs_done(run, metadata, recipe.epochs)
+    if done == recipe.epochs:
+        return done, None
+    optimizer = make_optimizer(recipe.supernet, recipe.settings)
+    optimizer.steps = _steps_taken(run, metadata)
+    for prefix, module, learner in _parts(recipe, optimizer):
         if learner is not None and not _restore_optimizer(module, learner, learned, OPTIMIZER + prefix):
             raise _damaged(run, "what its optimizer remembers does not fit the weights")
-    return (done, optimizer) if optimizer is not None else (done, None)
+    if not _restore_gradients(recipe.supernet, waiting):
+        raise _damaged(run, "the gradients in it do not fit the weights")
+    return done, optimizer
 
 
 def _epochs_done(run: "RunDirectory", metadata: dict[str, str], epochs: int) -> int:
@@ -139,8 +147,8 @@ def load(run: "RunDirectory", space: Any) -> Supernet:
     recipe = of_run(run.config, space, "cpu")
     done, left = restore(run, recipe, space.name)
     if left is not None:
-        epochs = recipe.settings.epochs
-        raise RunError(f"{run.path}: the supernet is trained for {done} of {epochs} epochs: {run.resume_command}")
+        said = f"trained for {done} of {recipe.epochs} epochs"
+        raise RunError(f"{run.path}: the supernet is {said}: {run.resume_command}")
     return recipe.supernet
 
 
@@ -178,6 +186,17 @@ def _restore_optimizer(module: nn.Module, optimizer: _Optimizer, learned: dict[s
             if value.ndim:
                 value = value.to(parameter.device).contiguous(memory_format=_format_of(parameter))
             optimizer.state[parameter][entry] = value
+    return True
+
+
+def _restore_gradients(supernet: Supernet, waiting: dict[str, Tensor]) -> bool:
+    """Whether the gradients fit the parameters; then these have them again."""
+    parameters = dict(supernet.named_parameters())
+    for key, value in waiting.items():
+        parameter = parameters.get(key.removeprefix(GRADIENT))
+        if parameter is None or value.shape != parameter.shape or value.dtype != parameter.dtype:
+            return False
+        parameter.grad = value.to(parameter.device).contiguous(memory_format=_format_of(parameter))
     return True
 
 

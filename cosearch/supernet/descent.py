@@ -17,7 +17,8 @@ class SGD:
     """Steps with Nesterov momentum: the arithmetic of `torch.optim.SGD(foreach=True, nesterov=True)`, bit for bit.
 
     param_groups: dicts of ``params``, ``lr``, ``weight_decay`` and what else a caller gave, as torch's.
-    state: parameter -> ``momentum_buffer``, once it had a gradient. steps: how many were taken.
+    state: parameter -> ``momentum_buffer``, once it had a gradient. steps: how many were taken, with those that
+    only made gradients.
     """
 
     def __init__(self, groups: Iterable[Mapping[str, Any]], lr: float, momentum: float) -> None:
@@ -32,6 +33,10 @@ class SGD:
         for group in self.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
+
+    def wait(self) -> None:
+        """Count a step whose gradients stay, so that those of the next are added to them."""
+        self.steps += 1
 
     @torch.no_grad()
     def step(self) -> None:

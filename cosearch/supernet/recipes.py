@@ -51,8 +51,10 @@ class SupernetRecipe:
 
     step: (x, y, epoch, step) runs the step's networks, leaves their gradients in the supernet and returns the loss.
     paths: networks in a step; an epoch has that many times fewer steps, so that equal epochs are equal work.
+    group: steps, each of a batch of its own, whose gradients wait for one update of the weights.
     rate: (settings, step, steps in all) -> learning rate. before_epoch, after_backward, after_step: hooks (epoch);
     resume: takes the place of before_epoch where training goes on within an epoch.
+    length: epochs that training takes as far as is known by now, where that may be fewer than those asked for.
     state, optimizer: what is learned beside the weights, and by what; both go into the checkpoint.
     """
 
@@ -61,13 +63,20 @@ class SupernetRecipe:
     settings: Recipe
     step: Step
     paths: int = 1
+    group: int = 1
     rate: Callable[[Recipe, int, int], float] = rate_at
     before_epoch: Hook = nothing
     resume: Hook = nothing
     after_backward: Hook = nothing
     after_step: Hook = nothing
+    length: Callable[[], int] | None = None
     state: nn.Module = field(default_factory=nn.Module)
     optimizer: torch.optim.Optimizer | None = None
+
+    @property
+    def epochs(self) -> int:
+        """`length`, or those asked for."""
+        return self.settings.epochs if self.length is None else self.length()
 
 
 AUTO = "auto"
@@ -180,11 +189,55 @@ def uniform(
 
 
 def fair(space: Any, supernet: Supernet, seed: int, settings: Recipe, within: Within | None = None) -> SupernetRecipe:
-    """Every choice of every decision once in each step (FairNAS). A budget is not followed: it would not be fair."""
+    """Every choice of every decision once in each update (FairNAS). A budget is not followed: it would not be fair.
+
+    Each network has a batch of its own (our choice; FairNAS shows all of them one): as many networks run in an epoch as
+    in that of any recipe, however many choices there are, and its images are all seen. Gradients wait until all choices
+    had their turn, over the ends of epochs too. A weight's is then their sum over the networks that used it, divided by
+    the square root of their number: few updates of large batches need longer steps than many of small ones.
+    """
+    group = sampling.widest_decision(space)
     sampler = sampling.strictly_fair(space, seed)
-    return SupernetRecipe(
-        "fair", supernet, settings, follow(space, supernet, sampler, settings), sampling.widest_decision(space)
-    )
+    parameters = list(supernet.parameters())
+    state = _FairState(len(parameters))
+    for i, parameter in enumerate(parameters):
+        parameter.register_post_accumulate_grad_hook(lambda _, i=i: state.count(i))
+
+    def step(x: Tensor, y: Tensor, epoch: int, index: int) -> Tensor:
+        arch = sampler(0, int(state.updates))[int(state.turn)]
+        state.turn += 1
+        return backward(supernet, x, y, space.blueprint(arch), settings)[0]
+
+    def after_backward(epoch: int) -> None:
+        for parameter, times in zip(parameters, state.times.tolist(), strict=True):
+            if times > 1:
+                assert parameter.grad is not None
+                parameter.grad /= math.sqrt(times)
+        state.next_update()
+
+    return SupernetRecipe("fair", supernet, settings, step, group=group, after_backward=after_backward, state=state)
+
+
+class _FairState(nn.Module):
+    """updates: done so far. turn: of the next network. times: in how many of this update's each weight was used."""
+
+    updates: Tensor
+    turn: Tensor
+    times: Tensor
+
+    def __init__(self, parameters: int) -> None:
+        super().__init__()
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("turn", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("times", torch.zeros(parameters, dtype=torch.int64))
+
+    def count(self, parameter: int) -> None:
+        self.times[parameter] += 1
+
+    def next_update(self) -> None:
+        self.updates += 1
+        self.turn.zero_()
+        self.times.zero_()
 
 
 def sandwich(

@@ -130,7 +130,12 @@ def rate_at(recipe: Recipe, step: int, total: int) -> float:
     warmup = max(1, round(recipe.warmup_fraction * total))
     if step < warmup:
         return recipe.learning_rate * (step + 1) / warmup
-    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+    return annealed(recipe.learning_rate, step - warmup, total - warmup)
+
+
+def annealed(rate: float, step: int, total: int) -> float:
+    """Half a cosine to zero."""
+    return rate * 0.5 * (1 + math.cos(math.pi * step / max(1, total)))
 
 
 FULL_RATE_INPUTS = 64
@@ -245,6 +250,8 @@ def train_supernet_epoch(
 ) -> float:
     """One epoch of a recipe: as many networks run as there are batches, so that every recipe's epoch is equal work.
 
+    A group of steps that has no end in this epoch ends in a later one, or with the training.
+
     first: steps of the epoch that were taken before. on_step: called with the number that are taken, between steps.
     Returns: the mean loss. Raises: DivergedError if it is not finite, DataError for fewer images than a batch.
     """
@@ -255,15 +262,19 @@ def train_supernet_epoch(
     (recipe.resume if first else recipe.before_epoch)(epoch)
     images = batches(split, settings, mirror, derive(seed, "supernet"), epoch, device)
     for i, (x, y) in enumerate(islice(images, first, per_epoch), first):  # other images' turn comes in other epochs
-        rate = recipe.rate(settings, epoch * per_epoch + i, settings.epochs * per_epoch)
+        number, steps = epoch * per_epoch + i, recipe.epochs * per_epoch
+        rate = recipe.rate(settings, number, steps)
         set_rate(optimizer, rate)
-        optimizer.zero_grad()
         loss = recipe.step(x, y, epoch, i)
-        require_finite(loss, f"step {i + 1} of epoch {epoch + 1} of {settings.epochs} of the supernet", rate)
-        recipe.after_backward(epoch)
-        scale_add_gradients(adders, settings.adder_rate, used_only=True)
-        optimizer.step()
-        recipe.after_step(epoch)
+        require_finite(loss, f"step {i + 1} of epoch {epoch + 1} of {recipe.epochs} of the supernet", rate)
+        if (number + 1) % recipe.group and number + 1 < steps:
+            optimizer.wait()
+        else:
+            recipe.after_backward(epoch)
+            scale_add_gradients(adders, settings.adder_rate, used_only=True)
+            optimizer.step()
+            optimizer.zero_grad()
+            recipe.after_step(epoch)
         total += loss
         if on_step is not None and i + 1 < per_epoch:
             on_step(i + 1)

@@ -365,8 +365,10 @@ def path_ratio(space: Any, name: str, batch: int = 64, least: int = 24, repeats:
     paths = step = 0
     while paths < least:
         epoch = 7  # the last stage of every recipe
+        learned = {name: value.clone() for name, value in recipe.state.state_dict().items()}
 
-        def together(epoch: int = epoch, step: int = step) -> None:
+        def together(epoch: int = epoch, step: int = step, learned: dict[str, Any] = learned) -> None:
+            recipe.state.load_state_dict(learned)  # what is repeated runs the same networks
             optimizer.zero_grad()
             recipe.step(x, y, epoch, step)
             recipe.after_backward(epoch)

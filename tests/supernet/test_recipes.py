@@ -10,9 +10,10 @@ from torch.nn import functional as F
 
 from cosearch.config import RunConfig
 from cosearch.data import Split
-from cosearch.errors import UnknownNameError
+from cosearch.errors import RunError, UnknownNameError
 from cosearch.runs import RunDirectory
-from cosearch.supernet import recipes, sampling
+from cosearch.seeding import derive
+from cosearch.supernet import recipes, sampling, training
 from cosearch.supernet.checkpoint import restore, save, steps_begun
 from cosearch.supernet.elastic import ElasticUnit
 from cosearch.supernet.sharing import SHARED_RATE, LaplaceTransform, Transformed, laplace_distance, limit_gradient
@@ -281,6 +282,97 @@ def test_additions_start_from_the_gains_of_convolutions():
     recipes.inherit_gains(unit)
     assert torch.equal(unit.gamma["add"], unit.gamma["conv"])
     assert bool((unit.beta["add"] == 0.25).all())
+
+
+# -- fair --
+
+
+def groups_of(recipe, split: Split, epochs: int):
+    """Of every update the networks before it (arch, images, labels), and the gradients that it takes."""
+    ran, updates = [], []
+    forward, optimizer = recipe.supernet.forward, make_optimizer(recipe.supernet, recipe.settings)
+    update = optimizer.step
+
+    def noted(x, blueprint, *rest):
+        ran.append((blueprint, x))
+        return forward(x, blueprint, *rest)
+
+    def taken() -> None:
+        gradients = {name: p.grad.clone() for name, p in recipe.supernet.named_parameters() if p.grad is not None}
+        updates.append((list(ran), gradients))
+        ran.clear()
+        update()
+
+    recipe.supernet.forward, optimizer.step = noted, taken
+    counts = []
+    for epoch in range(epochs):
+        before = sum(len(networks) for networks, _ in updates) + len(ran)
+        train_supernet_epoch(recipe, optimizer, split, 0, epoch)
+        counts.append(sum(len(networks) for networks, _ in updates) + len(ran) - before)
+    return updates, counts
+
+
+def test_fair_epochs_run_a_network_on_each_batch_however_many_choices_there_are(digits):
+    """Three batches an epoch, fewer than the five networks of an update."""
+    recipe, split = made("fair", epochs=7), Split(digits.train.x[:192], digits.train.y[:192])
+    updates, counts = groups_of(recipe, split, 7)
+    assert counts == [3] * 7
+    assert [len(networks) for networks, _ in updates] == [5, 5, 5, 5, 1]  # the training ends in the last
+    for networks, _ in updates[:4]:
+        ops = [blueprint.convolutions[1].op for blueprint, _ in networks]
+        assert {"conv", "shift", "add"} <= set(ops)
+        assert len({x.data_ptr() for _, x in networks}) == 5
+    images = torch.cat([x.flatten(1) for networks, _ in updates for _, x in networks])
+    assert len(images) == 7 * 192
+
+
+def test_a_fair_update_is_the_sum_over_the_root_of_how_many_networks_use_a_weight(digits):
+    recipe, split = made("fair", epochs=2), Split(digits.train.x[:320], digits.train.y[:320])
+    fresh, labels = made("fair").supernet, {}
+    for x, y in training.batches(split, recipe.settings, False, derive(0, "supernet"), 0, "cpu"):
+        labels[x.numpy().tobytes()] = y
+    [(networks, gradients), *_], _ = groups_of(recipe, split, 1)
+    assert len(networks) == 5
+    summed: dict[str, torch.Tensor] = {}
+    times: dict[str, int] = {}
+    for blueprint, x in networks:
+        loss = F.cross_entropy(fresh(x, blueprint), labels[x.numpy().tobytes()], label_smoothing=0.05)
+        named = dict(fresh.named_parameters())
+        for name, gradient in zip(named, torch.autograd.grad(loss, named.values(), allow_unused=True), strict=True):
+            if gradient is not None:
+                summed[name] = summed.get(name, 0) + gradient
+                times[name] = times.get(name, 0) + 1
+    assert set(times.values()) > {1, 5}
+    assert set(gradients) == set(summed)
+    for name in summed:
+        if "adder" not in name:  # those have AdderNet's length by now
+            assert torch.allclose(gradients[name], summed[name] / times[name] ** 0.5, rtol=1e-3, atol=1e-6), name
+
+
+def test_gradients_are_saved_while_they_wait_only(digits, tmp_path):
+    run, split = RunDirectory.create(tmp_path / "run", RunConfig()), Split(digits.train.x[:320], digits.train.y[:320])
+    recipe, optimizer = made("fair"), None
+    optimizer = make_optimizer(recipe.supernet, recipe.settings)
+    waiting = []
+
+    def between(taken: int) -> None:
+        save(run, recipe, optimizer, "tiny", 0)
+        tensors, _ = run.load_tensors("supernet.safetensors")
+        waiting.append(sum(name.startswith("gradient.") for name in tensors))
+
+    train_supernet_epoch(recipe, optimizer, split, 0, 0, on_step=between)
+    save(run, recipe, optimizer, "tiny", 1)
+    tensors, _ = run.load_tensors("supernet.safetensors")
+    assert waiting == sorted(waiting)
+    assert waiting[0] > 0
+    assert len(waiting) == 4
+    assert not any(name.startswith("gradient.") for name in tensors)
+    with torch.no_grad():
+        damaged = {**tensors, "gradient.units.stem.weights.linear.0": torch.zeros(2)}
+    _, described = run.load_tensors("supernet.safetensors")
+    run.save_tensors("supernet.safetensors", damaged, described)
+    with pytest.raises(RunError, match="the gradients in it do not fit the weights"):
+        restore(run, made("fair"), "tiny")
 
 
 # -- pruning --
