@@ -17,6 +17,7 @@ from cosearch.problem import Problem
 from cosearch.progress import Reporter
 from cosearch.results import AT_DEFAULT, CO_SEARCH, CONV_ONLY, Design, Result, bought
 from cosearch.shortlist import Choice, Designs
+from cosearch.source import training_notes
 from cosearch.strategies.base import Told
 from cosearch.strategies.objectives import MAXIMISED, undominated
 from search_spaces.decisions import Arch, arch_key
@@ -136,7 +137,8 @@ def result_of(
     designs = [design(problem, name, chosen[name], found[name], trained[name]) for name in chosen]
     if default is not None:
         designs += [on_default(d, problem, default) for d in designs if d.name in (CONV_ONLY, CO_SEARCH)]
-    lines = (*failures(trained), *notes(problem, found[CO_SEARCH], chosen, designs, job.reporter))
+    searched = notes(problem, found[CO_SEARCH], chosen, designs, job.reporter)
+    lines = (*training_notes(job.run), *failures(trained), *searched)
     table = front_table(found[CO_SEARCH], problem)
     named = problem.objectives.names, problem.costs_are, problem.config.training
     return Result(str(job.run.path), table, tuple(designs), lines, *named)

@@ -19,6 +19,11 @@ class Phase:
             extra = {} if note is None else {"note": shown(note)}
             self._progress.update(self._task, advance=steps, **extra)
 
+    def expect(self, total: int) -> None:
+        """It takes so many steps in all, not as many as was thought."""
+        if self._progress is not None:
+            self._progress.update(self._task, total=total)
+
 
 class Reporter:
     """Rich progress and text on standard error, so that results can be piped; silent if `quiet`."""

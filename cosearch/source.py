@@ -17,6 +17,8 @@ from search_spaces.decisions import Arch
 CHECKPOINT_SECONDS = 30.0
 """A supernet's training is saved after the step in which this much time has passed since the last time."""
 SUPERNET = "supernet.safetensors"
+EARLY_BIRD = ("settled", "epochs", "asked")
+"""Fields of the log's line: epochs until the mask had settled, those that training takes, and those asked for."""
 
 
 def accuracy_source(job: Job) -> AccuracySource:
@@ -56,7 +58,8 @@ def _trained_supernet(job: Job, device: str) -> Any:
     run, problem = job.run, job.problem
     config, space, dataset = problem.config, problem.space.network_space, problem.dataset
     assert dataset is not None
-    halved = sum(line.get("event") == "diverged" for line in read_log(run.path))
+    events = [line.get("event") for line in read_log(run.path)]
+    halved, shorter = events.count("diverged"), "early-bird" in events
     recipe = recipes.of_run(config, space, device, _within(problem))
     settings = replace(recipe.settings, learning_rate=0.5**halved * recipe.settings.learning_rate)
     recipe = replace(recipe, settings=settings)
@@ -71,14 +74,14 @@ def _trained_supernet(job: Job, device: str) -> Any:
         nonlocal saved
         now = time.monotonic()
         if now > min(job.deadline, saved + CHECKPOINT_SECONDS):
-            require_finite_supernet(recipe, optimizer, f"step {taken} of epoch {epoch + 1} of {settings.epochs}")
+            require_finite_supernet(recipe, optimizer, f"step {taken} of epoch {epoch + 1} of {recipe.epochs}")
             save(run, recipe, optimizer, space.name, epoch)
             saved = now
         if now > job.deadline:  # as it was when it was saved
             raise job.out_of_time()
 
-    with job.reporter.phase("training the supernet", settings.epochs, done) as phase:
-        for epoch in range(done, settings.epochs):
+    with job.reporter.phase("training the supernet", recipe.epochs, done) as phase:
+        while epoch < recipe.epochs:
             first = begun if epoch == done else 0
             try:
                 loss = train_supernet_epoch(
@@ -89,17 +92,40 @@ def _trained_supernet(job: Job, device: str) -> Any:
                     good.write(run)
                 run.log("diverged", reason=str(error))
                 raise DivergedError(f"{error}{_how_to_go_on(run, halved)}") from None
+            epoch += 1
+            if recipe.epochs < settings.epochs and not shorter:
+                shorter = True
+                told = epoch - 1, recipe.epochs, settings.epochs
+                run.log("early-bird", **dict(zip(EARLY_BIRD, told, strict=True)))
+                phase.expect(recipe.epochs)
+                job.reporter.say(early_bird(*told))
             phase.advance(1, f"loss {loss:.3f}")
             now = time.monotonic()
-            good = checkpoint(recipe, optimizer, space.name, epoch + 1)
-            if epoch + 1 == settings.epochs or now > min(job.deadline, saved + CHECKPOINT_SECONDS):
+            good = checkpoint(recipe, optimizer, space.name, epoch)
+            if epoch == recipe.epochs or now > min(job.deadline, saved + CHECKPOINT_SECONDS):
                 good.write(run)
-                run.log("supernet", epoch=epoch + 1, loss=round(loss, 5))
+                run.log("supernet", epoch=epoch, loss=round(loss, 5))
                 saved = now
             good = good.copied()
             if now > job.deadline:  # as it was when it was saved
                 raise job.out_of_time()
     return recipe.supernet
+
+
+def early_bird(settled: int, epochs: int, asked: int) -> str:
+    """What a reader must know of a supernet's training that took fewer epochs than were asked for."""
+    return f"the supernet's pruning mask settled in {settled} epochs (early-bird): it trains for {epochs} of {asked}"
+
+
+def training_notes(run: RunDirectory) -> list[str]:
+    """What was unusual about the training of a run's supernet, from its log."""
+    events = read_log(run.path)
+    halved = sum(line.get("event") == "diverged" for line in events)
+    told = [[line.get(name, 0) for name in EARLY_BIRD] for line in events if line.get("event") == "early-bird"]
+    lines = [early_bird(*line) for line in told[-1:]]
+    if halved:
+        lines.append(f"the supernet's training diverged and went on at {0.5**halved:g} of the learning rate")
+    return lines
 
 
 def _how_to_go_on(run: RunDirectory, halved: int) -> str:

@@ -1395,6 +1395,60 @@ def test_minutes_stop_a_fair_training_between_two_networks_of_an_update(options,
         assert (parts / name).read_bytes() == (whole / name).read_bytes(), name
 
 
+def test_a_supernet_that_needs_fewer_epochs_says_so_in_log_and_result(options, tmp_path, monkeypatch):
+    from cosearch.supernet import recipes
+
+    monkeypatch.setattr(recipes, "MASK_DISTANCE", 1.1)
+    monkeypatch.setattr(selection, "train_all", train_here)
+    small = {"trials": 6, "finalist_epochs": 1, "finalist_seeds": 1, "baselines": False}
+    result = cosearch.run(**{**options, **small, "recipe": "prune", "supernet_epochs": 18, "out": tmp_path / "run"})
+    log = read_log(tmp_path / "run")
+    [drawn] = [line for line in log if line["event"] == "early-bird"]
+    assert (drawn["settled"], drawn["epochs"], drawn["asked"]) == (5, 17, 18)
+    jsonschema.Draft202012Validator(json.loads((FOLDER / "log.schema.json").read_text())).validate(drawn)
+    assert [line["epoch"] for line in log if line["event"] == "supernet"][-1] == 17
+    _, described = RunDirectory.open(tmp_path / "run").load_tensors("supernet.safetensors")
+    assert described["epoch"] == "17"
+    said = "the supernet's pruning mask settled in 5 epochs (early-bird): it trains for 17 of 18"
+    assert said in result.notes
+    again = cosearch.resume(tmp_path / "run", trials=8)  # from the trained supernet
+    assert said in again.notes
+    assert sum(line["event"] == "supernet" for line in read_log(tmp_path / "run")) == 1
+
+
+def test_a_supernet_that_needs_fewer_epochs_says_so_where_it_was_stopped_in_the_epoch_that_showed_it(
+    options, tmp_path, monkeypatch
+):
+    from cosearch.supernet import recipes, training
+
+    monkeypatch.setattr(recipes, "MASK_DISTANCE", 1.1)
+    monkeypatch.setattr(selection, "train_all", train_here)
+    monkeypatch.setattr(source, "CHECKPOINT_SECONDS", 0.0)
+    real = training.train_supernet_epoch
+
+    def stopped(*given):
+        *rest, on_step = given
+
+        def between(taken: int) -> None:
+            on_step(taken)
+            if rest[4] == 5:
+                raise StoppedError("stopped here")
+
+        return real(*rest, between)
+
+    small = {"trials": 6, "finalist_epochs": 1, "finalist_seeds": 1, "baselines": False}
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "train_supernet_epoch", stopped)
+        with pytest.raises(StoppedError, match="stopped here"):
+            cosearch.run(**{**options, **small, "recipe": "prune", "supernet_epochs": 18, "out": tmp_path / "run"})
+    _, described = RunDirectory.open(tmp_path / "run").load_tensors("supernet.safetensors")
+    assert described["epoch"] == "5"
+    result = cosearch.resume(tmp_path / "run")
+    [drawn] = [line for line in read_log(tmp_path / "run") if line["event"] == "early-bird"]
+    assert (drawn["settled"], drawn["epochs"], drawn["asked"]) == (5, 17, 18)
+    assert "the supernet's pruning mask settled in 5 epochs (early-bird): it trains for 17 of 18" in result.notes
+
+
 def test_weights_that_are_spoilt_within_an_epoch_are_not_saved(options, tmp_path, monkeypatch):
     from cosearch.supernet import recipes
 
@@ -1487,6 +1541,8 @@ def test_a_supernet_that_diverged_goes_on_from_what_was_kept(options, tmp_path, 
     assert len(rates) == 2 * per_epoch
     assert rates[:2] == pytest.approx([rate / 2 for rate in before[per_epoch : per_epoch + 2]])
     assert len(study(run.path).trials) == 6
+    notes = json.loads((run.path / "result.json").read_text())["notes"]
+    assert "the supernet's training diverged and went on at 0.5 of the learning rate" in notes
 
 
 def test_a_finalist_that_diverges_is_said_and_the_others_count(options, tmp_path, monkeypatch):

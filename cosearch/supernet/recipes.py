@@ -22,7 +22,7 @@ from cosearch.supernet.elastic import ElasticUnit, Supernet
 from cosearch.supernet.sampling import Arch, Choice, Sampler, Within
 from cosearch.supernet.sharing import laplace_distance, limit_gradient
 from cosearch.supernet.sorting import sort_channels
-from cosearch.supernet.training import Recipe, rate_at, supernet_recipe
+from cosearch.supernet.training import Recipe, annealed, rate_at, supernet_recipe
 
 if TYPE_CHECKING:
     from cosearch.config import RunConfig
@@ -347,6 +347,8 @@ PRUNED = 0.5
 """Share of the weights that is zero in the end."""
 PRUNE_PERIODS = 4
 MASKS, MASK_DISTANCE = 5, 0.1
+GAIN_PENALTY = 1e-4
+"""Of the sum of the gains' magnitudes, while a mask of them is looked for."""
 
 
 class EarlyBird(nn.Module):
@@ -377,27 +379,38 @@ def mask_distance(a: Tensor, b: Tensor) -> Tensor:
 
 def small_gains(supernet: Supernet, share: float) -> Tensor:
     """[gains] 1 where a batch-norm gain of the supernet is not among the smallest `share`."""
-    gains = torch.cat([gain.detach().abs() for unit in elastic_units(supernet) for gain in unit.gamma.values()])
-    return (gains > gains.quantile(share)).to(torch.uint8)
+    magnitudes = torch.cat([gain.detach().abs() for gain in gains(supernet)])
+    return (magnitudes > magnitudes.quantile(share)).to(torch.uint8)
+
+
+def gains(supernet: Supernet) -> list[nn.Parameter]:
+    """Of batch-norm, of every operator of every unit."""
+    return [gain for unit in elastic_units(supernet) for gain in unit.gamma.values()]
 
 
 def prune(space: Any, supernet: Supernet, seed: int, settings: Recipe, within: Within | None = None) -> SupernetRecipe:
-    """Search and pruning at once, with iterative re-activation (SuperTickets).
+    """Search and pruning at once, with iterative re-activation (SuperTickets), after early-bird training.
 
-    Pruning starts when the mask of small batch-norm gains has settled (early-bird), or after a third of the epochs.
-    From then on there are four periods. Each sets the smallest weights to zero, more of them than the one before; they
-    stay zero for half of the period and train again in the other half. In the last they stay zero.
+    All weights train, at the full learning rate and with an L1 penalty on batch-norm gains, until the mask of small
+    gains has settled (early-bird), at most for a third of the epochs. What is left of that third is not trained: the
+    training ends so much earlier. Then there are four periods, in which the rate anneals. Each sets the smallest
+    weights to zero, more of them than the one before; they stay zero for half of the period and train again in the
+    other half. In the last they stay zero.
     """
     state = _PruningState(len(small_gains(supernet, PRUNED)))
     masks: list[tuple[nn.Parameter, Tensor]] = []
+    dense = settings.epochs // 3
+
+    def length() -> int:
+        return settings.epochs if int(state.start) < 0 else int(state.start) + settings.epochs - dense
 
     def before_epoch(epoch: int) -> None:
-        if int(state.start) < 0 and (
-            state.bird.settled(small_gains(supernet, PRUNED)) or epoch >= settings.epochs // 3
-        ):
-            state.start.fill_(epoch)
+        if int(state.start) < 0:
+            settled = epoch > 0 and state.bird.settled(small_gains(supernet, PRUNED))  # untrained, all are equal
+            if settled or epoch >= dense:
+                state.start.fill_(epoch)
         if int(state.start) >= 0:
-            period, begins, _ = pruning_phase(epoch, int(state.start), settings.epochs)
+            period, begins, _ = pruning_phase(epoch, int(state.start), length())
             if begins:
                 zero_smallest(prunable(supernet), PRUNED * (period + 1) / PRUNE_PERIODS)
         hold_zeros(epoch)
@@ -405,24 +418,38 @@ def prune(space: Any, supernet: Supernet, seed: int, settings: Recipe, within: W
     def hold_zeros(epoch: int) -> None:
         """What is zero stays zero, if it shall; a restored checkpoint knows it by the zeros themselves."""
         masks.clear()
-        if int(state.start) >= 0 and pruning_phase(epoch, int(state.start), settings.epochs)[2]:
+        if int(state.start) >= 0 and pruning_phase(epoch, int(state.start), length())[2]:
             masks.extend((weight, (weight.detach() != 0).to(weight.dtype)) for weight in prunable(supernet))
+
+    @torch.no_grad()
+    def after_backward(epoch: int) -> None:
+        for gain in gains(supernet) if int(state.start) < 0 else ():
+            if gain.grad is not None:
+                gain.grad += GAIN_PENALTY * gain.sign()
 
     @torch.no_grad()
     def after_step(epoch: int) -> None:
         for weight, mask in masks:
             weight.mul_(mask)
 
+    def rate(settings: Recipe, step: int, total: int) -> float:
+        if int(state.start) < 0:
+            return rate_at(settings, min(step, round(settings.warmup_fraction * total)), total)
+        begun = round(total * int(state.start) / length())
+        return annealed(settings.learning_rate, step - begun, total - begun)
+
     sampler = _sampler(sampling.uniform(space, seed), within)
-    step = follow(space, supernet, sampler, settings)
     return SupernetRecipe(
         "prune",
         supernet,
         settings,
-        step,
+        follow(space, supernet, sampler, settings),
+        rate=rate,
         before_epoch=before_epoch,
         resume=hold_zeros,
+        after_backward=after_backward,
         after_step=after_step,
+        length=length,
         state=state,
     )
 

@@ -258,9 +258,11 @@ def train_supernet(folder: Path, name: str, budget: int) -> None:
     recipe = made_recipe(space, name, epochs)
     optimizer = make_optimizer(recipe.supernet, recipe.settings)
     started = time.process_time()
-    for epoch in range(epochs):
+    epoch = 0
+    while epoch < recipe.epochs:
         loss = train_supernet_epoch(recipe, optimizer, dataset.train, 0, epoch, dataset.mirror)
-        print(f"{name}: epoch {epoch + 1} of {epochs}, loss {loss:.3f}", flush=True)
+        epoch += 1
+        print(f"{name}: epoch {epoch} of {recipe.epochs}, loss {loss:.3f}", flush=True)
     seconds = time.process_time() - started
     study = read_study(folder, space, dataset.content_hash)
     found = accuracies(recipe.supernet, [entry["arch"] for entry in study["networks"][:NETWORKS]], space, dataset)
@@ -272,7 +274,7 @@ def train_supernet(folder: Path, name: str, budget: int) -> None:
         "val_accuracy": found,
         "cpu_seconds": seconds,
         "price": relative,
-        "paths": epochs * recipe.paths * max(1, batches // recipe.paths),
+        "paths": recipe.epochs * recipe.paths * max(1, batches // recipe.paths),
         "parameters": sum(p.numel() for p in recipe.supernet.parameters()),
     }
     write_atomic(file, to_json(record))

@@ -393,17 +393,83 @@ def test_weights_are_pruned_more_in_each_period_and_train_again_in_between(few):
     recipe = made("prune", epochs=24)
     optimizer = make_optimizer(recipe.supernet, recipe.settings)
     shares = []
-    for epoch in range(24):
-        train_supernet_epoch(recipe, optimizer, few, 0, epoch)
+    while len(shares) < recipe.epochs:
+        train_supernet_epoch(recipe, optimizer, few, 0, len(shares))
         weights = torch.cat([w.detach().flatten() for w in recipes.prunable(recipe.supernet)])
         shares.append(float((weights == 0).double().mean()))
     start = int(recipe.state.start)
     assert 4 <= start <= 8
+    assert len(shares) == start + 16
     assert not any(shares[:start])
-    for epoch in range(start, 24):
-        period, _, masked = recipes.pruning_phase(epoch, start, 24)
+    for epoch in range(start, len(shares)):
+        period, _, masked = recipes.pruning_phase(epoch, start, len(shares))
         assert shares[epoch] >= 0.95 * 0.5 * (period + 1) / 4 if masked else shares[epoch] < 0.2
     assert shares[-1] == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize(("distance", "start"), [(1.1, 5), (0.0, 8)], ids=["settled as soon as can be", "never"])
+def test_dense_training_ends_when_the_mask_has_settled_and_with_it_the_training(few, monkeypatch, distance, start):
+    """Five masks at the earliest, none of them of untrained gains; a third of the epochs at most."""
+    monkeypatch.setattr(recipes, "MASK_DISTANCE", distance)
+    recipe = made("prune", epochs=24)
+    optimizer, epochs = make_optimizer(recipe.supernet, recipe.settings), 0
+    assert recipe.epochs == 24
+    while epochs < recipe.epochs:
+        train_supernet_epoch(recipe, optimizer, few, 0, epochs)
+        epochs += 1
+    assert int(recipe.state.start) == start
+    assert epochs == start + 16
+
+
+def test_a_training_that_ended_early_is_resumed_bit_for_bit_and_is_known_to_have_ended(few, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipes, "MASK_DISTANCE", 1.1)
+    whole, parts = (RunDirectory.create(tmp_path / part, RunConfig()) for part in ("whole", "parts"))
+    straight = made("prune", epochs=24)
+    save(whole, straight, train(straight, few, 0, 21), "tiny", 21)
+    for first, last in itertools.pairwise((0, 4, 5, 6, 9, 13, 20, 21)):
+        recipe = made("prune", epochs=24)
+        done, optimizer = restore(parts, recipe, "tiny")
+        assert done == first
+        train(recipe, few, first, last, optimizer)
+        save(parts, recipe, optimizer, "tiny", last)
+    file = "supernet.safetensors"
+    assert (whole.path / file).read_bytes() == (parts.path / file).read_bytes()
+    assert restore(parts, made("prune", epochs=24), "tiny") == (21, None)
+
+
+def test_rates_are_high_until_the_mask_has_settled_and_anneal_to_the_end():
+    recipe, per_epoch = made("prune", epochs=24), 5
+    dense = [recipe.rate(recipe.settings, step, 24 * per_epoch) for step in range(5 * per_epoch)]
+    full = recipe.settings.learning_rate
+    assert dense[0] < full
+    assert dense[8:] == [full] * (len(dense) - 8)
+    recipe.state.start.fill_(5)
+    pruning = [recipe.rate(recipe.settings, step, 21 * per_epoch) for step in range(5 * per_epoch, 21 * per_epoch)]
+    assert pruning[0] == full
+    assert pruning[len(pruning) // 2] == pytest.approx(full / 2)
+    assert (np.diff(pruning) < 0).all()
+    assert pruning[-1] < 0.001 * full
+
+
+def test_gains_are_penalised_while_their_mask_is_looked_for(few):
+    recipe = made("prune", epochs=24)
+    x, y = torch.from_numpy(few.x[:64]), torch.from_numpy(few.y[:64])
+    gained = recipes.gains(recipe.supernet)
+    for start, penalty in ((-1, 1e-4), (5, 0.0)):
+        recipe.state.start.fill_(start)
+        for gain in gained:
+            gain.grad = None
+        with torch.no_grad():
+            gained[0].neg_()
+        recipe.step(x, y, 0, 0)
+        before = [None if gain.grad is None else gain.grad.clone() for gain in gained]
+        recipe.after_backward(0)
+        assert any(gradient is None for gradient in before)
+        for gain, gradient in zip(gained, before, strict=True):
+            if gradient is None:
+                assert gain.grad is None
+            else:
+                assert torch.allclose(gain.grad - gradient, penalty * gain.detach().sign(), atol=1e-7)
 
 
 def test_the_smallest_weights_go_in_units_of_their_tensors_spread():
