@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cosearch.blueprint import OPERATORS, Conv, Operator, butterfly_chain
 from cosearch.operators.adder import add_conv2d
 from cosearch.operators.butterfly import apply_chain, factor_matrix
 from cosearch.operators.pruned import block_mask
 from cosearch.operators.shift import shift_weight
+from cosearch.supernet.convolution import convolve
 
 SHIFT_PLACES = 2 ** (OPERATORS["shift"].weight_bits - 1) - 1
 
@@ -68,21 +68,19 @@ def initialise(step: Conv, weights: Sequence[Tensor], generator: torch.Generator
 
 def compute(step: Conv, x: Tensor, weights: Sequence[Tensor]) -> Tensor:
     """The layer without batch-norm and ReLU. x: B x C x H x W. Returns: B x K x P x Q."""
-    padding, operator = step.kernel // 2, step.operator
+    operator = step.operator
     if operator.form == "butterfly":
         n, _, height, width = (x := x[:, :, :: step.stride, :: step.stride]).shape
         y = apply_chain(x.reshape(n, -1, height * width), [w[None] for w in weights])
         return y.view(n, -1, height, width).contiguous(memory_format=torch.channels_last)
     if operator.form == "lowrank":
-        return F.conv2d(F.conv2d(x, weights[0], None, step.stride), weights[1])
+        return convolve(convolve(x, weights[0], step.stride), weights[1])
     [weight] = weights
     if step.op == "add":
         x = x.to(weight.dtype)  # additions run in single precision, also where convolutions do not
-        y = add_conv2d(x, weight, stride=step.stride, padding=padding, groups=step.groups)
+        y = add_conv2d(x, weight, stride=step.stride, padding=step.kernel // 2, groups=step.groups)
         return y.contiguous(memory_format=torch.channels_last)
-    y = F.conv2d(x, trained_weight(step, weight), None, step.stride, padding, 1, step.groups)
-    # an image of one channel is in either format, and convolutions would go on in the slower one
-    return y.contiguous(memory_format=torch.channels_last)
+    return convolve(x, trained_weight(step, weight), step.stride, step.groups)
 
 
 def trained_weight(step: Conv, weight: Tensor) -> Tensor:
