@@ -164,7 +164,10 @@ class Unit(Watched):
         x = F.relu(x) if step.relu == "before" else x
         if self.observe:
             self._observe_entry(x)
-        y, bias = self.simulated(x) if self.simulate else (arithmetic.compute(step, x, list(self.weights)), None)
+        if self.simulate:
+            y, bias = self.simulated(x)
+        else:  # what is not trained any more is traced and exported
+            y, bias = arithmetic.compute(step, x, list(self.weights), plain=not self.training), None
         return self.normalise(y, self.bn, step.relu == "after", bias)
 
     def _observe_entry(self, x: Tensor) -> None:
