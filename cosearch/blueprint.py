@@ -194,6 +194,19 @@ class Blueprint:
         """Producer -> the last step that reads it."""
         return {j: i for i, step in enumerate(self.steps) for j in step.reads}
 
+    def residual_branches(self) -> set[str]:
+        """Names of the convolutions whose result is added to something that it is computed from."""
+        origins: list[set[int]] = []
+        for step in self.steps:
+            origins.append(set(step.reads).union(*(origins[j] for j in step.reads if j != INPUT)))
+        return {
+            self.steps[i].name
+            for step in self.steps
+            if isinstance(step, Sum)
+            for i in step.sources
+            if i != INPUT and isinstance(self.steps[i], Conv) and origins[i] & set(step.sources)
+        }
+
     def workload(self, name: str) -> Workload:
         """The layers that hardware runs, in order, with their producers.
 

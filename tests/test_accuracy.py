@@ -9,12 +9,13 @@ from cosearch.accuracy import GRADIENT_IMAGES, SupernetAccuracy
 from cosearch.data import load_dataset
 from cosearch.supernet.recipes import gated_steps
 from tests import tiny_space
+from tests.supernet import awake
 
 
 @pytest.fixture(scope="module")
 def source():
     space = tiny_space.space()
-    return SupernetAccuracy(space, space.supernet(0), load_dataset("digits", None, 0))
+    return SupernetAccuracy(space, awake(space.supernet(0)), load_dataset("digits", None, 0))
 
 
 def test_slopes_of_gates_are_finite_differences_of_the_loss(source):

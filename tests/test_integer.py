@@ -1,5 +1,6 @@
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -92,16 +93,19 @@ def test_the_integer_network_is_close_to_the_float_one(digits, name):
 
 @pytest.mark.parametrize("name", ["conv", "add", "mixed"])
 def test_accuracy_survives_after_a_short_training(digits, name):
-    network = SPACE.build(ARCHS[name], 1)
-    epochs = 3 if name == "conv" else 4
-    train_network(network, digits.train, Recipe(epochs=epochs), 1)
-    exact = accuracy(network, digits.validation)
-    integer = integer_accuracy(to_integer(network, torch.from_numpy(digits.train.x)), digits.validation)
-    set_simulation(network, True)
-    simulated = accuracy(network, digits.validation)
-    assert exact > 0.6
-    assert abs(integer - exact) <= 4.5 / 357  # 4 of 357 images: one point, rounded up to whole images
-    assert abs(simulated - integer) <= 0.0085
+    """On the mean of three trainings: of one alone, 2 to 4 images may change sides by luck."""
+    epochs, found = 3 if name == "conv" else 4, []
+    for seed in (1, 2, 3):
+        network = SPACE.build(ARCHS[name], seed)
+        train_network(network, digits.train, Recipe(epochs=epochs), seed)
+        exact = accuracy(network, digits.validation)
+        integer = integer_accuracy(to_integer(network, torch.from_numpy(digits.train.x)), digits.validation)
+        set_simulation(network, True)
+        found.append((exact, integer, accuracy(network, digits.validation)))
+        assert exact > 0.6
+        assert abs(integer - exact) <= 4.5 / 357  # 4 of 357 images: one point, rounded up to whole images
+    _, integers, simulated = np.mean(found, axis=0)
+    assert abs(simulated - integers) <= 0.0085
 
 
 def test_weights_outside_the_range_of_the_input_are_moved_to_its_end(digits):

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cosearch.blueprint import OPERATORS, Conv, Operator, butterfly_chain
 from cosearch.operators.adder import add_conv2d
 from cosearch.operators.butterfly import apply_chain, factor_matrix
 from cosearch.operators.pruned import block_mask
 from cosearch.operators.shift import shift_weight
+from cosearch.supernet.convolution import convolve
 
 SHIFT_PLACES = 2 ** (OPERATORS["shift"].weight_bits - 1) - 1
 
@@ -32,27 +32,42 @@ def weight_shapes(step: Conv) -> list[tuple[int, ...]]:
 def weight_key(step: Conv) -> str:
     """Layers of one name and key share their weights: each is a part of the largest.
 
-    Conv, shift, fewer bits and sparse read one tensor; additions, low rank and every butterfly chain their own.
+    Conv, shift, fewer bits and sparse read one tensor; additions, low rank and every butterfly chain their own. So do
+    grouped convolutions, where none of the name is dense (`dense_key`).
     """
     form = step.operator.form
     if form == "butterfly":
         return f"{step.op}-{step.out_channels}x{step.in_channels}"
     if form == "lowrank":
         return "lowrank"
-    family = "adder" if step.op == "add" else "linear"
-    return family if step.groups in (1, step.in_channels) else f"{family}-g{step.groups}"
+    return dense_key(step) if step.groups in (1, step.in_channels) else f"{dense_key(step)}-g{step.groups}"
 
 
-def part(full: Sequence[Tensor], step: Conv) -> list[Tensor]:
-    """Views of shared weights for one layer: the first channels and ranks, the centre of the kernel."""
+def dense_key(step: Conv) -> str:
+    """`weight_key` of a layer that multiplies or adds, without its groups."""
+    return "adder" if step.op == "add" else "linear"
+
+
+def part(full: Sequence[Tensor], step: Conv, dense: bool = False) -> list[Tensor]:
+    """Parts of shared weights for one layer: the first channels and ranks, the centre of the kernel.
+
+    dense: a grouped convolution has the blocks on the diagonal of the dense one that the weights are of.
+    """
     if step.operator.form == "butterfly":
         return list(full)
     parts = []
     for tensor, (k, c, size, _) in zip(full, weight_shapes(step), strict=True):
         margin = (tensor.shape[-1] - size) // 2
         end = tensor.shape[-1] - margin
-        parts.append(tensor[:k, :c, margin:end, margin:end])
+        centre = tensor[:, :, margin:end, margin:end]
+        parts.append(_diagonal(centre, k, c, step.groups) if dense and step.groups > 1 else centre[:k, :c])
     return parts
+
+
+def _diagonal(weight: Tensor, k: int, c: int, groups: int) -> Tensor:
+    """[k, c, ...]: of each group of k / groups filters the weights of its own c channels."""
+    rows = k // groups
+    return torch.cat([weight[g * rows : (g + 1) * rows, g * c : (g + 1) * c] for g in range(groups)])
 
 
 def initialise(step: Conv, weights: Sequence[Tensor], generator: torch.Generator) -> None:
@@ -66,23 +81,21 @@ def initialise(step: Conv, weights: Sequence[Tensor], generator: torch.Generator
             nn.init.kaiming_normal_(weight, generator=generator)
 
 
-def compute(step: Conv, x: Tensor, weights: Sequence[Tensor]) -> Tensor:
-    """The layer without batch-norm and ReLU. x: B x C x H x W. Returns: B x K x P x Q."""
-    padding, operator = step.kernel // 2, step.operator
+def compute(step: Conv, x: Tensor, weights: Sequence[Tensor], plain: bool = False) -> Tensor:
+    """The layer without batch-norm and ReLU. x: B x C x H x W. plain: as `convolve`'s. Returns: B x K x P x Q."""
+    operator = step.operator
     if operator.form == "butterfly":
         n, _, height, width = (x := x[:, :, :: step.stride, :: step.stride]).shape
         y = apply_chain(x.reshape(n, -1, height * width), [w[None] for w in weights])
         return y.view(n, -1, height, width).contiguous(memory_format=torch.channels_last)
     if operator.form == "lowrank":
-        return F.conv2d(F.conv2d(x, weights[0], None, step.stride), weights[1])
+        return convolve(convolve(x, weights[0], step.stride, plain=plain), weights[1], plain=plain)
     [weight] = weights
     if step.op == "add":
         x = x.to(weight.dtype)  # additions run in single precision, also where convolutions do not
-        y = add_conv2d(x, weight, stride=step.stride, padding=padding, groups=step.groups)
+        y = add_conv2d(x, weight, stride=step.stride, padding=step.kernel // 2, groups=step.groups)
         return y.contiguous(memory_format=torch.channels_last)
-    y = F.conv2d(x, trained_weight(step, weight), None, step.stride, padding, 1, step.groups)
-    # an image of one channel is in either format, and convolutions would go on in the slower one
-    return y.contiguous(memory_format=torch.channels_last)
+    return convolve(x, trained_weight(step, weight), step.stride, step.groups, plain)
 
 
 def trained_weight(step: Conv, weight: Tensor) -> Tensor:

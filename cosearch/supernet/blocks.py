@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from cosearch.blueprint import Blueprint, Conv, Linear, Norm, Pool, Step, Sum
 from cosearch.seeding import torch_stream
 from cosearch.supernet import arithmetic
+from cosearch.supernet.convolution import convolve
 from cosearch.supernet.rounding import can_fuse, normalised, quantise_symmetric, rounded
 from cosearch.workload import INPUT
 
@@ -163,7 +164,10 @@ class Unit(Watched):
         x = F.relu(x) if step.relu == "before" else x
         if self.observe:
             self._observe_entry(x)
-        y, bias = self.simulated(x) if self.simulate else (arithmetic.compute(step, x, list(self.weights)), None)
+        if self.simulate:
+            y, bias = self.simulated(x)
+        else:  # what is not trained any more is traced and exported
+            y, bias = arithmetic.compute(step, x, list(self.weights), plain=not self.training), None
         return self.normalise(y, self.bn, step.relu == "after", bias)
 
     def _observe_entry(self, x: Tensor) -> None:
@@ -171,7 +175,7 @@ class Unit(Watched):
             low, high = extremes(x)
             self.entry_range = torch.stack([self.entry_range[0].minimum(low), self.entry_range[1].maximum(high)])
         for i, (stage, weight) in enumerate(arithmetic.stages(self.step, list(self.weights))[: len(self.middle)]):
-            x = F.conv2d(x, weight.detach(), None, stage.stride)
+            x = convolve(x, weight.detach(), stage.stride)
             self.middle[i] = torch.maximum(self.middle[i], largest_magnitude(x))
 
     def simulated(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -180,8 +184,7 @@ class Unit(Watched):
         if self.step.op == "add":
             return arithmetic.compute(self.step, x, [held[0][1]]), bias
         for i, (stage, weight) in enumerate(held):
-            x = F.conv2d(x, weight, None, stage.stride, stage.kernel // 2, 1, stage.groups)
-            x = x.contiguous(memory_format=torch.channels_last)
+            x = convolve(x, weight, stage.stride, stage.groups)
             if i < len(self.middle):
                 x = quantise_symmetric(x, self.middle[i], 8, signed=True)
         return x, bias

@@ -2,10 +2,11 @@
 
 Steps of one name share their weights (`arithmetic.weight_key`): an operator's kernel is the centre of the largest, on
 demand through a learned transform, its expansion the first channels (see `cosearch.supernet.sorting`), its rank the
-first factors. Additions have their own tensors, because their weights
-follow another distribution (Laplacian) than those of convolutions, or read those of convolutions through a learned
-transform (`cosearch.supernet.sharing`). Batch-norm gains and offsets are kept per operator: their outputs differ by
-orders of magnitude.
+first factors, its groups the blocks on the diagonal of a dense one. Additions have their own tensors, because their
+weights follow another distribution (Laplacian) than those of convolutions, or read those of convolutions through a
+learned transform (`cosearch.supernet.sharing`). Batch-norm gains and offsets are kept per operator: their outputs
+differ by orders of magnitude. The gain that ends a residual branch starts at zero (Goyal et al., Accurate, large
+minibatch SGD, 2017): what trains first is the shallow network that all choices share, whatever is drawn for branches.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,12 +36,18 @@ class ElasticUnit(nn.Module):
         super().__init__()
         largest: dict[str, list[tuple[int, ...]]] = {}
         self.examples: dict[str, Conv] = {}  # one of the variants that share a weight, for its initialisation
-        keys = {arithmetic.weight_key(step) for step in variants}
-        linear = {key: key.replace("adder", "linear", 1) for key in keys if key.startswith("adder") and heterogeneous}
-        self.reads = {key: other for key, other in linear.items() if other in keys}
-        self.transforms = nn.ModuleDict({key: LaplaceTransform() for key in sorted(self.reads)})
+        self.variants = variants
+        self.dense = {arithmetic.weight_key(step) for step in variants if step.groups == 1}
+        own = {arithmetic.weight_key(step): self._of_dense(step) for step in variants}
+        linear = {key: key.replace("adder", "linear", 1) for key in own.values() if key.startswith("adder")}
+        shared = {key: other for key, other in linear.items() if other in own.values()} if heterogeneous else {}
+        self.reads = {key: shared.get(other, other) for key, other in own.items() if shared.get(other, other) != key}
+        through = sorted(key for key, other in own.items() if other in shared)
+        self.transforms = nn.ModuleDict({key: LaplaceTransform() for key in through})
         for step in sorted(variants, key=lambda step: arithmetic.weight_key(step) in self.reads):
             key, shapes = self.stored(step), arithmetic.weight_shapes(step)
+            if key in self.dense and step.groups > 1:
+                shapes = [(step.out_channels, step.in_channels, step.kernel, step.kernel)]
             known = largest.get(key, shapes)
             largest[key] = [tuple(map(max, a, b)) for a, b in zip(known, shapes, strict=True)]
             self.examples.setdefault(key, step)
@@ -61,6 +68,11 @@ class ElasticUnit(nn.Module):
         self.gamma = nn.ParameterDict({op: torch.ones(width) for op, width in widths.items()})
         self.beta = nn.ParameterDict({op: torch.zeros(width) for op, width in widths.items()})
 
+    def _of_dense(self, step: Conv) -> str:
+        """The key of the dense convolution's weights, if there is one; else of the variant's own."""
+        whole = arithmetic.dense_key(step)
+        return whole if step.groups > 1 and whole in self.dense else arithmetic.weight_key(step)
+
     def stored(self, step: Conv) -> str:
         """The name of the tensors that a variant reads."""
         key = arithmetic.weight_key(step)
@@ -74,7 +86,7 @@ class ElasticUnit(nn.Module):
         """Views of the shared weights, or what a transform makes of them."""
         full = self.weights[self.stored(step)]
         assert isinstance(full, nn.ParameterList)
-        parts = arithmetic.part(list(full), step)
+        parts = arithmetic.part(list(full), step, dense=self.stored(step) in self.dense)
         if (name := _kernel_name(step)) in self.kernels and step.op != "add":
             flat = parts[0].flatten(2)
             parts = [(flat + flat @ self.kernels[name]).view(parts[0].shape)]
@@ -84,7 +96,7 @@ class ElasticUnit(nn.Module):
     def transform(self, step: Conv) -> LaplaceTransform | None:
         """What a variant reads its weights through, if it does."""
         key = arithmetic.weight_key(step)
-        if key not in self.reads:
+        if key not in self.transforms:
             return None
         found = self.transforms[key]
         assert isinstance(found, LaplaceTransform)
@@ -107,6 +119,13 @@ def _kernel_name(step: Conv) -> str:
 def _empty(shape: tuple[int, ...], key: str) -> Tensor:
     layout = torch.contiguous_format if key.startswith("butterfly") else torch.channels_last
     return torch.empty(shape, memory_format=layout)
+
+
+def residual_branches(blueprints: Sequence[Blueprint]) -> set[str]:
+    """The convolutions that end a residual branch in every network that has them."""
+    ends = [blueprint.residual_branches() for blueprint in blueprints]
+    others = [{step.name for step in b.convolutions} - found for b, found in zip(blueprints, ends, strict=True)]
+    return set().union(*ends).difference(*others)
 
 
 class Supernet(nn.Module):
@@ -142,6 +161,11 @@ class Supernet(nn.Module):
         classifier = blueprints[0].classifier
         self.classifier = nn.Linear(classifier.in_channels, classifier.out_channels)
         self._initialise(torch_stream(seed, "supernet weights"))
+        for name in residual_branches(blueprints):
+            unit = self.units[module_name(name)]
+            assert isinstance(unit, ElasticUnit)
+            for gain in unit.gamma.values():
+                nn.init.zeros_(gain)
 
     @torch.no_grad()
     def _initialise(self, generator: torch.Generator) -> None:

@@ -82,10 +82,16 @@ def _along(unit: ElasticUnit, ops: Collection[str], channels: int, makes: bool) 
             width = weight.shape[axis] * (1 if makes else example.groups)
         if width < channels:
             continue
-        if example.operator.form == "butterfly" or example.groups > 1:
+        if example.operator.form == "butterfly" or _grouped(unit, key, channels, makes):
             return None
         found.append((weight, axis))
     return found
+
+
+def _grouped(unit: ElasticUnit, key: str, channels: int, makes: bool) -> bool:
+    """Whether a grouped convolution that reads a tensor has so many channels."""
+    variants = [step for step in unit.variants if step.groups > 1 and unit.stored(step) == key]
+    return any((step.out_channels if makes else step.in_channels) >= channels for step in variants)
 
 
 def _alone(unit: ElasticUnit, key: str) -> bool:

@@ -9,13 +9,14 @@ from cosearch.supernet.evaluation import evaluate
 from cosearch.supernet.training import accuracy
 from search_spaces import networks
 from search_spaces.networks.shiftadd import space
+from tests.supernet import awake
 
 SPACE = space()
 
 
 @pytest.fixture(scope="module")
 def supernet():
-    return SPACE.supernet(1)
+    return awake(SPACE.supernet(1))
 
 
 @pytest.mark.parametrize("simulate", [True, False])
@@ -40,7 +41,7 @@ def test_networks_that_begin_alike_are_as_each_alone(name, digits):
         for decision in list(arch)[-1:0:-2]:
             near += [{**arch, decision: choice} for choice in found.choices[decision][:2]]
     blueprints = [found.blueprint(arch) for arch in [*near, near[0]]]
-    supernet = found.supernet(1)
+    supernet = awake(found.supernet(1))
     data = [torch.from_numpy(a[:100]) for a in (digits.train.x, digits.validation.x, digits.validation.y)]
     together = evaluate(supernet, blueprints, *data, batch_size=40)
     assert together == [evaluate(supernet, [blueprint], *data, batch_size=40)[0] for blueprint in blueprints]

@@ -20,6 +20,7 @@ from cosearch.supernet.sharing import SHARED_RATE, LaplaceTransform, Transformed
 from cosearch.supernet.training import DivergedError, Recipe, make_optimizer, supernet_steps, train_supernet_epoch
 from search_spaces.networks.shiftadd import space
 from tests import tiny_space
+from tests.supernet import awake
 
 TINY, SPACE = tiny_space.space(), space()
 EPOCHS = 12
@@ -510,7 +511,7 @@ def test_choices_are_drawn_as_often_as_is_probable():
 
 
 def test_a_gate_scales_what_a_block_adds(digits):
-    supernet, x = SPACE.supernet(0).train(), torch.from_numpy(digits.train.x[:32])
+    supernet, x = awake(SPACE.supernet(0)).train(), torch.from_numpy(digits.train.x[:32])
     arch = dict.fromkeys(SPACE.choices, "conv_k3_e3")
     blueprint = SPACE.blueprint(arch)
     gated = recipes.gated_steps(blueprint, list(SPACE.choices))
@@ -629,7 +630,7 @@ def test_gradients_through_a_transform_have_adder_nets_length_in_the_shared_weig
 
 
 def test_shared_weights_are_stored_once_and_extracted_transformed(digits):
-    shared, separate = SPACE.supernet(0, True), SPACE.supernet(0)
+    shared, separate = awake(SPACE.supernet(0, True)), SPACE.supernet(0)
     sizes = [sum(p.numel() for p in net.parameters()) for net in (shared, separate)]
     assert sizes[0] < 0.8 * sizes[1]
     assert shared.adder_parameters() == []

@@ -60,6 +60,32 @@ def test_rounding_alone_is_that_of_torch(seed, signed):
     torch.testing.assert_close(rounded(x.clone(), amax, signed), expected, rtol=0, atol=1e-6)
 
 
+@given(
+    seed=st.integers(0, 10_000),
+    bits=st.sampled_from([2, 4, 8]),
+    signed=st.booleans(),
+    share=st.floats(0.1, 2.0),
+    channels_last=st.booleans(),
+)
+@settings(max_examples=100, deadline=None)
+def test_values_and_gradients_are_those_of_torchs_fake_quantisation(seed, bits, signed, share, channels_last):
+    """Bit for bit, beyond the range too, where no gradient passes."""
+    x = images(seed, 8)
+    x = x if channels_last else x.contiguous()
+    x = (x if signed else F.relu(x)).requires_grad_()
+    amax = x.detach().abs().amax() * share
+    upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed + 1))
+    low, high = (1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    zero = torch.zeros((), dtype=torch.int32)
+    expected = torch.fake_quantize_per_tensor_affine(x, amax / high, zero, low, high)
+    found = quantise_symmetric(x, amax, bits, signed)
+    assert torch.equal(found, expected)
+    slopes = [torch.autograd.grad(y, x, upstream)[0] for y in (found, expected)]
+    assert torch.equal(*slopes)
+    if share < 1:
+        assert not slopes[0][x.detach().abs() > amax * (high + 1) / high].any()
+
+
 def test_a_range_of_nothing_gives_zeros():
     x = torch.zeros(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
     assert not rounded(x, torch.zeros(()), signed=True).any()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cosearch.blueprint import Conv, Drawing
+from cosearch.blueprint import Conv, Drawing, Sum
 from cosearch.config import RunConfig
 from cosearch.data import Split
 from cosearch.errors import ConfigError, DataError, RunError
@@ -21,7 +21,7 @@ from cosearch.supernet import arithmetic
 from cosearch.supernet.blocks import Network, calibrate, set_simulation
 from cosearch.supernet.checkpoint import load, restore, save, steps_begun
 from cosearch.supernet.elastic import ElasticUnit, Supernet
-from cosearch.supernet.recipes import sandwich, uniform
+from cosearch.supernet.recipes import elastic_units, sandwich, uniform
 from cosearch.supernet.training import (
     DivergedError,
     Recipe,
@@ -37,9 +37,11 @@ from cosearch.supernet.training import (
 )
 from cosearch.testing import check_network_space
 from cosearch.workload import INPUT
+from search_spaces import networks
 from search_spaces.networks.shiftadd import space
 from search_spaces.networks.space import NetworkSpace
 from tests import tiny_space
+from tests.supernet import awake
 
 SPACE = space()
 
@@ -50,7 +52,7 @@ def random_paths(n: int) -> list:
 
 @pytest.fixture(scope="module")
 def supernet() -> Supernet:
-    made = SPACE.supernet(3)
+    made = awake(SPACE.supernet(3))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():  # gains and offsets of each operator apart, so that a mix-up shows
         for name, parameter in made.named_parameters():
@@ -95,7 +97,7 @@ def test_conv_and_shift_read_one_tensor_and_add_its_own(supernet):
 
 
 def test_a_step_on_one_path_moves_what_it_shares_and_nothing_else(digits):
-    made = SPACE.supernet(0)
+    made = awake(SPACE.supernet(0))
     before = {n: p.detach().clone() for n, p in made.named_parameters()}
     path = SPACE.macro.blueprint([BlockChoice("shift", 3, 1)] * len(SPACE.macro.positions))
     F.cross_entropy(made(torch.from_numpy(digits.train.x[:32]), path), torch.from_numpy(digits.train.y[:32])).backward()
@@ -165,6 +167,101 @@ class Widths(NetworkSpace):
         return [dict(zip(self.choices, each, strict=True)) for each in itertools.product(*self.choices.values())]
 
 
+@pytest.mark.parametrize("op", ["conv", "add"])
+@pytest.mark.parametrize("groups", [2, 4, 8])
+def test_a_grouped_convolution_has_the_diagonal_blocks_of_a_dense_one(op, groups):
+    """It computes what the dense one of its channels does whose other weights are zero."""
+    dense = Conv("layer", op, INPUT, 16, 24, (6, 6), kernel=5)
+    grouped = replace(dense, in_channels=8, out_channels=16, kernel=3, groups=groups)
+    unit = ElasticUnit([grouped, dense])
+    assert list(unit.weights) == [unit.stored(dense)] == [unit.stored(grouped)]
+    with torch.no_grad():
+        arithmetic.initialise(dense, list(unit.weights[unit.stored(dense)]), torch.Generator().manual_seed(0))
+    [blocks], [whole] = unit.weight(grouped), unit.weight(replace(grouped, groups=1))
+    assert blocks.shape == (16, 8 // groups, 3, 3)
+    for k in range(16):
+        for c in range(8 // groups):
+            assert torch.equal(blocks[k, c], whole[k, k * groups // 16 * (8 // groups) + c])
+    if op == "conv":
+        masked = torch.zeros_like(whole)
+        for k in range(16):
+            first = k * groups // 16 * (8 // groups)
+            masked[k, first : first + 8 // groups] = blocks[k]
+        x = torch.randn(3, 8, 6, 6, generator=torch.Generator().manual_seed(1))
+        assert torch.allclose(F.conv2d(x, blocks, None, 1, 1, 1, groups), F.conv2d(x, masked, None, 1, 1), atol=1e-5)
+    blocks.square().sum().backward()
+    moved = unit.weights[unit.stored(dense)][0].grad != 0
+    assert moved.sum() == blocks.numel()
+
+
+def test_a_grouped_addition_reads_the_diagonal_blocks_of_shared_weights():
+    dense = Conv("layer", "conv", INPUT, 8, 8, (6, 6))
+    steps = [dense, replace(dense, op="add"), replace(dense, op="add", groups=2)]
+    shared, separate = ElasticUnit(steps, heterogeneous=True), ElasticUnit(steps)
+    assert list(shared.weights) == ["linear"]
+    assert sorted(separate.weights) == ["adder", "linear"]
+    assert sorted(shared.transforms) == ["adder", "adder-g2"]
+    with torch.no_grad():
+        shared.weights["linear"][0].normal_(generator=torch.Generator().manual_seed(0))
+        for transform in shared.transforms.values():
+            transform.initialise(shared.weights["linear"][0])
+        [whole], [blocks] = shared.weight(steps[1]), shared.weight(steps[2])
+    assert torch.equal(blocks, torch.cat([whole[:4, :4], whole[4:, 4:]]))
+
+
+def test_grouped_convolutions_alone_keep_weights_of_their_own():
+    grouped = Conv("layer", "conv", INPUT, 16, 16, (6, 6), groups=2)
+    unit = ElasticUnit([grouped, replace(grouped, in_channels=8)])
+    assert [tuple(w.shape) for w in unit.weights["linear-g2"]] == [(16, 8, 1, 1)]
+    [narrow] = unit.weight(replace(grouped, in_channels=8))
+    assert torch.equal(narrow, unit.weights["linear-g2"][0][:, :4])
+
+
+@pytest.mark.parametrize("name", [name for name in networks.SPACES if name != "nasbench201"])
+def test_a_fresh_supernet_is_one_shallow_network_whatever_its_branches_are(name, digits):
+    """Residual branches are closed at first; in training they open, each of them."""
+    space, x = networks.find(name)((1, 8, 8), 10), torch.from_numpy(digits.train.x[:32])
+    supernet, draws = space.supernet(0), np.random.default_rng(0)
+    arch = space.largest()
+    blueprint = space.blueprint(arch)
+    ends = blueprint.residual_branches()
+    branches = [place for place in arch if any(end.split(".")[0] == place for end in ends)]
+    assert len(branches) >= 6
+    with torch.no_grad():
+        logits = supernet(x, blueprint)
+        for _ in range(3):
+            other = {**arch, **{place: draws.choice(list(space.choices[place])) for place in branches}}
+            assert torch.equal(supernet(x, space.blueprint(other)), logits)
+    F.cross_entropy(supernet(x, blueprint), torch.from_numpy(digits.train.y[:32])).backward()
+    for end in ends:
+        [gain] = [g for g in supernet.units[end.replace(".", "-")].gamma.values() if g.grad is not None]
+        assert gain.grad.abs().sum() > 0
+
+
+def test_residual_branches_by_hand():
+    """One within another, one over the input; of parallel convolutions none, nor one that is added to a sibling."""
+    drawing = Drawing((4, 6, 6))
+
+    def conv(name: str, source: int) -> int:
+        return drawing.add(Conv(name, "conv", source, 4, 4, (6, 6)))
+
+    def add(name: str, *sources: int) -> int:
+        return drawing.add(Sum(name, sources, 4, (6, 6)))
+
+    over_input = add("sum1", conv("first", INPUT), INPUT)
+    inner = conv("inner", conv("outer", over_input))
+    around = add("sum3", conv("last", add("sum2", inner - 1, inner)), over_input)
+    parallel = add("sum4", conv("left", around), conv("right", around))
+    assert drawing.finish(parallel, 10, 4, (6, 6)).residual_branches() == {"first", "inner", "last"}
+
+
+def test_summands_that_no_other_is_computed_from_end_no_residual_branch():
+    """Edges of a cell: a later node's convolution ends a branch in one network and not in others."""
+    space = networks.find("nasbench201")((1, 8, 8), 10)
+    for unit in elastic_units(space.supernet(0)):
+        assert all(bool((gain == 1).all()) for gain in unit.gamma.values())
+
+
 def test_a_space_of_elastic_widths_has_a_supernet():
     widths = Widths({"width": (4, 8, 12), "op": ("conv", "shift", "add", "lowrank50"), "kernel": (1, 3)}, "widths")
     check_network_space(widths)
@@ -201,7 +298,7 @@ def test_small_kernels_read_the_centre_through_their_transform():
 
 
 def test_a_kernels_transform_learns_and_is_extracted(digits):
-    supernet = SPACE.supernet(0, kernel_transform=True)
+    supernet = awake(SPACE.supernet(0, kernel_transform=True))
     blueprint = SPACE.blueprint({name: "shift_k3_e3" for name in SPACE.choices})
     x, y = torch.from_numpy(digits.train.x[:64]), torch.from_numpy(digits.train.y[:64])
     torch.nn.functional.cross_entropy(supernet(x, blueprint), y).backward()
