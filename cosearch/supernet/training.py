@@ -21,6 +21,7 @@ from cosearch.seeding import derive, torch_stream
 from cosearch.supernet.blocks import Network, calibrate, set_simulation
 from cosearch.supernet.descent import SGD
 from cosearch.supernet.elastic import Supernet
+from cosearch.supernet.equalising import equalise
 
 if TYPE_CHECKING:
     from cosearch.supernet.recipes import SupernetRecipe
@@ -181,6 +182,8 @@ def train_network(
 ) -> None:
     """Train in place, from the weights the network has, then calibrate batch-norm and activation ranges.
 
+    Channels are made equal (`equalise`) before their ranges decide anything.
+
     teacher: in evaluation mode; half of the loss is then the cross-entropy to what it says (Hinton et al., 2015, at
     temperature 1).
     Raises: DivergedError if the loss or, in the end, a weight or a statistic is not finite.
@@ -192,6 +195,7 @@ def train_network(
     everything = torch.from_numpy(split.x).to(device)
     for epoch in range(recipe.epochs):
         if epoch == recipe.epochs - recipe.simulated_epochs:
+            equalise(network)
             calibrate(network, everything)  # the ranges that are simulated from here on
             set_simulation(network, True)
             network.train()
@@ -211,6 +215,8 @@ def train_network(
             on_epoch(epoch + 1)
     end = f"the last of {recipe.epochs} epochs"
     require_finite_values("a weight", list(network.parameters()), end, recipe.learning_rate)
+    if not recipe.simulated_epochs:
+        equalise(network)
     calibrate(network, everything)
     require_finite_values("a statistic", list(network.buffers()), end, recipe.learning_rate)
     set_simulation(network, False)
