@@ -32,7 +32,7 @@ from tests.benchmarks.rank_statistics import tau
 
 REPORT = Path(__file__).parents[2] / "docs" / "benchmarks" / "default_recipe.md"
 COMPARED = ("uniform", "progressive", "sandwich")
-SEEDS = {"shiftadd": (0, 1), "hybrid": (0,)}
+SEEDS = {"shiftadd": (0, 1), "hybrid": (0,), "fbnet": (0,)}
 """Spaces, and the seeds that they are trained with."""
 SAMPLED = 48
 """Networks evaluated."""
