@@ -89,8 +89,8 @@ def automatic(operators: Sequence[str], networks: int) -> str:
 
     On shiftadd and shapes sandwich ranked best after 12,400 networks; after 2,300 to 3,000, as many images as a run on
     digits trains with, it was level with uniform and progressive, and its networks were much less accurate, on digits
-    too (docs/benchmarks/supernet.md, default_recipe.md). Where between them it turns is not known, nor whether it
-    does in spaces without additions.
+    too, and there in hybrid and fbnet as well (docs/benchmarks/supernet.md, default_recipe.md). Where between them it
+    turns is not known, nor whether it does in spaces without additions.
     """
     measured = "add" in operators and len(operators) > 1
     return "sandwich" if measured and networks >= MANY_NETWORKS else "uniform"
