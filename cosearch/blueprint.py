@@ -91,6 +91,11 @@ class Conv:
         return operator if anywhere or pointwise else OPERATORS["conv"]
 
     @property
+    def depthwise(self) -> bool:
+        """Whether each channel is computed from its own alone, of several."""
+        return 1 < self.groups == self.in_channels == self.out_channels
+
+    @property
     def rank(self) -> int:
         """Of a low-rank layer: an even number, at least 2."""
         full = min(self.in_channels, self.out_channels)
@@ -189,6 +194,10 @@ class Blueprint:
         last = self.steps[-1]
         assert isinstance(last, Linear)
         return last
+
+    def readers(self) -> list[list[Step]]:
+        """Of each step the steps that read it."""
+        return [[reader for reader in self.steps if i in reader.reads] for i in range(len(self.steps))]
 
     def last_reader(self) -> dict[int, int]:
         """Producer -> the last step that reads it."""

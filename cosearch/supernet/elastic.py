@@ -39,12 +39,11 @@ class ElasticUnit(nn.Module):
         self.variants = variants
         self.dense = {arithmetic.weight_key(step) for step in variants if step.groups == 1}
         own = {arithmetic.weight_key(step): self._of_dense(step) for step in variants}
-        linear = {key: key.replace("adder", "linear", 1) for key in own.values() if key.startswith("adder")}
+        linear = {key: other.replace("adder", "linear", 1) for key, other in own.items() if other.startswith("adder")}
         shared = {key: other for key, other in linear.items() if other in own.values()} if heterogeneous else {}
-        self.reads = {key: shared.get(other, other) for key, other in own.items() if shared.get(other, other) != key}
-        through = sorted(key for key, other in own.items() if other in shared)
-        self.transforms = nn.ModuleDict({key: LaplaceTransform() for key in through})
-        for step in sorted(variants, key=lambda step: arithmetic.weight_key(step) in self.reads):
+        self.reads = own | shared
+        self.transforms = nn.ModuleDict({key: LaplaceTransform() for key in sorted(shared)})
+        for step in sorted(variants, key=lambda step: self.stored(step) != arithmetic.weight_key(step)):
             key, shapes = self.stored(step), arithmetic.weight_shapes(step)
             if key in self.dense and step.groups > 1:
                 shapes = [(step.out_channels, step.in_channels, step.kernel, step.kernel)]
@@ -75,8 +74,7 @@ class ElasticUnit(nn.Module):
 
     def stored(self, step: Conv) -> str:
         """The name of the tensors that a variant reads."""
-        key = arithmetic.weight_key(step)
-        return self.reads.get(key, key)
+        return self.reads[arithmetic.weight_key(step)]
 
     def readers(self, stored: str) -> list[str]:
         """The operators that read tensors of a name."""

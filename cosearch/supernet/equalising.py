@@ -30,10 +30,8 @@ def equalise(network: Network) -> None:
 
 def read_by_depthwise(blueprint: Blueprint) -> Iterator[Conv]:
     """The convolutions whose channels are read by a depthwise convolution that multiplies, and by nothing else."""
-    steps = blueprint.steps
-    for i, step in enumerate(steps):
-        readers = [reader for reader in steps if i in reader.reads]
+    for step, readers in zip(blueprint.steps, blueprint.readers(), strict=True):
         if not isinstance(step, Conv) or len(readers) != 1 or not isinstance(reader := readers[0], Conv):
             continue
-        if reader.op != "add" and reader.groups == reader.in_channels == reader.out_channels:
+        if reader.depthwise and reader.op != "add":
             yield step

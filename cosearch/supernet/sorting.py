@@ -17,13 +17,12 @@ from cosearch.supernet.elastic import ElasticUnit, Supernet
 
 def inner_channels(blueprint: Blueprint) -> Iterator[tuple[Conv, Conv, Conv]]:
     """(what makes channels, the depthwise convolution over them, what reads that), where nothing else reads either."""
-    steps = blueprint.steps
-    readers = [[reader for reader in steps if i in reader.reads] for i in range(len(steps))]
+    steps, readers = blueprint.steps, blueprint.readers()
     for i, step in enumerate(steps):
         if not isinstance(step, Conv) or step.groups != 1 or len(readers[i]) != 1:
             continue
         middle = readers[i][0]
-        if not isinstance(middle, Conv) or not 1 < middle.groups == middle.in_channels == middle.out_channels:
+        if not isinstance(middle, Conv) or not middle.depthwise:
             continue
         last = readers[steps.index(middle)]
         if len(last) == 1 and isinstance(last[0], Conv) and last[0].groups == 1:

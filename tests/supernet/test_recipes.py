@@ -42,6 +42,16 @@ def train(recipe, few: Split, first: int, last: int, optimizer=None):
     return optimizer
 
 
+def train_in_parts(run: RunDirectory, fresh, few: Split, cuts: tuple[int, ...]) -> None:
+    """Between each two of the epochs a recipe made anew goes on from the checkpoint. fresh: makes one."""
+    for first, last in itertools.pairwise(cuts):
+        recipe = fresh()
+        done, optimizer = restore(run, recipe, "tiny")
+        assert done == first
+        train(recipe, few, first, last, optimizer)
+        save(run, recipe, optimizer, "tiny", last)
+
+
 # -- every recipe --
 
 
@@ -55,12 +65,7 @@ def test_a_recipe_resumes_bit_for_bit_from_any_epoch(few, tmp_path, name, hetero
     straight = made(name, heterogeneous, kernels=kernels)
     save(whole, straight, train(straight, few, 0, EPOCHS), "tiny", EPOCHS)
     cuts = (0, 3, 4, 7, 9, EPOCHS)  # on both sides of every change of stage
-    for first, last in itertools.pairwise(cuts):
-        recipe = made(name, heterogeneous, kernels=kernels)
-        done, optimizer = restore(parts, recipe, "tiny")
-        assert done == first
-        train(recipe, few, first, last, optimizer)
-        save(parts, recipe, optimizer, "tiny", last)
+    train_in_parts(parts, lambda: made(name, heterogeneous, kernels=kernels), few, cuts)
     file = "supernet.safetensors"
     assert (whole.path / file).read_bytes() == (parts.path / file).read_bytes()
 
@@ -427,12 +432,7 @@ def test_a_training_that_ended_early_is_resumed_bit_for_bit_and_is_known_to_have
     whole, parts = (RunDirectory.create(tmp_path / part, RunConfig()) for part in ("whole", "parts"))
     straight = made("prune", epochs=24)
     save(whole, straight, train(straight, few, 0, 21), "tiny", 21)
-    for first, last in itertools.pairwise((0, 4, 5, 6, 9, 13, 20, 21)):
-        recipe = made("prune", epochs=24)
-        done, optimizer = restore(parts, recipe, "tiny")
-        assert done == first
-        train(recipe, few, first, last, optimizer)
-        save(parts, recipe, optimizer, "tiny", last)
+    train_in_parts(parts, lambda: made("prune", epochs=24), few, (0, 4, 5, 6, 9, 13, 20, 21))
     file = "supernet.safetensors"
     assert (whole.path / file).read_bytes() == (parts.path / file).read_bytes()
     assert restore(parts, made("prune", epochs=24), "tiny") == (21, None)
