@@ -34,7 +34,7 @@ from cosearch.hardware.single import one_accelerator
 from cosearch.hardware.tensor import CostTensor, accelerator_tensor, cost_tensor, network_cost, network_pipeline
 from cosearch.reading import MOST_DIGITS, require_few_columns
 from cosearch.strategies.objectives import Objectives, derive, excess, is_known, split_limit, tightest
-from cosearch.workload import Layer, Workload, count_layers, host_bytes
+from cosearch.workload import Layer, Workload, host_bytes
 from search_spaces import accelerators
 from search_spaces.accelerators.published import PublishedSpace
 from search_spaces.decisions import Arch, Decisions, arch_key, ends, parse_arch, split
@@ -154,7 +154,7 @@ class AcceleratorCosts(HardwareCosts):
         super().__init__(space, tensor.space, objectives, constraints)
         self.tensor = tensor
         self._fronts: dict[Hashable, NetworkFront] = {}
-        self._hardware: dict[tuple[tuple[int, ...], float, float], HardwareFront] = {}
+        self._hardware: dict[tuple[bytes, float, float], HardwareFront] = {}
 
     def free(self) -> "AcceleratorCosts":
         return AcceleratorCosts(self.space, self.tensor, _limited(("latency_ms", "energy_mj"), self.constraints))
@@ -172,7 +172,7 @@ class AcceleratorCosts(HardwareCosts):
 
     def _priced(self, arch: Arch) -> NetworkFront:
         workload, demand = self._demand(arch)
-        same = (tuple(demand["counts_row"]), demand["live_activation_bytes"], demand["host_bytes"])
+        same = (demand["counts_row"].tobytes(), demand["live_activation_bytes"], demand["host_bytes"])
         if same not in self._hardware:
             self._hardware[same] = self.tensor.hardware_front(
                 objectives=self.hardware_objectives, constraints=self._of_hardware, **demand
@@ -197,7 +197,7 @@ class AcceleratorCosts(HardwareCosts):
         """A network, and what the cost tensor needs to know of it."""
         workload = self.space.workload(arch)
         demand = {
-            "counts_row": count_layers(workload, self.tensor.layers),
+            "counts_row": self.tensor.counts_of(workload),
             "live_activation_bytes": workload.live_activation_bytes,
             "host_bytes": host_bytes(workload),
         }

@@ -1,5 +1,6 @@
 """The best tuples of engines under one budget: exact, by joining Pareto fronts kind by kind."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -99,26 +100,33 @@ class Solution:
     shared: Ints
 
 
-def solve(candidates: Sequence[Candidate], budget: Ints, kinds: int, by_resources: bool) -> Solution:
+def solve(
+    candidates: Sequence[Candidate],
+    budget: Ints,
+    kinds: int,
+    by_resources: bool,
+    most: tuple[float, float] = (math.inf, math.inf),
+) -> Solution:
     """Every undominated (problem, option per kind) whose resources fit the budget.
 
     The most promising problem comes first, so that its front prunes the others: a partial tuple is dropped when what
     it can become at best is no better than a tuple found. by_resources: resources count as objectives; nothing is
-    pruned by latency and energy then.
+    pruned by another's latency and energy then. most: of latency and energy; what must be clearly above is dropped,
+    what rounding alone puts there may be left.
     """
     width = len(budget)
     none, empty = np.empty(0, np.int64), np.empty(0)
     found = Solution(
         Options(empty, empty, empty, np.empty((0, width), np.int64), np.empty((0, kinds), np.int64)), none, none
     )
+    bounds = _Bounds.of(found.options, most)
     for candidate in sorted(candidates, key=lambda c: c.promise):
-        front = found.options.take(slice(0, 0)) if by_resources else found.options
-        if not np.isfinite(candidate.bound).all() or _beaten(front, *candidate.bound):
+        if not np.isfinite(candidate.bound).all() or bounds.beat(*candidate.bound):
             continue
         problem = candidate.build()
         if problem is None:
             continue
-        new = _tuples(problem, budget, front, by_resources)
+        new = _tuples(problem, budget, bounds, by_resources)
         if not len(new):
             continue
         both = Options(
@@ -129,13 +137,34 @@ def solve(candidates: Sequence[Candidate], budget: Ints, kinds: int, by_resource
         shared = np.concatenate([found.shared, np.full(len(new), problem.shared)])
         residency = np.concatenate([found.residency, np.full(len(new), problem.residency)])
         found = Solution(both.take(kept), residency[kept], shared[kept])
+        if not by_resources:
+            bounds = _Bounds.of(found.options, most)
     return found
 
 
-def _tuples(problem: Problem, budget: Ints, front: Options, by_resources: bool) -> Options:
+@dataclass(frozen=True)
+class _Bounds:
+    """What beats tuples: points by rising latency and falling energy."""
+
+    latency: Floats
+    energy: Floats
+
+    @classmethod
+    def of(cls, front: Options, most: tuple[float, float]) -> "_Bounds":
+        """The points of a front, and two that stand for the limits within which it lies."""
+        latency, energy = (limit * (1 + 1e-9) for limit in most)
+        ends = np.array([-math.inf, latency]), np.array([energy, -math.inf])
+        of = zip((front.latency, front.energy), ends, strict=True)
+        return cls(*(np.concatenate([end[:1], values, end[1:]]) for values, end in of))
+
+    def beat(self, latency: float, energy: float) -> bool:
+        return bool(((self.latency <= latency * (1 - 1e-12)) & (self.energy <= energy * (1 - 1e-12))).any())
+
+
+def _tuples(problem: Problem, budget: Ints, bounds: _Bounds, by_resources: bool) -> Options:
     part = problem.base
     rest = np.array([options.least for options in problem.kinds]).reshape(-1, 3)
-    if (part.resources > budget).any() or _beaten(front, *problem.least):
+    if (part.resources > budget).any() or bounds.beat(*problem.least):
         return part.take(slice(0, 0))
     for at, options in enumerate(problem.kinds):
         rest_latency, rest_energy, rest_memory = rest[at + 1 :].sum(axis=0)
@@ -158,8 +187,8 @@ def _tuples(problem: Problem, budget: Ints, front: Options, by_resources: bool) 
             rest_latency,
             rest_energy,
             rest_memory,
-            front.latency,
-            front.energy,
+            bounds.latency,
+            bounds.energy,
             problem.slowest,
             left,
             right,
@@ -191,7 +220,3 @@ def _promising(options: Options, base: Options, budget: Ints) -> Options:
     position = np.searchsorted(options.latency[order], options.latency, side="right") - 1
     margin = 1e-9 * (options.energy + base.energy)
     return options.take(np.flatnonzero(least[position] >= options.energy - margin))
-
-
-def _beaten(front: Options, latency: float, energy: float) -> bool:
-    return bool(((front.latency <= latency * (1 - 1e-12)) & (front.energy <= energy * (1 - 1e-12))).any())

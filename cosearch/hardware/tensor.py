@@ -423,11 +423,10 @@ class CostTensor:
         keep = np.ones(len(front), bool)
         for name, limit in limits.items():
             keep &= front.metric(name) <= limit
-        reason = "" if len(front) else self._unserved(counts) or self._stuck(counts) or front.reason
-        if len(front) and not keep.any():
-            name = next(n for n in limits if not (front.metric(n) <= limits[n]).any()) if len(limits) == 1 else ""
-            best = ", ".join(f"{n} {front.metric(n).min():.6g}" for n in limits if not name or n == name)
-            reason = f"no accelerator meets the constraints; the best that can be reached: {best}"
+        reason = ""
+        if not keep.any():
+            unmet = f"no accelerator within the budget meets {', '.join(constraints or {})}" if limits else front.reason
+            reason = self._unserved(counts) or self._stuck(counts) or unmet
         front = front.take(np.flatnonzero(keep))
         values = np.stack([front.metric(name) for name in objectives], axis=1)
         front = front.take(undominated_rows(values))
@@ -492,7 +491,8 @@ class CostTensor:
         if split.NAME in self._needed(counts):
             return math.nan
         demand = _Demand(counts, 8 * live_activation_bytes, host_bytes, corners=True)
-        corners = self._solve(demand, limits, by_resources=False).options
+        of_silicon = {name: limit for name, limit in limits.items() if name not in ("latency_ms", "energy_mj")}
+        corners = self._solve(demand, of_silicon, by_resources=False).options
         return float((corners.latency * corners.energy).min(initial=math.inf))
 
     def _needed(self, counts: Ints) -> tuple[str, ...]:
@@ -505,7 +505,9 @@ class CostTensor:
         groups = [] if self._unserved(demand.counts) else self._groups(*stored)
         needed = self._needed(demand.counts)
         budget = np.array(self._budget(limits), np.int64)
-        return solve(self._candidates(groups, stored, needed, demand), budget, len(needed), by_resources)
+        most = limits.get("latency_ms", math.inf), limits.get("energy_mj", math.inf)
+        candidates = self._candidates(groups, stored, needed, demand, most)
+        return solve(candidates, budget, len(needed), by_resources, most)
 
     def hardware_fronts(
         self,
@@ -583,15 +585,40 @@ class CostTensor:
         stored: tuple[float, float],
         needed: tuple[str, ...],
         demand: "_Demand",
+        most: tuple[float, float],
     ) -> list[Candidate]:
         """One problem per group, with a lower bound: the larger of what the network costs with everything resident, and
         of what its layers cost at least in the group's own residency and column.
 
         The first needs few columns of the tensor, the second only the least figures of a column: most problems are then
-        never built.
+        never built. most: of latency and energy; groups that the second puts above them are left out.
         """
-        best, pipelined = self.tables[-1], demand.pipelined
-        latency, energy, memory = np.zeros((3, len(best.shared)))
+        own: dict[int, Floats] = {}
+        if not demand.pipelined and not demand.corners:
+            own = {case: self._least_sums(case, needed, demand.counts) for case in {case for case, *_ in groups}}
+            highest = np.array(most)[:, None] * (1 + 1e-9)
+            within = {case: (least <= highest).all(axis=0) for case, least in own.items()}
+            groups = [group for group in groups if within[group[0]][group[1]]]
+        if not groups:
+            return []
+        latency, energy = self._resident_least(needed, demand)
+        candidates = []
+        for case, column, at in groups:
+            of = self.tables[-1].of_shared[at]
+            bound = float(latency[of]), float(energy[of])
+            promise = bound[0] * bound[1]
+            if case in own:
+                bound = max(bound[0], float(own[case][0, column])), max(bound[1], float(own[case][1, column]))
+            build = partial(self._problem, case, column, at, stored, needed, demand)
+            candidates.append(Candidate(promise, bound, build))
+        return candidates
+
+    def _resident_least(self, needed: tuple[str, ...], demand: "_Demand") -> tuple[Floats, Floats]:
+        """Least latency and energy of a network whose weights and activations stay on chip, [column] each."""
+        latency, energy, memory = np.zeros((3, len(self.tables[-1].shared)))
+        if self._nests:  # what stays takes room from tiles: it may cost more
+            return latency, energy
+        pipelined = demand.pipelined
         for kind in (*needed, "vector"):
             ms, mj = self.sums(kind, len(self.tables) - 1, demand.counts, dynamic=pipelined)
             least = ms.min(axis=(1, 2), initial=np.inf)  # no engine of a kind: nothing is feasible
@@ -600,22 +627,7 @@ class CostTensor:
             if pipelined:
                 held = self.memory_sums(kind, len(self.tables) - 1, demand.counts)
                 memory += held.min(axis=(1, 2), initial=np.inf)
-        latency = np.maximum(latency, memory)
-        if self._nests:  # what stays takes room from tiles: it may cost more
-            latency, energy = np.zeros_like(latency), np.zeros_like(energy)
-        own = {}
-        if not pipelined and not demand.corners:
-            own = {case: self._least_sums(case, needed, demand.counts) for case in {case for case, *_ in groups}}
-        candidates = []
-        for case, column, at in groups:
-            of = best.of_shared[at]
-            bound = float(latency[of]), float(energy[of])
-            promise = bound[0] * bound[1]
-            if case in own:
-                bound = max(bound[0], float(own[case][0, column])), max(bound[1], float(own[case][1, column]))
-            build = partial(self._problem, case, column, at, stored, needed, demand)
-            candidates.append(Candidate(promise, bound, build))
-        return candidates
+        return np.maximum(latency, memory), energy
 
     def _least_sums(self, case: int, needed: tuple[str, ...], counts: Ints) -> Floats:
         """[2, column] no engine and policy has less latency, or less energy, for a network under a residency."""
@@ -764,10 +776,20 @@ class CostTensor:
         """Which layer of the network fits no mapping; empty if every one does."""
         for kind in self.kinds:
             for at, index in enumerate(self.rows[kind]):
-                if counts[index] and not np.isfinite(self.latency[kind][0][at]).any():
+                if counts[index] and not self._fits(kind, at):
                     layer = self.layers[index]
                     return refusal(layer) or f"layer {layer.name!r} fits no mapping{self._too_small(layer, kind)}"
         return ""
+
+    def _fits(self, kind: str, row: int) -> bool:
+        """Whether a layer of an engine kind has a mapping on some accelerator; looked up once."""
+        if (kind, row) not in self._known_fits:
+            self._known_fits[kind, row] = bool(np.isfinite(self.latency[kind][0][row]).any())
+        return self._known_fits[kind, row]
+
+    @cached_property
+    def _known_fits(self) -> dict[tuple[str, int], bool]:
+        return {}
 
     def _too_small(self, layer: Layer, kind: str) -> str:
         """Which memory is too small for a layer that fits nowhere, on an accelerator whose buffers are the largest."""

@@ -57,7 +57,8 @@ def load(folder: Path, shapes: Mapping[str, Sequence[tuple[int, ...]]]) -> tuple
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> Floats:
-    array: Floats = np.load(path, mmap_mode="r", allow_pickle=False)
+    # a plain array: views of a `memmap` take longer to make than many sums of them
+    array: Floats = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     if array.shape != shape:
         raise ValueError(f"{path}: shape {array.shape}, expected {shape}")
     return array

@@ -42,6 +42,7 @@ from cosearch.supernet import recipes
 from cosearch.supernet.blocks import Network
 from cosearch.supernet.elastic import Supernet
 from cosearch.supernet.evaluation import Precision, evaluate
+from cosearch.supernet.sampling import Within
 from cosearch.supernet.training import (
     Recipe,
     accuracy,
@@ -219,11 +220,11 @@ def supernet_file(folder: Path, name: str, budget: int) -> Path:
     return folder / f"supernet-{name.replace('/', '-')}-{budget}.json"
 
 
-def made_recipe(space: Any, name: str, epochs: int) -> recipes.SupernetRecipe:
+def made_recipe(space: Any, name: str, epochs: int, within: Within | None = None) -> recipes.SupernetRecipe:
     """name: RECIPE/SHARING, or RECIPE/SHARING/kernels for small kernels that are read through a transform."""
     recipe, sharing, *kernels = name.split("/")
     supernet = space.supernet(0, sharing == "heterogeneous", bool(kernels))
-    return recipes.make(recipe, space, supernet, 0, replace(STANDALONE, epochs=epochs))
+    return recipes.make(recipe, space, supernet, 0, replace(STANDALONE, epochs=epochs), within)
 
 
 def epoch_seconds(recipe: recipes.SupernetRecipe, few: Split, mirror: bool) -> Callable[[], float]:
@@ -350,12 +351,33 @@ def evaluate_table(folder: Path, name: str, budget: int, part: int, parts: int) 
 # -- speed --
 
 
-def path_ratio(space: Any, name: str, batch: int = 64, least: int = 24, repeats: int = 3) -> tuple[float, int]:
+GUIDED = (0.03, 0.1, 0.3, 0.5)
+"""Shares of the networks that meet the limit which sampling follows."""
+
+
+def within_share(space: Any, share: float) -> Within:
+    """Whether a network meets the latency that a share of the networks does on `DEVICE`; priced anew at each call."""
+    tensor = cost_tensor(space.layer_table(), accelerators.find(DEVICE))
+    free = AcceleratorCosts(space, tensor, Objectives())
+    fronts = free.fronts([space.sample(numpy_stream(0, "guided", i)) for i in range(POOL)])
+    limit = float(np.quantile([front.metric("latency_ms").min() for front in fronts], share))
+
+    def within(arch: Arch) -> bool:
+        costs = AcceleratorCosts(space, tensor, Objectives(), {"max_latency_ms": limit})
+        return len(costs.front(arch)) > 0
+
+    return within
+
+
+def path_ratio(
+    space: Any, name: str, within: Within | None = None, batch: int = 64, least: int = 24, repeats: int = 3
+) -> tuple[float, int]:
     """Time of a recipe's training steps over that of the same networks alone, side by side, least of repeats.
 
-    Steps follow until `least` networks have run. Returns: the ratio of all steps' time, and the networks.
+    within: what sampling follows. Steps follow until `least` networks have run.
+    Returns: the ratio of all steps' time, and the networks.
     """
-    recipe = made_recipe(space, name, 8)
+    recipe = made_recipe(space, name, 8, within)
     supernet = recipe.supernet
     optimizer = make_optimizer(supernet, recipe.settings)
     generator = torch.Generator().manual_seed(0)
@@ -512,9 +534,11 @@ def speed(folder: Path, published: dict[str, Any]) -> None:
         print(f"together: {record['together']}", flush=True)
     named = ["uniform/separate", "uniform/heterogeneous", "uniform/separate/kernels"]
     named += [f"{recipe}/separate" for recipe in recipes.RECIPES if recipe != "uniform"]
-    for name in named:
+    limits = {f"uniform/separate, guided, {share:.0%} fit": share for share in GUIDED}
+    for name in (*named, *limits):
         if name not in record.setdefault("path ratio", {}):
-            ratio, paths = path_ratio(space, name)
+            recipe, *guided = name.split(", ")
+            ratio, paths = path_ratio(space, recipe, within_share(space, limits[name]) if guided else None)
             record["path ratio"][name] = {"ratio": ratio, "networks": paths}
             write_atomic(file, to_json(record))
             print(f"{name}: a path takes {ratio:.2f} times the network alone ({paths} networks)", flush=True)
@@ -846,6 +870,8 @@ def speed_lines(record: dict[str, Any]) -> list[str]:
         "| recipe/sharing | time of a path over the network alone | networks |",
         "| --- | --- | --- |",
         *(f"| {name} | {entry['ratio']:.2f} | {entry['networks']} |" for name, entry in record["path ratio"].items()),
+        "",
+        f"*guided*: sampling follows a limit of latency on {DEVICE} (`--guided`) that so many of {POOL} networks meet.",
         "",
         *(evaluation_lines(record["evaluation seconds"]) if "evaluation seconds" in record else []),
         *(together_lines(record["together"]) if "together" in record else []),

@@ -23,6 +23,7 @@ from cosearch.hardware import (
 )
 from cosearch.hardware.nest import weighted
 from cosearch.hardware.pricing import RESIDENCIES
+from cosearch.hardware.tensor import CostTensor
 from cosearch.workload import Layer, distinct_layers
 from search_spaces.accelerators import find, fpga
 
@@ -218,6 +219,37 @@ def test_constraints_filter_and_an_impossible_one_says_what_can_be_reached(small
         tensor.hardware_front(np.full(len(counts), np.nan), 1.0)
     with pytest.raises(ConfigError, match="unknown hardware objective 'power'"):
         layer_report(network, free.accelerator(0), "power")
+
+
+@pytest.mark.parametrize("objectives", [("latency_ms", "energy_mj"), ("latency_ms", "energy_mj", "lut", "dsp")])
+@pytest.mark.parametrize("pipelined", [False, True])
+def test_a_front_within_limits_is_the_part_of_the_whole_one_that_meets_them(
+    small_space, network, objectives, pipelined, monkeypatch
+):
+    """Also where a limit is a point's own latency or energy; and no problem is built whose bound breaks a limit."""
+    layers = distinct_layers([network])
+    tensor = cost_tensor(layers, small_space, cache=False)
+    asked = (counts_of(network, layers), network.live_activation_bytes, objectives)
+    whole = tensor.hardware_front(*asked, pipelined=pipelined)
+    assert len(whole) > (3 if "lut" in objectives else 0)
+    for at in range(0, len(whole), 1 + len(whole) // 6):
+        for name in ("latency_ms", "energy_mj"):
+            other = "energy_mj" if name == "latency_ms" else "latency_ms"
+            for limits in (
+                {name: whole.metric(name)[at]},
+                {name: whole.metric(name)[at] * (1 - 1e-6)},
+                {name: whole.metric(name)[at], other: np.median(whole.metric(other))},
+            ):
+                expected = np.all([whole.metric(metric) <= limit for metric, limit in limits.items()], axis=0)
+                found = tensor.hardware_front(
+                    *asked, constraints={f"max_{metric}": float(x) for metric, x in limits.items()}, pipelined=pipelined
+                )
+                for metric in objectives:
+                    np.testing.assert_array_equal(found.metric(metric), whole.metric(metric)[expected])
+                assert ("within the budget meets max_" in found.reason) == (not expected.any())
+    monkeypatch.setattr(CostTensor, "_problem", lambda *more: pytest.fail("built, though its bound breaks the limit"))
+    if not pipelined:
+        assert not len(tensor.hardware_front(*asked, constraints={"max_latency_ms": whole.latency_ms.min() / 100}))
 
 
 def test_costs_add_over_layers(small_space, network):
