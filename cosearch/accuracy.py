@@ -36,16 +36,23 @@ class AccuracySource(Protocol):
 class SupernetAccuracy:
     """Cuts the sub-network out, re-calibrates it on training images and evaluates it on the validation images.
 
-    precision: as `cosearch.supernet.evaluation.evaluate`'s.
+    precision: as `cosearch.supernet.evaluation.evaluate`'s. logits: what training has learned of the choices, decision
+    -> choice -> logit, if it did.
     """
 
     def __init__(
-        self, space: Any, supernet: Any, dataset: Dataset, device: str = "cpu", precision: "Precision" = "fp32"
+        self,
+        space: Any,
+        supernet: Any,
+        dataset: Dataset,
+        device: str = "cpu",
+        precision: "Precision" = "fp32",
+        logits: Mapping[str, Mapping[Any, float]] | None = None,
     ) -> None:
         import torch
 
         self.space, self.supernet, self.dataset, self.device = space, supernet, dataset, device
-        self.precision = precision
+        self.precision, self.logits = precision, logits
         self.images = len(dataset.validation)
         # spread over the training images, which may be sorted by class
         spread = np.linspace(0, len(dataset.train) - 1, min(CALIBRATION_IMAGES, len(dataset.train))).astype(int)
@@ -56,7 +63,7 @@ class SupernetAccuracy:
 
     def to(self, device: str) -> "SupernetAccuracy":
         """The same on another device; the supernet moves there."""
-        return SupernetAccuracy(self.space, self.supernet.to(device), self.dataset, device, self.precision)
+        return SupernetAccuracy(self.space, self.supernet.to(device), self.dataset, device, self.precision, self.logits)
 
     def __call__(self, arch: Arch) -> float:
         [accuracy] = self.many([arch])

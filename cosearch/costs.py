@@ -159,10 +159,13 @@ class AcceleratorCosts(HardwareCosts):
     def free(self) -> "AcceleratorCosts":
         return AcceleratorCosts(self.space, self.tensor, _limited(("latency_ms", "energy_mj"), self.constraints))
 
-    def expected(self, limits: Mapping[str, float] | None = None) -> "ExpectedCosts":
-        """What relaxed networks cost, with gradients, under limits beside the constraints."""
+    def expected(self, limits: Mapping[str, float] | None = None, space: Any = None) -> "ExpectedCosts":
+        """What relaxed networks cost, with gradients, under limits beside the constraints.
+
+        space: a part of the networks' space, if not all of it is relaxed.
+        """
         of_hardware, others = _hardware_limits({**self.constraints, **(limits or {})})
-        return ExpectedCosts(self.space, self.tensor, {**of_hardware, **others})
+        return ExpectedCosts(space or self.space, self.tensor, {**of_hardware, **others})
 
     def front(self, arch: Arch) -> NetworkFront:
         key = self.space.demand_key(arch)  # of a cell space there are a few hundred

@@ -120,7 +120,7 @@ def _carry_out(
             accuracy = accuracy_source(job)
         evaluator = cluster.evaluator(accuracy) if cluster is not None else Threads(accuracy, at_once, inside)
         with _timed(run, seconds, "search"), evaluator:
-            found = searches(job, evaluator, getattr(accuracy, "gradient", None))
+            found = searches(job, evaluator, accuracy)
         _require_sealed(problem)
         with _timed(run, seconds, "finalists"):
             chosen, trained = select(job, found, accuracy.images)

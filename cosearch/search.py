@@ -1,7 +1,8 @@
 """The searches of a run: ask a strategy, have its networks evaluated, record each result and tell it."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from cosearch.accuracy import AccuracySource
 from cosearch.errors import CosearchError, InfeasibleError
 from cosearch.evaluators import Evaluation, Evaluator, Pending
 from cosearch.job import Job
@@ -11,14 +12,11 @@ from cosearch.strategies import make
 from cosearch.strategies.base import TURNS, Candidate, Failure, Told
 from cosearch.strategies.study import TrialLog
 
-if TYPE_CHECKING:
-    from cosearch.strategies.differentiable import Gradient
 
-
-def searches(job: Job, evaluator: Evaluator, gradient: "Gradient | None" = None) -> dict[str, list[Told]]:
+def searches(job: Job, evaluator: Evaluator, accuracy: AccuracySource) -> dict[str, list[Told]]:
     """The search, and the baselines at equal accuracy evaluations: name -> everything evaluated.
 
-    gradient: of the supernet's loss by a network's decisions, for strategies that follow it.
+    accuracy: what the evaluator asks; a supernet's gradients are for strategies that follow them.
     Raises: InfeasibleError if the search has nothing to propose; StoppedError; CosearchError if all evaluations fail.
     """
     problem = job.problem
@@ -31,7 +29,7 @@ def searches(job: Job, evaluator: Evaluator, gradient: "Gradient | None" = None)
     found = {}
     for name, (space, strategy) in plans.items():
         try:
-            found[name] = _search(job, name, space, strategy, evaluator, gradient)
+            found[name] = _search(job, name, space, strategy, evaluator, accuracy)
         except InfeasibleError as error:
             if name == CO_SEARCH:
                 raise
@@ -40,13 +38,13 @@ def searches(job: Job, evaluator: Evaluator, gradient: "Gradient | None" = None)
 
 
 def _search(
-    job: Job, name: str, space: Any, strategy_name: str, evaluator: Evaluator, gradient: "Gradient | None"
+    job: Job, name: str, space: Any, strategy_name: str, evaluator: Evaluator, accuracy: AccuracySource
 ) -> list[Told]:
     """One search, of the whole space or of a part of it: everything it evaluated, in order."""
     config = job.problem.config
     trials = min(config.trials, space.network_space.size)
     results = TURNS * trials if space.joint else trials
-    strategy = _strategy(job, name, space, strategy_name, trials, gradient)
+    strategy = _strategy(job, name, space, strategy_name, trials, accuracy)
     history = strategy.history
     log = TrialLog(job.run.path, name, space, job.problem.objectives)
     pending = Pending(evaluator, config.order, config.group)
@@ -83,14 +81,14 @@ def _search(
     return list(history.told)
 
 
-def _strategy(job: Job, name: str, space: Any, strategy_name: str, trials: int, gradient: "Gradient | None") -> Any:
+def _strategy(job: Job, name: str, space: Any, strategy_name: str, trials: int, accuracy: AccuracySource) -> Any:
     """What proposes the networks of a search. trials: evaluations that it has."""
     config = job.problem.config
     options: dict[str, Any] = {}
     if strategy_name == "auto":
         options = {"trials": trials, "source": config.accuracy}
     elif strategy_name == "differentiable":
-        options = {"gradient": gradient}
+        options = {name: getattr(accuracy, name, None) for name in ("gradient", "logits")}
     costs: Any = job.problem.costs  # a network of a sub-space is priced as a network of the whole
     strategy: Any = make(
         strategy_name, space, costs, job.problem.objectives, config.seed, batch=config.group, **options

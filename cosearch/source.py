@@ -6,13 +6,16 @@ The supernet's training goes on from its checkpoint, at half the learning rate a
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cosearch.accuracy import AccuracySource, SupernetAccuracy, TrainAccuracy
 from cosearch.job import Job
 from cosearch.problem import Problem
 from cosearch.runs import RunDirectory, read_log
 from search_spaces.decisions import Arch
+
+if TYPE_CHECKING:
+    from cosearch.supernet.recipes import SupernetRecipe
 
 CHECKPOINT_SECONDS = 30.0
 """A supernet's training is saved after the step in which this much time has passed since the last time."""
@@ -35,12 +38,17 @@ def accuracy_source(job: Job) -> AccuracySource:
     assert dataset is not None
     device = torch_device(config.torch_device)
     if config.accuracy == "supernet":
-        return SupernetAccuracy(space, _trained_supernet(job, device), dataset, device, config.precision)
+        from cosearch.supernet.recipes import learned_logits
+
+        recipe = _trained_supernet(job, device)
+        return SupernetAccuracy(space, recipe.supernet, dataset, device, config.precision, learned_logits(recipe))
     return TrainAccuracy(space, dataset, config.finalist_epochs, config.seed, device)
 
 
-def _trained_supernet(job: Job, device: str) -> Any:
-    """Train the space's supernet, or go on from its checkpoint, at half the learning rate each time that it diverged.
+def _trained_supernet(job: Job, device: str) -> "SupernetRecipe":
+    """The recipe of a run once its supernet is trained, which goes on from its checkpoint if there is one.
+
+    After a training has diverged the next goes on at half the learning rate.
 
     What is kept of a training that diverges is how it stood before the epoch in which it did, whenever it was last
     saved: so what follows does not depend on how fast the machine is.
@@ -65,7 +73,7 @@ def _trained_supernet(job: Job, device: str) -> Any:
     recipe = replace(recipe, settings=settings)
     done, optimizer = restore(run, recipe, space.name)
     if optimizer is None:
-        return recipe.supernet
+        return recipe
     begun = steps_begun(run, optimizer, done, supernet_steps(recipe, dataset.train))
     saved, epoch = time.monotonic(), done
     good = checkpoint(recipe, optimizer, space.name, done).copied()
@@ -109,7 +117,7 @@ def _trained_supernet(job: Job, device: str) -> Any:
             good = good.copied()
             if now > job.deadline:  # as it was when it was saved
                 raise job.out_of_time()
-    return recipe.supernet
+    return recipe
 
 
 def early_bird(settled: int, epochs: int, asked: int) -> str:

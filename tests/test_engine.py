@@ -35,9 +35,10 @@ from cosearch.problem import can_be_tabulated, prepare
 from cosearch.progress import Reporter
 from cosearch.results import Result
 from cosearch.runs import RunDirectory, read_log
-from cosearch.strategies import Objectives
+from cosearch.strategies import STRATEGIES, Objectives, differentiable
 from cosearch.strategies.base import TURNS
 from cosearch.strategies.study import TrialLog, study_storage
+from cosearch.supernet import recipes
 from cosearch.words import result_tables
 from cosearch.workload import Workload, host_bytes
 from search_spaces.accelerators import asic
@@ -115,6 +116,28 @@ def study(path: Path | str, name: str = "co-search") -> optuna.Study:
     return optuna.load_study(study_name=name, storage=study_storage(path))
 
 
+@pytest.mark.parametrize("strategy", sorted(set(STRATEGIES) - {"auto", "random"}))
+def test_every_strategy_searches_the_space_and_the_part_of_it_that_is_a_baseline(table_run, strategy):
+    result = cosearch.run(**{**table_run, "strategy": strategy, "baselines": True, "trials": 6})
+    assert {"co-search", "conv-only", "random search"} <= {design.name for design in result.designs}
+
+
+def test_differentiable_starts_from_what_recipe_gumbel_has_learned(table_run, monkeypatch):
+    asked = []
+    relaxed = differentiable.Descent.__init__
+    monkeypatch.setattr(
+        differentiable.Descent,
+        "__init__",
+        lambda self, space, start=None: asked.append(start) or relaxed(self, space, start),
+    )
+    trained = {"accuracy": "supernet", "accuracy_table": None, "recipe": "gumbel", "supernet_epochs": 4, "trials": 4}
+    cosearch.run(**{**table_run, **trained, "strategy": "differentiable", "baselines": True})
+    assert len(asked) >= 2 * len(differentiable.LAMBDAS)  # of the search, and of conv-only
+    for start in asked:
+        assert set(start) == set(tiny_space.space().choices)
+        assert any(logit for choices in start.values() for logit in choices.values())
+
+
 @pytest.mark.parametrize(
     ("few", "said"),
     [
@@ -135,8 +158,8 @@ def test_the_plan_says_how_much_will_be_done(options, few, said):
 def test_networks_are_evaluated_in_the_precision_of_the_run(monkeypatch):
     quiet = Reporter(quiet=True)
     problem = prepare(RunConfig.make({**SMALL, "precision": "bf16"}), quiet)
-    supernet = problem.space.network_space.supernet(0)
-    monkeypatch.setattr(source, "_trained_supernet", lambda *_: supernet)
+    recipe = recipes.of_run(problem.config, problem.space.network_space, "cpu")
+    monkeypatch.setattr(source, "_trained_supernet", lambda *_: recipe)
     assert source.accuracy_source(Job(None, problem, quiet)).precision == "bf16"
 
 

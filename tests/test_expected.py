@@ -53,6 +53,18 @@ def soft(space, rng):
     return {name: rng.dirichlet(np.ones(len(options))) for name, options in space.choices.items()}
 
 
+def test_a_part_of_the_space_costs_what_it_costs_in_the_whole(space, costs):
+    part, rng = space.restricted("conv"), np.random.default_rng(0)
+    assert any(len(options) < len(space.choices[name]) for name, options in part.choices.items())
+    for _ in range(5):
+        arch = part.sample(rng)
+        whole, own = (
+            expected.log_cost(one_hot(of, arch), arch, WEIGHTS, first)[0]
+            for expected, of in ((costs.expected(), space), (costs.expected(space=part), part))
+        )
+        assert own == pytest.approx(whole)
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10**6))
 def test_a_network_of_one_hot_shares_costs_what_its_best_accelerator_costs(space, costs, seed):

@@ -597,7 +597,7 @@ class CostTensor:
         if not demand.pipelined and not demand.corners:
             own = {case: self._least_sums(case, needed, demand.counts) for case in {case for case, *_ in groups}}
             highest = np.array(most)[:, None] * (1 + 1e-9)
-            within = {case: (least <= highest).all(axis=0) for case, least in own.items()}
+            within = {case: np.all(least <= highest, axis=0) for case, least in own.items()}
             groups = [group for group in groups if within[group[0]][group[1]]]
         if not groups:
             return []

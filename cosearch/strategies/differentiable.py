@@ -11,7 +11,7 @@ is ``log error + lambda * mean of log costs``, once for each of several lambda, 
   takes the loss and its derivative by the gate of every block. All runs share these through one model that is linear in
   the shares, so that its gradient is their effect: a single-path estimator moves the choices that it drew only; so a
   few dozen steps move all logits. Without a supernet the same model is fitted to the results that were told, anew
-  each time there are half as many again.
+  each time there are half as many again. Runs start from the logits that training has learned (recipe ``gumbel``).
 - Refinement: networks drawn from the logits, and those that `bayesian` would look at near the best so far, are
   evaluated in the order of expected hypervolume gain over their whole hardware fronts, as `bayesian` computes it.
 
@@ -79,14 +79,15 @@ class Differentiable(Proposer):
         batch: int = 1,
         merge: bool = True,
         gradient: Gradient | None = None,
+        logits: Mapping[str, Mapping[Any, float]] | None = None,
     ) -> None:
         self._search = Bayesian(
             space, costs, objectives, seed, batch, merge, candidates=self._drawn, name="differentiable"
         )
         super().__init__(self._search.history)
         expected = getattr(costs, "expected", None)
-        self._expected: Any = expected() if expected is not None else None
-        self._gradient = gradient
+        self._expected: Any = expected(space=space) if expected is not None else None
+        self._gradient, self._learned = gradient, logits or {}
         self._effects_of = Effects(space)
         self._relaxed: dict[int, Relaxed] = {}
 
@@ -126,7 +127,7 @@ class Differentiable(Proposer):
     def _relax(self, stage: int, known: Sequence[Told]) -> Relaxed:
         space, objectives = self.history.space, self.history.objectives
         rng = self.history.stream(stage, "relax")
-        runs = [Descent(space) for _ in LAMBDAS]
+        runs = [Descent(space, self._learned) for _ in LAMBDAS]
         steps: list[Step] = []
         effects = {name: self._told_effect(name, known) for name in self.history.measured if known}
         effects |= self._free_effects(rng)
@@ -258,10 +259,17 @@ GATE_WEIGHT = 3.0
 
 
 class Descent:
-    """Logits of one run and Adam's memory of their gradients."""
+    """Logits of one run and Adam's memory of their gradients.
 
-    def __init__(self, space: Decisions) -> None:
-        self.logits: Shares = {name: np.zeros(len(options)) for name, options in space.choices.items()}
+    start: logits to start from, decision -> choice -> logit; 0 where it has none.
+    """
+
+    def __init__(self, space: Decisions, start: Mapping[str, Mapping[Any, float]] | None = None) -> None:
+        start = start or {}
+        self.logits: Shares = {
+            name: np.array([start.get(name, {}).get(option, 0.0) for option in options])
+            for name, options in space.choices.items()
+        }
         self.shares: Shares = {}
         self._mean = {name: np.zeros(len(options)) for name, options in space.choices.items()}
         self._square = {name: np.zeros(len(options)) for name, options in space.choices.items()}

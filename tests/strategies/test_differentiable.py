@@ -95,6 +95,18 @@ def test_descent_reaches_the_cheapest_choice_of_each_decision():
     assert most_probable(WORDS, run_.logits) == dict.fromkeys(WORDS.choices, "add_k5_e1")
 
 
+def test_runs_start_from_what_training_has_learned():
+    """Of a space that lacks one of the choices; what is not known starts at 0."""
+    learned = {"layer0": {"add_k5_e1": 1.5, "conv_k7_e1": 3.0}, "elsewhere": {"skip": 1.0}}
+    logits = Descent(WORDS, learned).logits
+    assert logits["layer0"].tolist() == [0.0, 0.0, 0.0, 1.5, 0.0]
+    assert not any(logits[name].any() for name in WORDS.choices if name != "layer0")
+    strong = {name: {options[-1]: 50.0} for name, options in SPACE.choices.items()}
+    strategy = make("differentiable", SPACE, Costs(), OBJECTIVES, 0, gradient=gradient, logits=strong)
+    assert run(strategy, 1) == [{name: options[-1] for name, options in SPACE.choices.items()}]
+    assert run(make("differentiable", SPACE, Costs(), OBJECTIVES, 0, gradient=gradient), 1) != run(strategy, 1)
+
+
 def test_stages_grow_by_half():
     assert [stage_of(n) for n in (0, 9, 10, 14, 15, 21, 22, 33)] == [0, 0, 10, 10, 15, 15, 22, 33]
 
