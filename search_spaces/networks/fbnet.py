@@ -5,18 +5,14 @@ expansion is 1, or is skipped; a skip that changes the shape is a 1x1 convolutio
 ImageNet ladder, smaller ones CIFAR's. Sources: Wu et al., FBNet, CVPR 2019; Li et al., HW-NAS-Bench, ICLR 2021.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
 
 from cosearch.blueprint import Blueprint, Conv, Drawing, Sum, down
 from cosearch.errors import ConfigError
 from cosearch.macro import Position
-from cosearch.workload import INPUT, Layer, count_layers
+from cosearch.workload import INPUT, Layer
 from search_spaces.decisions import Arch, Choice
-from search_spaces.networks.space import NetworkSpace
+from search_spaces.networks.space import BlockSpace
 
 BLOCKS: dict[str, tuple[int, int, int]] = {
     "conv_k3_e1": (3, 1, 1),
@@ -38,7 +34,7 @@ _HEADS = {32: (1, 1504), 64: (2, 1984)}
 
 
 @dataclass(frozen=True)
-class FbnetSpace(NetworkSpace):
+class FbnetSpace(BlockSpace):
     """The networks for one input shape and number of classes; `fbnet.space` makes it."""
 
     input_shape: tuple[int, int, int]
@@ -84,21 +80,6 @@ class FbnetSpace(NetworkSpace):
         Those after skips that are convolutions, which not all networks have, are left out.
         """
         return layer.name.endswith((".depthwise", ".project")) or layer.name in ("layer1.expand", "pool")
-
-    def counts(self, archs: Sequence[Arch], layers: Sequence[Layer]) -> npt.NDArray[np.int64]:
-        """[archs, layers]: how often each of `layers` occurs in each network, block by block.
-
-        Raises: HardwareError if `layers` lacks one that a network has.
-        """
-        skipped = dict.fromkeys(self.choices, "skip")
-        base = np.array(count_layers(self.workload(skipped), layers), np.int64)
-        per_choice = {
-            (name, choice): np.array(count_layers(self.workload({**skipped, name: choice}), layers), np.int64) - base
-            for name in self.choices
-            for choice in {str(arch[name]) for arch in archs}
-        }
-        rows = [base + sum(per_choice[name, str(arch[name])] for name in self.choices) for arch in archs]
-        return np.array(rows, np.int64).reshape(len(archs), len(layers))
 
 
 def _block(drawing: Drawing, position: Position, choice: str, entry: int) -> int:

@@ -11,7 +11,7 @@ from cosearch.blueprint import Blueprint
 from cosearch.errors import ConfigError
 from cosearch.macro import BlockChoice, Macro
 from search_spaces.decisions import Arch
-from search_spaces.networks.space import NetworkSpace
+from search_spaces.networks.space import BlockSpace
 
 KERNELS = (3, 5)
 EXPANSIONS = (1, 3, 6)
@@ -30,7 +30,7 @@ _LADDER: dict[int, tuple[int, int, _Stages, int]] = {
 
 
 @dataclass(frozen=True)
-class MacroSpace(NetworkSpace):
+class MacroSpace(BlockSpace):
     """Networks of one macro: at every position a block, or none. `space` makes those of shiftadd."""
 
     macro: Macro

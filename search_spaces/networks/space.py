@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cosearch.blueprint import OPERATORS, Blueprint
-from cosearch.errors import ConfigError
+from cosearch.errors import ConfigError, HardwareError
 from cosearch.workload import Layer, Workload, count_layers, distinct_layers
 from search_spaces.decisions import Arch, Choice, Decisions, arch_key
 
@@ -134,6 +134,46 @@ class NetworkSpace(Decisions, ABC):
         """
         rows = [count_layers(self.workload(arch), layers) for arch in archs]
         return np.array(rows, dtype=np.int64).reshape(len(archs), len(layers))
+
+
+class BlockSpace(NetworkSpace):
+    """Networks whose every decision stands for a block, the layers of which do not depend on the other decisions."""
+
+    def layer_table(self) -> tuple[Layer, ...]:
+        return self._layers
+
+    @cached_property
+    def _layers(self) -> tuple[Layer, ...]:
+        return super().layer_table()
+
+    @cached_property
+    def _by_block(self) -> tuple[npt.NDArray[np.int64], list[npt.NDArray[np.int64]]]:
+        """Counts of the network of last choices, [layers], and per decision what each choice adds to it, [choices,
+        layers]: layers of `layer_table`.
+        """
+        last = {name: options[-1] for name, options in self.choices.items()}
+        base = super().counts([last], self._layers)[0]
+        changed = [[{**last, name: option} for option in options] for name, options in self.choices.items()]
+        return base, [super(BlockSpace, self).counts(archs, self._layers) - base for archs in changed]
+
+    def counts(self, archs: Sequence[Arch], layers: Sequence[Layer]) -> npt.NDArray[np.int64]:
+        """[archs, layers]: how often each of `layers` occurs in each network, as the sum over its blocks.
+
+        Raises: HardwareError if `layers` lacks one that a network has.
+        """
+        base, added = self._by_block
+        codes = np.array([self.encode(arch) for arch in archs], np.int64).reshape(len(archs), len(added))
+        total = np.tile(base, (len(archs), 1))
+        for of_choice, code in zip(added, codes.T, strict=True):
+            total += of_choice[code]
+        place = {layer.shape_key: i for i, layer in enumerate(layers)}
+        found = np.zeros((len(archs), len(layers)), np.int64)
+        for i, layer in enumerate(self._layers):
+            if layer.shape_key in place:
+                found[:, place[layer.shape_key]] = total[:, i]
+            elif total[:, i].any():
+                raise HardwareError(f"layer {layer.name!r} of {self.name} is not in the table of {len(layers)} layers")
+        return found
 
 
 def _of(options: Sequence[Choice], operators: Sequence[str]) -> tuple[Choice, ...]:
