@@ -91,8 +91,8 @@ class RunConfig(BaseModel):
     )
     recipe: str = Field(
         "auto",
-        description="How the supernet is trained: uniform, fair, sandwich, progressive, prune or gumbel; auto: uniform "
-        "or, from 6,000 training batches on and with additions beside other operators, sandwich.",
+        description="How the supernet is trained: uniform, fair, sandwich, progressive, prune or gumbel; auto: "
+        "uniform; with additions beside other operators progressive, from 6,000 training batches on sandwich.",
     )
     sharing: Literal["separate", "heterogeneous"] = Field(
         "separate",

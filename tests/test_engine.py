@@ -141,8 +141,11 @@ def test_differentiable_starts_from_what_recipe_gumbel_has_learned(table_run, mo
 @pytest.mark.parametrize(
     ("few", "said"),
     [
-        (True, "supernet 1 epoch (uniform), 1 search of 1 evaluation, 1 finalist x 1 training of 1 epoch."),
-        (False, "supernet 2 epochs (uniform), 3 searches of 100 evaluations, 3 finalists x 2 trainings of 4 epochs."),
+        (True, "supernet 1 epoch (progressive), 1 search of 1 evaluation, 1 finalist x 1 training of 1 epoch."),
+        (
+            False,
+            "supernet 2 epochs (progressive), 3 searches of 100 evaluations, 3 finalists x 2 trainings of 4 epochs.",
+        ),
     ],
 )
 def test_the_plan_says_how_much_will_be_done(options, few, said):
@@ -195,7 +198,9 @@ def test_documents_load_as_what_they_say(finished, options):
     from safetensors.torch import load_file
 
     root = Path(finished.path)
-    assert RunDirectory.open(root).config == RunConfig.make({**options, "out": root, "recipe": "uniform"})  # of auto
+    assert RunDirectory.open(root).config == RunConfig.make(
+        {**options, "out": root, "recipe": "progressive"}
+    )  # of auto
     network = json.loads((root / "best/network.json").read_text())
     assert (network["format"], network["space"], network["input_shape"]) == (
         "cosearch.network",

@@ -69,7 +69,7 @@ def test_too_few_images_for_a_batch_are_refused_before_anything_is_trained(tmp_p
 @pytest.mark.parametrize(
     ("options", "recipe"),
     [
-        ({}, "uniform"),  # 90 epochs of few batches
+        ({}, "progressive"),  # 90 epochs of few batches
         ({"supernet_epochs": 6000}, "sandwich"),
         ({"supernet_epochs": 6000, "recipe": "fair"}, "fair"),
         ({"accuracy": "train"}, "auto"),  # no supernet, no recipe

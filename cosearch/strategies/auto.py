@@ -14,6 +14,9 @@ DEAR_SOURCES = ("train",)
 """Sources of accuracy that take minutes or more: a second of thought per proposal is nothing beside them."""
 MOST_MODELLED = 2_000
 """Results beyond which a Gaussian process takes longer than most evaluations."""
+FEW = 500
+"""Evaluations up to which a proposal by a Gaussian process takes about a tenth of a second, and is worth it however
+cheap an evaluation is: docs/benchmarks/large_space.md."""
 
 
 PLANNING = ("trials", "source")
@@ -35,7 +38,10 @@ def choose(size: int, trials: int | None, source: str, joint: bool = False) -> t
         return "bayesian", f"all {size} networks can be looked at before each evaluation"
     if source in DEAR_SOURCES:
         return "bayesian", f"an evaluation by {source} takes far longer than a proposal"
-    return "evolutionary", f"{size:.3g} networks are too many to look at, and an evaluation by {source} is cheap"
+    if trials is not None and trials <= FEW:
+        return "bayesian", f"{trials} evaluations of {size:.3g} networks are few: a model makes the most of each"
+    planned = "any number of" if trials is None else trials
+    return "evolutionary", f"{planned} evaluations by {source} are cheap beside a model of them"
 
 
 def auto(

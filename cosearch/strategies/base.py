@@ -166,7 +166,7 @@ class History:
         self.left: list[Candidate] = []  # what an earlier process had asked and not told; it is asked first
         self.record: Record | None = None
         self.asked_at: dict[int, float] = {}  # by the monotonic clock, in seconds, of those without a result
-        self._origin = 0  # groups are counted from behind the warm starts that come before all else
+        self.origin = 0  # groups are counted from behind the warm starts that come before all else
         known = getattr(costs, "metrics", None)
         limited = [split_limit(limit)[1] for limit in objectives.constraints]
         named = dict.fromkeys(("accuracy", *objectives.names, *limited))
@@ -207,7 +207,7 @@ class History:
 
     def group(self, number: int) -> int:
         """First number of the group of `batch` trials that a number belongs to."""
-        return number - (number - self._origin) % self.batch
+        return number - (number - self.origin) % self.batch
 
     def known(self, number: int) -> list[Told]:
         """Results that the proposal of a number may use: those of earlier groups, and warm starts told before."""
@@ -224,7 +224,7 @@ class History:
 
     def _take_turn(self) -> None:
         """Find out whether the next proposal is free, and of which networks it may be."""
-        turn = (self.group(self.next_number) - self._origin) // self.batch
+        turn = (self.group(self.next_number) - self.origin) // self.batch
         self._either, self._again = False, []
         if self.space.joint and turn % TURNS:
             known = {self.network_key(a): a for a in self.seen.values() if self.accuracy_of(a) is not None}
@@ -293,7 +293,7 @@ class History:
         self._accuracies.setdefault(self.network_key(candidate.arch), (candidate.number, accuracy))
         if warm:
             self._warm.add(candidate.number)
-            self._origin += candidate.number == self._origin
+            self.origin += candidate.number == self.origin
         self._numbers.add(candidate.number)
         self.next_number = max(self.next_number, candidate.number + 1)
         self.left = [other for other in self.left if other.number != candidate.number]

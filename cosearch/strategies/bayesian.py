@@ -1,13 +1,14 @@
 """`bayesian`: a Gaussian process for accuracy only; what networks cost is known, so it is not modelled.
 
 The next network is the one whose whole hardware front is expected to add most hypervolume to what is known. Of a small
-space every network is a candidate, isomorphic ones once; of a large one those around the best so far. Within a batch
-the surrogate believes its own mean (Ginsbourger et al. 2010). Costs that are not known are modelled like accuracy, and
-the expectation is then sampled.
+space every network is a candidate, isomorphic ones once. Of a large one many are drawn, most of them around the best
+so far, and those that promise most by costs estimated from networks priced before are priced and compared exactly.
+Within a batch the surrogate believes its own mean (Ginsbourger et al. 2010). Costs that are not known are modelled like
+accuracy, and the expectation is then sampled.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -15,7 +16,7 @@ from scipy.special import ndtr, ndtri
 
 from cosearch.errors import DataError
 from cosearch.strategies.base import Costs, History, Measured, Told
-from cosearch.strategies.improvement import Floats, areas_beyond, expected_gain, volume_below_zero
+from cosearch.strategies.improvement import Floats, Fronts, areas_beyond, expected_gain, volume_below_zero
 from cosearch.strategies.objectives import (
     COUNTED,
     ERROR_OFFSET,
@@ -40,7 +41,11 @@ MARGIN = 0.1
 """The reference point lies this part of the front's range beyond its worst values."""
 JOINT_POOL = 80
 """Of networks with accelerators, each of which is priced on its own."""
-LARGE_POOL, SAMPLES, SAMPLED_NETWORKS = 200, 16, 128
+LARGE_POOL, PRICED = 200, 1 / 8
+"""Networks of a large space that are drawn at a time, and the part of them that is priced where all are not."""
+PARENTS = 20
+"""Networks, the best so far, around which others are drawn."""
+SAMPLES, SAMPLED_NETWORKS = 16, 128
 
 
 @dataclass(frozen=True)
@@ -112,8 +117,60 @@ class Bayesian(Proposer):
             archs = (self._own_candidates or self.around)(first, known)
             if self.history.space.joint:  # a pair takes time to price
                 archs = [arch for arch in archs if self.history.fresh(self.history.key(arch), arch)]
-            self._pool = (first, make_pool(self.history, archs))
+                self._pool = (first, make_pool(self.history, archs))
+            else:
+                self._pool = (first, self._promising(archs, known))
         return self._pool[1]
+
+    @cached_property
+    def _start(self) -> Pool:
+        """Random networks of a large space."""
+        from cosearch.strategies.evolutionary import random_networks
+
+        rng = self.history.stream(0, "start")
+        return make_pool(self.history, random_networks(self.history.space, rng, LARGE_POOL))
+
+    def _promising(self, archs: Sequence[Arch], known: Sequence[Told]) -> Pool:
+        """Of drawn networks those that promise the largest gains, beside those at the start and those evaluated.
+
+        All of the drawn ones where nothing is known that tells what they promise.
+        """
+        told = make_pool(self.history, [*self._start.archs, *(t.candidate.arch for t in known)])
+        new = {self.history.key(arch): arch for arch in archs}
+        archs = [arch for key, arch in new.items() if key not in told.rows]
+        if self.history.measured != ("accuracy",) or len(known) < INITIAL or not archs or not told.costs:
+            return make_pool(self.history, [*told.archs, *archs])
+        rows = features(self.history.modelled, archs)
+        try:
+            order = np.argsort(-self._promise(archs, rows, told, known), kind="stable")
+        except DataError:
+            return make_pool(self.history, [*told.archs, *archs])
+        kept: list[int] = []
+        few = max(1, round(PRICED * len(archs)))
+        for chunk in np.array_split(order, np.arange(few, len(order), few)):
+            fronts = self.history.costs.fronts([archs[i] for i in chunk])
+            kept += [i for i, front in zip(chunk, fronts, strict=True) if len(front)]
+            if 2 * len(kept) >= few:
+                break
+        chosen = make_pool(self.history, [*told.archs, *(archs[i] for i in kept)])
+        return replace(chosen, given=np.vstack([told.encoded, rows[kept]]))
+
+    def _promise(self, archs: Sequence[Arch], rows: Floats, told: Pool, known: Sequence[Told]) -> Floats:
+        """[archs] expected gain, their costs being what a linear model of priced networks says. rows: their features.
+
+        Raises: DataError if nothing can be learned from what is known.
+        """
+        from predictors.linear import Ridge
+
+        costs = np.minimum.reduceat(told.fronts.points, told.fronts.start[:-1])[told.of]
+        signs = np.sign(costs).min(0)
+        models = [Ridge().fit(told.encoded, np.log(np.abs(column) + LEAST_COST)) for column in costs.T]
+        estimated = signs * np.exp(np.column_stack([model.predict(rows)[0] for model in models]))
+        mean, std = self._model("accuracy", known, told).predict(rows)
+        belief = Belief(mean, np.maximum(std, 1e-9))
+        fronts, keys = Fronts.of([row[None, :] for row in estimated]), tuple(map(self.history.key, archs))
+        pool = Pool(told.space, tuple(archs), keys, told.costs, fronts, np.arange(len(archs)))
+        return self._exact(pool, known, {"accuracy": belief}, [])
 
     def around(self, first: int, known: Sequence[Told]) -> list[Arch]:
         """Networks near the best so far, and random ones."""
@@ -124,7 +181,7 @@ class Bayesian(Proposer):
         size = JOINT_POOL if history.space.joint else LARGE_POOL
         archs = random_networks(history.space, rng, size // 4 if known else size)
         archs = [history.turned(arch, rng) for arch in archs]
-        parents = [t.candidate.arch for t in best_first(history.objectives, known)[: size // 10]]
+        parents = [t.candidate.arch for t in best_first(history.objectives, known)[:PARENTS]]
         while parents and len(archs) < size:
             a, b = (parents[min(rng.integers(len(parents), size=2))] for _ in range(2))
             child = history.space.crossover(a, b, rng) if rng.random() < 0.5 else a
@@ -148,6 +205,14 @@ class Bayesian(Proposer):
 
         Raises: DataError if the results teach nothing.
         """
+        model = self._model(name, known, pool, pending)
+        rows, which = pool.distinct
+        mean, std = model.predict(rows)
+        belief = Belief(mean[which], np.maximum(std[which], 1e-9))
+        return self._corrected(belief, pool) if self._once else belief
+
+    def _model(self, name: str, known: Sequence[Told], pool: Pool, pending: Sequence[Arch] = ()) -> GaussianProcess:
+        """See `_believe`."""
         known = self._teaching(known)
         X = np.array([self._row(t.candidate.arch, pool) for t in known])
         y = np.array([target(name, measured_value(t, name)) for t in known])
@@ -160,10 +225,7 @@ class Bayesian(Proposer):
         if pending:
             rows = np.array([self._row(arch, pool) for arch in pending])
             model.condition(np.vstack([X, rows]), np.concatenate([y, model.predict(rows)[0]]))
-        rows, which = pool.distinct
-        mean, std = model.predict(rows)
-        belief = Belief(mean[which], np.maximum(std[which], 1e-9))
-        return self._corrected(belief, pool) if self._once else belief
+        return model
 
     @property
     def _once(self) -> bool:

@@ -21,7 +21,7 @@ class Pool:
     """archs: no two of one key, all within the constraints. fronts: the distinct ones; of: [n] which one each has.
 
     costs: names of the objectives that are known; the fronts' columns, each to be minimised. space: whose decisions
-    tell what is measured.
+    tell what is measured. given: [n, d] features, where they are worked out already.
     """
 
     space: Decisions
@@ -30,6 +30,7 @@ class Pool:
     costs: tuple[str, ...]
     fronts: Fronts
     of: Ints
+    given: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.archs)
@@ -47,9 +48,14 @@ class Pool:
         return np.minimum.reduceat(self.fronts.points[:, 0], self.fronts.start[:-1])[self.of]
 
     @cached_property
+    def encoded(self) -> Floats:
+        """[n, d] features."""
+        return features(self.space, self.archs) if self.given is None else self.given
+
+    @cached_property
     def distinct(self) -> tuple[Floats, Ints]:
         """Distinct rows of features, and which one each network has."""
-        rows, which = np.unique(features(self.space, self.archs), axis=0, return_inverse=True)
+        rows, which = np.unique(self.encoded, axis=0, return_inverse=True)
         return rows, which.reshape(-1)
 
 

@@ -87,14 +87,14 @@ MANY_NETWORKS = 6000
 def automatic(operators: Sequence[str], networks: int) -> str:
     """The recipe for a space of these operators, if so many networks are run (one a batch).
 
-    On shiftadd and shapes sandwich ranked best after 12,400 networks, and level with uniform since residual branches
-    start closed. After 2,500 to 3,000, as many images as a run on digits trains with, progressive ranks best (tau 0.46,
-    uniform 0.32, sandwich 0.22, each +- 0.08), on one seed; on digits its networks are as accurate as uniform's on
-    shiftadd, more on fbnet and less on hybrid, and sandwich's the least on all (docs/benchmarks/supernet.md,
-    default_recipe.md).
+    Measured where additions stand beside multiplications, on shiftadd and shapes (docs/benchmarks/supernet.md): after
+    12,000 networks sandwich and uniform rank best; after 2,500 to 3,000, as many images as a run on digits trains with,
+    progressive does, on each of three seeds. Elsewhere a network alone is what uniform trains.
     """
     measured = "add" in operators and len(operators) > 1
-    return "sandwich" if measured and networks >= MANY_NETWORKS else "uniform"
+    if not measured:
+        return "uniform"
+    return "sandwich" if networks >= MANY_NETWORKS else "progressive"
 
 
 def make(

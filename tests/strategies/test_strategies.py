@@ -329,7 +329,9 @@ def test_a_network_moved_into_other_operators_keeps_its_shape():
     ("size", "trials", "source", "expected"),
     [
         (15_625, 200, "table", "bayesian"),
-        (10**10, 200, "supernet", "evolutionary"),
+        (10**10, 200, "supernet", "bayesian"),
+        (10**10, 1_000, "supernet", "evolutionary"),
+        (10**10, None, "supernet", "evolutionary"),
         (10**10, 100, "train", "bayesian"),
         (15_625, 5_000, "table", "evolutionary"),
         (100, 100, "supernet", "random"),
@@ -343,7 +345,7 @@ def test_auto_says_what_it_chose_and_why(size, trials, source, expected):
 
 
 def test_auto_is_the_strategy_that_it_names():
-    chosen = make("auto", SPACE, Costs(), OBJECTIVES, 3, trials=60, source="supernet")
+    chosen = make("auto", SPACE, Costs(), OBJECTIVES, 3, trials=600, source="supernet")
     assert chosen.why.startswith("evolutionary: ")
     assert run(chosen, 30) == run(make("evolutionary", SPACE, Costs(), OBJECTIVES, 3), 30)
 

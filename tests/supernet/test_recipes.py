@@ -144,8 +144,8 @@ def test_an_unknown_recipe_is_named():
 @pytest.mark.parametrize(
     ("operators", "networks", "expected"),
     [
-        (("conv", "shift", "add"), 1440, "uniform"),
-        (("conv", "shift", "add"), 5999, "uniform"),
+        (("conv", "shift", "add"), 1440, "progressive"),
+        (("conv", "shift", "add"), 5999, "progressive"),
         (("conv", "shift", "add"), 6000, "sandwich"),
         (("conv", "conv4"), 8000, "uniform"),
         (("add",), 8000, "uniform"),
