@@ -212,19 +212,18 @@ def standalone(folder: Path, seeds: Sequence[int], longer: bool) -> None:
 # -- supernets --
 
 
-CLOSED = "closed at first"
-"""Residual branches of supernets that are trained now; those of before were open."""
+def supernet_file(folder: Path, name: str, budget: int, seed: int = 0) -> Path:
+    again = f"-seed{seed}" if seed else ""
+    return folder / f"supernet-{name.replace('/', '-')}-{budget}{again}.json"
 
 
-def supernet_file(folder: Path, name: str, budget: int) -> Path:
-    return folder / f"supernet-{name.replace('/', '-')}-{budget}.json"
-
-
-def made_recipe(space: Any, name: str, epochs: int, within: Within | None = None) -> recipes.SupernetRecipe:
+def made_recipe(
+    space: Any, name: str, epochs: int, within: Within | None = None, seed: int = 0
+) -> recipes.SupernetRecipe:
     """name: RECIPE/SHARING, or RECIPE/SHARING/kernels for small kernels that are read through a transform."""
     recipe, sharing, *kernels = name.split("/")
-    supernet = space.supernet(0, sharing == "heterogeneous", bool(kernels))
-    return recipes.make(recipe, space, supernet, 0, replace(STANDALONE, epochs=epochs), within)
+    supernet = space.supernet(seed, sharing == "heterogeneous", bool(kernels))
+    return recipes.make(recipe, space, supernet, seed, replace(STANDALONE, epochs=epochs), within)
 
 
 def epoch_seconds(recipe: recipes.SupernetRecipe, few: Split, mirror: bool) -> Callable[[], float]:
@@ -251,7 +250,7 @@ def price(space: Any, name: str, dataset: Dataset, networks_run: int = 36, repea
     return float(np.median(ratios))
 
 
-def train_supernet(folder: Path, name: str, budget: int) -> None:
+def train_supernet(folder: Path, name: str, budget: int, seed: int = 0) -> None:
     """Train one supernet for the time in which uniform/separate runs `budget` networks, and evaluate the study's.
 
     The time is counted in prices: CPU seconds themselves depend on what else the machine does meanwhile.
@@ -260,18 +259,18 @@ def train_supernet(folder: Path, name: str, budget: int) -> None:
     batches = len(dataset.train) // STANDALONE.batch_size
     relative = 1.0 if name == "uniform/separate" else price(space, name, dataset)
     epochs = max(3, round(budget / (batches * relative)))
-    recipe = made_recipe(space, name, epochs)
+    recipe = made_recipe(space, name, epochs, seed=seed)
     optimizer = make_optimizer(recipe.supernet, recipe.settings)
     started = time.process_time()
     epoch = 0
     while epoch < recipe.epochs:
-        loss = train_supernet_epoch(recipe, optimizer, dataset.train, 0, epoch, dataset.mirror)
+        loss = train_supernet_epoch(recipe, optimizer, dataset.train, seed, epoch, dataset.mirror)
         epoch += 1
         print(f"{name}: epoch {epoch} of {recipe.epochs}, loss {loss:.3f}", flush=True)
     seconds = time.process_time() - started
     study = read_study(folder, space, dataset.content_hash)
     found = accuracies(recipe.supernet, [entry["arch"] for entry in study["networks"][:NETWORKS]], space, dataset)
-    file = supernet_file(folder, name, budget)
+    file = supernet_file(folder, name, budget, seed)
     save_file(recipe.supernet.state_dict(), file.with_suffix(".safetensors"))
     record = {
         "name": name,
@@ -281,7 +280,7 @@ def train_supernet(folder: Path, name: str, budget: int) -> None:
         "price": relative,
         "paths": recipe.epochs * recipe.paths * max(1, batches // recipe.paths),
         "parameters": sum(p.numel() for p in recipe.supernet.parameters()),
-        "branches": CLOSED,
+        "seed": seed,
     }
     write_atomic(file, to_json(record))
     print(f"{name}: {seconds:.0f} s of CPU, mean accuracy {np.mean(found):.4f}", flush=True)
@@ -645,12 +644,9 @@ class Alone:
         return Alone(self.index[kept], self.accuracy[:, kept], self.quartile[kept], proxies)
 
 
-def evaluated(entry: dict[str, Any], alone: Alone) -> tuple[Floats, Alone]:
-    """A supernet's accuracies of the networks that are trained alone and that it was evaluated on, and those."""
-    known = entry["val_accuracy"]
-    kept = np.array([k for k, i in enumerate(alone.index) if known[i] is not None])
-    part = alone.part(kept)
-    return np.array([known[i] for i in part.index]), part
+def of_supernet(entry: dict[str, Any], alone: Alone) -> Floats:
+    """A supernet's accuracies of the networks that are trained alone."""
+    return np.array([entry["val_accuracy"][i] for i in alone.index])
 
 
 def report(study: dict[str, Any]) -> str:
@@ -767,56 +763,50 @@ def noise_lines(alone: Alone) -> list[str]:
     ]
 
 
-def comparable(study: dict[str, Any], alone: Alone) -> dict[str, dict[str, Any]]:
-    """Name -> supernet, of those evaluated on as many of the networks as any; taus of other networks do not compare."""
-    counts = {
-        f"{entry['name']}, {entry['paths']} networks run": (len(evaluated(entry, alone)[0]), entry)
-        for entry in study.get("supernets", {}).values()
-    }
-    most = max((count for count, _ in counts.values()), default=0)
-    return {name: entry for name, (count, entry) in counts.items() if count == most}
+def _again(entry: dict[str, Any]) -> str:
+    """Which seed a supernet has, if that is not the first."""
+    return f", seed {entry['seed']}" if entry.get("seed") else ""
 
 
-def best_supernet(study: dict[str, Any], alone: Alone) -> str:
+def best_supernet(study: dict[str, Any], alone: Alone) -> dict[str, Any]:
     """The one of highest tau."""
-    taus = {}
-    for name, entry in comparable(study, alone).items():
-        found, part = evaluated(entry, alone)
-        taus[name] = tau(found, part.mean)
-    return max(taus, key=lambda name: taus[name])
+    entries: list[dict[str, Any]] = list(study["supernets"].values())
+    return max(entries, key=lambda entry: tau(of_supernet(entry, alone), alone.mean))
+
+
+def title(entry: dict[str, Any]) -> str:
+    return f"{entry['name']}{_again(entry)}, {entry['paths']} networks run"
 
 
 def supernet_lines(study: dict[str, Any], alone: Alone) -> list[str]:
-    entries = sorted(study.get("supernets", {}).values(), key=lambda entry: (entry["name"], entry["paths"]))
+    entries = sorted(
+        study.get("supernets", {}).values(),
+        key=lambda entry: (entry["name"], entry["paths"], entry.get("seed", 0)),
+    )
     if not entries:
         return []
     rows = []
     for entry in entries:
-        found, part = evaluated(entry, alone)
-        macs = part.proxies["MACs"]
-        name = entry["name"] + ("" if entry.get("branches") == CLOSED else " *")
+        found = of_supernet(entry, alone)
         rows.append(
-            f"| {name} | {entry['paths']} | {entry['cpu_seconds']:.0f} | {len(found)} | {found.mean():.3f} "
-            f"| {part.tau(found)} | {part.above(found, macs)} | {within_quartiles(found, part.mean, part.quartile)} "
-            f"| {entry['parameters']} |"
+            f"| {entry['name']}{_again(entry)} | {entry['paths']} | {entry['cpu_seconds']:.0f} | {found.mean():.3f} "
+            f"| {alone.tau(found)} | {alone.above(found, alone.proxies['MACs'])} "
+            f"| {within_quartiles(found, alone.mean, alone.quartile)} | {entry['parameters']} |"
         )
     best = best_supernet(study, alone)
-    found, part = evaluated(comparable(study, alone)[best], alone)
-    own, proxies = tau(found, part.mean), [tau(part.proxies[name], part.mean) for name in ("MACs", "parameters")]
+    own = tau(of_supernet(best, alone), alone.mean)
+    proxies = [tau(alone.proxies[name], alone.mean) for name in ("MACs", "parameters")]
     reached, above = own >= min(0.6, 0.85 * alone.ceiling), own >= max(proxies) + 0.1
     return [
         "### Recipes at equal time",
         "",
         "Networks run: training steps of one network each. Rows with about equal CPU seconds had equal time.",
         "",
-        "| recipe/sharing | networks run | CPU s | evaluated | mean accuracy | tau | above MACs | within quartiles "
-        "| parameters |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| recipe/sharing | networks run | CPU s | mean accuracy | tau | above MACs | within quartiles | parameters |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
         *rows,
         "",
-        f"Residual branches were {CLOSED}, but in rows with a star, which were trained before that was so;",
-        "`fair` and `prune` of these rows also trained otherwise than today.",
-        f"Of those evaluated on {len(found)} networks the highest tau is that of {best}: it",
+        f"The highest tau is that of {title(best)}: it",
         f"{'reaches' if reached else 'misses'} the target against the noise ceiling and {'is' if above else 'is not'}",
         "0.1 above MACs and parameters on the same networks.",
     ]
@@ -826,12 +816,12 @@ def chosen_before_lines(study: dict[str, Any], alone: Alone) -> list[str]:
     """How the supernet that the shorter trainings name best ranks the longer ones, by which it was not chosen."""
     if not study.get("supernets"):
         return []
-    name = best_supernet(study, Alone.of(study))
-    found, part = evaluated(comparable(study, Alone.of(study))[name], alone)
+    best = best_supernet(study, Alone.of(study))
+    found = of_supernet(best, alone)
     return [
-        f"Best after {STANDALONE.epochs} epochs, on all networks, was {name}. On these trainings it has",
-        f"tau {part.tau(found)}, above MACs {part.above(found, part.proxies['MACs'])},",
-        f"above parameters {part.above(found, part.proxies['parameters'])}.",
+        f"Best after {STANDALONE.epochs} epochs, on all networks, was {title(best)}. On these trainings it has",
+        f"tau {alone.tau(found)}, above MACs {alone.above(found, alone.proxies['MACs'])},",
+        f"above parameters {alone.above(found, alone.proxies['parameters'])}.",
     ]
 
 
@@ -949,6 +939,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs") / "rank-agreement")
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="so that several processes can share them")
     parser.add_argument("--recipes", default=",".join(RECIPES_COMPARED), help="RECIPE/SHARING, comma-separated")
+    parser.add_argument("--supernet-seed", type=int, default=0, help="of a supernet's weights and of what it draws")
     parser.add_argument("--budget", type=int, default=2500, help="networks that uniform/separate runs meanwhile")
     parser.add_argument("--part", default="0/1", help="PART/PARTS of the table, so that several processes can share it")
     arguments = parser.parse_args()
@@ -958,8 +949,8 @@ def main() -> None:
         standalone(arguments.out, [int(seed) for seed in arguments.seeds.split(",")], arguments.step == "longer")
     elif arguments.step == "supernet":
         for name in arguments.recipes.split(","):
-            if not supernet_file(arguments.out, name, arguments.budget).exists():
-                train_supernet(arguments.out, name, arguments.budget)
+            if not supernet_file(arguments.out, name, arguments.budget, arguments.supernet_seed).exists():
+                train_supernet(arguments.out, name, arguments.budget, arguments.supernet_seed)
     elif arguments.step == "table":
         part, parts = map(int, arguments.part.split("/"))
         evaluate_table(arguments.out, arguments.recipes, arguments.budget, part, parts)

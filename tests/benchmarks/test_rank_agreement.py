@@ -78,19 +78,15 @@ def test_results_of_another_longer_training_are_left_aside(without_longer: Path)
     assert rank_agreement.complete(study_in(without_longer), longer=True) == [3]
 
 
-def test_the_best_supernet_is_one_of_all_networks(without_longer: Path):
+def test_the_best_supernet_is_that_of_highest_tau(without_longer: Path):
     study = study_in(without_longer)
     alone = Alone.of(study)
-    few = [value if i < 5 else None for i, value in enumerate(alone.mean)]  # right about five networks
-    entry = {"name": "uniform/separate", "paths": 10, "val_accuracy": few}
     reverse = {"name": "fair/separate", "paths": 20, "val_accuracy": list(-alone.mean)}
-    macs = {"name": "fair/separate", "paths": 30, "val_accuracy": list(alone.proxies["MACs"])}
-    study["supernets"] = {"a": entry, "b": reverse, "c": macs}
-    assert rank_agreement.best_supernet(study, alone) == "fair/separate, 30 networks run"
-    assert rank_agreement.comparable(study, alone) == {
-        "fair/separate, 20 networks run": reverse,
-        "fair/separate, 30 networks run": macs,
-    }
+    macs = {"name": "fair/separate", "paths": 30, "seed": 2, "val_accuracy": list(alone.proxies["MACs"])}
+    study["supernets"] = {"b": reverse, "c": macs}
+    assert rank_agreement.best_supernet(study, alone) == macs
+    assert rank_agreement.title(macs) == "fair/separate, seed 2, 30 networks run"
+    assert rank_agreement.title(reverse) == "fair/separate, 20 networks run"
 
 
 def test_the_longer_trainings_judge_a_supernet_that_the_shorter_ones_chose(without_longer: Path):
@@ -106,5 +102,5 @@ def test_the_longer_trainings_judge_a_supernet_that_the_shorter_ones_chose(witho
     }
     text = " ".join(rank_agreement.longer_lines(study))
     assert "Unfinished: 12 of 64" in text
-    assert "the highest tau is that of wrong, 1 networks run" in text
+    assert "The highest tau is that of wrong, 1 networks run" in text
     assert "was right, 1 networks run. On these trainings it has tau -1.00 +- 0.00" in text
