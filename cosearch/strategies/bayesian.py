@@ -9,10 +9,11 @@ accuracy, and the expectation is then sampled.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 from scipy.special import ndtr, ndtri
+from threadpoolctl import ThreadpoolController
 
 from cosearch.errors import DataError
 from cosearch.strategies.base import Costs, History, Measured, Told
@@ -78,6 +79,12 @@ class Bayesian(Proposer):
 
     def propose(self, number: int) -> Arch:
         """The network of a trial."""
+        if self._enumerable:
+            return self._propose(number)
+        with _blas().limit(limits=1, user_api="blas"):  # small matrices, for which threads wait more than they work
+            return self._propose(number)
+
+    def _propose(self, number: int) -> Arch:
         known = sorted((t for t in self.history.known(number) if not t.failed), key=lambda t: t.candidate.number)
         pool = self._candidates(number, known)
         fresh = map(self.history.fresh, pool.keys, pool.archs)
@@ -104,13 +111,18 @@ class Bayesian(Proposer):
 
     # -- candidates --
 
+    @property
+    def _enumerable(self) -> bool:
+        """Whether every network is a candidate."""
+        small = self.history.space.size <= ENUMERABLE and not self.history.space.joint
+        return self._own_candidates is None and small
+
     @cached_property
     def _everything(self) -> Pool:
         return make_pool(self.history, map(self.history.canonical, whole_space(self.history.space)))
 
     def _candidates(self, number: int, known: Sequence[Told]) -> Pool:
-        enumerable = self.history.space.size <= ENUMERABLE and not self.history.space.joint
-        if self._own_candidates is None and enumerable:
+        if self._enumerable:
             return self._everything
         first = self.history.group(number)
         if self._pool is None or self._pool[0] != first:
@@ -382,6 +394,12 @@ class Bayesian(Proposer):
             outcomes = [outcome(row, dict(zip(names, z, strict=True))) for z in normals]
             gain[row] = np.mean([volume(np.vstack([archive, o])) for o in outcomes]) - base
         return gain
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """The libraries of linear algebra that are loaded; to find them takes as long as a proposal."""
+    return ThreadpoolController()
 
 
 def measured_value(told: Told, name: str) -> float:
