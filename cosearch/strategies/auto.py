@@ -16,7 +16,7 @@ MOST_MODELLED = 2_000
 """Results beyond which a Gaussian process takes longer than most evaluations."""
 FEW = 500
 """Evaluations up to which a proposal by a Gaussian process takes about a tenth of a second, and is worth it however
-cheap an evaluation is: docs/benchmarks/large_space.md."""
+cheap an evaluation is: docs/benchmarks/differentiable.md."""
 
 
 PLANNING = ("trials", "source")

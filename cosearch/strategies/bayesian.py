@@ -42,7 +42,7 @@ MARGIN = 0.1
 """The reference point lies this part of the front's range beyond its worst values."""
 JOINT_POOL = 80
 """Of networks with accelerators, each of which is priced on its own."""
-LARGE_POOL, PRICED = 200, 1 / 8
+LARGE_POOL, PRICED = 200, 1 / 4
 """Networks of a large space that are drawn at a time, and the part of them that is priced where all are not."""
 PARENTS = 20
 """Networks, the best so far, around which others are drawn."""
@@ -168,21 +168,25 @@ class Bayesian(Proposer):
         return replace(chosen, given=np.vstack([told.encoded, rows[kept]]))
 
     def _promise(self, archs: Sequence[Arch], rows: Floats, told: Pool, known: Sequence[Told]) -> Floats:
-        """[archs] expected gain, their costs being what a linear model of priced networks says. rows: their features.
+        """[archs] expected gain, their costs being what models of priced networks say. rows: their features.
 
         Raises: DataError if nothing can be learned from what is known.
         """
-        from predictors.linear import Ridge
-
-        costs = np.minimum.reduceat(told.fronts.points, told.fronts.start[:-1])[told.of]
-        signs = np.sign(costs).min(0)
-        models = [Ridge().fit(told.encoded, np.log(np.abs(column) + LEAST_COST)) for column in costs.T]
+        targets = _log_costs(told)
+        models = [model.condition(told.encoded, y) for model, y in zip(self._cost_models, targets.T, strict=True)]
+        signs = np.sign(told.fronts.points).min(0)
         estimated = signs * np.exp(np.column_stack([model.predict(rows)[0] for model in models]))
         mean, std = self._model("accuracy", known, told).predict(rows)
         belief = Belief(mean, np.maximum(std, 1e-9))
         fronts, keys = Fronts.of([row[None, :] for row in estimated]), tuple(map(self.history.key, archs))
         pool = Pool(told.space, tuple(archs), keys, told.costs, fronts, np.arange(len(archs)))
         return self._exact(pool, known, {"accuracy": belief}, [])
+
+    @cached_property
+    def _cost_models(self) -> list[GaussianProcess]:
+        """One for each known cost, with scales fitted to the networks of the start."""
+        start = self._start
+        return [GaussianProcess(seed=self.history.seed).fit(start.encoded, y) for y in _log_costs(start).T]
 
     def around(self, first: int, known: Sequence[Told]) -> list[Arch]:
         """Networks near the best so far, and random ones."""
@@ -394,6 +398,12 @@ class Bayesian(Proposer):
             outcomes = [outcome(row, dict(zip(names, z, strict=True))) for z in normals]
             gain[row] = np.mean([volume(np.vstack([archive, o])) for o in outcomes]) - base
         return gain
+
+
+def _log_costs(pool: Pool) -> Floats:
+    """[n, costs] logarithms of the least values that each network can have."""
+    least = np.minimum.reduceat(pool.fronts.points, pool.fronts.start[:-1])[pool.of]
+    return np.log(np.abs(least) + LEAST_COST)
 
 
 @cache

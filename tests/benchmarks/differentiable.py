@@ -1,8 +1,8 @@
 """`differentiable` against `bayesian` on the shiftadd space with a trained supernet, by the supernet's forward time.
 
 ``python -m tests.benchmarks.differentiable run [--seeds N]`` trains the supernet once, lets `bayesian` evaluate 500 of
-its networks and `differentiable` use what 50 evaluations take, for each seed; ``... report`` writes
-docs/benchmarks/differentiable.md. Supernet, and every run, are kept in the cache.
+its networks, `evolutionary` and `random` 200, and `differentiable` use what 50 evaluations take, for each seed;
+``... report`` writes docs/benchmarks/differentiable.md. Supernet, and every run, are kept in the cache.
 
 ``... run --space lowrank --equal`` lets all strategies search ranks, as HALOC does, with the supernet time of 50
 evaluations each; ``... report --space lowrank --equal`` writes docs/benchmarks/rank_search.md.
@@ -31,6 +31,8 @@ ROOT = cache_folder() / "differentiable"
 DOCS = Path(__file__).parents[2] / "docs" / "benchmarks"
 REFERENCE_TRIALS, BUDGET = 500, 50.0
 """Evaluations of `bayesian`, and what `differentiable` may use, in evaluations."""
+TRIALS = {"bayesian": REFERENCE_TRIALS, "differentiable": int(BUDGET), "evolutionary": 200, "random": 200}
+"""The last two have what a run has by default."""
 EPOCHS = 90
 EQUAL = ("differentiable", "bayesian", "evolutionary", "random")
 """Strategies that are compared at equal supernet time."""
@@ -218,7 +220,8 @@ def page(seeds: int) -> list[str]:
         "that bayesian found in 500 evaluations of the same seed and 10% of its range. Accuracies are the supernet's,",
         "costs are modelled. The values of lambda were widened once after seed 0 of shiftadd was seen; how many",
         "gradients are taken, of how many images, and the size of the refinement's pool were chosen on six seeds of",
-        "butterfly, of which seed 0 is below, before the runs of shiftadd.",
+        "butterfly, of which seed 0 is below, before the runs of shiftadd. How many of the networks that are drawn in",
+        "a large space are priced was decided on shiftadd itself, with the supernets of three seeds of the main job.",
         "",
         stamp("moocore"),
     ]
@@ -232,24 +235,27 @@ def _table(space_name: str, seeds: int) -> list[str]:
     _, costs, _ = problem(space_name)
     lines = [
         "| seed | differentiable / bayesian at 500 | evaluations | gradients, each | used, in evaluations | "
-        "bayesian at 50 | at 100 | processor seconds: differentiable, bayesian |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "bayesian at 50 | at 100 | at 200 | evolutionary at 200 | random at 200 "
+        "| processor seconds: differentiable, bayesian, evolutionary |",
+        "| --- |" + " --- |" * 10,
     ]
     shares = []
     for seed in range(seeds):
-        paths = [ROOT / "runs" / f"{space_name}.{n}.{seed}.json" for n in ("bayesian.500", "differentiable.50")]
+        paths = [run_path(name, space_name, seed, trials) for name, trials in TRIALS.items()]
         if not all(path.is_file() for path in paths):
             continue
-        theirs, ours = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
+        theirs, ours, evolved, drawn = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
         reference = front(costs, theirs["networks"])
-        parts = [ours["networks"], theirs["networks"][:50], theirs["networks"][:100]]
+        parts = [ours["networks"], *(theirs["networks"][:n] for n in (50, 100, 200))]
+        parts += [evolved["networks"], drawn["networks"]]
         whole, *volume = volumes([reference, *(front(costs, part) for part in parts)], reference)
-        share, at_50, at_100 = (v / whole for v in volume)
+        share, *others = (v / whole for v in volume)
         shares.append(share)
         lines.append(
             f"| {seed} | **{share:.1%}** | {len(ours['networks'])} "
             f"| {ours['gradients']}, {ours['gradient_cost']:.2f} | "
-            f"{ours['used']:.1f} | {at_50:.1%} | {at_100:.1%} | {ours['seconds']:.0f}, {theirs['seconds']:.0f} |"
+            f"{ours['used']:.1f} | {' | '.join(f'{other:.1%}' for other in others)} | "
+            f"{ours['seconds']:.0f}, {theirs['seconds']:.0f}, {evolved['seconds']:.0f} |"
         )
     if shares:
         lines += ["", f"Median {np.median(shares):.1%} of what bayesian reaches with 500, asked for: at least 95%."]
@@ -264,14 +270,13 @@ def main() -> None:
     parser.add_argument("what", choices=("run", "report"))
     parser.add_argument("--space", default="shiftadd")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--strategies", default="bayesian,differentiable")
+    parser.add_argument("--strategies", default=",".join(TRIALS))
     parser.add_argument("--equal", action="store_true", help=f"{', '.join(EQUAL)}: {BUDGET:.0f} evaluations each")
     arguments = parser.parse_args()
     if arguments.what == "run":
         for seed in range(arguments.seeds):
             for name in EQUAL if arguments.equal else arguments.strategies.split(","):
-                least = arguments.equal or name == "differentiable"
-                kept(name, arguments.space, seed, int(BUDGET) if least else REFERENCE_TRIALS)
+                kept(name, arguments.space, seed, int(BUDGET) if arguments.equal else TRIALS[name])
         return
     DOCS.mkdir(parents=True, exist_ok=True)
     if arguments.equal:
