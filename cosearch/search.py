@@ -8,7 +8,8 @@ from cosearch.evaluators import Evaluation, Evaluator, Pending
 from cosearch.job import Job
 from cosearch.problem import Problem
 from cosearch.results import CO_SEARCH, CONV_ONLY, RANDOM
-from cosearch.strategies import make
+from cosearch.runs import read_log
+from cosearch.strategies import STRATEGIES, make
 from cosearch.strategies.base import TURNS, Candidate, Failure, Told
 from cosearch.strategies.study import TrialLog
 
@@ -81,23 +82,30 @@ def _search(
     return list(history.told)
 
 
-def _strategy(job: Job, name: str, space: Any, strategy_name: str, trials: int, accuracy: AccuracySource) -> Any:
-    """What proposes the networks of a search. trials: evaluations that it has."""
+def _strategy(job: Job, name: str, space: Any, asked: str, trials: int, accuracy: AccuracySource) -> Any:
+    """What proposes the networks of a search. asked: its name; trials: evaluations that it has."""
     config = job.problem.config
+    before = _why_before(job, name) if asked == "auto" else ""
+    chosen = before.partition(":")[0] or asked
     options: dict[str, Any] = {}
-    if strategy_name == "auto":
+    if chosen == "auto":
         options = {"trials": trials, "source": config.accuracy}
-    elif strategy_name == "differentiable":
+    elif chosen == "differentiable":
         options = {name: getattr(accuracy, name, None) for name in ("gradient", "logits")}
     costs: Any = job.problem.costs  # a network of a sub-space is priced as a network of the whole
-    strategy: Any = make(
-        strategy_name, space, costs, job.problem.objectives, config.seed, batch=config.group, **options
-    )
-    why = strategy.why if strategy_name == "auto" else ""
+    strategy: Any = make(chosen, space, costs, job.problem.objectives, config.seed, batch=config.group, **options)
+    why = strategy.why if chosen == "auto" else before
     if why:
         job.reporter.say(f"{name}: strategy auto chose {why}")
-    job.run.log("search", study=name, strategy=strategy_name, why=why)
+    job.run.log("search", study=name, strategy=asked, why=why)
     return strategy
+
+
+def _why_before(job: Job, name: str) -> str:
+    """What `auto` chose for a search when the run began, and why: more trials do not change it. Empty if it did not."""
+    events = (line for line in read_log(job.run.path) if line.get("event") == "search" and line.get("study") == name)
+    why = str(next(events, {}).get("why", ""))
+    return why if why.partition(":")[0] in STRATEGIES else ""
 
 
 def _recorded(

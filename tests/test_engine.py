@@ -122,6 +122,16 @@ def test_every_strategy_searches_the_space_and_the_part_of_it_that_is_a_baseline
     assert {"co-search", "conv-only", "random search"} <= {design.name for design in result.designs}
 
 
+def test_a_run_that_is_extended_goes_on_with_the_strategy_that_auto_chose(table_run):
+    """Of its 100 networks all would be evaluated: auto would now choose random."""
+    run = cosearch.run(**table_run)
+    cosearch.resume(run.path, trials=100)
+    chosen = [line["why"] for line in read_log(Path(run.path)) if line.get("event") == "search"]
+    assert len(chosen) == 2
+    assert chosen[0] == chosen[1]
+    assert chosen[0].startswith("bayesian: ")
+
+
 def test_differentiable_starts_from_what_recipe_gumbel_has_learned(table_run, monkeypatch):
     asked = []
     relaxed = differentiable.Descent.__init__

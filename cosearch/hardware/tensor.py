@@ -568,7 +568,7 @@ class CostTensor:
             raise InfeasibleError(
                 f"no accelerator meets the constraints; the best that can be reached: {reached}"
                 if reached
-                else front.reason
+                else free.reason or front.reason
             )
         order = np.lexsort((front.edp, front.metric(objective)))
         return front.take(order[:1])

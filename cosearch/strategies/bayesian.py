@@ -37,7 +37,7 @@ INITIAL = 5
 EXACT_REFITS, GROWTH = 60, 1.05
 """Scales of the model are fitted anew with every result up to so many, then each time there are 5% more."""
 LEAST_COST = 1e-9
-"""What a measured cost of zero is taken for, in its unit."""
+"""What a cost of zero that is no count is taken for, in its unit."""
 MARGIN = 0.1
 """The reference point lies this part of the front's range beyond its worst values."""
 JOINT_POOL = 80
@@ -147,10 +147,14 @@ class Bayesian(Proposer):
 
         All of the drawn ones where nothing is known that tells what they promise.
         """
-        told = make_pool(self.history, [*self._start.archs, *(t.candidate.arch for t in known)])
+        start = self._start
+        told = make_pool(self.history, [*start.archs, *(t.candidate.arch for t in known)])
+        if self._own_candidates is None and len(known) < INITIAL <= len(start):
+            return told  # none of them is chosen by what it promises
         new = {self.history.key(arch): arch for arch in archs}
         archs = [arch for key, arch in new.items() if key not in told.rows]
-        if self.history.measured != ("accuracy",) or len(known) < INITIAL or not archs or not told.costs:
+        tells = self.history.measured == ("accuracy",) and min(len(known), len(start)) >= INITIAL and told.costs
+        if not tells or not archs:
             return make_pool(self.history, [*told.archs, *archs])
         rows = features(self.history.modelled, archs)
         try:
@@ -172,21 +176,28 @@ class Bayesian(Proposer):
 
         Raises: DataError if nothing can be learned from what is known.
         """
-        targets = _log_costs(told)
-        models = [model.condition(told.encoded, y) for model, y in zip(self._cost_models, targets.T, strict=True)]
-        signs = np.sign(told.fronts.points).min(0)
-        estimated = signs * np.exp(np.column_stack([model.predict(rows)[0] for model in models]))
+        columns = []
+        for name, model, y in zip(told.costs, self._cost_models, _cost_targets(told), strict=True):
+            found = model.condition(told.encoded, y).predict(rows)[0] if model is not None else np.full(len(rows), y[0])
+            columns.append(_sign(name) * np.array([_value(name, value) for value in found]))
+        estimated = np.column_stack(columns)
         mean, std = self._model("accuracy", known, told).predict(rows)
         belief = Belief(mean, np.maximum(std, 1e-9))
         fronts, keys = Fronts.of([row[None, :] for row in estimated]), tuple(map(self.history.key, archs))
         pool = Pool(told.space, tuple(archs), keys, told.costs, fronts, np.arange(len(archs)))
-        return self._exact(pool, known, {"accuracy": belief}, [])
+        beliefs = {"accuracy": belief}
+        return self._exact(pool, known, beliefs, []) * self._feasible(beliefs, len(pool))
 
     @cached_property
-    def _cost_models(self) -> list[GaussianProcess]:
-        """One for each known cost, with scales fitted to the networks of the start."""
-        start = self._start
-        return [GaussianProcess(seed=self.history.seed).fit(start.encoded, y) for y in _log_costs(start).T]
+    def _cost_models(self) -> list[GaussianProcess | None]:
+        """One for each known cost, with scales fitted to the networks of the start; None where these cost the same."""
+        models: list[GaussianProcess | None] = []
+        for y in _cost_targets(self._start):
+            try:
+                models.append(GaussianProcess(seed=self.history.seed).fit(self._start.encoded, y))
+            except DataError:
+                models.append(None)
+        return models
 
     def around(self, first: int, known: Sequence[Told]) -> list[Arch]:
         """Networks near the best so far, and random ones."""
@@ -400,10 +411,16 @@ class Bayesian(Proposer):
         return gain
 
 
-def _log_costs(pool: Pool) -> Floats:
-    """[n, costs] logarithms of the least values that each network can have."""
-    least = np.minimum.reduceat(pool.fronts.points, pool.fronts.start[:-1])[pool.of]
-    return np.log(np.abs(least) + LEAST_COST)
+def _cost_targets(pool: Pool) -> list[Floats]:
+    """Per known cost what is modelled of the best value that each network can have, [n]."""
+    best = np.minimum.reduceat(pool.fronts.points, pool.fronts.start[:-1])[pool.of]
+    columns = zip(pool.costs, best.T, strict=True)
+    return [np.array([target(name, _sign(name) * value) for value in column]) for name, column in columns]
+
+
+def _sign(name: str) -> float:
+    """By which a cost is to be minimised."""
+    return -1.0 if name in MAXIMISED else 1.0
 
 
 @cache

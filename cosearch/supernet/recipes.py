@@ -553,6 +553,7 @@ def gated_steps(blueprint: Blueprint, decisions: Sequence[str]) -> dict[str, str
 def gumbel(space: Any, supernet: Supernet, seed: int, settings: Recipe, within: Within | None = None) -> SupernetRecipe:
     """Weights on uniform paths for half of the epochs, then weights and architecture logits in turn (NASA).
 
+    A budget is followed by the first half only: in the second the logits choose.
     The logits are `recipe.state`, from which the differentiable strategy starts; their optimiser is Adam (0.5, 0.999),
     whose rate lets them go as far in these steps as NASA's do in theirs, which are many more.
     """
@@ -562,7 +563,8 @@ def gumbel(space: Any, supernet: Supernet, seed: int, settings: Recipe, within: 
     begin = settings.epochs // 2
 
     def rate(settings: Recipe, step: int, total: int) -> float:
-        adam.param_groups[0]["lr"] = TRAVEL / max(1, total // 4)  # every other step of the second half
+        of_logits = total * (settings.epochs - begin) / settings.epochs / 2  # every other step from `begin` on
+        adam.param_groups[0]["lr"] = TRAVEL / max(1.0, of_logits)
         return rate_at(settings, step, total)
 
     def step(x: Tensor, y: Tensor, epoch: int, index: int) -> Tensor:

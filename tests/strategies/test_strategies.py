@@ -444,3 +444,46 @@ def test_the_most_similar_network_as_networks_are_added_and_replaced():
         assert (seen == rows[numbers]).all()
         differing = (seen[:, None] != seen[None]).sum(2) + 99 * np.eye(len(seen), dtype=int)
         assert (nearest == differing.argmin(1)).all()
+
+
+def test_without_accuracy_as_an_objective_a_large_space_is_searched_where_its_limit_is_met():
+    """What drawn networks promise counts whether they are accurate enough; else the cheapest are all that is priced."""
+    space = Decisions({f"d{i}": (0, 1, 2, 3) for i in range(16)})
+    costs = {"latency_ms": lambda arch: 1.0 + sum(arch.values())}
+
+    def true(arch):
+        return 0.2 + 0.8 * sum((i + 1) * (1 - 0.5 ** arch[f"d{i}"]) for i in range(16)) / (136 * 0.875)
+
+    best = []
+    for seed in range(3):
+        strategy = make("bayesian", space, costs, Objectives(("latency_ms",), min_accuracy=0.8), seed)
+        for _ in range(50):
+            [candidate] = strategy.ask()
+            strategy.tell(candidate, {"accuracy": true(candidate.arch)})
+        met = [t.candidate.arch for t in strategy.history.told if t.accuracy >= 0.8]
+        best.append(min((sum(arch.values()) for arch in met), default=np.inf))
+    assert np.mean(best) <= 24
+
+
+def test_warm_starts_that_break_the_limits_of_a_large_space_where_no_drawn_network_meets_them():
+    costs, rng = Costs(1.5), np.random.default_rng(0)  # one network does
+    strategy = make("bayesian", SPACE, costs, OBJECTIVES, 0)
+    for arch in [SPACE.sample(rng) for _ in range(8)]:
+        strategy.tell(arch, {"accuracy": accuracy(arch)})
+    [candidate] = strategy.ask()
+    assert latency(candidate.arch) == 1.0
+
+
+@pytest.mark.parametrize("same", [False, True], ids=["some cost nothing", "all cost the same"])
+def test_of_the_drawn_networks_of_a_large_space_few_are_priced(same):
+    priced = []
+
+    def blocks(arch):
+        priced.append(arch)
+        return 4.0 if same else float(sum(choice > 1 for choice in arch.values()))
+
+    strategy = make("bayesian", SPACE, {"dsp": blocks}, ("accuracy", "dsp"), 0)
+    run(strategy, 5)
+    assert len(priced) == 200  # those at the start
+    run(strategy, 10)
+    assert len(priced) <= 200 + 10 * 200 / 4
