@@ -89,7 +89,8 @@ def automatic(operators: Sequence[str], networks: int) -> str:
 
     Measured where additions stand beside multiplications, on shiftadd and shapes (docs/benchmarks/supernet.md): after
     12,000 networks sandwich and uniform rank best; after 2,500 to 3,000, as many images as a run on digits trains with,
-    progressive does, on each of three seeds. Elsewhere a network alone is what uniform trains.
+    progressive does, on each of three seeds (on other networks of the space sandwich is level with it). Elsewhere
+    uniform, the simplest, as nothing else is measured.
     """
     measured = "add" in operators and len(operators) > 1
     if not measured:

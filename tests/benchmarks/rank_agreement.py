@@ -251,7 +251,8 @@ def price(space: Any, name: str, dataset: Dataset, networks_run: int = 36, repea
 
 
 def train_supernet(folder: Path, name: str, budget: int, seed: int = 0) -> None:
-    """Train one supernet for the time in which uniform/separate runs `budget` networks, and evaluate the study's.
+    """Train one supernet for the time in which uniform/separate runs `budget` networks, and evaluate all that are
+    trained alone.
 
     The time is counted in prices: CPU seconds themselves depend on what else the machine does meanwhile.
     """
@@ -269,7 +270,7 @@ def train_supernet(folder: Path, name: str, budget: int, seed: int = 0) -> None:
         print(f"{name}: epoch {epoch} of {recipe.epochs}, loss {loss:.3f}", flush=True)
     seconds = time.process_time() - started
     study = read_study(folder, space, dataset.content_hash)
-    found = accuracies(recipe.supernet, [entry["arch"] for entry in study["networks"][:NETWORKS]], space, dataset)
+    found = accuracies(recipe.supernet, [entry["arch"] for entry in study["networks"]], space, dataset)
     file = supernet_file(folder, name, budget, seed)
     save_file(recipe.supernet.state_dict(), file.with_suffix(".safetensors"))
     record = {
@@ -785,13 +786,14 @@ def supernet_lines(study: dict[str, Any], alone: Alone) -> list[str]:
     )
     if not entries:
         return []
-    rows = []
+    rows, others = [], Alone.of(study, others=True)
     for entry in entries:
         found = of_supernet(entry, alone)
         rows.append(
             f"| {entry['name']}{_again(entry)} | {entry['paths']} | {entry['cpu_seconds']:.0f} | {found.mean():.3f} "
             f"| {alone.tau(found)} | {alone.above(found, alone.proxies['MACs'])} "
-            f"| {within_quartiles(found, alone.mean, alone.quartile)} | {entry['parameters']} |"
+            f"| {within_quartiles(found, alone.mean, alone.quartile)} "
+            f"| {tau(of_supernet(entry, others), others.mean):.2f} | {entry['parameters']} |"
         )
     best = best_supernet(study, alone)
     own = tau(of_supernet(best, alone), alone.mean)
@@ -802,9 +804,15 @@ def supernet_lines(study: dict[str, Any], alone: Alone) -> list[str]:
         "",
         "Networks run: training steps of one network each. Rows with about equal CPU seconds had equal time.",
         "",
-        "| recipe/sharing | networks run | CPU s | mean accuracy | tau | above MACs | within quartiles | parameters |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| recipe/sharing | networks run | CPU s | mean accuracy | tau | above MACs | within quartiles | others "
+        "| parameters |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         *rows,
+        "",
+        f"Others: tau on the {len(others.mean)} networks of the table that are trained alone for {STANDALONE.epochs} "
+        "epochs and are not of",
+        f"the study (two seeds agree with {others.ceiling:.2f}; MACs "
+        f"{tau(others.proxies['MACs'], others.mean):.2f}); by them nothing was chosen.",
         "",
         f"The highest tau is that of {title(best)}: it",
         f"{'reaches' if reached else 'misses'} the target against the noise ceiling and {'is' if above else 'is not'}",

@@ -95,7 +95,8 @@ def test_the_longer_trainings_judge_a_supernet_that_the_shorter_ones_chose(witho
     for i, mean in enumerate(alone.mean[:12]):
         leave(without_longer, i, longer=True, value=float(1 - mean))  # the opposite of the shorter trainings
     study = study_in(without_longer)
-    entries = {"right": list(alone.mean), "wrong": list(-alone.mean)}
+    others = list(Alone.of(study, others=True).mean)
+    entries = {"right": [*alone.mean, *others], "wrong": [*-alone.mean, *others]}
     study["supernets"] = {
         name: {"name": name, "paths": 1, "cpu_seconds": 1.0, "parameters": 1, "val_accuracy": values}
         for name, values in entries.items()
