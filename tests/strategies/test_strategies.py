@@ -308,13 +308,13 @@ def test_networks_that_are_the_same_are_one_candidate():
 
 def test_the_first_networks_of_evolution_cover_every_subset_of_operators():
     space = shiftadd.space()
-    assert [s.operators for s in operator_spaces(space)[1:4]] == [("conv",), ("shift",), ("add",)]
+    assert [s.operators for s in list(operator_spaces(space))[1:4]] == [("conv",), ("shift",), ("add",)]
     strategy = make("evolutionary", space, {"params": lambda arch: len(str(arch))}, Objectives(("accuracy", "params")))
     used = [{str(c).split("_")[0] for c in a.arch.values()} - {"skip"} for a in strategy.ask(14)]
     assert {"conv"} in used
     assert {"shift"} in used
     assert {"add"} in used
-    parts = operator_spaces(tiny_space.uneven())[1:]
+    parts = list(operator_spaces(tiny_space.uneven()))[1:]
     assert [set(s.operators) for s in parts] == [{"conv", "shift"}, {"conv", "add"}]  # what every layer has some of
 
 
