@@ -36,6 +36,9 @@ class AccuracySource(Protocol):
 class SupernetAccuracy:
     """Cuts the sub-network out, re-calibrates it on training images and evaluates it on the validation images.
 
+    Values of what networks begin with stay, up to remembered_bytes (default: `cosearch.supernet.evaluation`'s): 0 runs
+    every network whole.
+
     precision: as `cosearch.supernet.evaluation.evaluate`'s. logits: what training has learned of the choices, decision
     -> choice -> logit, if it did.
     """
@@ -48,8 +51,11 @@ class SupernetAccuracy:
         device: str = "cpu",
         precision: "Precision" = "fp32",
         logits: Mapping[str, Mapping[Any, float]] | None = None,
+        remembered_bytes: int | None = None,
     ) -> None:
         import torch
+
+        from cosearch.supernet.evaluation import REMEMBERED_BYTES, Memory
 
         self.space, self.supernet, self.dataset, self.device = space, supernet, dataset, device
         self.precision, self.logits = precision, logits
@@ -60,17 +66,20 @@ class SupernetAccuracy:
         self._images = torch.from_numpy(dataset.validation.x).to(device)
         self._labels = torch.from_numpy(dataset.validation.y).to(device)
         self._known: dict[str, float] = {}
+        self._memory = Memory(REMEMBERED_BYTES if remembered_bytes is None else remembered_bytes)
 
     def to(self, device: str) -> "SupernetAccuracy":
         """The same on another device; the supernet moves there."""
-        return SupernetAccuracy(self.space, self.supernet.to(device), self.dataset, device, self.precision, self.logits)
+        supernet = self.supernet.to(device)
+        how = self.precision, self.logits, self._memory.limit
+        return SupernetAccuracy(self.space, supernet, self.dataset, device, *how)
 
     def __call__(self, arch: Arch) -> float:
         [accuracy] = self.many([arch])
         return accuracy
 
     def many(self, archs: Sequence[Arch]) -> list[float]:
-        """Of each network what it has alone. Of networks that differ in one choice what they begin with runs once."""
+        """Of each network what it has alone. What it begins with is not run again, if another began so lately."""
         from cosearch.supernet.evaluation import evaluate
 
         keys = [arch_key(arch) for arch in archs]
@@ -78,7 +87,7 @@ class SupernetAccuracy:
         if unknown:
             blueprints = [self.space.blueprint(arch) for arch in unknown.values()]
             data = self._calibration, self._images, self._labels
-            found = evaluate(self.supernet, blueprints, *data, self.precision)
+            found = evaluate(self.supernet, blueprints, *data, self.precision, memory=self._memory)
             self._known.update(zip(unknown, found, strict=True))
         return [self._known[key] for key in keys]
 

@@ -49,7 +49,9 @@ def test_a_network_is_evaluated_once_and_as_the_supernet_evaluates_it(source, mo
     from cosearch.supernet import evaluation
 
     evaluated, evaluate = [], evaluation.evaluate
-    monkeypatch.setattr(evaluation, "evaluate", lambda *given: evaluated.append(given[1]) or evaluate(*given))
+    monkeypatch.setattr(
+        evaluation, "evaluate", lambda *given, **how: evaluated.append(given[1]) or evaluate(*given, **how)
+    )
     arch = source.space.sample(np.random.default_rng(7))
     first, again = source(arch), source(dict(reversed(arch.items())))
     assert first == again
@@ -65,7 +67,7 @@ def test_many_networks_have_the_accuracies_of_each_and_are_evaluated_once(source
 
     calls = []
     evaluate = evaluation.evaluate
-    monkeypatch.setattr(evaluation, "evaluate", lambda *how: calls.append(len(how[1])) or evaluate(*how))
+    monkeypatch.setattr(evaluation, "evaluate", lambda *of, **how: calls.append(len(of[1])) or evaluate(*of, **how))
     archs = [source.space.sample(np.random.default_rng(i)) for i in range(4)]
     fresh = SupernetAccuracy(source.space, source.supernet, source.dataset)
     together = fresh.many([*archs, archs[0]])

@@ -218,14 +218,15 @@ def module_name(step_name: str) -> str:
 class Network(nn.Module):
     """One network.
 
-    seed: fresh weights from it; None leaves them uninitialised, for a caller that fills them.
+    seed: fresh weights from it; None leaves them uninitialised, for a caller that fills them. first: of the steps that
+    it has modules for; who has the values before it needs no others.
     """
 
-    def __init__(self, blueprint: Blueprint, seed: int | None = 0) -> None:
+    def __init__(self, blueprint: Blueprint, seed: int | None = 0, first: int = 0) -> None:
         super().__init__()
         self.blueprint = blueprint
         self.parts = nn.ModuleDict()
-        for step in blueprint.steps:
+        for step in blueprint.steps[first:]:
             if isinstance(step, Conv):
                 self.parts[module_name(step.name)] = Unit(step)
             elif isinstance(step, Sum) and len(step.sources) > 1:

@@ -9,6 +9,7 @@ differ by orders of magnitude. The gain that ends a residual branch starts at ze
 minibatch SGD, 2017): what trains first is the shallow network that all choices share, whatever is drawn for branches.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -154,6 +155,9 @@ class Supernet(nn.Module):
         self.units = nn.ModuleDict(
             {name: ElasticUnit(list(steps), heterogeneous, kernel_transform) for name, steps in variants.items()}
         )
+        outputs = [step.out_channels * math.prod(step.size) for steps in variants.values() for step in steps]
+        self.largest_values = max(outputs, default=1)
+        """Of any convolution's output for one image."""
         norms = {module_name(s.name): s for blueprint in blueprints for s in blueprint.steps if isinstance(s, Norm)}
         self.norms = nn.ModuleDict({name: nn.BatchNorm2d(step.channels) for name, step in norms.items()})
         classifier = blueprints[0].classifier
@@ -224,9 +228,12 @@ class Supernet(nn.Module):
         ]
 
     @torch.no_grad()
-    def extract(self, blueprint: Blueprint) -> Network:
-        """The stand-alone network with copies of the shared weights; calibrate it before use."""
-        network = Network(blueprint, seed=None)
+    def extract(self, blueprint: Blueprint, first: int = 0) -> Network:
+        """The stand-alone network with copies of the shared weights; calibrate it before use.
+
+        first: of the steps that it can run.
+        """
+        network = Network(blueprint, None, first)
         network.classifier.load_state_dict(self.classifier.state_dict())
         for unit in network.units():
             elastic, k = self.units[module_name(unit.step.name)], unit.step.out_channels
@@ -235,7 +242,7 @@ class Supernet(nn.Module):
                 target.copy_(source)
             unit.bn.weight.copy_(elastic.gamma[unit.op][:k])
             unit.bn.bias.copy_(elastic.beta[unit.op][:k])
-        for step in blueprint.steps:
+        for step in blueprint.steps[first:]:
             if isinstance(step, Norm):
                 network.norm(step).load_state_dict(self.norms[module_name(step.name)].state_dict())
         return network.to(self.classifier.weight.device)

@@ -1,11 +1,14 @@
 """Accuracies of many sub-networks in one call are those of each cut out, calibrated and measured by hand."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 
-from cosearch.supernet.blocks import Unit, calibrate, set_simulation
-from cosearch.supernet.evaluation import evaluate
+from cosearch.blueprint import INPUT, Blueprint, Conv, Linear, Pool, Sum
+from cosearch.supernet.blocks import Network, Unit, calibrate, set_simulation
+from cosearch.supernet.evaluation import Memory, cuts, evaluate
 from cosearch.supernet.training import accuracy
 from search_spaces import networks
 from search_spaces.networks.shiftadd import space
@@ -60,6 +63,76 @@ def test_what_networks_share_runs_once(supernet, digits, monkeypatch):
     assert len(alone) > 10
     assert all(run.count(name) == 2 for name in alone)  # calibrated and measured
     assert run.count("head") == 2 * len(archs)
+
+
+def _neighbours(found, n=12):
+    rng = np.random.default_rng(3)
+    archs = [found.sample(rng)]
+    for _ in range(n - 1):
+        archs.append(found.mutate(archs[rng.integers(len(archs))], rng))
+    return archs
+
+
+@pytest.mark.parametrize("name", ["shiftadd", "nasbench201", "fbnet"])
+def test_a_memory_changes_no_accuracy_and_saves_what_was_run_before(name, digits, monkeypatch):
+    """Of single precision bit for bit, whatever is forgotten meanwhile; most of what near networks run is shared."""
+    found = networks.find(name)((1, 8, 8), 10)
+    supernet = awake(found.supernet(1))
+    blueprints = [found.blueprint(arch) for arch in _neighbours(found)]
+    data = [torch.from_numpy(a[:90]) for a in (digits.train.x, digits.validation.x, digits.validation.y)]
+    alone = [evaluate(supernet, [blueprint], *data, batch_size=40)[0] for blueprint in blueprints]
+    run: list[str] = []
+    compute = Network.compute
+    monkeypatch.setattr(Network, "compute", lambda net, step, x: run.append(step.name) or compute(net, step, x))
+    ran = {}
+    for limit in (0, 1 << 22, 1 << 30):
+        run.clear()
+        memory = Memory(limit)
+        once = [evaluate(supernet, [b], *data, batch_size=40, memory=memory)[0] for b in blueprints]
+        assert once == alone
+        assert memory.bytes == sum(begun.bytes for begun in memory._begun.values()) <= limit
+        ran[limit] = len(run)
+    steps = sum(bool(step.reads) for blueprint in blueprints for step in blueprint.steps)
+    whole = steps * (3 + 3)  # batches of calibration and of images
+    assert ran[0] == whole
+    assert ran[1 << 30] <= ran[1 << 22] <= whole
+    assert ran[1 << 30] < whole
+    assert len(set(alone)) > 2
+
+
+def test_a_memory_serves_several_threads(supernet, digits):
+    data = [torch.from_numpy(a[:64]) for a in (digits.train.x, digits.validation.x, digits.validation.y)]
+    blueprints, memory = [SPACE.blueprint(arch) for arch in _neighbours(SPACE, 24)], Memory(1 << 21)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda b: evaluate(supernet, [b], *data, memory=memory)[0], blueprints))
+    assert found == [evaluate(supernet, [blueprint], *data)[0] for blueprint in blueprints]
+    assert memory.bytes == sum(begun.bytes for begun in memory._begun.values()) <= memory.limit
+
+
+def test_a_beginning_ends_with_a_block_whose_last_value_is_all_that_is_read():
+    block = [Conv("x.a", "conv", INPUT, 1, 4, (8, 8)), Conv("x.b", "conv", 0, 4, 4, (8, 8))]
+    rest = [Sum("y.sum", (1, 0), 4, (8, 8)), Pool("pool", 2, 4, (1, 1), (8, 8)), Linear("classifier", 3, 4, 10)]
+    assert cuts(Blueprint((1, 8, 8), (*block, *rest))) == [3, 4]  # after x.b the sum still reads x.a
+    of_input = Sum("y.sum", (1, INPUT), 1, (8, 8))
+    assert cuts(Blueprint((1, 8, 8), (*block, of_input, *rest[1:]))) == [3, 4]
+    own = [Conv("y.c", "conv", 1, 4, 4, (8, 8)), Pool("pool", 2, 4, (1, 1), (8, 8)), rest[2]]
+    assert cuts(Blueprint((1, 8, 8), (*block, *own))) == [2, 3, 4]
+    unread = Conv("unread", "conv", 0, 4, 4, (8, 8))
+    follows = [Pool("pool", 0, 4, (1, 1), (8, 8)), Linear("classifier", 2, 4, 10)]
+    assert cuts(Blueprint((1, 8, 8), (block[0], unread, *follows))) == [1, 3]
+
+
+def test_what_most_networks_begin_with_is_forgotten_last(supernet, digits):
+    data = [torch.from_numpy(a[:64]) for a in (digits.train.x, digits.validation.x, digits.validation.y)]
+    base = SPACE.largest("conv")
+    last = list(SPACE.choices)[-1]
+    memory = Memory()
+    evaluate(supernet, [SPACE.blueprint(base)], *data, memory=memory)
+    first = next(iter(sorted(memory._begun, key=len)))
+    small = Memory(memory.bytes)
+    for choice in SPACE.choices[last]:
+        evaluate(supernet, [SPACE.blueprint({**base, last: choice})], *data, memory=small)
+    assert first in small._begun
 
 
 def test_no_network_has_no_accuracy(supernet, digits):
