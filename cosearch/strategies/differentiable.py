@@ -10,7 +10,7 @@ is ``log error + lambda * mean of log costs``, once for each of several lambda, 
 - Accuracy: with a supernet each step draws one network, runs it on validation images with the weights frozen, and
   takes the loss and its derivative by the gate of every block. All runs share these through one model that is linear in
   the shares, so that its gradient is their effect: a single-path estimator moves the choices that it drew only; so a
-  few dozen steps move all logits. Without a supernet the same model is fitted to the results that were told, anew
+  few steps move all logits. Without a supernet the same model is fitted to the results that were told, anew
   each time there are half as many again. Runs start from the logits that training has learned (recipe ``gumbel``).
 - Refinement: networks drawn from the logits, and those that `bayesian` would look at near the best so far, are
   evaluated in the order of expected hypervolume gain over their whole hardware fronts, as `bayesian` computes it.
@@ -40,8 +40,9 @@ Gradient = Callable[[Arch], tuple[float, dict[str, float]]]
 """Network -> its loss and the derivative of that by the gate of each decision's block."""
 LAMBDAS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Weights of the mean logarithm of the costs beside that of the error."""
-ROUNDS, GRADIENTS_A_ROUND, DESCENTS = 8, 2, 4
-"""Rounds of supernet gradients; after each every run takes so many steps of its own, which are free."""
+ROUNDS, DESCENTS = 4, 4
+"""Rounds, each with one gradient of the supernet, after which every run takes so many steps of its own: these are free.
+More gradients find no more than the evaluations do that they take the time of."""
 HOT, COLD = 5.0, 0.5
 """Temperature of the first and of the last round."""
 RATE, MOMENTS = 0.4, (0.5, 0.9)
@@ -132,7 +133,7 @@ class Differentiable(Proposer):
         effects = {name: self._told_effect(name, known) for name in self.history.measured if known}
         effects |= self._free_effects(rng)
         for temperature in np.geomspace(HOT, COLD, ROUNDS):
-            for _ in range(GRADIENTS_A_ROUND if self._gradient is not None else 0):
+            if self._gradient is not None:
                 shares = gumbel(runs[len(steps) % len(runs)].logits, float(temperature), rng)
                 steps.append(self._step(most_probable(space, shares)))
             if steps:
