@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cosearch.operators.depthwise import depthwise_conv2d, is_slow
+
 SMALL_PIXELS, NARROW_PIXELS, NARROW_CHANNELS = 4 * 4, 8 * 8, 32
 """Of an image, up to which 1x1 convolutions are matrix products: with any number of channels, and with few."""
 
@@ -22,7 +24,10 @@ def convolve(x: Tensor, weight: Tensor, stride: int = 1, groups: int = 1, plain:
         return x * weight.view(1, k, 1, 1)
     if not plain and r == s == stride == groups == 1 and _is_product(height * width, max(k, x.shape[1])):
         return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1)).permute(0, 3, 1, 2)
-    y = F.conv2d(x, weight, None, stride, (r // 2, s // 2), 1, groups)
+    if not plain and is_slow(x, weight, groups):
+        y = depthwise_conv2d(x, weight, stride)
+    else:
+        y = F.conv2d(x, weight, None, stride, (r // 2, s // 2), 1, groups)
     # an image of one channel is in either format, and convolutions would go on in the slower one
     return y.contiguous(memory_format=torch.channels_last)
 
