@@ -1,6 +1,8 @@
 """Where accuracy comes from during a search: a supernet, a table, a predictor, or stand-alone training."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -91,6 +93,11 @@ class SupernetAccuracy:
             self._known.update(zip(unknown, found, strict=True))
         return [self._known[key] for key in keys]
 
+    @cached_property
+    def _frozen(self) -> Any:
+        """The supernet with weights of which no gradient is asked; other threads may use the other meanwhile."""
+        return deepcopy(self.supernet).requires_grad_(False)
+
     def gradient(self, arch: Arch) -> tuple[float, dict[str, float]]:
         """Cross-entropy of a sub-network on validation images, weights frozen, and its derivative by each gate.
 
@@ -108,7 +115,7 @@ class SupernetAccuracy:
         spread = np.linspace(0, self.images - 1, min(GRADIENT_IMAGES, self.images)).astype(int)
         with torch.enable_grad():
             gated = {step: gates[decision] for step, decision in decisions.items()}
-            logits = self.supernet(self._images[spread], blueprint, gates=gated)
+            logits = self._frozen(self._images[spread], blueprint, gates=gated)
             loss = F.cross_entropy(logits, self._labels[spread])
         names = list(dict.fromkeys(decisions.values()))
         slopes = torch.autograd.grad(loss, [gates[name] for name in names]) if names else ()

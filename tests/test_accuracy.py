@@ -1,5 +1,7 @@
 """The supernet as a source of accuracies: many at once, in either precision, and the slopes of a network's gates."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -43,6 +45,27 @@ def test_a_place_that_is_skipped_has_no_gate_and_weights_get_no_gradient(source)
     assert set(source.gradient(arch)[1]) == {"layer1", "layer2"}
     assert all(parameter.grad is None for parameter in source.supernet.parameters())
     assert source.gradient(arch) == source.gradient(arch)
+
+
+def test_a_gradient_by_gates_computes_none_by_weights(source, monkeypatch):
+    from cosearch.operators import depthwise
+
+    monkeypatch.setattr(depthwise, "weight_gradient", lambda *_: pytest.fail("a gradient by weights"))
+    loss, _ = source.gradient(dict.fromkeys(source.space.choices, "conv_k5_e6"))
+    assert loss > 0
+    assert all(parameter.requires_grad for parameter in source.supernet.parameters())
+
+
+def test_a_source_travels_without_what_it_remembers(source):
+    archs = [source.space.sample(np.random.default_rng(i)) for i in range(3)]
+    fresh = SupernetAccuracy(source.space, source.supernet, source.dataset)
+    size = len(pickle.dumps(fresh))
+    found = [fresh(arch) for arch in archs]
+    moved = pickle.dumps(fresh)
+    assert len(moved) < size + 10_000
+    other = pickle.loads(moved)
+    other._known.clear()
+    assert [other(arch) for arch in archs] == found
 
 
 def test_a_network_is_evaluated_once_and_as_the_supernet_evaluates_it(source, monkeypatch):

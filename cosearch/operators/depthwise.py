@@ -3,7 +3,7 @@
 """Depthwise convolutions of small images, whose gradient in the weights a CPU's library computes slowly.
 
 oneDNN has a kernel for 3x3 taps that fit into the image. Of others it computes the weights' gradient as if each channel
-were a group of sixteen, which takes five to twenty times as long as what is here; the rest is its own.
+were a group of sixteen: on images up to 8x8 that takes several times as long as what is here; the rest is its own.
 """
 
 from collections.abc import Callable
@@ -28,6 +28,9 @@ from cosearch.operators._simd import (
     zero,
 )
 
+MOST_PIXELS = 8 * 8
+"""Of an image; the kernel reads all of them once for each tap, and of larger ones the library's is faster."""
+
 
 def is_slow(x: Tensor, weight: Tensor, groups: int) -> bool:
     """Whether a convolution of x (B x C x H x W) is one whose training `depthwise_conv2d` makes faster."""
@@ -36,6 +39,7 @@ def is_slow(x: Tensor, weight: Tensor, groups: int) -> bool:
         1 < groups == x.shape[1] == k
         and weight.shape[-2] == taps
         and (taps > 3 or min(x.shape[2:]) < taps)
+        and x.shape[2] * x.shape[3] <= MOST_PIXELS
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and torch.is_grad_enabled()

@@ -13,7 +13,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from cosearch.blueprint import INPUT, Blueprint, Step
+from cosearch.blueprint import INPUT, Blueprint, Conv, Pool, Step, Sum
+from cosearch.errors import ConfigError
 from cosearch.supernet.blocks import Values, calibrating, run_steps, set_simulation, start
 from cosearch.supernet.elastic import Supernet
 
@@ -21,6 +22,8 @@ Precision = Literal["fp32", "bf16"]
 CPU_VALUES = 3 << 20
 """Of a layer, computed at once where a CPU measures: they stay in its caches, and memory is used again."""
 REMEMBERED_BYTES = 1 << 30
+OF_ONE_NETWORK = 1 / 16
+"""The part of a memory that one network may fill."""
 
 
 class Begun(NamedTuple):
@@ -38,7 +41,7 @@ class Memory:
     """What networks began with, and what that computed: the next one that begins so goes on from there.
 
     Up to a step, a network's values and statistics depend on the steps before it alone, so that only time is saved.
-    Of one supernet whose weights stay, and of one way to evaluate it. Any number of threads may use it.
+    Any number of threads may use it. It is copied and pickled empty.
 
     limit: bytes of all values; those that were not used for longest are forgotten.
     """
@@ -47,6 +50,23 @@ class Memory:
         self.limit, self.bytes = limit, 0
         self._begun: OrderedDict[tuple[Step, ...], Begun] = OrderedDict()
         self._lock = Lock()
+        self._of: tuple[tuple[object, ...], tuple[object, ...]] | None = None
+
+    def __reduce__(self) -> tuple[type["Memory"], tuple[int]]:
+        return Memory, (self.limit,)
+
+    def require(self, things: tuple[object, ...], how: tuple[object, ...]) -> None:
+        """Values are those of the first things, by identity, and the first way of evaluation, that it is used with.
+
+        Raises: ConfigError for others.
+        """
+        with self._lock:
+            known, before = self._of = self._of or (things, how)
+        if before != how or any(a is not b for a, b in zip(known, things, strict=True)):
+            raise ConfigError(
+                "the memory is of another evaluation: expected the same supernet, not trained since, the same images, "
+                "precision, simulation and batch size; give this one a memory of its own"
+            )
 
     def longest(self, blueprint: Blueprint) -> tuple[int, Begun] | None:
         """How many of a network's first steps are known, and what they computed; None if nothing is."""
@@ -57,22 +77,43 @@ class Memory:
                 self._begun.move_to_end(steps)
             return (len(known[-1]), self._begun[known[-1]]) if known else None
 
+    def worth_keeping(self, blueprint: Blueprint, images: int) -> list[int]:
+        """The cuts whose values, of so many images, one network may keep.
+
+        Those first that save most for a byte: what lies before a cut, times how likely the next network, which differs
+        in one place, differs behind it.
+        """
+        steps, room = len(blueprint.steps), self.limit * OF_ONE_NETWORK
+        size = {cut: 4 * images * _values(blueprint.steps[cut - 1]) for cut in cuts(blueprint)}
+        kept = []
+        for cut in sorted(size, key=lambda cut: -cut * (steps - cut) / size[cut]):
+            if size[cut] <= room:
+                room -= size[cut]
+                kept.append(cut)
+        return sorted(kept)
+
     def keep(self, steps: tuple[Step, ...], begun: Begun) -> None:
         with self._lock:
             if steps in self._begun or begun.bytes > self.limit:
                 return
+            while self.bytes + begun.bytes > self.limit:
+                self.bytes -= self._begun.popitem(last=False)[1].bytes
             self._begun[steps] = begun
             self.bytes += begun.bytes
-            while self.bytes > self.limit:
-                self.bytes -= self._begun.popitem(last=False)[1].bytes
+
+
+TAIL = 1 / 8
+"""Of a network's steps: behind the last cut are more, as what ends all networks is no beginning that two share."""
 
 
 def cuts(blueprint: Blueprint) -> list[int]:
     """The numbers of first steps that are whole blocks, the value of the last of them being all that is still read."""
     last, found = blueprint.last_reader(), []
     others = last.get(INPUT, INPUT)  # the last step that reads anything before this one
+    most = len(blueprint.steps) * (1 - TAIL)
     for i, (step, following) in enumerate(pairwise(blueprint.steps)):
-        if others <= i < last.get(i, INPUT) and _block(step) != _block(following):
+        ends = _block(step) != _block(following) and _values(step) > 0
+        if ends and others <= i < last.get(i, INPUT) and i + 1 < most:
             found.append(i + 1)
         others = max(others, last.get(i, INPUT))
     return found
@@ -81,6 +122,13 @@ def cuts(blueprint: Blueprint) -> list[int]:
 def _block(step: Step) -> str:
     """What a step's name says it is part of, or itself."""
     return step.name.rpartition(".")[0] or step.name
+
+
+def _values(step: Step) -> int:
+    """Of a step's result for one image; 0 where the step does not say."""
+    if isinstance(step, Conv):
+        return step.out_channels * math.prod(step.size)
+    return step.channels * math.prod(step.size) if isinstance(step, Sum | Pool) else 0
 
 
 def evaluate(
@@ -102,7 +150,8 @@ def evaluate(
     calibration: N x C x H x W, for batch-norm statistics and ranges. images: M x C x H x W; labels: M.
     precision: bf16 runs convolutions in bfloat16, additions stay in single precision. simulate: weights and activations
     as 8-bit hardware has them; bfloat16 does not hold their values exactly. memory: of earlier calls with the same
-    supernet, images, precision and simulation; without it these networks share only with each other.
+    supernet, images and way of evaluation; without it these networks share only with each other.
+    Raises: ConfigError for the memory of another evaluation.
     """
     device = supernet.classifier.weight.device
     labels = labels.to(device)
@@ -110,6 +159,8 @@ def evaluate(
     found = [math.nan] * len(asked)
     if memory is None:
         memory = Memory(REMEMBERED_BYTES if len(asked) > 1 else 0)
+    trained = supernet.classifier.weight._version  # counts the steps of training
+    memory.require((supernet, calibration, images), (device, precision, simulate, batch_size, trained))
     sizes = batch_size, _measured_at_once(supernet, len(images), batch_size)
     split = (data.to(device).split(n) for data, n in zip((calibration, images), sizes, strict=True))
     inputs = Begun(*(tuple(map(start, batches)) for batches in split))
@@ -140,8 +191,10 @@ def _logits(supernet: Supernet, blueprint: Blueprint, inputs: Begun, simulate: b
     """[images, classes] of one network, calibrated; what it computes on the way is remembered."""
     begin, begun = memory.longest(blueprint) or (0, inputs)
     network, last_reader, end = supernet.extract(blueprint, begin), blueprint.last_reader(), len(blueprint.steps)
+    images = sum(len(next(iter(values.values()))) for batches in begun for values in batches)
+    ends = [*(cut for cut in memory.worth_keeping(blueprint, images) if cut > begin), end]
 
-    def run(batches: Sequence[Values], ends: Sequence[int]) -> dict[int, tuple[Values, ...]]:
+    def run(batches: Sequence[Values]) -> dict[int, tuple[Values, ...]]:
         """After how many steps -> the value of each batch there."""
         found: dict[int, list[Values]] = {cut: [] for cut in ends}
         for values in map(dict, batches):
@@ -153,23 +206,12 @@ def _logits(supernet: Supernet, blueprint: Blueprint, inputs: Begun, simulate: b
         return {cut: tuple(of_batches) for cut, of_batches in found.items()}
 
     with calibrating(network):
-        ends = [cut for cut in cuts(blueprint) if cut > begin] if memory.limit else []
-        calibration = run(begun.calibration, [*ends, end])
+        calibrated = run(begun.calibration)
     set_simulation(network, simulate)
     if simulate:
         for unit in network.units():
             unit.hold()
-    share = 1 + sum(map(_images, begun.images)) / sum(map(_images, begun.calibration))
-    room, kept = float(memory.limit), [end]
-    for cut in reversed(ends):  # the deepest save most, and are least
-        room -= share * Begun(calibration[cut], ()).bytes
-        if room >= 0:
-            kept.insert(0, cut)
-    images = run(begun.images, kept)
-    for cut in kept[:-1]:
-        memory.keep(blueprint.steps[:cut], Begun(calibration[cut], images[cut]))
-    return torch.cat([values[end - 1] for values in images[end]])
-
-
-def _images(values: Values) -> int:
-    return len(next(iter(values.values())))
+    measured = run(begun.images)
+    for cut in ends[:-1]:
+        memory.keep(blueprint.steps[:cut], Begun(calibrated[cut], measured[cut]))
+    return torch.cat([values[end - 1] for values in measured[end]])

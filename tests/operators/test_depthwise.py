@@ -76,6 +76,7 @@ def test_what_is_not_finite_stays_so():
         (8, 5, 24, 24, True),
         (2, 3, 24, 24, True),
         (8, 3, 24, 24, False),
+        (16, 5, 24, 24, False),
         (4, 3, 24, 24, False),
         (8, 5, 24, 12, False),
         (8, 5, 1, 1, False),

@@ -1,5 +1,7 @@
 """Accuracies of many sub-networks in one call are those of each cut out, calibrated and measured by hand."""
 
+import copy
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -7,8 +9,9 @@ import pytest
 import torch
 
 from cosearch.blueprint import INPUT, Blueprint, Conv, Linear, Pool, Sum
+from cosearch.errors import ConfigError
 from cosearch.supernet.blocks import Network, Unit, calibrate, set_simulation
-from cosearch.supernet.evaluation import Memory, cuts, evaluate
+from cosearch.supernet.evaluation import Begun, Memory, cuts, evaluate
 from cosearch.supernet.training import accuracy
 from search_spaces import networks
 from search_spaces.networks.shiftadd import space
@@ -120,19 +123,76 @@ def test_a_beginning_ends_with_a_block_whose_last_value_is_all_that_is_read():
     unread = Conv("unread", "conv", 0, 4, 4, (8, 8))
     follows = [Pool("pool", 0, 4, (1, 1), (8, 8)), Linear("classifier", 2, 4, 10)]
     assert cuts(Blueprint((1, 8, 8), (block[0], unread, *follows))) == [1, 3]
+    long = [Conv(f"c{i}", "conv", i - 1, 1, 1, (8, 8)) for i in range(15)]
+    assert cuts(Blueprint((1, 8, 8), (*long, Linear("classifier", 14, 1, 10)))) == list(range(1, 14))  # of 16 steps
 
 
-def test_what_most_networks_begin_with_is_forgotten_last(supernet, digits):
+def _begun(values):
+    return Begun(({0: torch.zeros(values)},), ())
+
+
+def test_what_was_not_used_for_longest_is_forgotten_and_of_what_was_the_longer_first():
+    blueprint = SPACE.blueprint(SPACE.largest("conv"))
+    known = [blueprint.steps[:cut] for cut in cuts(blueprint)]
+    memory = Memory(4 * 100 * len(known))
+    for steps in known:
+        memory.keep(steps, _begun(100))
+    assert memory.longest(blueprint)[0] == len(known[-1])
+    forgotten = []
+    for i in range(1, len(known) + 1):
+        memory.keep(blueprint.steps[-i:], _begun(100))
+        forgotten += [steps for steps in known if steps not in memory._begun and steps not in forgotten]
+        assert memory.bytes == 400 * len(memory._begun) == memory.limit
+    assert forgotten == known[::-1]
+    memory.keep(blueprint.steps, _begun(100 * len(known) + 1))  # more than fits
+    assert blueprint.steps not in memory._begun
+    assert memory.bytes == memory.limit
+
+
+def test_one_network_keeps_what_saves_most_for_a_byte_within_its_part_of_the_limit():
+    blueprint = SPACE.blueprint(SPACE.largest("conv"))
+    ends = {cut: blueprint.steps[cut - 1] for cut in cuts(blueprint)}
+    sizes = {
+        cut: 4 * 10 * (step.out_channels if isinstance(step, Conv) else step.channels) * step.size[0] * step.size[1]
+        for cut, step in ends.items()
+    }
+    everything = Memory(1 << 30).worth_keeping(blueprint, 10)
+    assert everything == list(sizes)
+    for part in (0, min(sizes.values()) - 1, min(sizes.values()), sum(sizes.values()) // 2, sum(sizes.values())):
+        kept = Memory(16 * part).worth_keeping(blueprint, 10)
+        assert sum(sizes[cut] for cut in kept) <= part
+        assert bool(kept) == (part >= min(sizes.values()))
+        assert all(sizes[cut] > part - sum(sizes[k] for k in kept) for cut in everything if cut not in kept)
+    assert Memory(1 << 30).worth_keeping(blueprint, 10**9) == []
+
+
+def test_a_memory_is_of_one_evaluation(digits):
+    supernet = awake(SPACE.supernet(2))
+    blueprint = SPACE.blueprint(SPACE.largest("conv"))
     data = [torch.from_numpy(a[:64]) for a in (digits.train.x, digits.validation.x, digits.validation.y)]
-    base = SPACE.largest("conv")
-    last = list(SPACE.choices)[-1]
     memory = Memory()
-    evaluate(supernet, [SPACE.blueprint(base)], *data, memory=memory)
-    first = next(iter(sorted(memory._begun, key=len)))
-    small = Memory(memory.bytes)
-    for choice in SPACE.choices[last]:
-        evaluate(supernet, [SPACE.blueprint({**base, last: choice})], *data, memory=small)
-    assert first in small._begun
+    evaluate(supernet, [blueprint], *data, memory=memory)
+    evaluate(supernet, [blueprint], *data, memory=memory)
+    others = [dict(batch_size=40), dict(precision="bf16"), dict(simulate=False)]
+    for how in others:
+        with pytest.raises(ConfigError, match="memory is of another evaluation"):
+            evaluate(supernet, [blueprint], *data, memory=memory, **how)
+    with pytest.raises(ConfigError, match="memory is of another evaluation"):
+        evaluate(supernet, [blueprint], data[0].clone(), *data[1:], memory=memory)
+    with torch.no_grad():
+        supernet.classifier.weight += 0.1
+    with pytest.raises(ConfigError, match="not trained since"):
+        evaluate(supernet, [blueprint], *data, memory=memory)
+
+
+def test_a_memory_travels_empty(supernet, digits):
+    data = [torch.from_numpy(a[:64]) for a in (digits.train.x, digits.validation.x, digits.validation.y)]
+    memory = Memory(1 << 25)
+    evaluate(supernet, [SPACE.blueprint(SPACE.largest("conv"))], *data, memory=memory)
+    assert memory.bytes > 0
+    for other in (copy.deepcopy(memory), pickle.loads(pickle.dumps(memory))):
+        assert (other.limit, other.bytes, len(other._begun)) == (1 << 25, 0, 0)
+    assert len(pickle.dumps(memory)) < 1_000
 
 
 def test_no_network_has_no_accuracy(supernet, digits):
