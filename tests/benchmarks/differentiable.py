@@ -262,8 +262,8 @@ def page(seeds: int) -> list[str]:
         "images gradients are, and the size of the refinement's pool, were chosen on six seeds of butterfly. How many",
         "of the networks that are drawn in a large space are priced was decided on shiftadd itself, with the supernets",
         "of three seeds of the main job. An earlier page, on which every network was run whole and 16 gradients taken,",
-        "had 78.1 to 92.5% for seeds 0 to 2 of shiftadd (another machine's supernet). That values are reused, and then,",
-        "on six seeds of butterfly, that 4 gradients are taken, came after it; seeds 3 and 4 had not been run before.",
+        "had 78.1 to 92.5% for seeds 0 to 2 of shiftadd (another machine's supernet). That values are reused and, by",
+        "six seeds of butterfly, that 4 gradients are taken, came after it; seeds 3 and 4 had not been run before.",
         "",
         stamp("moocore"),
     ]
