@@ -660,6 +660,8 @@ def report(study: dict[str, Any]) -> str:
         "",
         stamp(),
         "",
+        "Rows stay as they were measured, some on other machines: the same command trains another supernet there.",
+        "",
         "## Does it rank networks as stand-alone training does?",
         "",
         "`shapes` at its default difficulty, the shiftadd space. The networks are a seeded uniform sample, stratified",
@@ -903,14 +905,15 @@ def evaluation_lines(found: dict[str, Any]) -> list[str]:
 
 def together_lines(found: dict[str, Any]) -> list[str]:
     return [
-        "Networks of one call share the steps with which they begin. Seconds of CPU for each network, as above:",
+        "Blocks with which networks begin run once, as far as what they computed fits into the memory of a call (1",
+        "GiB, a sixteenth of it for each network). Seconds of CPU for each network, as above:",
         "",
         "| networks | how many | singly | together |",
         "| --- | --- | --- | --- |",
         *(f"| {k} | {v['networks']} | {v['singly']:.2f} | {v['together']:.2f} |" for k, v in found.items()),
         "",
-        "What a search proposes at once is evaluated singly, a network on each thread (images below 32x32); the",
-        "report's table of single changes and the `shiftadd` table are evaluated together.",
+        "A search, too, goes on from what the networks before have computed; what it proposes at once is evaluated",
+        "side by side, a network on each thread (images below 32x32).",
         "",
     ]
 
@@ -933,8 +936,7 @@ def precision_lines(found: dict[str, Any]) -> list[str]:
         "",
         "Eight significant bits hold few of the rounded values, each a whole number of steps, exactly: bfloat16 rounds",
         "what the simulation has rounded once more, elsewhere. And the pass that rounds together with batch-norm takes",
-        "single precision only. So on a CPU fp32 is the default and the faster one; bf16 is meant for GPUs, where it",
-        "is not timed.",
+        "single precision only. So on a CPU fp32 is the default; bf16 is meant for GPUs, where it is not timed.",
         "",
     ]
 
