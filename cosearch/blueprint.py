@@ -6,7 +6,7 @@ say which blueprint an arch stands for. No torch here.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Literal
 
 from cosearch.errors import ConfigError, nearest
@@ -50,6 +50,14 @@ OPERATORS: dict[str, Operator] = {
     "butterfly2": Operator("mac", 8, "butterfly", 2.0),
     "butterfly4": Operator("mac", 8, "butterfly", 4.0),
 }
+
+
+@cache
+def operator_of(choice: str | int | float) -> str | None:
+    """The operator that a choice of a network space names, as ``conv_k3_e6`` does; None if it names none."""
+    first = str(choice).split("_")[0]
+    return first if first in OPERATORS else None
+
 
 Relu = Literal["before", "after", "none"]
 

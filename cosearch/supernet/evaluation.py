@@ -93,13 +93,14 @@ class Memory:
         return sorted(kept)
 
     def keep(self, steps: tuple[Step, ...], begun: Begun) -> None:
+        size = begun.bytes
         with self._lock:
-            if steps in self._begun or begun.bytes > self.limit:
+            if steps in self._begun or size > self.limit:
                 return
-            while self.bytes + begun.bytes > self.limit:
+            while self.bytes + size > self.limit:
                 self.bytes -= self._begun.popitem(last=False)[1].bytes
             self._begun[steps] = begun
-            self.bytes += begun.bytes
+            self.bytes += size
 
 
 TAIL = 1 / 8
@@ -144,8 +145,8 @@ def evaluate(
 ) -> list[float]:
     """Accuracy of each network, in [0, 1]; NaN for one whose outputs are not all finite.
 
-    The images are moved to the supernet's device once for all networks, and steps with which several networks begin run
-    once for all of them.
+    The images are moved to the supernet's device once for all networks, and blocks with which several networks begin
+    run once for all of them, as far as a memory holds what they computed.
 
     calibration: N x C x H x W, for batch-norm statistics and ranges. images: M x C x H x W; labels: M.
     precision: bf16 runs convolutions in bfloat16, additions stay in single precision. simulate: weights and activations

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cosearch import registry
-from cosearch.blueprint import Blueprint
+from cosearch.blueprint import Blueprint, operator_of
 from cosearch.seeding import torch_stream
 from cosearch.supernet import sampling
 from cosearch.supernet.elastic import ElasticUnit, Supernet
@@ -314,7 +314,7 @@ def progressive(
 def _convolving(options: Sequence[Choice]) -> Sequence[Choice]:
     """Of the choices that progressive training begins with the convolutions, if there are any."""
     first = sampling.without_additions(options)
-    return [option for option in first if str(option).split("_")[0] == "conv"] or first
+    return [option for option in first if operator_of(option) == "conv"] or first
 
 
 def elastic_units(supernet: Supernet) -> list[ElasticUnit]:

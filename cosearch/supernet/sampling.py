@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cosearch.blueprint import operator_of
 from cosearch.seeding import numpy_stream
 
 Choice = str | int | float
@@ -101,7 +102,7 @@ def guided(sampler: Sampler, within: Within, tries: int = GUIDED_TRIES) -> Sampl
 
 def without_additions(options: Sequence[Choice]) -> Sequence[Choice]:
     """The choices that multiply or shift, if there are any."""
-    kept = [option for option in options if str(option).split("_")[0] != "add"]
+    kept = [option for option in options if operator_of(option) != "add"]
     return kept if any(option != "skip" for option in kept) else options
 
 

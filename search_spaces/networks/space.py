@@ -3,13 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from cosearch.blueprint import OPERATORS, Blueprint
+from cosearch.blueprint import OPERATORS, Blueprint, operator_of
 from cosearch.errors import ConfigError, HardwareError
 from cosearch.workload import Layer, Workload, count_layers, distinct_layers
 from search_spaces.decisions import Arch, Choice, Decisions, arch_key
@@ -77,7 +77,7 @@ class NetworkSpace(Decisions, ABC):
     @cached_property
     def operators(self) -> tuple[str, ...]:
         """The operators that some choice can use."""
-        used = {_operator(choice) for options in self.choices.values() for choice in options}
+        used = {operator_of(choice) for options in self.choices.values() for choice in options}
         return tuple(operator for operator in OPERATORS if operator in used)
 
     def restricted(self, *operators: str) -> Self:
@@ -178,14 +178,7 @@ class BlockSpace(NetworkSpace):
 
 def _of(options: Sequence[Choice], operators: Sequence[str]) -> tuple[Choice, ...]:
     """The choices of some operators, and those that have none."""
-    return tuple(c for c in options if (operator := _operator(c)) is None or operator in operators)
-
-
-@cache
-def _operator(choice: Choice) -> str | None:
-    """The operator that a choice names, if it does."""
-    first = str(choice).split("_")[0]
-    return first if first in OPERATORS else None
+    return tuple(c for c in options if (operator := operator_of(c)) is None or operator in operators)
 
 
 def _filled(options: Sequence[Choice]) -> bool:

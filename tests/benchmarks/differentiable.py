@@ -47,7 +47,7 @@ class Counted:
     """
 
     def __init__(self, source: SupernetAccuracy) -> None:
-        self.source, self._whole = source, whole(source)
+        self.source, self._whole = source, without_memory(source)
         self.seconds: list[float] = []
         self.whole_seconds: list[float] = []
         self.gradient_seconds: list[float] = []
@@ -88,7 +88,7 @@ class Counted:
         return float(np.mean(self.whole_seconds or [math.inf]))
 
 
-def whole(source: SupernetAccuracy) -> SupernetAccuracy:
+def without_memory(source: SupernetAccuracy) -> SupernetAccuracy:
     """The same that runs every network whole."""
     return SupernetAccuracy(source.space, source.supernet, source.dataset, remembered_bytes=0)
 
