@@ -9,9 +9,9 @@ from cosearch.errors import ConfigError, InfeasibleError, UnknownNameError
 from cosearch.strategies import STRATEGIES, Candidate, Failure, Objectives, make, require_space
 from cosearch.strategies.auto import choose
 from cosearch.strategies.base import cheapest
-from cosearch.strategies.evolutionary import Similar, into, operator_spaces
+from cosearch.strategies.evolutionary import Similar, into, operator_spaces, random_networks
 from search_spaces.decisions import Decisions
-from search_spaces.networks import shiftadd
+from search_spaces.networks import hybrid, shiftadd
 from tests import tiny_space
 from tests.strategies.synthetic import OBJECTIVES, SPACE, Costs, accuracy, hypervolume, latency
 
@@ -304,6 +304,16 @@ def test_networks_that_are_the_same_are_one_candidate():
         assert len(set(found)) == 10
         with pytest.raises(InfeasibleError):
             strategy.ask(1)
+
+
+def test_random_networks_make_no_more_sub_spaces_than_they_are_drawn_from(monkeypatch):
+    """Of hybrid's 13 operators there are 8,190 subsets, and a large space is drawn from before every proposal."""
+    space, made = hybrid.space(), []
+    restricted = type(space).restricted
+    monkeypatch.setattr(type(space), "restricted", lambda *how: made.append(how[1:]) or restricted(*how))
+    archs = random_networks(space, np.random.default_rng(0), 20)
+    assert made == [(operator,) for operator in space.operators] + [("conv", other) for other in space.operators[1:7]]
+    assert len(archs) == 20
 
 
 def test_the_first_networks_of_evolution_cover_every_subset_of_operators():
