@@ -93,17 +93,18 @@ def test_the_integer_network_is_close_to_the_float_one(digits, name):
 
 @pytest.mark.parametrize("name", ["conv", "add", "mixed"])
 def test_accuracy_survives_after_a_short_training(digits, name):
-    """On the mean of three trainings: of one alone, 2 to 4 images may change sides by luck."""
+    """On 1,438 images, and what is simulated on three trainings: of 357, up to seven change sides by luck."""
+    images = digits.development()
     epochs, found = 3 if name == "conv" else 4, []
     for seed in (1, 2, 3):
         network = SPACE.build(ARCHS[name], seed)
         train_network(network, digits.train, Recipe(epochs=epochs), seed)
-        exact = accuracy(network, digits.validation)
-        integer = integer_accuracy(to_integer(network, torch.from_numpy(digits.train.x)), digits.validation)
+        exact = accuracy(network, images)
+        integer = integer_accuracy(to_integer(network, torch.from_numpy(digits.train.x)), images)
         set_simulation(network, True)
-        found.append((exact, integer, accuracy(network, digits.validation)))
+        found.append((exact, integer, accuracy(network, images)))
         assert exact > 0.6
-        assert abs(integer - exact) <= 4.5 / 357  # 4 of 357 images: one point, rounded up to whole images
+        assert abs(integer - exact) <= 0.0126  # a little over one point
     _, integers, simulated = np.mean(found, axis=0)
     assert abs(simulated - integers) <= 0.0085
 

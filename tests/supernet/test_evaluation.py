@@ -106,9 +106,14 @@ def test_a_memory_changes_no_accuracy_and_saves_what_was_run_before(name, digits
 def test_a_memory_serves_several_threads(supernet, digits):
     data = [torch.from_numpy(a[:64]) for a in (digits.train.x, digits.validation.x, digits.validation.y)]
     blueprints, memory = [SPACE.blueprint(arch) for arch in _neighbours(SPACE, 24)], Memory(1 << 21)
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda b: evaluate(supernet, [b], *data, memory=memory)[0], blueprints))
-    assert found == [evaluate(supernet, [blueprint], *data)[0] for blueprint in blueprints]
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # of each thread its own, and sums depend on it
+    try:
+        with ThreadPoolExecutor(4, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            found = list(pool.map(lambda b: evaluate(supernet, [b], *data, memory=memory)[0], blueprints))
+        assert found == [evaluate(supernet, [blueprint], *data)[0] for blueprint in blueprints]
+    finally:
+        torch.set_num_threads(before)
     assert memory.bytes == sum(begun.bytes for begun in memory._begun.values()) <= memory.limit
 
 
