@@ -154,6 +154,7 @@ class AcceleratorCosts(HardwareCosts):
         super().__init__(space, tensor.space, objectives, constraints)
         self.tensor = tensor
         self._fronts: dict[Hashable, NetworkFront] = {}
+        self._runs: dict[Hashable, bool] = {}
         self._hardware: dict[tuple[bytes, float, float], HardwareFront] = {}
 
     def free(self) -> "AcceleratorCosts":
@@ -182,6 +183,16 @@ class AcceleratorCosts(HardwareCosts):
             )
         front = NetworkFront(self._hardware[same], float(workload.weight_count), float(workload.macs))
         return _within(front, self._of_rows)
+
+    def runs_within(self, arch: Arch) -> bool:
+        """Whether an accelerator runs a network within the limits: whether it has a front, in a part of its time."""
+        key = self.space.demand_key(arch)
+        if self._of_rows or key in self._fronts:
+            return len(self.front(arch)) > 0
+        if key not in self._runs:
+            demand = self._demand(arch)[1]
+            self._runs[key] = self.tensor.runs_within(constraints=self._of_hardware, **demand)
+        return self._runs[key]
 
     def record(self, arch: Arch) -> dict[str, Any] | None:
         """A network's front as JSON, for `recall`; None where there is none, or it would be long."""

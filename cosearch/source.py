@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cosearch.accuracy import AccuracySource, SupernetAccuracy, TrainAccuracy
+from cosearch.costs import AcceleratorCosts
 from cosearch.job import Job
 from cosearch.problem import Problem
 from cosearch.runs import RunDirectory, read_log
@@ -156,4 +157,4 @@ def _within(problem: Problem) -> Callable[[Arch], bool] | None:
     if not problem.config.guided:
         return None
     costs: Any = problem.costs
-    return lambda arch: len(costs.fronts([arch])[0]) > 0
+    return costs.runs_within if isinstance(costs, AcceleratorCosts) else lambda arch: len(costs.fronts([arch])[0]) > 0

@@ -420,3 +420,15 @@ def test_a_device_that_builds_its_accelerators_passes_the_suite():
     check_device(tiny_device.NAME, tiny_space.NAME, archs=6)
     with pytest.raises(InfeasibleError, match="does not fit"):
         check_device("tests.tiny_device:nothing_fits", tiny_space.NAME)
+
+
+@pytest.mark.parametrize(
+    "limits", [{"max_latency_ms": 0.005, "max_lut": 5300.0}, {"max_lut": 6000.0, "max_macs": 3000.0}]
+)
+def test_what_runs_within_limits_has_a_front_and_nothing_else(tensor, limits):
+    costs, whole = (AcceleratorCosts(SPACE, tensor, Objectives(), limits) for _ in range(2))
+    some = archs(24)
+    found = [costs.runs_within(arch) for arch in some]
+    assert found == [len(front) > 0 for front in whole.fronts(some)]
+    assert found == [costs.runs_within(arch) for arch in some]  # remembered
+    assert set(found) == {False, True}

@@ -158,7 +158,8 @@ class _Bounds:
         return cls(*(np.concatenate([end[:1], values, end[1:]]) for values, end in of))
 
     def beat(self, latency: float, energy: float) -> bool:
-        return bool(((self.latency <= latency * (1 - 1e-12)) & (self.energy <= energy * (1 - 1e-12))).any())
+        last = self.latency.searchsorted(latency * (1 - 1e-12), side="right") - 1  # of those that are fast enough
+        return bool(self.energy[last] <= energy * (1 - 1e-12))
 
 
 def _tuples(problem: Problem, budget: Ints, bounds: _Bounds, by_resources: bool) -> Options:

@@ -45,6 +45,28 @@ def undominated_tiles(size: Ints, cost: Ints) -> Mask:  # pragma: no cover
     return keep
 
 
+@njit(cache=True, fastmath={"nnan", "nsz"})
+def add_least_sums(costs: NDArray[np.float32], rows: Ints, times: Floats, least: Floats) -> None:  # pragma: no cover
+    """Add to least [side, column] the least over engines of ``sum_i times[i] costs[rows[i], side, column, engine]``.
+
+    Infinite where there is no engine.
+    """
+    _, sides, columns, engines = costs.shape
+    total = np.empty(engines)
+    for side in range(sides):
+        for column in range(columns):
+            total[:] = 0.0
+            for i in range(len(rows)):
+                part = costs[rows[i], side, column]
+                for e in range(engines):
+                    total[e] += times[i] * part[e]
+            best = np.inf
+            for e in range(engines):
+                if total[e] < best:
+                    best = total[e]
+            least[side, column] += best
+
+
 @njit(cache=True)
 def best_mappings(
     fits: Mask,

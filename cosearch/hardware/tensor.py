@@ -28,6 +28,7 @@ from cosearch.hardware.accelerator import Accelerator, refusal
 from cosearch.hardware.combine import Candidate, Options, Problem, Solution, solve, undominated_rows
 from cosearch.hardware.fronts import HardwareFront, NetworkCost, Pipeline
 from cosearch.hardware.hull import outer_corners
+from cosearch.hardware.kernels import add_least_sums
 from cosearch.hardware.limits import CONSTRAINTS, checked_limits
 from cosearch.hardware.pricing import (
     RESIDENCIES,
@@ -414,7 +415,7 @@ class CostTensor:
         needed = self._needed(counts)
         by_resources = any(name in (*RESOURCES, "area_mm2") for name in objectives)
         images = len(needed) + bool(counts[self.vector_rows].any()) if pipelined else 1
-        demand = _Demand(counts, 8 * live_activation_bytes * images, host_bytes, pipelined)
+        demand = _Demand(counts, self.weight_bits(counts), 8 * live_activation_bytes * images, host_bytes, pipelined)
         found = self._solve(demand, limits, by_resources)
         if pipelined:
             static = found.options.latency * self.prices.static_power_w
@@ -432,6 +433,35 @@ class CostTensor:
         front = front.take(undominated_rows(values))
         bound = pipelined and split.NAME in needed
         return replace(front, reason="" if len(front) else reason, interval_is_bound=bound)
+
+    def runs_within(
+        self,
+        counts_row: ArrayLike,
+        live_activation_bytes: float,
+        constraints: Mapping[str, float],
+        host_bytes: float = 0.0,
+    ) -> bool:
+        """Whether `hardware_front` has a point, in a part of its time: the first accelerator that is found will do.
+
+        Raises: as `hardware_front`.
+        """
+        limits = checked_limits(("latency_ms", "energy_mj"), constraints, self.space)
+        counts = self._counts(counts_row)
+        demand = _Demand(counts, self.weight_bits(counts), 8 * live_activation_bytes, host_bytes)
+        needed, budget = self._needed(counts), np.array(self._budget(limits), np.int64)
+        most = limits.get("latency_ms", math.inf), limits.get("energy_mj", math.inf)
+        groups, least = self._possible(demand, most)
+
+        def near(group: tuple[int, int, int]) -> float:
+            return float((least[group[0]][:, group[1]] / most).max())
+
+        for case, column, at in sorted(groups, key=near):
+            bound = tuple(least[case][:, column].tolist())
+            candidate = Candidate(0.0, bound, partial(self._problem, case, column, at, needed, demand))
+            front = self._front(solve([candidate], budget, len(needed), False, most), needed, ())
+            if np.all([front.metric(name) <= limit for name, limit in limits.items()], axis=0).any():
+                return True
+        return False
 
     @cached_property
     def identity(self) -> str:
@@ -490,7 +520,7 @@ class CostTensor:
         counts = self._counts(counts_row)
         if split.NAME in self._needed(counts):
             return math.nan
-        demand = _Demand(counts, 8 * live_activation_bytes, host_bytes, corners=True)
+        demand = _Demand(counts, self.weight_bits(counts), 8 * live_activation_bytes, host_bytes, corners=True)
         of_silicon = {name: limit for name, limit in limits.items() if name not in ("latency_ms", "energy_mj")}
         corners = self._solve(demand, of_silicon, by_resources=False).options
         return float((corners.latency * corners.energy).min(initial=math.inf))
@@ -501,13 +531,10 @@ class CostTensor:
 
     def _solve(self, demand: "_Demand", limits: Mapping[str, float], by_resources: bool) -> Solution:
         """What is not dominated of all accelerators within the budget."""
-        stored = (self.weight_bits(demand.counts), demand.activation_bits)
-        groups = [] if self._unserved(demand.counts) else self._groups(*stored)
         needed = self._needed(demand.counts)
         budget = np.array(self._budget(limits), np.int64)
         most = limits.get("latency_ms", math.inf), limits.get("energy_mj", math.inf)
-        candidates = self._candidates(groups, stored, needed, demand, most)
-        return solve(candidates, budget, len(needed), by_resources, most)
+        return solve(self._candidates(needed, demand, most), budget, len(needed), by_resources, most)
 
     def hardware_fronts(
         self,
@@ -579,45 +606,42 @@ class CostTensor:
             have["area_um2"] = min(have["area_um2"], int(limits["area_mm2"] * 1e6))
         return [int(min(have[name], limits.get(name, math.inf))) for name in RESOURCES]
 
-    def _candidates(
-        self,
-        groups: Sequence[tuple[int, int, int]],
-        stored: tuple[float, float],
-        needed: tuple[str, ...],
-        demand: "_Demand",
-        most: tuple[float, float],
-    ) -> list[Candidate]:
-        """One problem per group, with a lower bound: the larger of what the network costs with everything resident, and
-        of what its layers cost at least in the group's own residency and column.
-
-        The first needs few columns of the tensor, the second only the least figures of a column: most problems are then
-        never built. most: of latency and energy; groups that the second puts above them are left out.
-        """
-        own: dict[int, Floats] = {}
+    def _possible(
+        self, demand: "_Demand", most: tuple[float, float]
+    ) -> tuple[list[tuple[int, int, int]], dict[int, Floats]]:
+        """The groups that may reach limits of latency and energy, and `_least_sums` by residency where they bound."""
+        if self._unserved(demand.counts):
+            return [], {}
+        groups, least = self._groups(demand.weight_bits, demand.activation_bits), {}
         if not demand.pipelined and not demand.corners:
-            own = {case: self._least_sums(case, needed, demand.counts) for case in {case for case, *_ in groups}}
+            least = {case: self._least_sums(case, demand.counts) for case in {case for case, *_ in groups}}
             highest = np.array(most)[:, None] * (1 + 1e-9)
-            within = {case: np.all(least <= highest, axis=0) for case, least in own.items()}
+            within = {case: np.all((sums <= highest) & np.isfinite(sums), axis=0) for case, sums in least.items()}
             groups = [group for group in groups if within[group[0]][group[1]]]
-        if not groups:
-            return []
-        latency, energy = self._resident_least(needed, demand)
+        return groups, least
+
+    def _candidates(self, needed: tuple[str, ...], demand: "_Demand", most: tuple[float, float]) -> list[Candidate]:
+        """One problem per group, with a lower bound: what the network's layers cost at least in its residency and
+        column; of pipelines and of corners what they cost at least with everything resident.
+
+        most: of latency and energy; groups that are above them are left out.
+        """
+        groups, own = self._possible(demand, most)
+        if groups and not own:
+            resident, of_shared = self._resident_least(needed, demand), self.tables[-1].of_shared
         candidates = []
         for case, column, at in groups:
-            of = self.tables[-1].of_shared[at]
-            bound = float(latency[of]), float(energy[of])
-            promise = bound[0] * bound[1]
-            if case in own:
-                bound = max(bound[0], float(own[case][0, column])), max(bound[1], float(own[case][1, column]))
-            build = partial(self._problem, case, column, at, stored, needed, demand)
-            candidates.append(Candidate(promise, bound, build))
+            least = own[case][:, column] if own else resident[:, of_shared[at]]
+            bound = float(least[0]), float(least[1])
+            build = partial(self._problem, case, column, at, needed, demand)
+            candidates.append(Candidate(bound[0] * bound[1], bound, build))
         return candidates
 
-    def _resident_least(self, needed: tuple[str, ...], demand: "_Demand") -> tuple[Floats, Floats]:
-        """Least latency and energy of a network whose weights and activations stay on chip, [column] each."""
+    def _resident_least(self, needed: tuple[str, ...], demand: "_Demand") -> Floats:
+        """[2, column] least latency and energy of a network whose weights and activations stay on chip."""
         latency, energy, memory = np.zeros((3, len(self.tables[-1].shared)))
         if self._nests:  # what stays takes room from tiles: it may cost more
-            return latency, energy
+            return np.stack([latency, energy])
         pipelined = demand.pipelined
         for kind in (*needed, "vector"):
             ms, mj = self.sums(kind, len(self.tables) - 1, demand.counts, dynamic=pipelined)
@@ -627,24 +651,31 @@ class CostTensor:
             if pipelined:
                 held = self.memory_sums(kind, len(self.tables) - 1, demand.counts)
                 memory += held.min(axis=(1, 2), initial=np.inf)
-        return np.maximum(latency, memory), energy
+        return np.stack([np.maximum(latency, memory), energy])
 
-    def _least_sums(self, case: int, needed: tuple[str, ...], counts: Ints) -> Floats:
-        """[2, column] no engine and policy has less latency, or less energy, for a network under a residency."""
+    def _least_sums(self, case: int, counts: Ints) -> Floats:
+        """[2, column] no engines and policies have less latency, or less energy, for a network under a residency."""
         found = np.zeros((2, len(self.tables[case].shared)))
-        for kind in (*needed, "vector"):
+        for kind in (*self._needed(counts), "vector"):
             times = counts[self._rows_of(kind)]
-            for at in np.flatnonzero(times).tolist():
-                if (kind, case, at) not in self._least:
-                    costs = self.latency[kind][case][at], self.energy[kind][case][at]
-                    self._least[kind, case, at] = np.stack([part.min(axis=(1, 2), initial=np.inf) for part in costs])
-                found += times[at] * self._least[kind, case, at]
+            rows = np.flatnonzero(times)
+            if not len(rows):
+                continue
+            if (kind, case) not in self._least:
+                layers, columns, _, engines = self.latency[kind][case].shape
+                self._least[kind, case] = np.empty((layers, 2, columns, engines), np.float32), np.zeros(layers, bool)
+            costs, known = self._least[kind, case]
+            for at in rows[~known[rows]]:
+                for side, part in enumerate((self.latency, self.energy)):
+                    costs[at, side] = _below(part[kind][case][at].min(axis=1, initial=np.inf))
+                known[at] = True
+            add_least_sums(costs, rows, times[rows].astype(float), found)
         return found
 
     @cached_property
-    def _least(self) -> dict[tuple[str, int, int], Floats]:
-        """Least latency and energy [2, column] of layers that were asked for, by kind, residency and row: the figures
-        of other layers are not touched.
+    def _least(self) -> dict[tuple[str, int], tuple[NDArray[np.float32], Mask]]:
+        """By kind and residency: least latency and energy [layer, 2, column, engine] over the policies, rounded down,
+        and of which layers they were asked for: the figures of others are not touched.
         """
         return {}
 
@@ -653,11 +684,11 @@ class CostTensor:
         case: int,
         column: int,
         at: int,
-        stored: tuple[float, float],
         needed: tuple[str, ...],
         demand: "_Demand",
     ) -> Problem | None:
         counts, pipelined = demand.counts, demand.pipelined
+        stored = demand.weight_bits, demand.activation_bits
         base_ms, base_mj = self.host_cost(demand.host_bytes, at)
         if pipelined:
             base_mj -= base_ms * self.prices.static_power_w
@@ -850,6 +881,12 @@ class CostTensor:
         return tensor.evaluate(counts[index], live_activation_bytes, objective, host_bytes)
 
 
+def _below(values: Floats) -> NDArray[np.float32]:
+    """In single precision, nothing above what it was."""
+    single = values.astype(np.float32)
+    return np.where(single > values, np.nextafter(single, np.float32(-np.inf)), single)
+
+
 @dataclass(frozen=True)
 class _Demand:
     """What a network asks of hardware; see `CostTensor.hardware_front`. corners: instead of the mappings that the
@@ -857,6 +894,7 @@ class _Demand:
     """
 
     counts: Ints
+    weight_bits: float
     activation_bits: float
     host_bytes: float
     pipelined: bool = False

@@ -364,7 +364,7 @@ def within_share(space: Any, share: float) -> Within:
 
     def within(arch: Arch) -> bool:
         costs = AcceleratorCosts(space, tensor, Objectives(), {"max_latency_ms": limit})
-        return len(costs.front(arch)) > 0
+        return costs.runs_within(arch)
 
     return within
 

@@ -247,9 +247,48 @@ def test_a_front_within_limits_is_the_part_of_the_whole_one_that_meets_them(
                 for metric in objectives:
                     np.testing.assert_array_equal(found.metric(metric), whole.metric(metric)[expected])
                 assert ("within the budget meets max_" in found.reason) == (not expected.any())
+                if not pipelined:
+                    assert tensor.runs_within(*asked[:2], {f"max_{m}": float(x) for m, x in limits.items()}) == bool(
+                        expected.any()
+                    )
     monkeypatch.setattr(CostTensor, "_problem", lambda *more: pytest.fail("built, though its bound breaks the limit"))
     if not pipelined:
-        assert not len(tensor.hardware_front(*asked, constraints={"max_latency_ms": whole.latency_ms.min() / 100}))
+        below = {"max_latency_ms": whole.latency_ms.min() / 100}
+        assert not len(tensor.hardware_front(*asked, constraints=below))
+        assert not tensor.runs_within(*asked[:2], below)
+
+
+@pytest.mark.parametrize("metric", ["latency_ms", "energy_mj", "edp", "lut", "dsp", "bram"])
+def test_a_network_runs_within_limits_where_its_front_has_a_point(small_space, network, metric):
+    """Each metric's least value, what is just below it, and with the least another one leaves; host traffic counts."""
+    layers = distinct_layers([network])
+    tensor = cost_tensor(layers, small_space, cache=False)
+    asked = {"counts_row": counts_of(network, layers), "live_activation_bytes": 1e4, "host_bytes": 5e3}
+    least = float(tensor.hardware_front(**asked, objectives=("latency_ms", metric)).metric(metric).min())
+    fastest = float(tensor.hardware_front(**asked).latency_ms.min())
+    found = []
+    for share in (0.5, 0.999, 1.0, 1.3, 3.0):
+        for others in ({}, {"max_latency_ms": fastest}, {"max_latency_ms": 1.5 * fastest}):
+            limits = {f"max_{metric}": share * least, **others}
+            found.append(tensor.runs_within(**asked, constraints=limits))
+            assert found[-1] == bool(len(tensor.hardware_front(**asked, constraints=limits)))
+    assert set(found) == {False, True}
+
+
+def test_least_sums_are_below_those_of_every_engine_and_policy_and_close(small_space, network):
+    layers = distinct_layers([network])
+    tensor = cost_tensor(layers, small_space, cache=False)
+    counts = counts_of(network, layers)
+    for case in range(len(RESIDENCIES)):
+        exact = np.zeros((2, len(tensor.tables[case].shared)))
+        for kind in (*tensor.kinds, "vector"):
+            rows = tensor.vector_rows if kind == "vector" else tensor.rows[kind]
+            for side, costs in enumerate((tensor.latency, tensor.energy)):
+                least = costs[kind][case].min(axis=2)  # over the policies, of each layer
+                exact[side] += np.einsum("l,lce->ce", counts[rows], least).min(axis=1)
+        found = tensor._least_sums(case, counts)
+        assert (found <= exact * (1 + 1e-12)).all()
+        np.testing.assert_allclose(found, exact, rtol=1e-6)
 
 
 def test_costs_add_over_layers(small_space, network):
